@@ -1,0 +1,6 @@
+//! What t3fs does: the mgmtd, meta, storage and client actors, and the messages between them.
+//!
+//! Nothing here names a thread, a socket, a file of the host or a clock: an actor reaches the world
+//! through `runtime::Cx` only, so the same code runs on glommio and in the simulator.
+
+pub mod meta;

@@ -1,0 +1,3 @@
+//! Metadata: inodes and directory entries as transactions on an ordered key-value store.
+
+pub mod kv;
