@@ -1,0 +1,138 @@
+//! Asking: what a message must say of itself, what can become of an ask, and credits.
+
+use core::time::Duration;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::rc::Rc;
+
+use crate::actor::Actor;
+use crate::buf::Carry;
+use crate::slot::Slot;
+use crate::wire::{Payload, WireError};
+
+/// Control (heartbeats, routing, acks) is never starved by bulk.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub enum Lane {
+    Control = 0,
+    Bulk = 1,
+}
+
+/// What happened to a request that got no reply. A refusal is the actor's own reply type.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AskError {
+    /// It was certainly not handled.
+    NotSent(&'static str),
+    /// It may or may not have been, or may yet be. Never undo on this; ask again, idempotently.
+    Unknown(&'static str),
+}
+
+impl fmt::Display for AskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AskError::NotSent(why) => write!(f, "not sent: {why}"),
+            AskError::Unknown(why) => write!(f, "outcome unknown: {why}"),
+        }
+    }
+}
+
+/// A message that actor `A` takes. Implemented by `protocol!`.
+pub trait Ask<A: Actor>: Carry + Into<A::Msg> + Send + 'static {
+    type Reply: Carry + Send + 'static;
+    /// Type and version in the envelope.
+    const TAG: u16;
+    const VERSION: u16;
+    const LANE: Lane;
+    const TIMEOUT: Duration;
+    fn pack(self) -> Payload;
+    fn unpack_reply(p: Payload) -> Result<Self::Reply, WireError>;
+    /// For work that travels a chain: how many hops are left behind this one. Credits are pooled by
+    /// it, so that waits are acyclic whatever ways chains take through the same nodes.
+    fn hops_remaining(&self) -> u8 {
+        0
+    }
+}
+
+/// Requests one shard may have in flight at one actor, per lane and hop class.
+pub const IN_FLIGHT_MAX: [usize; 2] = [64, 256];
+/// Requests that may wait for a credit behind those; the next one is told `NotSent`.
+pub const WAITING_MAX: usize = 8192;
+
+/// The sender's side of a bounded lane: credits in hand, and who waits for one, in order.
+#[derive(Clone)]
+pub struct Credits(Rc<RefCell<CreditState>>);
+
+struct CreditState {
+    free: usize,
+    limit: usize,
+    waiting: VecDeque<Slot<Credit>>,
+}
+
+/// Leave to have one request in flight; returned on drop.
+pub struct Credit(Credits);
+
+impl Credits {
+    pub fn new(limit: usize) -> Credits {
+        let state = CreditState { free: limit, limit, waiting: VecDeque::new() };
+        Credits(Rc::new(RefCell::new(state)))
+    }
+
+    /// A credit at once, or none; never overtakes those who wait.
+    pub fn try_take(&self) -> Option<Credit> {
+        let mut s = self.0.borrow_mut();
+        if s.free == 0 {
+            return None;
+        }
+        s.free -= 1;
+        Some(Credit(self.clone()))
+    }
+
+    /// A place in the queue for the next credit, or `None` when the queue is full.
+    pub fn queue(&self) -> Option<Slot<Credit>> {
+        let mut s = self.0.borrow_mut();
+        debug_assert_eq!(s.free, 0);
+        s.waiting.retain(|w| !w.abandoned());
+        if s.waiting.len() >= WAITING_MAX {
+            return None;
+        }
+        let slot = Slot::new();
+        s.waiting.push_back(slot.clone());
+        Some(slot)
+    }
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        let mut s = self.0.0.borrow_mut();
+        while let Some(next) = s.waiting.pop_front() {
+            if !next.abandoned() {
+                drop(s);
+                next.fill(Credit(self.0.clone()));
+                return;
+            }
+        }
+        s.free += 1;
+        assert!(s.free <= s.limit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: credits go round in order and none is lost when a waiter gives up.
+    #[test]
+    fn credits_pass_to_the_next_waiter() {
+        let c = Credits::new(1);
+        let held = c.try_take().unwrap();
+        assert!(c.try_take().is_none());
+        let first = c.queue().unwrap();
+        let second = c.queue().unwrap();
+        drop(first);
+        drop(held);
+        let got = futures::executor::block_on(second);
+        assert!(c.try_take().is_none());
+        drop(got);
+        assert!(c.try_take().is_some());
+    }
+}

@@ -1,0 +1,50 @@
+//! The port: everything a shard asks of the world below it. Object-safe, so nothing above is generic.
+
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::addr::{NodeId, RawAddr};
+use crate::ask::{AskError, Lane};
+use crate::disk::{DiskId, DiskOp, DiskResult};
+use crate::slot::Slot;
+use crate::time::Time;
+use crate::wire::Frame;
+
+/// A task of one shard.
+pub type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
+
+/// What crosses between two shards of one process: values, not bytes.
+pub enum Parcel {
+    Ask {
+        to: RawAddr,
+        lane: Lane,
+        from_shard: u16,
+        ask: u64,
+        deadline: Time,
+        /// The receiving actor's `Msg`.
+        message: Box<dyn Any + Send>,
+    },
+    Reply {
+        ask: u64,
+        /// The message's `Reply`.
+        result: Result<Box<dyn Any + Send>, AskError>,
+    },
+}
+
+/// Implemented by `runtime::glommio` and by the simulator, once per shard.
+pub trait Backend {
+    fn now(&self) -> Time;
+    /// Microseconds since the Unix epoch, for timestamps that users see; may jump.
+    fn wall_us(&self) -> u64;
+    fn rand(&self) -> u64;
+    /// Queues a task; never polls it inside the caller.
+    fn spawn(&self, task: LocalTask);
+    fn wake_at(&self, at: Time, done: Slot<()>);
+    /// Starts a disk operation. It runs to its end even if nobody waits for it any more.
+    fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>);
+    /// Hands a frame to the link to another node. `Err` means it was certainly not sent.
+    fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str>;
+    /// Hands a parcel to another shard of this process; given back when that shard's ring is full.
+    fn pass(&self, shard: u16, parcel: Parcel) -> Result<(), Parcel>;
+}

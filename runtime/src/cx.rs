@@ -1,0 +1,107 @@
+//! `Cx`: the only door out of an actor.
+
+use core::time::Duration;
+use std::future::Future;
+use std::rc::Rc;
+
+use crate::actor::{Actor, Handle};
+use crate::addr::{Addr, NodeId};
+use crate::ask::{Ask, AskError};
+use crate::disk::{Disk, DiskId};
+use crate::shard::Shard;
+use crate::slot::Slot;
+use crate::time::Time;
+
+/// Time, randomness, timers, disks, peers and tasks, within the deadline of one request.
+#[derive(Clone)]
+pub struct Cx {
+    pub(crate) shard: Rc<Shard>,
+    deadline: Time,
+}
+
+impl Cx {
+    pub(crate) fn new(shard: Rc<Shard>, deadline: Time) -> Cx {
+        Cx { shard, deadline }
+    }
+
+    pub fn now(&self) -> Time {
+        self.shard.backend.now()
+    }
+
+    /// Microseconds since the Unix epoch; for timestamps that users see, never for order.
+    pub fn wall_us(&self) -> u64 {
+        self.shard.backend.wall_us()
+    }
+
+    pub fn rand(&self) -> u64 {
+        self.shard.backend.rand()
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.shard.node
+    }
+
+    pub fn shard_index(&self) -> u16 {
+        self.shard.index
+    }
+
+    /// When the sender of the request stops waiting.
+    pub fn deadline(&self) -> Time {
+        self.deadline
+    }
+
+    pub fn expired(&self) -> bool {
+        self.now() >= self.deadline
+    }
+
+    /// For work that has passed its point of no return: the caller may leave, the work may not.
+    pub fn outlive(&self) -> Cx {
+        Cx { shard: Rc::clone(&self.shard), deadline: Time::NEVER }
+    }
+
+    /// The same door with an earlier deadline.
+    pub fn within(&self, limit: Duration) -> Cx {
+        let deadline = self.deadline.min(self.now() + limit);
+        Cx { shard: Rc::clone(&self.shard), deadline }
+    }
+
+    pub async fn sleep(&self, d: Duration) {
+        let done = Slot::new();
+        self.shard.backend.wake_at(self.now() + d, done.clone());
+        done.await;
+    }
+
+    /// Runs a task on this shard. It is queued, never polled inside the caller.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.shard.backend.spawn(Box::pin(task));
+    }
+
+    pub fn disk(&self, id: DiskId) -> Disk {
+        Disk { backend: Rc::clone(&self.shard.backend), id }
+    }
+
+    /// Sends a request and waits for its reply, at most until the earlier of this context's
+    /// deadline and the message's own timeout. Waits in line for a credit until then.
+    pub async fn ask<A, M>(&self, to: Addr<A>, message: M) -> Result<M::Reply, AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        let deadline = self.deadline.min(self.now() + M::TIMEOUT);
+        self.shard.ask(to, message, deadline).await
+    }
+
+    /// Sends a message and lets its reply go. Never waits: without a credit it is `NotSent`.
+    pub fn tell<A, M>(&self, to: Addr<A>, message: M) -> Result<(), AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        self.shard.tell(to, message)
+    }
+
+    /// Starts an actor on this shard. Addresses of this process incarnation reach it at once.
+    pub fn start<A: Actor>(&self, actor: A) -> Addr<A> {
+        self.shard.start(actor)
+    }
+}

@@ -1,0 +1,544 @@
+//! A shard: the actors that live on it, the asks it waits for, its timers and credits.
+//!
+//! Three ways a message goes, one `ask`: to an actor of this shard it moves by value into a new
+//! task; to another shard of the process by value through that shard's inbox; to another node as a
+//! sealed frame.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::actor::{Actor, Dispatch, Handle, Me};
+use crate::addr::{Addr, NodeId, RawAddr};
+use crate::ask::{Ask, AskError, Credit, Credits, IN_FLIGHT_MAX, Lane};
+use crate::backend::{Backend, Parcel};
+use crate::cx::Cx;
+use crate::slot::{Slot, before};
+use crate::time::Time;
+use crate::wire::{Frame, FrameKind, Payload, WireError};
+
+/// Counters of one shard.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// Requests whose deadline had passed before their handler began.
+    pub expired: u64,
+    /// Frames and parcels for an actor or incarnation that is not here.
+    pub misaddressed: u64,
+    /// Frames whose body did not open.
+    pub unreadable: u64,
+    /// Replies nobody waited for any more.
+    pub late_replies: u64,
+}
+
+enum Waiting {
+    Value(Slot<Result<Box<dyn Any + Send>, AskError>>),
+    Packed(Slot<Result<Payload, AskError>>),
+}
+
+#[derive(Default)]
+struct Timers {
+    due: BTreeMap<(Time, u64), Slot<()>>,
+    next: u64,
+    armed: Option<Time>,
+}
+
+/// One thread's worth of actors. Never leaves its thread.
+pub struct Shard {
+    pub(crate) node: NodeId,
+    pub(crate) index: u16,
+    epoch: u32,
+    pub(crate) backend: Rc<dyn Backend>,
+    actors: RefCell<Vec<Rc<dyn Host>>>,
+    waiting: RefCell<BTreeMap<u64, Waiting>>,
+    next_ask: Cell<u64>,
+    timers: RefCell<Timers>,
+    credits: RefCell<BTreeMap<(RawAddr, Lane, u8), Credits>>,
+    stats: Cell<ShardStats>,
+}
+
+/// An actor with its type forgotten.
+trait Host {
+    fn as_any(&self) -> &dyn Any;
+    fn take_parcel(&self, shard: &Rc<Shard>, message: Box<dyn Any + Send>, from: Sender);
+    fn take_frame(
+        &self,
+        shard: &Rc<Shard>,
+        payload: Payload,
+        from: Sender,
+    ) -> Result<(), WireError>;
+}
+
+/// Where a reply goes.
+#[derive(Clone, Copy)]
+struct Sender {
+    node: NodeId,
+    shard: u16,
+    ask: u64,
+    lane: Lane,
+    wants_reply: bool,
+    deadline: Time,
+}
+
+struct ActorHost<A>(Me<A>);
+
+impl<A: Actor> Host for ActorHost<A> {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn take_parcel(&self, shard: &Rc<Shard>, message: Box<dyn Any + Send>, from: Sender) {
+        let message = *message.downcast::<A::Msg>().expect("an Addr<A> leads to an A");
+        let (me, home) = (self.0.clone(), Rc::clone(shard));
+        shard.backend.spawn(Box::pin(async move {
+            let cx = Cx::new(Rc::clone(&home), from.deadline);
+            let result = if cx.expired() {
+                home.count(|s| s.expired += 1);
+                Err(AskError::NotSent("deadline passed before it was handled"))
+            } else {
+                Ok(message.dispatch(me, cx).await)
+            };
+            let mut parcel = Parcel::Reply { ask: from.ask, result };
+            // The asker's ring is full: it is drained by a running shard, so this ends.
+            while let Err(back) = home.backend.pass(from.shard, parcel) {
+                parcel = back;
+                let pause = Slot::new();
+                home.backend.wake_at(
+                    home.backend.now() + core::time::Duration::from_micros(50),
+                    pause.clone(),
+                );
+                pause.await;
+            }
+        }));
+    }
+
+    fn take_frame(
+        &self,
+        shard: &Rc<Shard>,
+        payload: Payload,
+        from: Sender,
+    ) -> Result<(), WireError> {
+        let message = A::Msg::unpack(payload)?;
+        let (me, home) = (self.0.clone(), Rc::clone(shard));
+        shard.backend.spawn(Box::pin(async move {
+            let cx = Cx::new(Rc::clone(&home), from.deadline);
+            if cx.expired() {
+                home.count(|s| s.expired += 1);
+                home.answer(from, FrameKind::Refused, refusal("deadline passed"));
+                return;
+            }
+            let reply = message.dispatch_packed(me, cx).await;
+            home.answer(from, FrameKind::Reply, reply);
+        }));
+        Ok(())
+    }
+}
+
+fn refusal(why: &'static str) -> Payload {
+    Payload { body: bytes::Bytes::from_static(why.as_bytes()), bulks: Vec::new() }
+}
+
+/// Removes what an abandoned ask left behind.
+struct Forget<'a> {
+    shard: &'a Shard,
+    ask: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shard.waiting.borrow_mut().remove(&self.ask);
+    }
+}
+
+struct Timer<'a> {
+    shard: &'a Shard,
+    key: (Time, u64),
+}
+
+impl Drop for Timer<'_> {
+    fn drop(&mut self) {
+        self.shard.timers.borrow_mut().due.remove(&self.key);
+    }
+}
+
+impl Shard {
+    /// `epoch` is this process's incarnation: larger than any earlier one of the same node.
+    pub fn new(node: NodeId, index: u16, epoch: u32, backend: Rc<dyn Backend>) -> Rc<Shard> {
+        Rc::new(Shard {
+            node,
+            index,
+            epoch,
+            backend,
+            actors: RefCell::default(),
+            waiting: RefCell::default(),
+            next_ask: Cell::new(1),
+            timers: RefCell::default(),
+            credits: RefCell::default(),
+            stats: Cell::default(),
+        })
+    }
+
+    /// A door without a deadline, for what starts the actors and drives them from outside.
+    pub fn cx(self: &Rc<Self>) -> Cx {
+        Cx::new(Rc::clone(self), Time::NEVER)
+    }
+
+    pub fn stats(&self) -> ShardStats {
+        self.stats.get()
+    }
+
+    fn count(&self, f: impl FnOnce(&mut ShardStats)) {
+        let mut s = self.stats.get();
+        f(&mut s);
+        self.stats.set(s);
+    }
+
+    /// The address that the `slot`-th started actor of a shard of this process has.
+    pub fn addr_of<A>(&self, shard: u16, slot: u16) -> Addr<A> {
+        Addr::from_raw(RawAddr { node: self.node, shard, slot, epoch: self.epoch })
+    }
+
+    pub(crate) fn start<A: Actor>(&self, actor: A) -> Addr<A> {
+        let mut actors = self.actors.borrow_mut();
+        let slot = u16::try_from(actors.len()).expect("fewer than 65,536 actors a shard");
+        actors.push(Rc::new(ActorHost(Me::new(actor))));
+        self.addr_of(self.index, slot)
+    }
+
+    fn host(&self, to: RawAddr) -> Result<Rc<dyn Host>, &'static str> {
+        if to.epoch != self.epoch {
+            return Err("the address is of another incarnation");
+        }
+        let found = self.actors.borrow().get(usize::from(to.slot)).cloned();
+        found.ok_or("no such actor")
+    }
+
+    fn credits(&self, to: RawAddr, lane: Lane, hops: u8) -> Credits {
+        self.credits
+            .borrow_mut()
+            .entry((to, lane, hops))
+            .or_insert_with(|| Credits::new(IN_FLIGHT_MAX[lane as usize]))
+            .clone()
+    }
+
+    /// A slot that fills at `at`, unless the guard goes first. `Time::NEVER` never fills.
+    fn timer(self: &Rc<Self>, at: Time) -> (Slot<()>, Timer<'_>) {
+        let slot = Slot::new();
+        let mut t = self.timers.borrow_mut();
+        let key = (at, t.next);
+        t.next += 1;
+        if at != Time::NEVER {
+            t.due.insert(key, slot.clone());
+            if t.armed.is_none_or(|armed| at < armed) {
+                t.armed = Some(at);
+                drop(t);
+                self.arm(at);
+            }
+        }
+        (slot, Timer { shard: self, key })
+    }
+
+    fn arm(self: &Rc<Self>, at: Time) {
+        let fired = Slot::new();
+        self.backend.wake_at(at, fired.clone());
+        let home = Rc::downgrade(self);
+        self.backend.spawn(Box::pin(async move {
+            fired.await;
+            if let Some(shard) = home.upgrade() {
+                shard.fire(at);
+            }
+        }));
+    }
+
+    fn fire(self: &Rc<Self>, armed: Time) {
+        let now = self.backend.now();
+        let mut due = Vec::new();
+        let next = {
+            let mut t = self.timers.borrow_mut();
+            while let Some(first) = t.due.first_entry() {
+                if first.key().0 > now {
+                    break;
+                }
+                due.push(first.remove());
+            }
+            if t.armed != Some(armed) {
+                None // an earlier arming fired already and took over
+            } else {
+                t.armed = t.due.first_key_value().map(|(k, _)| k.0);
+                t.armed
+            }
+        };
+        for slot in due {
+            slot.fill(());
+        }
+        if let Some(at) = next {
+            self.arm(at);
+        }
+    }
+
+    async fn credit(
+        self: &Rc<Self>,
+        to: RawAddr,
+        lane: Lane,
+        hops: u8,
+        deadline: Time,
+    ) -> Result<Credit, AskError> {
+        let credits = self.credits(to, lane, hops);
+        if let Some(c) = credits.try_take() {
+            return Ok(c);
+        }
+        let Some(place) = credits.queue() else {
+            return Err(AskError::NotSent("too many requests wait for this actor"));
+        };
+        let (late, _timer) = self.timer(deadline);
+        before(place, late).await.ok_or(AskError::NotSent("deadline passed in the queue"))
+    }
+
+    pub(crate) async fn ask<A, M>(
+        self: &Rc<Self>,
+        to: Addr<A>,
+        message: M,
+        deadline: Time,
+    ) -> Result<M::Reply, AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        let to = to.raw();
+        if self.backend.now() >= deadline {
+            return Err(AskError::NotSent("deadline passed"));
+        }
+        let credit = self.credit(to, M::LANE, message.hops_remaining(), deadline).await?;
+        if to.node != self.node {
+            return self.ask_node::<A, M>(to, message, deadline, credit).await;
+        }
+        if to.shard != self.index {
+            return self.ask_shard::<A, M>(to, message, deadline, credit).await;
+        }
+        let reply = self.hand_over::<A, M>(to, message, deadline, credit)?;
+        let (late, _timer) = self.timer(deadline);
+        before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))
+    }
+
+    /// Starts the handler of an actor on this shard.
+    fn hand_over<A, M>(
+        self: &Rc<Self>,
+        to: RawAddr,
+        message: M,
+        deadline: Time,
+        credit: Credit,
+    ) -> Result<Slot<Result<M::Reply, AskError>>, AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        let host = self.host(to).map_err(AskError::NotSent)?;
+        let host: &ActorHost<A> = host.as_any().downcast_ref().expect("an Addr<A> leads to an A");
+        let (me, cx, reply) = (host.0.clone(), Cx::new(Rc::clone(self), deadline), Slot::new());
+        let answer = reply.clone();
+        self.backend.spawn(Box::pin(async move {
+            if cx.expired() {
+                cx.shard.count(|s| s.expired += 1);
+                answer.fill(Err(AskError::NotSent("deadline passed before it was handled")));
+                return;
+            }
+            let r = A::handle(&me, message, &cx).await;
+            drop(credit);
+            answer.fill(Ok(r));
+        }));
+        Ok(reply)
+    }
+
+    async fn ask_shard<A, M>(
+        self: &Rc<Self>,
+        to: RawAddr,
+        message: M,
+        deadline: Time,
+        _credit: Credit,
+    ) -> Result<M::Reply, AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        let (ask, reply) = (self.next_ask(), Slot::new());
+        self.waiting.borrow_mut().insert(ask, Waiting::Value(reply.clone()));
+        let _forget = Forget { shard: self, ask };
+        let message: A::Msg = message.into();
+        let parcel = Parcel::Ask {
+            to,
+            lane: M::LANE,
+            from_shard: self.index,
+            ask,
+            deadline,
+            message: Box::new(message),
+        };
+        if self.backend.pass(to.shard, parcel).is_err() {
+            return Err(AskError::NotSent("the other shard's ring is full"));
+        }
+        let (late, _timer) = self.timer(deadline);
+        let value =
+            before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))?;
+        Ok(*value.downcast::<M::Reply>().expect("a handler answers with its own reply type"))
+    }
+
+    async fn ask_node<A, M>(
+        self: &Rc<Self>,
+        to: RawAddr,
+        message: M,
+        deadline: Time,
+        _credit: Credit,
+    ) -> Result<M::Reply, AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        let (ask, reply) = (self.next_ask(), Slot::new());
+        self.waiting.borrow_mut().insert(ask, Waiting::Packed(reply.clone()));
+        let _forget = Forget { shard: self, ask };
+        let frame = Frame {
+            kind: FrameKind::Ask,
+            lane: M::LANE,
+            shard: to.shard,
+            slot: to.slot,
+            epoch: to.epoch,
+            from_node: self.node,
+            from_shard: self.index,
+            ask,
+            ttl_us: (deadline - self.backend.now()).as_micros() as u64,
+            payload: message.pack(),
+        };
+        self.backend.send(to.node, frame).map_err(AskError::NotSent)?;
+        let (late, _timer) = self.timer(deadline);
+        let p = before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))?;
+        M::unpack_reply(p).map_err(|_| AskError::Unknown("the reply could not be read"))
+    }
+
+    pub(crate) fn tell<A, M>(self: &Rc<Self>, to: Addr<A>, message: M) -> Result<(), AskError>
+    where
+        A: Actor + Handle<M>,
+        M: Ask<A>,
+    {
+        let (raw, deadline) = (to.raw(), self.backend.now() + M::TIMEOUT);
+        let credits = self.credits(raw, M::LANE, message.hops_remaining());
+        let Some(credit) = credits.try_take() else {
+            return Err(AskError::NotSent("no credit"));
+        };
+        if raw.node == self.node && raw.shard == self.index {
+            return self.hand_over::<A, M>(raw, message, deadline, credit).map(drop);
+        }
+        let home = Rc::clone(self);
+        self.backend.spawn(Box::pin(async move {
+            // A tell promises nothing, so its outcome is nobody's business.
+            if raw.node == home.node {
+                let _ = home.ask_shard::<A, M>(raw, message, deadline, credit).await;
+            } else {
+                let _ = home.ask_node::<A, M>(raw, message, deadline, credit).await;
+            }
+        }));
+        Ok(())
+    }
+
+    fn next_ask(&self) -> u64 {
+        let id = self.next_ask.get();
+        self.next_ask.set(id + 1);
+        id
+    }
+
+    /// A parcel from another shard of this process.
+    pub fn on_parcel(self: &Rc<Self>, parcel: Parcel) {
+        match parcel {
+            Parcel::Ask { to, lane, from_shard, ask, deadline, message } => {
+                let from = Sender {
+                    node: self.node,
+                    shard: from_shard,
+                    ask,
+                    lane,
+                    wants_reply: true,
+                    deadline,
+                };
+                match self.host(to) {
+                    Ok(host) => host.take_parcel(self, message, from),
+                    Err(why) => {
+                        self.count(|s| s.misaddressed += 1);
+                        let result = Err(AskError::NotSent(why));
+                        // A full ring here only costs the asker its wait until the deadline.
+                        let _ = self.backend.pass(from_shard, Parcel::Reply { ask, result });
+                    }
+                }
+            }
+            Parcel::Reply { ask, result } => match self.waiting.borrow_mut().remove(&ask) {
+                Some(Waiting::Value(slot)) => slot.fill(result),
+                Some(Waiting::Packed(_)) => unreachable!("asked a node, answered by a shard"),
+                None => self.count(|s| s.late_replies += 1),
+            },
+        }
+    }
+
+    /// A frame from another node, already checked and opened by its link.
+    pub fn on_frame(self: &Rc<Self>, frame: Frame) {
+        match frame.kind {
+            FrameKind::Ask | FrameKind::Tell => {
+                let from = Sender {
+                    node: frame.from_node,
+                    shard: frame.from_shard,
+                    ask: frame.ask,
+                    lane: frame.lane,
+                    wants_reply: frame.kind == FrameKind::Ask,
+                    deadline: self.backend.now() + core::time::Duration::from_micros(frame.ttl_us),
+                };
+                let to = RawAddr {
+                    node: self.node,
+                    shard: frame.shard,
+                    slot: frame.slot,
+                    epoch: frame.epoch,
+                };
+                let host = match self.host(to) {
+                    Ok(host) => host,
+                    Err(why) => {
+                        self.count(|s| s.misaddressed += 1);
+                        return self.answer(from, FrameKind::Refused, refusal(why));
+                    }
+                };
+                if let Err(e) = host.take_frame(self, frame.payload, from) {
+                    self.count(|s| s.unreadable += 1);
+                    tracing::warn!(from = from.node.0, "a frame was refused: {e}");
+                    self.answer(from, FrameKind::Refused, refusal("unreadable message"));
+                }
+            }
+            FrameKind::Reply | FrameKind::Refused => {
+                let Some(w) = self.waiting.borrow_mut().remove(&frame.ask) else {
+                    return self.count(|s| s.late_replies += 1);
+                };
+                let Waiting::Packed(slot) = w else {
+                    unreachable!("asked a shard, answered by a node")
+                };
+                slot.fill(match frame.kind {
+                    FrameKind::Reply => Ok(frame.payload),
+                    _ => Err(AskError::NotSent("refused by the receiver")),
+                });
+            }
+        }
+    }
+
+    fn answer(&self, to: Sender, kind: FrameKind, payload: Payload) {
+        if !to.wants_reply {
+            return;
+        }
+        let frame = Frame {
+            kind,
+            lane: to.lane,
+            shard: to.shard,
+            slot: 0,
+            epoch: 0,
+            from_node: self.node,
+            from_shard: self.index,
+            ask: to.ask,
+            ttl_us: 0,
+            payload,
+        };
+        // A lost reply is a lost reply: the asker's deadline turns it into Unknown.
+        if let Err(why) = self.backend.send(to.node, frame) {
+            tracing::debug!(to = to.node.0, "a reply was not sent: {why}");
+        }
+    }
+}
