@@ -4,3 +4,5 @@
 //! through `runtime::Cx` only, so the same code runs on glommio and in the simulator.
 
 pub mod meta;
+pub mod proto;
+pub mod storage;

@@ -1,0 +1,99 @@
+//! Identifiers and versions: newtypes, so that one is never taken for another.
+
+use std::fmt;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident($t:ty)) => {
+        $(#[$doc])*
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default,
+            Archive, Serialize, Deserialize,
+        )]
+        pub struct $name(pub $t);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    };
+}
+
+id!(
+    /// A file, directory or symlink. 1 is the root.
+    InodeId(u64)
+);
+id!(
+    /// A replica set with an order.
+    ChainId(u32)
+);
+id!(
+    /// One replica's store on one disk.
+    TargetId(u32)
+);
+id!(
+    /// Grows with every change of a chain's members or states.
+    ChainVersion(u32)
+);
+id!(
+    /// Grows by one with every update of a chunk; 0 is "never written".
+    ChunkVersion(u32)
+);
+id!(
+    /// Grows with every change of the cluster's routing.
+    RoutingVersion(u64)
+);
+id!(
+    /// One run of one client, as registered with mgmtd.
+    SessionId(u64)
+);
+
+/// One stripe unit of a file's content.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Archive,
+    Serialize,
+    Deserialize,
+)]
+pub struct ChunkId {
+    pub inode: InodeId,
+    /// Offset in the file divided by its chunk size.
+    pub index: u32,
+}
+
+impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}.{}", self.inode.0, self.index)
+    }
+}
+
+/// Names one update of one client for good, over all its retries: the client numbers its updates of
+/// a chunk in order and has one in flight at a time, so the last number is all a replica keeps.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Archive,
+    Serialize,
+    Deserialize,
+)]
+pub struct RequestId {
+    pub session: SessionId,
+    pub seq: u64,
+}

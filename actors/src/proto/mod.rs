@@ -1,0 +1,3 @@
+//! Every message and shared identifier, one file per receiver.
+
+pub mod ids;

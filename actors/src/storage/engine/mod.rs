@@ -1,0 +1,1 @@
+//! The chunk engine: one target on one disk.

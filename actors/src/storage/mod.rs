@@ -1,0 +1,3 @@
+//! Storage: the CRAQ write chain over targets, and the chunk engine below it.
+
+pub mod engine;
