@@ -64,7 +64,14 @@ mod tests {
         for s in ["TCP://127.0.0.1:9000", "RDMA://10.0.0.1:8000", "TCP://[::1]:1"] {
             assert_eq!(s.parse::<Address>().unwrap().to_string(), s);
         }
-        for s in ["", "127.0.0.1:1", "tcp://1.2.3.4:5", "TCP://host:5", "TCP://1.2.3.4", "UDP://1.2.3.4:5"] {
+        for s in [
+            "",
+            "127.0.0.1:1",
+            "tcp://1.2.3.4:5",
+            "TCP://host:5",
+            "TCP://1.2.3.4",
+            "UDP://1.2.3.4:5",
+        ] {
             assert!(s.parse::<Address>().unwrap_err().to_string().contains("TCP://IP:PORT"), "{s}");
         }
     }
