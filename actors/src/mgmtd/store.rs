@@ -207,7 +207,7 @@ mod tests {
         let rows: Vec<(Bytes, Bytes)> = s.rows().into_iter().map(|(k, v)| (k, v.into())).collect();
         assert_eq!(Stored::from_rows(&rows), Ok(Some(s)));
         let chain = &rows.iter().find(|(k, _)| k.starts_with(b"M/chain/")).unwrap().1;
-        let golden = "021101000500000006000000000000000000f4ffffff010000000400";
+        let golden = "0211010005000000060000000004000000f3ffffff01000000";
         let hex: String = chain.iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, golden);
         assert_eq!(Stored::from_rows(&[]), Ok(None));
