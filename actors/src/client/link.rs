@@ -64,8 +64,22 @@ impl Retry {
 }
 
 impl Link {
-    /// Opens a session and waits until chains and a meta server are known.
+    /// Opens a session and waits until all chains and a meta server can be reached.
     pub async fn open(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
+        Self::open_when(cx, mgmtd, label, true).await
+    }
+
+    /// The same for users of chunks alone.
+    pub async fn open_chains(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
+        Self::open_when(cx, mgmtd, label, false).await
+    }
+
+    async fn open_when(
+        cx: &Cx,
+        mgmtd: Addr<Mgmtd>,
+        label: &str,
+        needs_meta: bool,
+    ) -> Result<Link, FsError> {
         let link = Link(Rc::new(State {
             mgmtd,
             routing: RefCell::default(),
@@ -91,7 +105,7 @@ impl Link {
         loop {
             link.refresh(cx).await;
             let r = link.routing();
-            let usable = !r.metas.is_empty()
+            let usable = (!needs_meta || !r.metas.is_empty())
                 && !r.chains.is_empty()
                 && r.chains.iter().all(|c| c.writers().all(|t| t.addr.is_some()));
             if usable {
@@ -146,7 +160,8 @@ impl Link {
         RequestId { session: self.0.session.get(), seq }
     }
 
-    async fn refresh(&self, cx: &Cx) {
+    /// Fetches newer routing, if mgmtd answers.
+    pub async fn refresh(&self, cx: &Cx) {
         let have = self.routing().version;
         // No answer: whoever needs newer routing comes back.
         if let Ok(Some(r)) = cx.ask(self.0.mgmtd, GetRouting { have }).await
@@ -245,7 +260,17 @@ impl Link {
     ) -> Result<Updated, FsError> {
         self.storage(cx, chain, head, async |to, chain_version, hops| {
             let data = data.clone();
-            let u = UpdateChunk { chunk, chain_version, kind, data, request, version: None, hops };
+            let (version, recents) = (None, Vec::new());
+            let u = UpdateChunk {
+                chunk,
+                chain_version,
+                kind,
+                data,
+                request,
+                version,
+                hops,
+                recents,
+            };
             cx.ask(to, u).await
         })
         .await

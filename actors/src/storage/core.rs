@@ -138,13 +138,11 @@ impl Core {
         fresh: ChunkVersion,
     ) -> Result<Begin, StorageError> {
         let committed = info.and_then(|i| i.committed.as_ref());
-        let pending = info.and_then(|i| i.pending.as_ref());
+        let pending = info.and_then(|i| i.pending.as_ref()).map(|p| &p.state);
         let have = committed.map_or(ChunkVersion(0), |c| c.version);
-        let done = || {
-            Begin::Done(committed.map_or(
-                Updated { version: u.version.unwrap_or_default(), len: 0, checksum: 0 },
-                |c| Updated { version: c.version, len: c.len, checksum: c.checksum },
-            ))
+        let done = |version| {
+            let (len, checksum) = committed.map_or((0, 0), |c| (c.len, c.checksum));
+            Begin::Done(Updated { version, len, checksum })
         };
         let tomb = self.tombstones.get(&u.chunk);
         if let Some(version) = u.version {
@@ -152,19 +150,19 @@ impl Core {
             if let Some(p) = pending {
                 return match version.cmp(&p.version) {
                     std::cmp::Ordering::Equal => Ok(Begin::Redrive(version)),
-                    std::cmp::Ordering::Less => Ok(done()),
+                    std::cmp::Ordering::Less => Ok(done(version)),
                     std::cmp::Ordering::Greater => Ok(Begin::Unfinished),
                 };
             }
             if committed.is_none() {
                 // A request that lingered until its chunk was removed must not bring it back.
                 return Ok(match tomb {
-                    Some(t) if version <= t.version => done(),
+                    Some(t) if version <= t.version => done(version),
                     _ => Begin::Apply(version),
                 });
             }
             return match version {
-                v if v <= have => Ok(done()),
+                v if v <= have => Ok(done(v)),
                 v if v == ChunkVersion(have.0 + 1) || u.kind == UpdateKind::Replace => {
                     Ok(Begin::Apply(v))
                 }
@@ -180,7 +178,7 @@ impl Core {
             if r.seq == u.request.seq {
                 return Ok(match pending {
                     Some(p) if p.version == r.version => Begin::Redrive(p.version),
-                    _ => done(),
+                    _ => done(r.version),
                 });
             }
         }
@@ -193,11 +191,11 @@ impl Core {
         if let Some(t) = tomb {
             let same = |r: &&RequestId| r.session == u.request.session;
             if t.recent.iter().find(same).is_some_and(|r| r.seq >= u.request.seq) {
-                return Ok(done());
+                return Ok(done(t.version));
             }
         }
         if u.kind == UpdateKind::Remove {
-            return Ok(done());
+            return Ok(done(have));
         }
         Ok(Begin::Apply(ChunkVersion(fresh.0.max(tomb.map_or(0, |t| t.version.0 + 1)))))
     }
