@@ -60,8 +60,8 @@ pub trait Dispatch<A: Actor>: Send + Sized + 'static {
 ///
 /// ```ignore
 /// protocol! { Storage as StorageMsg = 0x0300 {
-///     1 v1 Write -> Result<Written, StorageError>, Bulk, 30_000 ms, hops |m| m.hops;
-///     2 v1 Stat  -> u64, Control, 1_000 ms;
+///     1 v 1 Write -> Result<Written, StorageError>, Bulk, 30_000 ms, hops |m| m.hops;
+///     2 v 1 Stat  -> u64, Control, 1_000 ms;
 /// } }
 /// ```
 /// `0x0300` is the protocol's base: the envelope's type is base + number.

@@ -63,6 +63,7 @@ impl<T: Carry> Carry for Vec<T> {
     }
 }
 
+impl Carry for Bytes {}
 impl Carry for () {}
 impl Carry for bool {}
 impl Carry for u8 {}

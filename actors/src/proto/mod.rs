@@ -1,3 +1,6 @@
 //! Every message and shared identifier, one file per receiver.
 
 pub mod ids;
+pub mod meta;
+pub mod mgmtd;
+pub mod storage;

@@ -1,0 +1,220 @@
+//! What a storage target is asked: by clients (no version given), and by its predecessor in the chain.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use t3fs_runtime::buf::Carry;
+use t3fs_runtime::{Bulk, no_bulk, protocol};
+
+use super::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, TargetId};
+use super::mgmtd::Routing;
+use crate::storage::Storage;
+
+/// What an update does to a chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum UpdateKind {
+    /// `data` at `offset`; a gap before it reads as zeros.
+    Write {
+        offset: u32,
+    },
+    /// Cuts or extends with zeros to this length.
+    Truncate {
+        len: u32,
+    },
+    Remove,
+    /// `data` is the whole content (from a predecessor that re-drives or syncs).
+    Replace,
+}
+
+/// One update of one chunk.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct UpdateChunk {
+    pub chunk: ChunkId,
+    pub chain_version: ChainVersion,
+    pub kind: UpdateKind,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+    pub request: RequestId,
+    /// `None` from a client to the head; the head's choice from there on.
+    pub version: Option<ChunkVersion>,
+    /// Targets behind the receiver.
+    pub hops: u8,
+}
+
+/// An update is durable on this target and all behind it, and visible.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Updated {
+    pub version: ChunkVersion,
+    /// The chunk's length after the update.
+    pub len: u32,
+    /// Digest over length and granule checksums: equal on all replicas.
+    pub checksum: u32,
+}
+
+/// Reads committed content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ReadChunk {
+    pub chunk: ChunkId,
+    pub chain_version: ChainVersion,
+    pub offset: u32,
+    pub len: u32,
+}
+
+/// Shorter than asked at the chunk's end; a chunk that was never written is `None` in the reply.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ChunkData {
+    pub version: ChunkVersion,
+    /// Length of the whole chunk.
+    pub chunk_len: u32,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+/// To the head: removes this file's chunks from index `from` on. At most `limit` in one call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RemoveChunks {
+    pub inode: InodeId,
+    pub chain_version: ChainVersion,
+    pub from: u32,
+    pub limit: u32,
+    /// Its `seq` is used for each chunk.
+    pub request: RequestId,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Removed {
+    pub count: u32,
+    pub more: bool,
+}
+
+/// Chunks in order from `from` on (inclusive), for checks and resync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ListChunks {
+    pub from: ChunkId,
+    pub limit: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ChunkSummary {
+    pub chunk: ChunkId,
+    pub version: ChunkVersion,
+    pub chain_version: ChainVersion,
+    pub len: u32,
+    pub checksum: u32,
+    /// An update is stored but not committed.
+    pub pending: bool,
+}
+
+/// Reads every committed byte of the listed chunks and verifies it against its checksums.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ScrubChunks {
+    pub chunks: Vec<ChunkId>,
+}
+
+/// Space of one target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct TargetSpace {
+    /// Of the disk below, shared with its other targets.
+    pub disk_capacity: u64,
+    pub disk_free: u64,
+    /// In this target's data files but free for new chunks.
+    pub reusable: u64,
+    /// Held by chunks.
+    pub used: u64,
+    pub chunks: u64,
+    pub disk: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct GetSpace;
+
+/// New routing, told by whoever has it.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NewRouting {
+    pub routing: Routing,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum StorageError {
+    /// The sender's routing is older; it should fetch and ask again.
+    StaleChain {
+        mine: ChainVersion,
+    },
+    /// The receiver's routing is older than the sender's; ask again soon.
+    BehindChain {
+        mine: ChainVersion,
+    },
+    /// Not the head (for a client's update), or not serving.
+    WrongTarget,
+    /// The target has restarted and is reconciling; ask again soon.
+    NotReady,
+    /// A version is missing in between: only a correct predecessor's loss can cause it.
+    VersionGap {
+        have: ChunkVersion,
+        sent: ChunkVersion,
+    },
+    /// This request number was followed by a later one of the same client.
+    Superseded,
+    NoSpace,
+    /// Too many clients write this chunk at once.
+    TooManyWriters,
+    InvalidArgument(String),
+    /// Stored bytes do not match their checksum.
+    Corrupt(String),
+    /// The disk failed; the target is out until an operator looks.
+    Failed(String),
+}
+
+impl std::fmt::Display for StorageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StorageError::StaleChain { mine } => write!(f, "chain is at version {mine} already"),
+            StorageError::BehindChain { mine } => write!(f, "target knows chain version {mine}"),
+            StorageError::WrongTarget => f.write_str("not the target for this"),
+            StorageError::NotReady => f.write_str("target is starting"),
+            StorageError::VersionGap { have, sent } => {
+                write!(f, "chunk is at version {have}, {sent} does not follow")
+            }
+            StorageError::Superseded => f.write_str("a later request of the same client is done"),
+            StorageError::NoSpace => f.write_str("no space left on the target"),
+            StorageError::TooManyWriters => f.write_str("too many clients write this chunk"),
+            StorageError::InvalidArgument(s)
+            | StorageError::Corrupt(s)
+            | StorageError::Failed(s) => f.write_str(s),
+        }
+    }
+}
+
+impl Carry for UpdateChunk {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+
+impl Carry for ChunkData {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+
+no_bulk!(
+    Updated,
+    ReadChunk,
+    RemoveChunks,
+    Removed,
+    ListChunks,
+    ChunkSummary,
+    ScrubChunks,
+    TargetSpace,
+    GetSpace,
+    NewRouting,
+    TargetId
+);
+
+protocol! { Storage as StorageMsg = 0x0300 {
+    1 v 1 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
+    2 v 1 ReadChunk -> Result<Option<ChunkData>, StorageError>, Bulk, 10_000 ms;
+    3 v 1 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
+    4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
+    5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
+    6 v 1 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
+    7 v 1 NewRouting -> (), Control, 5_000 ms;
+} }
