@@ -1,6 +1,5 @@
 //! The port of one simulated shard.
 
-use std::cell::Cell;
 use std::rc::{Rc, Weak};
 
 use t3fs_runtime::backend::{Backend, LocalTask, Parcel};
@@ -8,20 +7,21 @@ use t3fs_runtime::disk::{DiskBuf, DiskId, DiskOp, DiskReply, DiskResult};
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Slot, Time};
 
+use crate::crashpoints::Phase;
 use crate::exec::Owner;
 use crate::node::{drifted, undrifted};
-use crate::world::{Event, Inner, Phase};
+use crate::world::{Event, Inner};
 
 pub(crate) struct SimBackend {
     world: Weak<Inner>,
     owner: Owner,
     shard: u16,
-    drift_ppm: Cell<i64>,
+    drift_ppm: i64,
 }
 
 impl SimBackend {
     pub(crate) fn new(world: Weak<Inner>, owner: Owner, shard: u16, drift_ppm: i64) -> SimBackend {
-        SimBackend { world, owner, shard, drift_ppm: Cell::new(drift_ppm) }
+        SimBackend { world, owner, shard, drift_ppm: drift_ppm }
     }
 
     /// The world, while this run of the node lives in it. What a dropped task still calls on its
@@ -34,7 +34,7 @@ impl SimBackend {
 impl Backend for SimBackend {
     fn now(&self) -> Time {
         let now = self.world.upgrade().map_or(0, |w| w.now.get());
-        Time::from_us(drifted(now, self.drift_ppm.get()))
+        Time::from_us(drifted(now, self.drift_ppm))
     }
 
     fn wall_us(&self) -> u64 {
@@ -56,7 +56,7 @@ impl Backend for SimBackend {
     fn wake_at(&self, at: Time, done: Slot<()>) {
         let Some(w) = self.alive() else { return };
         if at != Time::NEVER {
-            let at = undrifted(at.us(), self.drift_ppm.get()).max(w.now.get());
+            let at = undrifted(at.us(), self.drift_ppm).max(w.now.get());
             w.later(at, Event::Wake { owner: self.owner, slot: done });
         }
     }
@@ -76,8 +76,10 @@ impl Backend for SimBackend {
     }
 
     fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str> {
-        let _ = (to, frame);
-        Err("no link to that node")
+        match self.alive() {
+            Some(w) => w.send(NodeId(self.owner.node), to, &frame),
+            None => Err("this process is gone"),
+        }
     }
 
     fn pass(&self, shard: u16, parcel: Parcel) -> Result<(), Parcel> {

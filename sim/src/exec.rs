@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Wake, Waker};
 
 use t3fs_runtime::backend::LocalTask;
 
@@ -94,10 +94,6 @@ impl Tasks {
         self.ready.lock().expect("nothing panics while it holds this").push(task);
     }
 
-    pub(crate) fn is_idle(&self) -> bool {
-        self.ready.lock().expect("nothing panics while it holds this").is_empty()
-    }
-
     /// Takes a random one of the ready tasks, with its owner; `None` when none is ready.
     pub(crate) fn next_ready(&self, rng: &Rng) -> Option<(TaskId, Owner)> {
         let mut ready = self.ready.lock().expect("nothing panics while it holds this");
@@ -176,14 +172,5 @@ impl Slab {
         self.free.push(place);
         self.live -= 1;
         t
-    }
-}
-
-/// Polls once; for futures that are known to be complete.
-pub(crate) fn now_or_never<F: Future>(f: F) -> Option<F::Output> {
-    let mut f = std::pin::pin!(f);
-    match f.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(v) => Some(v),
-        Poll::Pending => None,
     }
 }

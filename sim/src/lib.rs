@@ -9,14 +9,21 @@
 
 mod agenda;
 mod backend;
+pub mod crashpoints;
 pub mod disk;
+pub mod drive;
 mod exec;
+pub mod net;
 mod node;
+pub mod oracles;
 pub mod rng;
 pub mod trace;
 pub mod world;
 
+pub use crashpoints::{DiskEvent, Go, Phase};
 pub use disk::{DiskFaults, DiskSpeed, SimDisk};
+pub use drive::Halt;
+pub use net::{NetFaults, NetSpeed, NetStats};
 pub use node::{Boot, NodeSpec};
 pub use rng::{Rng, Stream};
-pub use world::{Crash, DiskEvent, Go, Halt, Phase, Sim, World};
+pub use world::{Crash, ScheduleFaults, Sim, World, WorldStats};

@@ -7,6 +7,7 @@ use t3fs_runtime::{Cx, NodeId, Shard};
 
 use crate::disk::SimDisk;
 use crate::exec::{Owner, TaskId};
+use crate::world::Event;
 
 /// What starts a node's actors: called once per shard, in order, at the first start and at every
 /// later one. It may start actors and spawn tasks through the given door, and nothing of it is left
@@ -28,11 +29,12 @@ pub struct NodeSpec {
     pub(crate) shards: u16,
     pub(crate) disks: Vec<SimDisk>,
     pub(crate) boot: BootFn,
+    pub(crate) drift_ppm: i64,
 }
 
 impl Default for NodeSpec {
     fn default() -> Self {
-        NodeSpec { shards: 1, disks: Vec::new(), boot: Rc::new(|_| {}) }
+        NodeSpec { shards: 1, disks: Vec::new(), boot: Rc::new(|_| {}), drift_ppm: 0 }
     }
 }
 
@@ -58,6 +60,13 @@ impl NodeSpec {
         self
     }
 
+    /// Makes the node's clock run faster (or slower) than true time.
+    pub fn drift_ppm(mut self, ppm: i64) -> NodeSpec {
+        assert!(ppm.abs() <= 100_000, "{ppm} ppm is no clock");
+        self.drift_ppm = ppm;
+        self
+    }
+
     pub fn boot(mut self, boot: impl Fn(&Boot) + 'static) -> NodeSpec {
         self.boot = Rc::new(boot);
         self
@@ -79,9 +88,11 @@ pub(crate) struct Node {
     pub disks: Vec<Rc<DiskSlot>>,
     pub shard_count: u16,
     pub boot: BootFn,
-    /// Nothing of the node runs before then (a stopped process, a stalled machine).
-    pub paused_until: u64,
+    /// The process is stopped until then.
+    pub paused_until: Option<u64>,
+    /// What would have run, and what would have reached it, since then.
     pub parked: Vec<TaskId>,
+    pub parked_events: Vec<Event>,
     /// How much faster than true time the node's clock runs, in parts per million.
     pub drift_ppm: i64,
 }
@@ -89,11 +100,6 @@ pub(crate) struct Node {
 impl Node {
     pub(crate) fn owner(&self) -> Owner {
         Owner { node: self.id.0, run: self.run }
-    }
-
-    /// The node's clock at a true time.
-    pub(crate) fn clock(&self, true_us: u64) -> u64 {
-        drifted(true_us, self.drift_ppm)
     }
 }
 

@@ -20,6 +20,7 @@
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
 
@@ -29,8 +30,10 @@ use t3fs_runtime::{Cx, NodeId, Shard, Slot};
 
 use crate::agenda::Agenda;
 use crate::backend::SimBackend;
-use crate::disk::{OpKind, SimDisk, Ticket};
-use crate::exec::{Owner, Tasks};
+use crate::crashpoints::DiskHook;
+use crate::disk::{SimDisk, Ticket};
+use crate::exec::{Owner, TaskId, Tasks};
+use crate::net::{Flight, Net};
 use crate::node::{Boot, DiskSlot, Node, NodeSpec};
 use crate::rng::{Rng, Stream};
 use crate::trace::{Sink, Trace};
@@ -44,83 +47,82 @@ pub enum Crash {
     Power,
 }
 
-/// Why a run ended without what it was to wait for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Halt {
-    /// The node that the future ran on went down.
-    Crashed,
-    /// Nothing is left that could ever happen.
-    Idle,
-    /// The limit of virtual time was reached.
-    Late,
-    /// A hook or [`Sim::stop`] said so.
-    Stopped,
-}
-
-/// Whether an operation begins or has ended (and has not been answered yet).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Phase {
-    Started,
-    Finished,
-}
-
-/// A possible crash point: the disk between two of its operations' steps.
-pub struct DiskEvent<'a> {
-    pub node: NodeId,
-    pub disk: DiskId,
-    /// Counts these events over the whole world, from 1.
-    pub number: u64,
-    pub phase: Phase,
-    /// `None` when it finished.
-    pub kind: Option<OpKind>,
-    /// Clone it to keep the moment.
-    pub state: &'a SimDisk,
-}
-
-/// What a hook wants of the run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Go {
-    On,
-    /// The run ends before anything else happens; the operation under way stays under way.
-    Stop,
-}
-
 /// Something that happens at a time.
 pub(crate) enum Event {
-    Wake { owner: Owner, slot: Slot<()> },
-    Disk { owner: Owner, disk: DiskId, ticket: Ticket, slot: Slot<DiskResult> },
-    Parcel { owner: Owner, shard: u16, parcel: Parcel },
+    Wake {
+        owner: Owner,
+        slot: Slot<()>,
+    },
+    Disk {
+        owner: Owner,
+        disk: DiskId,
+        ticket: Ticket,
+        slot: Slot<DiskResult>,
+    },
+    Parcel {
+        owner: Owner,
+        shard: u16,
+        parcel: Parcel,
+    },
+    Frame(Flight),
+    /// A poll that was put off.
+    Poll(TaskId),
     Act(Act),
 }
 
-type Act = Box<dyn FnOnce(&Sim)>;
-type DiskHook = Box<dyn FnMut(&DiskEvent<'_>) -> Go>;
+pub(crate) type Act = Box<dyn FnOnce(&Sim)>;
 
-const HARNESS: Owner = Owner { node: 0, run: 0 };
-/// Polls without time moving on, after which the run is taken for a livelock.
-const POLLS_AT_ONCE_MAX: u64 = 2_000_000;
+pub(crate) const HARNESS: Owner = Owner { node: 0, run: 0 };
 
 pub(crate) struct Inner {
     seed: u64,
     pub(crate) now: Cell<u64>,
     pub(crate) tasks: Tasks,
-    agenda: RefCell<Agenda<Event>>,
+    pub(crate) agenda: RefCell<Agenda<Event>>,
     pub(crate) nodes: RefCell<Vec<Node>>,
     pub(crate) trace: Trace,
-    schedule_rng: Rng,
+    pub(crate) schedule_rng: Rng,
     pub(crate) net_rng: Rng,
     pub(crate) disk_rng: Rng,
     pub(crate) actors_rng: Rng,
-    stop: Cell<bool>,
+    pub(crate) stop: Cell<bool>,
     /// What tasks asked for that cannot happen inside a poll.
-    soon: RefCell<Vec<Act>>,
-    polling: Cell<bool>,
-    polls_at_once: Cell<u64>,
-    polls: Cell<u64>,
-    disk_events: Cell<u64>,
-    disk_hook: RefCell<Option<DiskHook>>,
+    pub(crate) soon: RefCell<Vec<Act>>,
+    pub(crate) polling: Cell<bool>,
+    pub(crate) polls_at_once: Cell<u64>,
+    pub(crate) polls: Cell<u64>,
+    pub(crate) disk_events: Cell<u64>,
+    pub(crate) disk_hook: RefCell<Option<DiskHook>>,
     /// When the last parcel between two shards of a node arrives: rings are first in, first out.
-    rings: RefCell<std::collections::BTreeMap<(u32, u16, u16), u64>>,
+    rings: RefCell<BTreeMap<(u32, u16, u16), u64>>,
+    pub(crate) net: RefCell<Net>,
+    pub(crate) schedule: Cell<ScheduleFaults>,
+    /// Nodes that are paused now.
+    pub(crate) paused: Cell<u32>,
+    pub(crate) stats: Cell<WorldStats>,
+}
+
+/// What may go wrong within a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScheduleFaults {
+    /// Chance, per million polls, that a ready task waits although nothing else runs.
+    pub slow_poll_ppm: u32,
+    pub slow_poll_us: u64,
+    /// Chance, per million parcels, that the other shard's ring is full.
+    pub full_ring_ppm: u32,
+}
+
+/// What happened to nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorldStats {
+    pub kills: u64,
+    pub power_losses: u64,
+    /// Starts after a crash.
+    pub restarts: u64,
+    pub pauses: u64,
+    pub slow_polls: u64,
+    pub full_rings: u64,
+    pub parcels: u64,
 }
 
 /// Owns a simulated cluster; dropping it ends every node and frees everything.
@@ -164,6 +166,10 @@ impl World {
             disk_events: Cell::new(0),
             disk_hook: RefCell::new(None),
             rings: RefCell::default(),
+            net: RefCell::default(),
+            schedule: Cell::default(),
+            paused: Cell::new(0),
+            stats: Cell::default(),
         })))
     }
 
@@ -193,26 +199,10 @@ impl Inner {
         found.unwrap_or_else(|| panic!("node {node} has no disk {}", disk.0))
     }
 
-    pub(crate) fn disk_event(&self, owner: Owner, disk: DiskId, ticket: Ticket, phase: Phase) {
-        let number = self.disk_events.get() + 1;
-        self.disk_events.set(number);
-        let slot = self.disk_slot(owner.node, disk);
-        let state = slot.disk.borrow();
-        let kind = (phase == Phase::Started).then(|| state.kind(ticket));
-        self.trace.event(
-            self.now.get(),
-            &[2, u64::from(owner.node), u64::from(disk.0), ticket.word(), phase as u64],
-            format_args!("n{} disk {} op {} {phase:?} {kind:?}", owner.node, disk.0, ticket.word()),
-        );
-        let Some(mut hook) = self.disk_hook.borrow_mut().take() else { return };
-        let node = NodeId(owner.node);
-        if hook(&DiskEvent { node, disk, number, phase, kind, state: &state }) == Go::Stop {
-            self.stop.set(true);
-        }
-        let mut place = self.disk_hook.borrow_mut();
-        if place.is_none() {
-            *place = Some(hook);
-        }
+    pub(crate) fn count(&self, f: impl FnOnce(&mut WorldStats)) {
+        let mut s = self.stats.get();
+        f(&mut s);
+        self.stats.set(s);
     }
 
     pub(crate) fn pass(
@@ -226,6 +216,11 @@ impl Inner {
         if to >= nodes[owner.node as usize - 1].shard_count {
             return Err(parcel);
         }
+        if self.schedule_rng.chance(self.schedule.get().full_ring_ppm) {
+            self.count(|s| s.full_rings += 1);
+            return Err(parcel);
+        }
+        self.count(|s| s.parcels += 1);
         let mut rings = self.rings.borrow_mut();
         let last = rings.entry((owner.node, from, to)).or_insert(0);
         *last = (*last).max(self.now.get() + self.schedule_rng.below(8));
@@ -286,16 +281,17 @@ impl Sim {
             disks: spec.disks.into_iter().map(disk).collect(),
             shard_count: spec.shards,
             boot: spec.boot,
-            paused_until: 0,
+            paused_until: None,
             parked: Vec::new(),
-            drift_ppm: 0,
+            parked_events: Vec::new(),
+            drift_ppm: spec.drift_ppm,
         });
         drop(nodes);
         self.restart(id);
         id
     }
 
-    fn node<R>(&self, id: NodeId, f: impl FnOnce(&mut Node) -> R) -> R {
+    pub(crate) fn node<R>(&self, id: NodeId, f: impl FnOnce(&mut Node) -> R) -> R {
         f(&mut self.0.nodes.borrow_mut()[id.0 as usize - 1])
     }
 
@@ -316,9 +312,11 @@ impl Sim {
         let (owner, count, boot, drift) = self.node(id, |n| {
             n.run += 1;
             n.up = true;
-            n.paused_until = 0;
             (n.owner(), n.shard_count, Rc::clone(&n.boot), n.drift_ppm)
         });
+        if owner.run > 1 {
+            self.0.count(|s| s.restarts += 1);
+        }
         self.note(&[3, id.0.into(), owner.run.into()], format_args!("n{} up #{}", id.0, owner.run));
         for shard in 0..count {
             let backend = SimBackend::new(Rc::downgrade(&self.0), owner, shard, drift);
@@ -340,9 +338,13 @@ impl Sim {
             return;
         }
         self.note(&[4, id.0.into(), how as u64], format_args!("n{} crash {how:?}", id.0));
+        self.0.count(|s| match how {
+            Crash::Process => s.kills += 1,
+            Crash::Power => s.power_losses += 1,
+        });
+        self.unpause(id);
         let (owner, shards, disks) = self.node(id, |n| {
             n.up = false;
-            n.parked.clear();
             (n.owner(), std::mem::take(&mut n.shards), n.disks.clone())
         });
         self.0.tasks.end(|o| o == owner);
@@ -360,6 +362,45 @@ impl Sim {
             slot.busy_until.set(0);
         }
         self.0.rings.borrow_mut().retain(|(node, _, _), _| *node != id.0);
+    }
+
+    /// Stops a node for a while, as a debugger, a hypervisor or a long page fault does: nothing of it
+    /// runs, nothing reaches it, its clock goes on.
+    pub fn pause(&self, id: NodeId, d: Duration) {
+        let until = self.now_us() + d.as_micros() as u64;
+        if !self.is_up(id) || self.node(id, |n| n.paused_until.is_some()) {
+            return;
+        }
+        self.0.count(|s| s.pauses += 1);
+        self.note(&[5, id.0.into(), until], format_args!("n{} paused for {d:?}", id.0));
+        self.node(id, |n| n.paused_until = Some(until));
+        self.0.paused.set(self.0.paused.get() + 1);
+        self.at(until, move |sim| {
+            if sim.node(id, |n| n.paused_until == Some(until)) {
+                sim.unpause(id);
+            }
+        });
+    }
+
+    /// Ends a node's pause now.
+    pub fn unpause(&self, id: NodeId) {
+        let (was, tasks, events) = self.node(id, |n| {
+            let was = n.paused_until.take().is_some();
+            (was, std::mem::take(&mut n.parked), std::mem::take(&mut n.parked_events))
+        });
+        if was {
+            self.0.paused.set(self.0.paused.get() - 1);
+        }
+        tasks.into_iter().for_each(|t| self.0.tasks.requeue(t));
+        events.into_iter().for_each(|e| self.happen(e));
+    }
+
+    pub fn set_schedule_faults(&self, faults: ScheduleFaults) {
+        self.0.schedule.set(faults);
+    }
+
+    pub fn stats(&self) -> WorldStats {
+        self.0.stats.get()
     }
 
     /// Does something to the world right after the poll under way.
@@ -406,133 +447,6 @@ impl Sim {
     /// Does something to the world at a time (now, when that has passed).
     pub fn at(&self, at_us: u64, act: impl FnOnce(&Sim) + 'static) {
         self.0.later(at_us.max(self.now_us()), Event::Act(Box::new(act)));
-    }
-
-    /// Runs a future on the node's first shard until it is done, for at most an hour of virtual time.
-    pub fn block_on<T, F>(&self, id: NodeId, f: impl FnOnce(Cx) -> F) -> Result<T, Halt>
-    where
-        T: 'static,
-        F: Future<Output = T> + 'static,
-    {
-        let result = Rc::new(RefCell::new(None));
-        let place = Rc::clone(&result);
-        let owner = self.node(id, |n| n.owner());
-        let work = f(self.cx(id, 0));
-        self.0.tasks.spawn(
-            owner,
-            Box::pin(async move {
-                let value = work.await;
-                *place.borrow_mut() = Some(value);
-            }),
-        );
-        let done = || result.borrow().is_some() || !self.0.alive(owner);
-        self.run_until(done, Duration::from_secs(3600))?;
-        let value = result.borrow_mut().take();
-        value.ok_or(Halt::Crashed)
-    }
-
-    /// Lets this much virtual time pass.
-    pub fn run_for(&self, d: Duration) -> Result<(), Halt> {
-        match self.run_until(|| false, d) {
-            Err(Halt::Late) => Ok(()),
-            Err(Halt::Idle) => {
-                self.0.now.set(self.now_us() + d.as_micros() as u64);
-                Ok(())
-            }
-            other => other,
-        }
-    }
-
-    /// Runs until `done`, which is looked at after every step, for at most `limit` of virtual time.
-    pub fn run_until(&self, done: impl Fn() -> bool, limit: Duration) -> Result<(), Halt> {
-        let end = self.now_us().saturating_add(limit.as_micros() as u64);
-        loop {
-            if done() {
-                return Ok(());
-            }
-            if self.0.stop.take() {
-                return Err(Halt::Stopped);
-            }
-            self.step(end)?;
-        }
-    }
-
-    /// Makes the current run return [`Halt::Stopped`] before its next step.
-    pub fn stop(&self) {
-        self.0.stop.set(true);
-    }
-
-    fn step(&self, end: u64) -> Result<(), Halt> {
-        let w = &*self.0;
-        if let Some((id, _owner)) = w.tasks.next_ready(&w.schedule_rng) {
-            let n = w.polls_at_once.get() + 1;
-            w.polls_at_once.set(n);
-            assert!(n < POLLS_AT_ONCE_MAX, "livelock: {n} polls at {} us", w.now.get());
-            w.polls.set(w.polls.get() + 1);
-            w.trace.mix(id.word());
-            w.polling.set(true);
-            w.tasks.poll(id);
-            w.polling.set(false);
-            let acts = std::mem::take(&mut *w.soon.borrow_mut());
-            for act in acts {
-                act(self);
-            }
-            return Ok(());
-        }
-        let mut agenda = w.agenda.borrow_mut();
-        let Some(at) = agenda.first_at() else { return Err(Halt::Idle) };
-        if at > end {
-            w.now.set(end);
-            return Err(Halt::Late);
-        }
-        let (at, event) = agenda.pop().expect("just seen");
-        drop(agenda);
-        if at > w.now.get() {
-            w.now.set(at);
-            w.polls_at_once.set(0);
-        }
-        self.happen(event);
-        Ok(())
-    }
-
-    fn happen(&self, event: Event) {
-        let w = &*self.0;
-        match event {
-            Event::Wake { owner, slot } => {
-                if w.alive(owner) {
-                    slot.fill(());
-                }
-            }
-            Event::Disk { owner, disk, ticket, slot } => {
-                if !w.alive(owner) {
-                    return; // the crash has settled what became of it
-                }
-                let d = w.disk_slot(owner.node, disk);
-                let result = d.disk.borrow_mut().finish(ticket, &w.disk_rng);
-                w.disk_event(owner, disk, ticket, Phase::Finished);
-                slot.fill(result);
-            }
-            Event::Parcel { owner, shard, parcel } => {
-                if w.alive(owner) {
-                    let s =
-                        self.node(NodeId(owner.node), |n| Rc::clone(&n.shards[usize::from(shard)]));
-                    s.on_parcel(parcel);
-                }
-            }
-            Event::Act(act) => act(self),
-        }
-    }
-
-    /// Calls `hook` at every start and end of a disk operation, on any node. It may clone the disk
-    /// it is shown and build other worlds, but not touch this one beyond [`Sim::stop`].
-    pub fn on_disk_event(&self, hook: impl FnMut(&DiskEvent<'_>) -> Go + 'static) {
-        *self.0.disk_hook.borrow_mut() = Some(Box::new(hook));
-    }
-
-    /// Ends the run at the `n`-th disk event from now.
-    pub fn stop_at_disk_event(&self, n: u64) {
-        let at = self.0.disk_events.get() + n;
-        self.on_disk_event(move |e| if e.number == at { Go::Stop } else { Go::On });
     }
 
     /// A snapshot of a disk, also of a node that is down.
