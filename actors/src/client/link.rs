@@ -260,17 +260,7 @@ impl Link {
     ) -> Result<Updated, FsError> {
         self.storage(cx, chain, head, async |to, chain_version, hops| {
             let data = data.clone();
-            let (version, recents) = (None, Vec::new());
-            let u = UpdateChunk {
-                chunk,
-                chain_version,
-                kind,
-                data,
-                request,
-                version,
-                hops,
-                recents,
-            };
+            let u = UpdateChunk { chunk, chain_version, kind, data, request, version: None, hops };
             cx.ask(to, u).await
         })
         .await

@@ -4,7 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::buf::Carry;
 use t3fs_runtime::{Bulk, no_bulk, protocol};
 
-use super::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId};
+use super::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, TargetId};
 use super::mgmtd::Routing;
 use crate::storage::Storage;
 
@@ -24,14 +24,6 @@ pub enum UpdateKind {
     Replace,
 }
 
-/// The last update of one session to a chunk, as replicas remember it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct RecentWrite {
-    pub session: SessionId,
-    pub seq: u64,
-    pub version: ChunkVersion,
-}
-
 /// One update of one chunk.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct UpdateChunk {
@@ -45,8 +37,6 @@ pub struct UpdateChunk {
     pub version: Option<ChunkVersion>,
     /// Targets behind the receiver.
     pub hops: u8,
-    /// With `Replace`: the writers that the sender's replica remembers. Else empty.
-    pub recents: Vec<RecentWrite>,
 }
 
 /// An update is durable on this target and all behind it, and visible.

@@ -138,7 +138,7 @@ impl Core {
         fresh: ChunkVersion,
     ) -> Result<Begin, StorageError> {
         let committed = info.and_then(|i| i.committed.as_ref());
-        let pending = info.and_then(|i| i.pending.as_ref()).map(|p| &p.state);
+        let pending = info.and_then(|i| i.pending.as_ref());
         let have = committed.map_or(ChunkVersion(0), |c| c.version);
         let done = |version| {
             let (len, checksum) = committed.map_or((0, 0), |c| (c.len, c.checksum));

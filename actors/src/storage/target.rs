@@ -5,7 +5,7 @@ use core::time::Duration;
 use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, DiskId, Handle, Me, join_all};
 
 use super::core::{Begin, Core};
-use super::engine::{ChunkInfo, Engine, EngineError, Op, Recent, Update};
+use super::engine::{ChunkInfo, Engine, EngineError, Op, Update};
 use crate::mgmtd::Mgmtd;
 use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, RequestId, TargetId};
 use crate::proto::mgmtd::GetRouting;
@@ -53,11 +53,11 @@ const LIST_MAX: u32 = 4096;
 impl From<EngineError> for StorageError {
     fn from(e: EngineError) -> Self {
         match e {
-            EngineError::NoSpace | EngineError::TooManyChunks { .. } => StorageError::NoSpace,
-            EngineError::TooManyWriters { .. } => StorageError::TooManyWriters,
+            EngineError::NoSpace | EngineError::TooManyChunks => StorageError::NoSpace,
+            EngineError::TooManyWriters => StorageError::TooManyWriters,
             EngineError::VersionGap { have, sent } => StorageError::VersionGap { have, sent },
             EngineError::Corrupt { .. } => StorageError::Corrupt(e.to_string()),
-            EngineError::TooLong { .. } => StorageError::InvalidArgument(e.to_string()),
+            EngineError::InvalidArgument(s) => StorageError::InvalidArgument(s),
             other => StorageError::Failed(other.to_string()),
         }
     }
@@ -180,7 +180,6 @@ impl Storage {
                     op,
                     request: Some(u.request),
                     commit: is_tail || early,
-                    recents: u.recents.iter().map(recent).collect(),
                 },
             )
             .await?;
@@ -270,11 +269,6 @@ impl Storage {
         match engine.read_pending(cx, u.chunk).await {
             Ok(p) => {
                 out.kind = UpdateKind::Remove;
-                out.recents = p
-                    .recents
-                    .iter()
-                    .map(|r| RecentWrite { session: r.session, seq: r.seq, version: r.version })
-                    .collect();
                 if let Op::Replace { data } = p.op {
                     out.kind = UpdateKind::Replace;
                     out.data = Bulk(data);
@@ -289,7 +283,7 @@ impl Storage {
     /// The caller holds the chunk's lock.
     async fn redrive(me: &Me<Self>, chunk: ChunkId, cx: &Cx) -> Updated {
         let info = me.with(|s| s.engine.info(chunk));
-        let Some(p) = info.as_ref().and_then(|i| i.pending).map(|p| p.state) else {
+        let Some(p) = info.as_ref().and_then(|i| i.pending) else {
             return summary(info.as_ref());
         };
         let version = p.version;
@@ -306,7 +300,6 @@ impl Storage {
             request,
             version: Some(version),
             hops: 0,
-            recents: Vec::new(),
         };
         let u = Self::whole(me, &u, cx).await;
         let removed = u.kind == UpdateKind::Remove;
@@ -322,7 +315,7 @@ impl Storage {
     fn commit(me: &Me<Self>, chunk: ChunkId, version: ChunkVersion, cx: &Cx) {
         let done = me.with(|s| {
             let chain_version = s.core.chain().map(|c| c.version).unwrap_or_default();
-            let pending = s.engine.info(chunk).and_then(|i| i.pending.map(|p| p.state.version));
+            let pending = s.engine.info(chunk).and_then(|i| i.pending.map(|p| p.version));
             match pending {
                 Some(p) if p == version => s.engine.commit(cx, chunk, version, chain_version),
                 _ => Ok(()),
@@ -348,14 +341,9 @@ impl Storage {
             request: m.request,
             version: None,
             hops,
-            recents: Vec::new(),
         };
         Self::update(me, u, cx).await.map(drop)
     }
-}
-
-fn recent(r: &RecentWrite) -> Recent {
-    Recent { session: r.session, seq: r.seq, version: r.version }
 }
 
 fn summary(info: Option<&ChunkInfo>) -> Updated {
@@ -475,9 +463,9 @@ impl Handle<GetSpace> for Storage {
         Ok(TargetSpace {
             disk_capacity: below.capacity,
             disk_free: below.free,
-            reusable: s.allocated.saturating_sub(s.used),
+            reusable: s.reusable,
             used: s.used,
-            chunks: s.chunks as u64,
+            chunks: s.chunks,
             disk: disk.0,
         })
     }
