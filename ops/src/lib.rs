@@ -7,8 +7,10 @@
 
 pub mod bench;
 pub mod command;
+pub mod crash;
 pub mod mounts;
 pub mod node;
+pub mod noise;
 pub mod procfs;
 pub mod steps;
 pub mod tidy;

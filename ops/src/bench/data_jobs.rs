@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, OFlags};
 
-use super::io::{BLOCK, Buffer, MIB, Noise, drop_caches, open};
+use super::io::{BLOCK, Buffer, MIB, drop_caches, open};
 use super::meter::{Meter, Sample};
+use crate::noise::Noise;
 
 /// Much larger than any cache of a drive, small enough to be written in seconds.
 const PREPARED_BYTES: u64 = 512 * MIB as u64;
@@ -133,8 +134,7 @@ pub fn random_write(
 ) -> io::Result<Vec<Sample>> {
     let path = prepared(dir)?;
     // Each round and pass another order: blocks written before are as good as any.
-    let seed = Instant::now().elapsed().as_nanos() as u64 + u64::from(std::process::id());
-    let order = Noise::new(seed).shuffled(PREPARED_BYTES as usize / BLOCK);
+    let order = Noise::new(Noise::any_seed()).shuffled(PREPARED_BYTES as usize / BLOCK);
     let pass = if direct {
         order.len()
     } else {

@@ -8,41 +8,11 @@ use std::path::Path;
 
 use rustix::fs::{Advice, Mode, OFlags};
 
+use crate::noise::Noise;
+
 /// O_DIRECT wants memory and offsets on block boundaries; 4 KiB fits every disk.
 pub const BLOCK: usize = 4096;
 pub const MIB: usize = 1 << 20;
-
-/// A small generator (splitmix64): the jobs need speed and spread, nothing more.
-pub struct Noise(u64);
-
-impl Noise {
-    pub fn new(seed: u64) -> Noise {
-        Noise(seed)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn fill(&mut self, bytes: &mut [u8]) {
-        for word in bytes.chunks_mut(8) {
-            word.copy_from_slice(&self.next().to_le_bytes()[..word.len()]);
-        }
-    }
-
-    /// The numbers below `count`, each once, in random order.
-    pub fn shuffled(&mut self, count: usize) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..count as u32).collect();
-        for last in (1..count).rev() {
-            order.swap(last, (self.next() % (last as u64 + 1)) as usize);
-        }
-        order
-    }
-}
 
 /// Memory on a block boundary, filled with noise.
 pub struct Buffer {

@@ -41,7 +41,7 @@ pub struct Options {
     /// none)
     rows: Vec<String>,
     /// Seconds that each phase is measured for, per place and round
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.7)]
     seconds: f64,
     /// Rounds; the table shows medians
     #[arg(long, default_value_t = 3)]
