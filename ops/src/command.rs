@@ -86,11 +86,7 @@ pub fn finish_while(
         );
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     };
-    Ok(Finished {
-        status,
-        stdout,
-        stderr,
-    })
+    Ok(Finished { status, stdout, stderr })
 }
 
 #[cfg(test)]
@@ -104,30 +100,19 @@ mod tests {
         shell.args(["-c", "echo out; echo err >&2; exit 3"]);
         let done = finish(&mut shell, Duration::from_secs(20)).expect("sh runs");
         assert_eq!((done.code(), done.success()), (Some(3), false));
-        assert_eq!(
-            (done.stdout.as_str(), done.stderr.as_str()),
-            ("out\n", "err\n")
-        );
+        assert_eq!((done.stdout.as_str(), done.stderr.as_str()), ("out\n", "err\n"));
     }
 
     #[test]
     fn a_program_that_does_not_end_is_killed() {
         let mut sleep = Command::new("sleep");
         let outcome = finish(sleep.arg("600"), Duration::from_millis(50));
-        assert_eq!(
-            outcome.expect_err("it sleeps").kind(),
-            io::ErrorKind::TimedOut
-        );
+        assert_eq!(outcome.expect_err("it sleeps").kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
     fn a_program_that_is_missing_is_named() {
         let outcome = finish(&mut Command::new("no-such-program"), Duration::from_secs(1));
-        assert!(
-            outcome
-                .expect_err("missing")
-                .to_string()
-                .contains("no-such-program")
-        );
+        assert!(outcome.expect_err("missing").to_string().contains("no-such-program"));
     }
 }

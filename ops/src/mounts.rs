@@ -34,10 +34,7 @@ pub fn fuse_mounts() -> io::Result<Vec<FuseMount>> {
 /// The FUSE mount on top of `mount_point`, which must be absolute and free of links.
 pub fn find(mount_point: &Path) -> Option<FuseMount> {
     let mounts = fuse_mounts().ok()?;
-    mounts
-        .into_iter()
-        .rev()
-        .find(|mount| mount.mount_point == mount_point)
+    mounts.into_iter().rev().find(|mount| mount.mount_point == mount_point)
 }
 
 /// One line of proc_pid_mountinfo(5), if it is a FUSE mount.
@@ -64,9 +61,7 @@ fn unescape(field: &str) -> String {
     let mut pieces = field.split('\\');
     let mut text = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
-        let code = piece
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let code = piece.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match code {
             Some(code) => {
                 text.push(code as char);
@@ -91,10 +86,7 @@ pub fn abort(mount_point: &Path) -> io::Result<()> {
     if fs::read_dir(connections)?.next().is_none() {
         mount("none", connections, "fusectl", MountFlags::empty(), None)?;
     }
-    fs::write(
-        connections.join(found.connection.to_string()).join("abort"),
-        "1",
-    )
+    fs::write(connections.join(found.connection.to_string()).join("abort"), "1")
 }
 
 /// Takes the mount out of the name space; processes that use it keep it until they close their
@@ -103,16 +95,9 @@ pub fn detach(mount_point: &Path) -> io::Result<()> {
     match unmount(mount_point, UnmountFlags::DETACH) {
         Err(rustix::io::Errno::PERM) => {
             let mut fusermount = Command::new("fusermount3");
-            fusermount
-                .args(["-u", "-z", "--"])
-                .arg(mount_point)
-                .stdin(Stdio::null());
+            fusermount.args(["-u", "-z", "--"]).arg(mount_point).stdin(Stdio::null());
             let done = command::finish(&mut fusermount, Duration::from_secs(10))?;
-            if done.success() {
-                Ok(())
-            } else {
-                Err(io::Error::other(done.stderr))
-            }
+            if done.success() { Ok(()) } else { Err(io::Error::other(done.stderr)) }
         }
         other => Ok(other?),
     }
@@ -137,13 +122,7 @@ mod tests {
 
     #[test]
     fn other_file_systems_are_left_out() {
-        assert_eq!(
-            parse_line("36 35 0:57 / /sys/fs/fuse rw - fusectl none rw"),
-            None
-        );
-        assert_eq!(
-            parse_line("22 1 254:0 / / rw shared:1 - ext4 /dev/root rw"),
-            None
-        );
+        assert_eq!(parse_line("36 35 0:57 / /sys/fs/fuse rw - fusectl none rw"), None);
+        assert_eq!(parse_line("22 1 254:0 / / rw shared:1 - ext4 /dev/root rw"), None);
     }
 }

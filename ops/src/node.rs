@@ -40,12 +40,7 @@ impl Setup {
         for dir in data {
             args.extend(["--data".into(), dir.into()]);
         }
-        Setup {
-            binary: binary.into(),
-            args,
-            mount_point: mount_point.into(),
-            log: log.into(),
-        }
+        Setup { binary: binary.into(), args, mount_point: mount_point.into(), log: log.into() }
     }
 
     pub fn arg(mut self, arg: impl Into<OsString>) -> Setup {
@@ -80,11 +75,7 @@ impl Node {
     /// Says what the process printed, if it ended or did not mount within the limit.
     pub fn start(setup: Setup) -> Result<Node, String> {
         let describe = |err| format!("{}: {err}", setup.log.display());
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(&setup.log)
-            .map_err(describe)?;
+        let log = File::options().create(true).append(true).open(&setup.log).map_err(describe)?;
         let log_start = log.metadata().map_err(describe)?.len() as usize;
         let child = Command::new(&setup.binary)
             .args(&setup.args)
@@ -93,11 +84,7 @@ impl Node {
             .stderr(log)
             .spawn()
             .map_err(|err| format!("could not start {}: {err}", setup.binary.display()))?;
-        let mut node = Node {
-            setup,
-            child,
-            ended: None,
-        };
+        let mut node = Node { setup, child, ended: None };
         let mounted = command::poll_until(START_LIMIT, || {
             // The line and not the mount alone: a killed process may have left its mount behind.
             !node.is_running()
@@ -106,14 +93,10 @@ impl Node {
         });
         let printed = node.printed_since(log_start);
         if let Some(status) = node.ended {
-            return Err(format!(
-                "ended while starting ({status}), printed: {printed}"
-            ));
+            return Err(format!("ended while starting ({status}), printed: {printed}"));
         }
         if !mounted {
-            return Err(format!(
-                "not mounted within {START_LIMIT:?}, printed: {printed}"
-            ));
+            return Err(format!("not mounted within {START_LIMIT:?}, printed: {printed}"));
         }
         Ok(node)
     }
@@ -196,17 +179,11 @@ impl Node {
     pub fn down(mut self) -> Result<(), String> {
         let done = self.down_command(&[])?;
         if !done.success() {
-            return Err(format!(
-                "down: {}: {}{}",
-                done.status, done.stdout, done.stderr
-            ));
+            return Err(format!("down: {}: {}{}", done.status, done.stdout, done.stderr));
         }
         match self.wait(KILL_LIMIT) {
             Some(status) if status.success() => Ok(()),
-            Some(status) => Err(format!(
-                "down, but the node ended with {status}: {}",
-                self.log()
-            )),
+            Some(status) => Err(format!("down, but the node ended with {status}: {}", self.log())),
             None => Err(format!("down, but the node still runs: {}", self.log())),
         }
     }

@@ -10,9 +10,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub fn core_time(pid: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let ticks = ticks_in_stat(&stat)?;
-    Some(Duration::from_secs_f64(
-        ticks as f64 / rustix::param::clock_ticks_per_second() as f64,
-    ))
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
 /// `utime + stime`, fields 14 and 15 of proc_pid_stat(5). The command name (field 2) may hold
@@ -49,10 +47,7 @@ fn memory_in_status(status: &str) -> Option<Memory> {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.trim().parse().ok()
     };
-    Some(Memory {
-        resident_kib: field("VmRSS:")?,
-        peak_kib: field("VmHWM:")?,
-    })
+    Some(Memory { resident_kib: field("VmRSS:")?, peak_kib: field("VmHWM:")? })
 }
 
 #[cfg(test)]
@@ -70,13 +65,7 @@ mod tests {
     #[test]
     fn memory_is_read_from_status() {
         let status = "Name:\tx\nVmHWM:\t   2048 kB\nVmRSS:\t    1024 kB\n";
-        assert_eq!(
-            memory_in_status(status),
-            Some(Memory {
-                resident_kib: 1024,
-                peak_kib: 2048
-            })
-        );
+        assert_eq!(memory_in_status(status), Some(Memory { resident_kib: 1024, peak_kib: 2048 }));
     }
 
     #[test]

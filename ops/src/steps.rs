@@ -25,20 +25,10 @@ pub fn check() -> Result<(), Failure> {
         tidy(),
     ];
     let failures: Vec<Failure> = steps.into_iter().filter_map(Result::err).collect();
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        Err(failures.join("\n"))
-    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
 }
 
-const CLIPPY: [&str; 5] = [
-    "clippy",
-    "--workspace",
-    "--all-targets",
-    "--profile",
-    PROFILE,
-];
+const CLIPPY: [&str; 5] = ["clippy", "--workspace", "--all-targets", "--profile", PROFILE];
 
 /// Does by itself what `check` would ask for, as far as tools can.
 pub fn fix() -> Result<(), Failure> {
@@ -73,16 +63,7 @@ pub fn nightly() -> Result<(), Failure> {
     build()?;
     simulate(SEEDS_NIGHTLY)?;
     all_tests(&[("T3FS_NIGHTLY", "1"), ("T3FS_ROUNDS", "20")])?;
-    run(&mut cargo(&[
-        "run",
-        "--quiet",
-        "--profile",
-        PROFILE,
-        "-p",
-        "t3fs-ops",
-        "--",
-        "bench",
-    ]))
+    run(&mut cargo(&["run", "--quiet", "--profile", PROFILE, "-p", "t3fs-ops", "--", "bench"]))
 }
 
 fn build() -> Result<(), Failure> {
@@ -91,14 +72,7 @@ fn build() -> Result<(), Failure> {
 
 /// Builds one binary as users run it.
 pub fn build_release(package: &str, binary: &str) -> Result<(), Failure> {
-    run(&mut cargo(&[
-        "build",
-        "--release",
-        "--package",
-        package,
-        "--bin",
-        binary,
-    ]))
+    run(&mut cargo(&["build", "--release", "--package", package, "--bin", binary]))
 }
 
 fn simulate(seeds: u32) -> Result<(), Failure> {
@@ -111,13 +85,7 @@ fn simulate(seeds: u32) -> Result<(), Failure> {
 fn all_tests(env: &[(&str, &str)]) -> Result<(), Failure> {
     let nextest = ["nextest", "run", "--workspace", "--cargo-profile", PROFILE];
     // The plain harness stops at the first binary that fails; all failures are wanted in one run.
-    let harness = [
-        "test",
-        "--workspace",
-        "--profile",
-        PROFILE,
-        "--no-fail-fast",
-    ];
+    let harness = ["test", "--workspace", "--profile", PROFILE, "--no-fail-fast"];
     let mut command = if has_nextest() {
         let mut command = cargo(&nextest);
         command.args(["--no-fail-fast", "--config-file"]);
@@ -145,9 +113,7 @@ fn cargo(args: &[&str]) -> Command {
 /// Runs a command to its end with our own standard streams. Build and test commands carry their own
 /// limits (nextest's per test; CI's for the whole), so there is none here.
 fn run(command: &mut Command) -> Result<(), Failure> {
-    let program = std::path::Path::new(command.get_program())
-        .file_name()
-        .unwrap_or_default();
+    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default();
     let mut line = program.to_string_lossy().into_owned();
     for arg in command.get_args() {
         line.push(' ');

@@ -44,11 +44,7 @@ pub fn rust_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     }
     let mut relative: Vec<PathBuf> = found
         .into_iter()
-        .map(|path| {
-            path.strip_prefix(root)
-                .map(Path::to_path_buf)
-                .unwrap_or(path)
-        })
+        .map(|path| path.strip_prefix(root).map(Path::to_path_buf).unwrap_or(path))
         .collect();
     relative.sort();
     Ok(relative)

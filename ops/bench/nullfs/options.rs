@@ -37,18 +37,12 @@ pub fn event_loops() -> usize {
 
 pub fn mount_config() -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(FS_NAME.into()),
-        MountOption::DefaultPermissions,
-    ];
+    config.mount_options =
+        vec![MountOption::FSName(FS_NAME.into()), MountOption::DefaultPermissions];
     // Without root, `allow_other` needs a line in /etc/fuse.conf that a fresh machine does not
     // have.
     let is_root = rustix::process::geteuid().is_root();
-    config.acl = if is_root {
-        SessionACL::All
-    } else {
-        SessionACL::Owner
-    };
+    config.acl = if is_root { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(event_loops());
     config.clone_fd = true;
     config
@@ -61,11 +55,7 @@ pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
         // Refused means that this kernel lacks it; each of them only makes things faster.
         let _ = kernel.add_capabilities(flag);
     }
-    kernel
-        .set_max_write(WRITE_BYTES_MAX)
-        .map_err(|_| refused("max_write"))?;
-    kernel
-        .set_max_background(BACKGROUND_REQUESTS_MAX)
-        .map_err(|_| refused("max_background"))?;
+    kernel.set_max_write(WRITE_BYTES_MAX).map_err(|_| refused("max_write"))?;
+    kernel.set_max_background(BACKGROUND_REQUESTS_MAX).map_err(|_| refused("max_background"))?;
     Ok(())
 }

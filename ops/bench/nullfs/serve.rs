@@ -111,9 +111,7 @@ impl Filesystem for NullFs {
         reply: ReplyEntry,
     ) {
         let perm = permissions(mode);
-        let added = self
-            .tree
-            .add(parent.0, name, FileType::Directory, perm, owner(req));
+        let added = self.tree.add(parent.0, name, FileType::Directory, perm, owner(req));
         answer_entry(reply, added);
     }
 
@@ -141,10 +139,7 @@ impl Filesystem for NullFs {
         if !flags.is_empty() {
             return reply.error(Errno::EINVAL);
         }
-        answer_empty(
-            reply,
-            self.tree.rename((parent.0, name), (newparent.0, newname)),
-        );
+        answer_empty(reply, self.tree.rename((parent.0, name), (newparent.0, newname)));
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -162,18 +157,9 @@ impl Filesystem for NullFs {
         reply: ReplyCreate,
     ) {
         let perm = permissions(mode);
-        match self
-            .tree
-            .add(parent.0, name, FileType::RegularFile, perm, owner(req))
-        {
+        match self.tree.add(parent.0, name, FileType::RegularFile, perm, owner(req)) {
             Some(attr) => {
-                reply.created(
-                    &TTL,
-                    &attr,
-                    Generation(0),
-                    FileHandle(0),
-                    options::OPEN_FLAGS,
-                );
+                reply.created(&TTL, &attr, Generation(0), FileHandle(0), options::OPEN_FLAGS);
             }
             None => reply.error(Errno::ENOENT),
         }
@@ -293,14 +279,7 @@ impl Filesystem for NullFs {
             let Some(attr) = self.tree.attr(entry.ino) else {
                 continue;
             };
-            if reply.add(
-                INodeNo(entry.ino),
-                next,
-                &entry.name,
-                &TTL,
-                &attr,
-                Generation(0),
-            ) {
+            if reply.add(INodeNo(entry.ino), next, &entry.name, &TTL, &attr, Generation(0)) {
                 break;
             }
         }
@@ -324,15 +303,6 @@ impl Filesystem for NullFs {
         let blocks = 1 << 28;
         let inodes_max = 1 << 32;
         let inodes_free = inodes_max - self.tree.inodes();
-        reply.statfs(
-            blocks,
-            blocks,
-            blocks,
-            inodes_max,
-            inodes_free,
-            4096,
-            255,
-            4096,
-        );
+        reply.statfs(blocks, blocks, blocks, inodes_max, inodes_free, 4096, 255, 4096);
     }
 }

@@ -116,10 +116,7 @@ impl Tree {
 
     /// True if the folder `name` in `parent` has entries.
     pub fn is_full(&self, parent: u64, name: &OsStr) -> bool {
-        let ino = self
-            .folders
-            .get(&parent)
-            .and_then(|names| names.get(name).copied());
+        let ino = self.folders.get(&parent).and_then(|names| names.get(name).copied());
         let folder = ino.and_then(|ino| self.folders.get(&ino));
         folder.is_some_and(|names| !names.is_empty())
     }
@@ -138,32 +135,16 @@ impl Tree {
     /// Opens a folder for reading; returns the handle of its listing.
     pub fn open_listing(&self, ino: u64) -> Option<u64> {
         let mut listing = vec![
-            Listed {
-                ino,
-                kind: FileType::Directory,
-                name: ".".into(),
-            },
+            Listed { ino, kind: FileType::Directory, name: ".".into() },
             // The kernel replaces the number of `..` with its own.
-            Listed {
-                ino,
-                kind: FileType::Directory,
-                name: "..".into(),
-            },
+            Listed { ino, kind: FileType::Directory, name: "..".into() },
         ];
-        let names: Vec<(OsString, u64)> = self
-            .folders
-            .get(&ino)?
-            .iter()
-            .map(|(name, ino)| (name.clone(), *ino))
-            .collect();
+        let names: Vec<(OsString, u64)> =
+            self.folders.get(&ino)?.iter().map(|(name, ino)| (name.clone(), *ino)).collect();
         for (name, ino) in names {
             // Absent means removed since the names were copied.
             if let Some(attr) = self.attr(ino) {
-                listing.push(Listed {
-                    ino,
-                    kind: attr.kind,
-                    name,
-                });
+                listing.push(Listed { ino, kind: attr.kind, name });
             }
         }
         let handle = self.next.fetch_add(1, Ordering::Relaxed);
@@ -172,9 +153,7 @@ impl Tree {
     }
 
     pub fn listing(&self, handle: u64) -> Option<Arc<[Listed]>> {
-        self.listings
-            .get(&handle)
-            .map(|listing| Arc::clone(&listing))
+        self.listings.get(&handle).map(|listing| Arc::clone(&listing))
     }
 
     pub fn close_listing(&self, handle: u64) {

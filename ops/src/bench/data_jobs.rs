@@ -52,11 +52,7 @@ pub fn sequential_write(
     let mut bytes = 0;
     while meter.wall() < least {
         meter.measure(|| {
-            let file = open(
-                &path,
-                OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
-                direct,
-            )?;
+            let file = open(&path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, direct)?;
             for offset in (0..SEQUENTIAL_PASS_BYTES).step_by(MIB) {
                 file.write_all_at(buffer.bytes(), offset)?;
             }
@@ -112,16 +108,10 @@ pub fn random_read(
         drop_caches(&file)?;
         let left = least - meter.wall();
         operations += meter.measure(|| {
-            each_once(&order, threads, left, |buffer, offset| {
-                file.read_exact_at(buffer, offset)
-            })
+            each_once(&order, threads, left, |buffer, offset| file.read_exact_at(buffer, offset))
         })?;
     }
-    Ok(vec![meter.sample(
-        row,
-        operations as u64,
-        (operations * BLOCK) as u64,
-    )])
+    Ok(vec![meter.sample(row, operations as u64, (operations * BLOCK) as u64)])
 }
 
 pub fn random_write(
@@ -135,11 +125,7 @@ pub fn random_write(
     let path = prepared(dir)?;
     // Each round and pass another order: blocks written before are as good as any.
     let order = Noise::new(Noise::any_seed()).shuffled(PREPARED_BYTES as usize / BLOCK);
-    let pass = if direct {
-        order.len()
-    } else {
-        BUFFERED_WRITES_PER_PASS
-    };
+    let pass = if direct { order.len() } else { BUFFERED_WRITES_PER_PASS };
     let file = open(&path, OFlags::WRONLY, direct)?;
     let mut operations = 0;
     for part in order.chunks(pass).cycle() {
@@ -148,18 +134,13 @@ pub fn random_write(
         }
         let left = least - meter.wall();
         operations += meter.measure(|| {
-            let written = each_once(part, threads, left, |buffer, offset| {
-                file.write_all_at(buffer, offset)
-            })?;
+            let written =
+                each_once(part, threads, left, |buffer, offset| file.write_all_at(buffer, offset))?;
             file.sync_all()?;
             io::Result::Ok(written)
         })?;
     }
-    Ok(vec![meter.sample(
-        row,
-        operations as u64,
-        (operations * BLOCK) as u64,
-    )])
+    Ok(vec![meter.sample(row, operations as u64, (operations * BLOCK) as u64)])
 }
 
 /// Calls `operation` for the blocks in `order`, each once, from several threads, until all are done

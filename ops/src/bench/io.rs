@@ -26,11 +26,7 @@ impl Buffer {
         let mut memory = vec![0; length + BLOCK];
         let start = memory.as_ptr().align_offset(BLOCK);
         Noise::new(seed).fill(&mut memory[start..start + length]);
-        Buffer {
-            memory,
-            start,
-            length,
-        }
+        Buffer { memory, start, length }
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -44,11 +40,7 @@ impl Buffer {
 
 /// Opens `path` with these flags, and O_DIRECT if asked for.
 pub fn open(path: &Path, flags: OFlags, direct: bool) -> io::Result<File> {
-    let direct = if direct {
-        OFlags::DIRECT
-    } else {
-        OFlags::empty()
-    };
+    let direct = if direct { OFlags::DIRECT } else { OFlags::empty() };
     let mode = Mode::RUSR | Mode::WUSR;
     let file = rustix::fs::open(path, flags | direct | OFlags::CLOEXEC, mode)
         .map_err(|err| io::Error::other(format!("open {}: {err}", path.display())))?;

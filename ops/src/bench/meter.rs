@@ -42,11 +42,7 @@ pub struct Meter {
 
 impl Meter {
     pub fn new(server: Option<u32>) -> Meter {
-        Meter {
-            server,
-            wall: Duration::ZERO,
-            core: Duration::ZERO,
-        }
+        Meter { server, wall: Duration::ZERO, core: Duration::ZERO }
     }
 
     /// Runs `part` with the clocks on.

@@ -81,10 +81,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let (t3fs, nullfs) = build(options)?;
     let base = options.data.clone().unwrap_or_else(workspace::target_dir);
     let places = Places::set_up(&base, t3fs.as_deref(), &nullfs)?;
-    let idle = places
-        .t3fs
-        .as_ref()
-        .and_then(|node| procfs::memory(node.pid()));
+    let idle = places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
     let mut results = Results::default();
     let mut loaded_kib = 0;
     for job in JOBS {
@@ -99,17 +96,11 @@ pub fn run(options: &Options) -> Result<(), String> {
                     .map_err(|err| format!("{job} in {}: {err}", place.dir.display()))?;
                 results.add(number, samples);
             }
-            let loaded = places
-                .t3fs
-                .as_ref()
-                .and_then(|node| procfs::memory(node.pid()));
+            let loaded = places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
             loaded_kib = loaded_kib.max(loaded.map_or(0, |memory| memory.resident_kib));
         }
     }
-    let peak = places
-        .t3fs
-        .as_ref()
-        .and_then(|node| procfs::memory(node.pid()));
+    let peak = places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
     let (table, all_reached) = results.render(&rows);
     let mut report = format!("{}\n\n{table}", conditions(options, &base));
     if let (Some(idle), Some(peak)) = (idle, peak) {
@@ -128,10 +119,7 @@ fn chosen_rows(words: &[String]) -> Result<Vec<Row>, String> {
     for word in words {
         if !rows.iter().any(|row| row.is_chosen_by(word)) {
             let names: Vec<&str> = rows.iter().map(|row| row.name.as_str()).collect();
-            return Err(format!(
-                "no row is called {word}; there are: {}",
-                names.join(" ")
-            ));
+            return Err(format!("no row is called {word}; there are: {}", names.join(" ")));
         }
     }
     let chosen = |row: &Row| words.is_empty() || words.iter().any(|word| row.is_chosen_by(word));
@@ -209,18 +197,15 @@ fn samples(job: Job, options: &JobOptions) -> std::io::Result<Vec<Sample>> {
 fn in_threads<R: Send>(threads: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
     thread::scope(|scope| {
         let work = &work;
-        let started: Vec<_> = (0..threads)
-            .map(|number| scope.spawn(move || work(number)))
-            .collect();
+        let started: Vec<_> =
+            (0..threads).map(|number| scope.spawn(move || work(number))).collect();
         started.into_iter().map(joined).collect()
     })
 }
 
 /// The result of a thread; its panic becomes ours.
 fn joined<R>(thread: thread::ScopedJoinHandle<'_, R>) -> R {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// What a reader needs to know to compare this run with another.
@@ -241,11 +226,7 @@ fn conditions(options: &Options, base: &Path) -> String {
 }
 
 fn memory_line(idle_kib: u64, loaded_kib: u64, peak_kib: u64) -> String {
-    let verdict = if idle_kib < IDLE_KIB_MAX {
-        "ok"
-    } else {
-        "MISS"
-    };
+    let verdict = if idle_kib < IDLE_KIB_MAX { "ok" } else { "MISS" };
     let mib = |kib: u64| kib / 1024;
     format!(
         "\nMemory of t3fs-node: {} MiB idle (< {} MiB: {verdict}), {} MiB at most between jobs, \
@@ -258,10 +239,7 @@ fn memory_line(idle_kib: u64, loaded_kib: u64, peak_kib: u64) -> String {
 }
 
 fn save(report: &str) -> Result<(), String> {
-    let date = command::finish(
-        Command::new("date").arg("+%Y-%m-%d"),
-        Duration::from_secs(10),
-    );
+    let date = command::finish(Command::new("date").arg("+%Y-%m-%d"), Duration::from_secs(10));
     let date = date.map_err(|err| err.to_string())?.stdout;
     let dir = workspace::root().join("ops/bench/results");
     let path = dir.join(format!("{}.md", date.trim()));

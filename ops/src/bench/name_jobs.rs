@@ -62,8 +62,7 @@ impl Crew<'_> {
         })?;
         let row = &self.rows[self.samples.len()];
         let bytes = operations * bytes_per_operation;
-        self.samples
-            .push(meter.sample(&row.name, operations as u64, bytes as u64));
+        self.samples.push(meter.sample(&row.name, operations as u64, bytes as u64));
         Ok(())
     }
 }
@@ -103,18 +102,9 @@ fn with_folders<'a>(
     for thread in 0..threads {
         let path = root.join(thread.to_string());
         fs::create_dir(&path)?;
-        folders.push(Folder {
-            dir: File::open(&path)?,
-            files: 0,
-        });
+        folders.push(Folder { dir: File::open(&path)?, files: 0 });
     }
-    let mut crew = Crew {
-        folders,
-        limit,
-        server,
-        samples: Vec::new(),
-        rows,
-    };
+    let mut crew = Crew { folders, limit, server, samples: Vec::new(), rows };
     phases(&mut crew)?;
     fs::remove_dir_all(root)?;
     Ok(crew.samples)

@@ -31,47 +31,26 @@ impl Places {
         let make = |name: &str| {
             let dir = base.join(name);
             let made = fs::create_dir_all(&dir);
-            made.map(|()| dir.clone())
-                .map_err(|err| format!("{}: {err}", dir.display()))
+            made.map(|()| dir.clone()).map_err(|err| format!("{}: {err}", dir.display()))
         };
         let folder = make("folder")?;
         let data = make("data")?;
         let (t3fs_mount, nullfs_mount) = (make("t3fs")?, make("null")?);
-        let nullfs = Node::start(Setup::nullfs(
-            nullfs,
-            &nullfs_mount,
-            &base.join("nullfs.log"),
-        ))?;
+        let nullfs = Node::start(Setup::nullfs(nullfs, &nullfs_mount, &base.join("nullfs.log")))?;
         let start_t3fs = |binary: &Path| {
-            Node::start(Setup::t3fs(
-                binary,
-                &t3fs_mount,
-                &[data],
-                &base.join("t3fs.log"),
-            ))
+            Node::start(Setup::t3fs(binary, &t3fs_mount, &[data], &base.join("t3fs.log")))
         };
         let t3fs = t3fs.map(start_t3fs).transpose()?;
-        Ok(Places {
-            base,
-            folder,
-            t3fs,
-            nullfs,
-        })
+        Ok(Places { base, folder, t3fs, nullfs })
     }
 
     pub fn all(&self) -> [Option<Place<'_>>; 3] {
         let mounted = |node| {
             let node: &Node = node;
-            Place {
-                dir: node.mount_point(),
-                server: Some(node.pid()),
-            }
+            Place { dir: node.mount_point(), server: Some(node.pid()) }
         };
         [
-            Some(Place {
-                dir: &self.folder,
-                server: None,
-            }),
+            Some(Place { dir: &self.folder, server: None }),
             self.t3fs.as_ref().map(mounted),
             Some(mounted(&self.nullfs)),
         ]

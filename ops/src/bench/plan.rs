@@ -36,38 +36,14 @@ pub const JOBS: [Job; 16] = [
     Job::SequentialWrite { direct: false },
     Job::SequentialRead { direct: true },
     Job::SequentialRead { direct: false },
-    Job::RandomRead {
-        direct: true,
-        threads: 1,
-    },
-    Job::RandomRead {
-        direct: true,
-        threads: 16,
-    },
-    Job::RandomRead {
-        direct: false,
-        threads: 1,
-    },
-    Job::RandomRead {
-        direct: false,
-        threads: 16,
-    },
-    Job::RandomWrite {
-        direct: true,
-        threads: 1,
-    },
-    Job::RandomWrite {
-        direct: true,
-        threads: 16,
-    },
-    Job::RandomWrite {
-        direct: false,
-        threads: 1,
-    },
-    Job::RandomWrite {
-        direct: false,
-        threads: 16,
-    },
+    Job::RandomRead { direct: true, threads: 1 },
+    Job::RandomRead { direct: true, threads: 16 },
+    Job::RandomRead { direct: false, threads: 1 },
+    Job::RandomRead { direct: false, threads: 16 },
+    Job::RandomWrite { direct: true, threads: 1 },
+    Job::RandomWrite { direct: true, threads: 16 },
+    Job::RandomWrite { direct: false, threads: 1 },
+    Job::RandomWrite { direct: false, threads: 16 },
     Job::Names { threads: 1 },
     Job::Names { threads: 16 },
     Job::SmallFiles { threads: 1 },
@@ -99,19 +75,10 @@ impl Job {
 
     /// The rows that this job fills, in the order of its phases.
     pub fn rows(&self) -> Vec<Row> {
-        let bytes = |name: String| Row {
-            name,
-            unit: Unit::MegabytesPerSecond,
-        };
-        let operations = |name: String| Row {
-            name,
-            unit: Unit::OperationsPerSecond,
-        };
+        let bytes = |name: String| Row { name, unit: Unit::MegabytesPerSecond };
+        let operations = |name: String| Row { name, unit: Unit::OperationsPerSecond };
         let phases = |names: &[&str], threads: &usize| {
-            names
-                .iter()
-                .map(|name| operations(format!("{name}-{threads}")))
-                .collect()
+            names.iter().map(|name| operations(format!("{name}-{threads}"))).collect()
         };
         match self {
             Job::SequentialWrite { .. } | Job::SequentialRead { .. } => {
@@ -201,10 +168,7 @@ mod tests {
 
     #[test]
     fn a_word_chooses_whole_parts_of_a_name() {
-        let row = Row {
-            name: "rand-read-direct-16".into(),
-            unit: Unit::OperationsPerSecond,
-        };
+        let row = Row { name: "rand-read-direct-16".into(), unit: Unit::OperationsPerSecond };
         assert!(row.is_chosen_by("rand-read") && row.is_chosen_by("rand-read-direct-16"));
         assert!(!row.is_chosen_by("rand-read-direct-1") && !row.is_chosen_by("seq"));
     }

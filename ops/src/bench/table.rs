@@ -19,23 +19,13 @@ struct Cell {
     core_us: f64,
 }
 
-const HEADINGS: [&str; 7] = [
-    "row",
-    "folder",
-    "t3fs",
-    "nullfs",
-    "t3fs/folder",
-    "t3fs/nullfs",
-    "target",
-];
+const HEADINGS: [&str; 7] =
+    ["row", "folder", "t3fs", "nullfs", "t3fs/folder", "t3fs/nullfs", "target"];
 
 impl Results {
     pub fn add(&mut self, place: usize, samples: Vec<Sample>) {
         for sample in samples {
-            self.samples
-                .entry((sample.row.clone(), place))
-                .or_default()
-                .push(sample);
+            self.samples.entry((sample.row.clone(), place)).or_default().push(sample);
         }
     }
 
@@ -46,10 +36,7 @@ impl Results {
             Unit::MegabytesPerSecond => median_of(&Sample::megabytes_per_second),
             Unit::OperationsPerSecond => median_of(&Sample::operations_per_second),
         };
-        Some(Cell {
-            rate,
-            core_us: median_of(&Sample::core_us_per_operation),
-        })
+        Some(Cell { rate, core_us: median_of(&Sample::core_us_per_operation) })
     }
 
     /// The table, and whether every target in it was reached.
@@ -104,22 +91,12 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        values[middle - 1].midpoint(values[middle])
-    }
+    if values.len() % 2 == 1 { values[middle] } else { values[middle - 1].midpoint(values[middle]) }
 }
 
 /// Pads all columns to the same width: the first and last to the left, numbers to the right.
 fn columns(lines: &[[String; 7]]) -> String {
-    let width = |column: usize| {
-        lines
-            .iter()
-            .map(|line| line[column].len())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| lines.iter().map(|line| line[column].len()).max().unwrap_or(0);
     let widths: [usize; 7] = std::array::from_fn(width);
     let last = widths.len() - 1;
     let mut text = String::new();
@@ -135,11 +112,7 @@ fn columns(lines: &[[String; 7]]) -> String {
         text.push('\n');
         if number == 0 {
             for (column, width) in widths.into_iter().enumerate() {
-                let mark = if column == 0 || column == last {
-                    "-"
-                } else {
-                    ":"
-                };
+                let mark = if column == 0 || column == last { "-" } else { ":" };
                 let _ = write!(text, "|{}{mark}", "-".repeat(width + 1));
             }
             text.push_str("|\n");
@@ -159,13 +132,8 @@ mod tests {
             // One wild round in three must not show.
             for operations in [rate, rate, rate * 100] {
                 let row = "create-16".to_owned();
-                let sample = Sample {
-                    row,
-                    operations,
-                    bytes: 0,
-                    wall_us: 1_000_000,
-                    core_us: operations,
-                };
+                let sample =
+                    Sample { row, operations, bytes: 0, wall_us: 1_000_000, core_us: operations };
                 results.add(place, vec![sample]);
             }
         }
@@ -173,10 +141,7 @@ mod tests {
     }
 
     fn rendered(rates: [u64; 3]) -> (String, bool) {
-        let row = Row {
-            name: "create-16".into(),
-            unit: Unit::OperationsPerSecond,
-        };
+        let row = Row { name: "create-16".into(), unit: Unit::OperationsPerSecond };
         results(rates).render(&[row])
     }
 
@@ -185,10 +150,7 @@ mod tests {
         let (text, reached) = rendered([1000, 300, 900]);
         assert!(reached);
         assert!(text.contains("300 /s (1.0 us) |"), "{text}");
-        assert!(
-            text.contains(" 0.30 |") && text.contains(" 0.33 |"),
-            "{text}"
-        );
+        assert!(text.contains(" 0.30 |") && text.contains(" 0.33 |"), "{text}");
         assert!(text.contains(">= 0.3 nullfs: ok"), "{text}");
     }
 

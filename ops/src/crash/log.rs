@@ -12,35 +12,14 @@ pub type FileId = u64;
 /// One operation. Paths are relative to the folder that the writer works in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    Mkdir {
-        path: String,
-    },
-    Rmdir {
-        path: String,
-    },
-    Create {
-        path: String,
-        file: FileId,
-    },
-    Unlink {
-        path: String,
-    },
-    Rename {
-        from: String,
-        to: String,
-    },
-    Write {
-        file: FileId,
-        offset: u64,
-        length: u64,
-        seed: u64,
-    },
-    Fsync {
-        file: FileId,
-    },
-    FsyncDir {
-        path: String,
-    },
+    Mkdir { path: String },
+    Rmdir { path: String },
+    Create { path: String, file: FileId },
+    Unlink { path: String },
+    Rename { from: String, to: String },
+    Write { file: FileId, offset: u64, length: u64, seed: u64 },
+    Fsync { file: FileId },
+    FsyncDir { path: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,10 +44,7 @@ impl LogWriter {
     pub fn around(&mut self, op: &Op, run: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let seq = self.next;
         self.next += 1;
-        self.append(&Line::Begin {
-            seq,
-            op: op.clone(),
-        })?;
+        self.append(&Line::Begin { seq, op: op.clone() })?;
         run()?;
         self.append(&Line::End { seq })?;
         if matches!(op, Op::Fsync { .. } | Op::FsyncDir { .. }) {
@@ -119,9 +95,6 @@ impl History {
     /// Number of operations that an acknowledged fsync made durable, itself included.
     pub fn durable(&self) -> usize {
         let is_sync = |op: &Op| matches!(op, Op::Fsync { .. } | Op::FsyncDir { .. });
-        self.ops[..self.ended]
-            .iter()
-            .rposition(is_sync)
-            .map_or(0, |last| last + 1)
+        self.ops[..self.ended].iter().rposition(is_sync).map_or(0, |last| last + 1)
     }
 }

@@ -45,8 +45,7 @@ impl Namespace {
         self.entries.remove(to);
         for path in moved {
             if let Some(entry) = self.entries.remove(&path) {
-                self.entries
-                    .insert(format!("{to}{}", &path[from.len()..]), entry);
+                self.entries.insert(format!("{to}{}", &path[from.len()..]), entry);
             }
         }
     }
@@ -65,17 +64,10 @@ mod tests {
     #[test]
     fn rename_moves_whole_folders() {
         let mut names = Namespace::default();
-        for (path, entry) in [
-            ("a", Entry::Dir),
-            ("a/f", Entry::File(1)),
-            ("ab", Entry::Dir),
-        ] {
+        for (path, entry) in [("a", Entry::Dir), ("a/f", Entry::File(1)), ("ab", Entry::Dir)] {
             names.entries.insert(path.into(), entry);
         }
-        names.apply(&Op::Rename {
-            from: "a".into(),
-            to: "c".into(),
-        });
+        names.apply(&Op::Rename { from: "a".into(), to: "c".into() });
         let paths: Vec<&str> = names.entries.keys().map(String::as_str).collect();
         assert_eq!(paths, ["ab", "c", "c/f"]);
         assert!(names.is_empty_dir("ab") && !names.is_empty_dir("c"));

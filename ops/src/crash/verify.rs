@@ -44,12 +44,7 @@ pub fn verify(dir: &Path, history: &History) -> Result<Verified, String> {
         match outcome {
             Ok(synced_bytes) => {
                 let files = found.values().filter(|content| content.is_some()).count();
-                return Ok(Verified {
-                    prefix,
-                    durable,
-                    files,
-                    synced_bytes,
-                });
+                return Ok(Verified { prefix, durable, files, synced_bytes });
             }
             Err(complaint) => complaints.push(format!("after {prefix} operations: {complaint}")),
         }
@@ -104,9 +99,7 @@ fn contents(names: &Namespace, found: &Found, history: &History) -> Result<u64, 
             continue;
         };
         let promise = Promise::of(*file, history);
-        promise
-            .check(bytes)
-            .map_err(|what| format!("content of {path}: {what}"))?;
+        promise.check(bytes).map_err(|what| format!("content of {path}: {what}"))?;
         synced_bytes += promise.synced.len() as u64;
     }
     Ok(synced_bytes)
@@ -123,21 +116,12 @@ struct Promise<'a> {
 impl<'a> Promise<'a> {
     fn of(file: FileId, history: &'a History) -> Promise<'a> {
         let is_sync = |op: &Op| *op == Op::Fsync { file };
-        let synced_ops = history.ops[..history.ended]
-            .iter()
-            .rposition(is_sync)
-            .unwrap_or(0);
+        let synced_ops = history.ops[..history.ended].iter().rposition(is_sync).unwrap_or(0);
         let is_write = |op: &&Op| matches!(op, Op::Write { file: other, .. } if *other == file);
         let (before, after) = history.ops.split_at(synced_ops);
         let mut synced = Vec::new();
         for op in before.iter().filter(is_write) {
-            let Op::Write {
-                offset,
-                length,
-                seed,
-                ..
-            } = op
-            else {
+            let Op::Write { offset, length, seed, .. } = op else {
                 continue;
             };
             let (start, end) = (*offset as usize, (offset + length) as usize);
@@ -146,19 +130,13 @@ impl<'a> Promise<'a> {
             }
             content(*seed, *offset, &mut synced[start..end]);
         }
-        Promise {
-            synced,
-            later: after.iter().filter(is_write).collect(),
-        }
+        Promise { synced, later: after.iter().filter(is_write).collect() }
     }
 
     fn check(&self, bytes: &[u8]) -> Result<(), String> {
         let synced = self.synced.len();
         if bytes.len() < synced {
-            return Err(format!(
-                "{} bytes, of which {synced} were synced",
-                bytes.len()
-            ));
+            return Err(format!("{} bytes, of which {synced} were synced", bytes.len()));
         }
         let ends = self.later.iter().map(|op| match op {
             Op::Write { offset, length, .. } => (offset + length) as usize,
@@ -166,23 +144,14 @@ impl<'a> Promise<'a> {
         });
         let longest = ends.fold(synced, usize::max);
         if bytes.len() > longest {
-            return Err(format!(
-                "{} bytes, but never more than {longest} written",
-                bytes.len()
-            ));
+            return Err(format!("{} bytes, but never more than {longest} written", bytes.len()));
         }
         for (offset, byte) in bytes.iter().enumerate() {
             // Beyond what was synced, lost data may leave a hole behind.
             let before = self.synced.get(offset).copied().unwrap_or(0);
             if *byte != before && !self.later.iter().any(|op| writes(op, offset, *byte)) {
-                let covered = if offset < synced {
-                    "synced"
-                } else {
-                    "unsynced"
-                };
-                return Err(format!(
-                    "byte {offset} ({covered}) is {byte:#04x}, not {before:#04x}"
-                ));
+                let covered = if offset < synced { "synced" } else { "unsynced" };
+                return Err(format!("byte {offset} ({covered}) is {byte:#04x}, not {before:#04x}"));
             }
         }
         Ok(())
@@ -191,13 +160,7 @@ impl<'a> Promise<'a> {
 
 /// True if `op` put `byte` at `offset`.
 fn writes(op: &Op, offset: usize, byte: u8) -> bool {
-    let Op::Write {
-        offset: start,
-        length,
-        seed,
-        ..
-    } = op
-    else {
+    let Op::Write { offset: start, length, seed, .. } = op else {
         return false;
     };
     let offset = offset as u64;
@@ -229,43 +192,18 @@ mod tests {
         for op in &ops[..done] {
             execute(dir.path(), &mut open, op).expect("an operation");
         }
-        Case {
-            dir,
-            history: History {
-                ops: ops.to_vec(),
-                ended: ops.len(),
-            },
-        }
+        Case { dir, history: History { ops: ops.to_vec(), ended: ops.len() } }
     }
 
     fn sample() -> Vec<Op> {
         vec![
             Op::Mkdir { path: "d".into() },
-            Op::Create {
-                path: "d/a".into(),
-                file: 1,
-            },
-            Op::Write {
-                file: 1,
-                offset: 10,
-                length: 100,
-                seed: 7,
-            },
+            Op::Create { path: "d/a".into(), file: 1 },
+            Op::Write { file: 1, offset: 10, length: 100, seed: 7 },
             Op::Fsync { file: 1 },
-            Op::Rename {
-                from: "d/a".into(),
-                to: "b".into(),
-            },
-            Op::Write {
-                file: 1,
-                offset: 50,
-                length: 100,
-                seed: 8,
-            },
-            Op::Create {
-                path: "c".into(),
-                file: 2,
-            },
+            Op::Rename { from: "d/a".into(), to: "b".into() },
+            Op::Write { file: 1, offset: 50, length: 100, seed: 8 },
+            Op::Create { path: "c".into(), file: 2 },
         ]
     }
 
@@ -331,9 +269,6 @@ mod tests {
         }
         let history = History::read(&log).expect("a log");
         let verified = verify(&dir, &history).expect("nothing was lost");
-        assert!(
-            verified.files > 0 && verified.synced_bytes > 0,
-            "{verified:?}"
-        );
+        assert!(verified.files > 0 && verified.synced_bytes > 0, "{verified:?}");
     }
 }

@@ -64,16 +64,10 @@ impl Writer {
         match self.below(100) {
             0..15 => self.create(),
             15..58 => self.write(),
-            58..74 => Some(Op::Fsync {
-                file: self.any_file()?.1,
-            }),
-            74..77 => Some(Op::FsyncDir {
-                path: self.any_dir(),
-            }),
+            58..74 => Some(Op::Fsync { file: self.any_file()?.1 }),
+            74..77 => Some(Op::FsyncDir { path: self.any_dir() }),
             77..87 => self.rename(),
-            87..93 => Some(Op::Unlink {
-                path: self.any_file()?.0,
-            }),
+            87..93 => Some(Op::Unlink { path: self.any_file()?.0 }),
             93..97 => self.mkdir(),
             _ => {
                 let path = self.any_dir();
@@ -88,10 +82,7 @@ impl Writer {
             return None;
         }
         let file = self.fresh();
-        Some(Op::Create {
-            path: self.new_path("f"),
-            file,
-        })
+        Some(Op::Create { path: self.new_path("f"), file })
     }
 
     fn write(&mut self) -> Option<Op> {
@@ -103,12 +94,7 @@ impl Writer {
             1 => (self.below(FILE_BYTES_MAX / 4096) * 4096, 4096),
             _ => (self.below(FILE_BYTES_MAX), 1 + self.below(WRITE_BYTES_MAX)),
         };
-        Some(Op::Write {
-            file,
-            offset,
-            length,
-            seed,
-        })
+        Some(Op::Write { file, offset, length, seed })
     }
 
     fn rename(&mut self) -> Option<Op> {
@@ -124,23 +110,13 @@ impl Writer {
                 let into_itself = to.starts_with(&format!("{from}/"));
                 (!from.is_empty() && !into_itself).then_some(Op::Rename { from, to })
             }
-            _ => Some(Op::Rename {
-                from: self.any_file()?.0,
-                to: self.new_path("f"),
-            }),
+            _ => Some(Op::Rename { from: self.any_file()?.0, to: self.new_path("f") }),
         }
     }
 
     fn mkdir(&mut self) -> Option<Op> {
-        let dirs = self
-            .names
-            .entries
-            .values()
-            .filter(|entry| **entry == Entry::Dir)
-            .count();
-        (dirs < DIRS_MAX).then(|| Op::Mkdir {
-            path: self.new_path("d"),
-        })
+        let dirs = self.names.entries.values().filter(|entry| **entry == Entry::Dir).count();
+        (dirs < DIRS_MAX).then(|| Op::Mkdir { path: self.new_path("d") })
     }
 
     fn fresh(&mut self) -> u64 {
@@ -156,11 +132,7 @@ impl Writer {
     fn new_path(&mut self, prefix: &str) -> String {
         let dir = self.any_dir();
         let name = format!("{prefix}{}", self.fresh());
-        if dir.is_empty() {
-            name
-        } else {
-            format!("{dir}/{name}")
-        }
+        if dir.is_empty() { name } else { format!("{dir}/{name}") }
     }
 
     fn any_file(&mut self) -> Option<(String, FileId)> {
@@ -169,9 +141,7 @@ impl Writer {
             return None;
         }
         let chosen = self.below(count) as usize;
-        files(&self.names)
-            .nth(chosen)
-            .map(|(path, file)| (path.clone(), file))
+        files(&self.names).nth(chosen).map(|(path, file)| (path.clone(), file))
     }
 
     /// Empty for the writer's own folder.
@@ -186,22 +156,16 @@ impl Writer {
 }
 
 fn files(names: &Namespace) -> impl Iterator<Item = (&String, FileId)> {
-    names
-        .entries
-        .iter()
-        .filter_map(|(path, entry)| match entry {
-            Entry::File(file) => Some((path, *file)),
-            Entry::Dir => None,
-        })
+    names.entries.iter().filter_map(|(path, entry)| match entry {
+        Entry::File(file) => Some((path, *file)),
+        Entry::Dir => None,
+    })
 }
 
 /// Does `op` in `dir`. Also how the check's own tests make a folder that a crash could have left.
 pub fn execute(dir: &Path, open: &mut BTreeMap<FileId, File>, op: &Op) -> io::Result<()> {
     let at = |path: &String| dir.join(path);
-    let opened = |file| {
-        open.get(file)
-            .ok_or_else(|| io::Error::other("a file without a name"))
-    };
+    let opened = |file| open.get(file).ok_or_else(|| io::Error::other("a file without a name"));
     match op {
         Op::Mkdir { path } => fs::create_dir(at(path)),
         Op::Rmdir { path } => fs::remove_dir(at(path)),
@@ -211,12 +175,7 @@ pub fn execute(dir: &Path, open: &mut BTreeMap<FileId, File>, op: &Op) -> io::Re
             open.insert(*file, File::create_new(at(path))?);
             Ok(())
         }
-        Op::Write {
-            file,
-            offset,
-            length,
-            seed,
-        } => {
+        Op::Write { file, offset, length, seed } => {
             let mut bytes = vec![0; *length as usize];
             content(*seed, *offset, &mut bytes);
             opened(file)?.write_all_at(&bytes, *offset)

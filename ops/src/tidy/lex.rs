@@ -15,8 +15,7 @@ pub struct Token {
 
 impl Token {
     fn is_ident(&self) -> bool {
-        self.text
-            .starts_with(|c: char| c.is_alphabetic() || c == '_')
+        self.text.starts_with(|c: char| c.is_alphabetic() || c == '_')
     }
 }
 
@@ -34,11 +33,7 @@ impl CodePath {
     /// True if the path begins with these segments.
     pub fn begins(&self, prefix: &[&str]) -> bool {
         self.segments.len() >= prefix.len()
-            && self
-                .segments
-                .iter()
-                .zip(prefix)
-                .all(|(have, want)| have == want)
+            && self.segments.iter().zip(prefix).all(|(have, want)| have == want)
     }
 
     /// True if the path names something inside the crate `name` (or, in a `use`, the crate itself).
@@ -65,27 +60,18 @@ pub fn tokens(text: &str) -> Vec<Token> {
                 None => {
                     let start = if is_raw_ident(&chars, at) { at + 2 } else { at };
                     let end = end_of_word(&chars, start);
-                    tokens.push(Token {
-                        text: chars[start..end].iter().collect(),
-                        line,
-                    });
+                    tokens.push(Token { text: chars[start..end].iter().collect(), line });
                     end
                 }
             },
             c if c.is_ascii_digit() => end_of_word(&chars, at),
             c if c.is_whitespace() => at + 1,
             ':' if next == Some(':') => {
-                tokens.push(Token {
-                    text: "::".into(),
-                    line,
-                });
+                tokens.push(Token { text: "::".into(), line });
                 at + 2
             }
             c => {
-                tokens.push(Token {
-                    text: c.into(),
-                    line,
-                });
+                tokens.push(Token { text: c.into(), line });
                 at + 1
             }
         };
@@ -96,10 +82,7 @@ pub fn tokens(text: &str) -> Vec<Token> {
 }
 
 fn end_of_line(chars: &[char], at: usize) -> usize {
-    chars[at..]
-        .iter()
-        .position(|&c| c == '\n')
-        .map_or(chars.len(), |n| at + n)
+    chars[at..].iter().position(|&c| c == '\n').map_or(chars.len(), |n| at + n)
 }
 
 fn end_of_block_comment(chars: &[char], at: usize) -> usize {
@@ -137,9 +120,7 @@ fn end_of_quote(chars: &[char], at: usize) -> usize {
         (Some('\\'), _) => {
             // The escaped character itself may be a quote mark.
             let rest = &chars[(at + 3).min(chars.len())..];
-            rest.iter()
-                .position(|&c| c == '\'')
-                .map_or(chars.len(), |n| at + 3 + n + 1)
+            rest.iter().position(|&c| c == '\'').map_or(chars.len(), |n| at + 3 + n + 1)
         }
         (Some(_), Some('\'')) => at + 3,
         _ => end_of_word(chars, at + 1).max(at + 1),
@@ -147,19 +128,14 @@ fn end_of_quote(chars: &[char], at: usize) -> usize {
 }
 
 fn end_of_word(chars: &[char], at: usize) -> usize {
-    let word = chars[at..]
-        .iter()
-        .take_while(|c| c.is_alphanumeric() || **c == '_')
-        .count();
+    let word = chars[at..].iter().take_while(|c| c.is_alphanumeric() || **c == '_').count();
     at + word
 }
 
 fn is_raw_ident(chars: &[char], at: usize) -> bool {
     chars[at] == 'r'
         && chars.get(at + 1) == Some(&'#')
-        && chars
-            .get(at + 2)
-            .is_some_and(|c| c.is_alphabetic() || *c == '_')
+        && chars.get(at + 2).is_some_and(|c| c.is_alphabetic() || *c == '_')
 }
 
 /// If a literal with a prefix begins at `at` (`r"`, `r#"`, `b"`, `b'`, `c"`, `br#"`), where it
@@ -186,9 +162,7 @@ fn raw_or_prefixed_literal(chars: &[char], at: usize) -> Option<usize> {
     let mut closing = vec!['"'];
     closing.resize(hashes + 1, '#');
     let body = word_end + hashes + 1;
-    let length = chars[body..]
-        .windows(closing.len())
-        .position(|w| w == closing);
+    let length = chars[body..].windows(closing.len()).position(|w| w == closing);
     Some(length.map_or(chars.len(), |n| body + n + closing.len()))
 }
 
@@ -200,11 +174,7 @@ pub fn paths(tokens: &[Token]) -> Vec<CodePath> {
         if tokens[at].text == "use" {
             at = use_tree(tokens, at + 1, &[], &mut found);
         } else if tokens[at].is_ident() {
-            let mut path = CodePath {
-                segments: Vec::new(),
-                line: tokens[at].line,
-                in_use: false,
-            };
+            let mut path = CodePath { segments: Vec::new(), line: tokens[at].line, in_use: false };
             at = plain_path(tokens, at, &mut path);
             found.push(path);
         } else {
@@ -235,11 +205,7 @@ fn use_tree(tokens: &[Token], at: usize, prefix: &[String], found: &mut Vec<Code
     let text = |at: usize| tokens.get(at).map_or("", |t| t.text.as_str());
     let mut at = if text(at) == "::" { at + 1 } else { at };
     let line = tokens.get(at).map_or(1, |t| t.line);
-    let mut path = CodePath {
-        segments: prefix.to_vec(),
-        line,
-        in_use: true,
-    };
+    let mut path = CodePath { segments: prefix.to_vec(), line, in_use: true };
     at = plain_path(tokens, at, &mut path);
     if text(at) == "::" {
         at += 1;
@@ -278,10 +244,7 @@ mod tests {
     }
 
     fn spelled(text: &str) -> Vec<String> {
-        paths(&tokens(text))
-            .into_iter()
-            .map(|p| p.segments.join("::"))
-            .collect()
+        paths(&tokens(text)).into_iter().map(|p| p.segments.join("::")).collect()
     }
 
     #[test]
@@ -298,26 +261,13 @@ mod tests {
     #[test]
     fn lines_count_through_multi_line_literals() {
         let found = tokens("\"a\nb\"\n/*\n*/ c");
-        assert_eq!(
-            found,
-            [Token {
-                text: "c".into(),
-                line: 4
-            }]
-        );
+        assert_eq!(found, [Token { text: "c".into(), line: 4 }]);
     }
 
     #[test]
     fn use_groups_are_expanded() {
         let text = "use std::{time::{Duration, Instant as I}, fs, io::*};\nlet x = core::time::D;";
-        let want = [
-            "std::time::Duration",
-            "std::time::Instant",
-            "std::fs",
-            "std::io",
-            "let",
-            "x",
-        ];
+        let want = ["std::time::Duration", "std::time::Instant", "std::fs", "std::io", "let", "x"];
         assert_eq!(spelled(text)[..6], want);
         assert_eq!(spelled(text)[6], "core::time::D");
     }

@@ -32,10 +32,7 @@ pub fn check(member: &str, path: &Path, text: &str) -> Vec<Finding> {
         Ok(manifest) => manifest,
         Err(err) => return vec![finding("manifest", "", format!("not valid TOML: {err}"))],
     };
-    let allowed = LAYERS
-        .iter()
-        .find(|(name, _)| *name == member)
-        .map_or(&[][..], |(_, to)| to);
+    let allowed = LAYERS.iter().find(|(name, _)| *name == member).map_or(&[][..], |(_, to)| to);
     let mut findings = Vec::new();
     for (kind, name) in dependencies(&manifest) {
         if let Some(target) = name.strip_prefix("t3fs-")
@@ -80,9 +77,7 @@ fn dependencies(manifest: &Table) -> Vec<(&'static str, String)> {
 }
 
 fn line_of(text: &str, needle: &str) -> usize {
-    text.lines()
-        .position(|line| line.contains(needle))
-        .map_or(1, |index| index + 1)
+    text.lines().position(|line| line.contains(needle)).map_or(1, |index| index + 1)
 }
 
 #[cfg(test)]
@@ -93,22 +88,13 @@ mod tests {
 
     fn found(member: &str, text: &str) -> Vec<(&'static str, usize)> {
         let path = Path::new(member).join("Cargo.toml");
-        check(member, &path, text)
-            .iter()
-            .map(|f| (f.rule, f.line))
-            .collect()
+        check(member, &path, text).iter().map(|f| (f.rule, f.line)).collect()
     }
 
     #[test]
     fn layers() {
-        assert_eq!(
-            found("sim", "[dependencies]\nt3fs-actors.workspace = true\n"),
-            []
-        );
-        assert_eq!(
-            found("ops", "[dev-dependencies]\nt3fs-nodes.workspace = true\n"),
-            []
-        );
+        assert_eq!(found("sim", "[dependencies]\nt3fs-actors.workspace = true\n"), []);
+        assert_eq!(found("ops", "[dev-dependencies]\nt3fs-nodes.workspace = true\n"), []);
         let bad = "[dependencies]\nt3fs-actors.workspace = true\n";
         assert_eq!(found("transport", bad), [("layers", 2)]);
         let bad = "[target.'cfg(unix)'.dependencies]\nx = { package = \"t3fs-ops\" }\n";
@@ -119,19 +105,13 @@ mod tests {
     fn actors_one_door() {
         assert_eq!(found("actors", "[dependencies]\nrkyv = \"1\"\n"), []);
         assert_eq!(found("nodes", "[dependencies]\nfjall = \"1\"\n"), []);
-        assert_eq!(
-            found("actors", "[dependencies]\nfjall = \"1\"\n"),
-            [("actors-one-door", 2)]
-        );
+        assert_eq!(found("actors", "[dependencies]\nfjall = \"1\"\n"), [("actors-one-door", 2)]);
     }
 
     #[test]
     fn actors_no_features() {
         assert_eq!(found("nodes", "[features]\nfdb = []\n"), []);
-        assert_eq!(
-            found("actors", "[features]\nfast = []\n"),
-            [("actors-no-features", 1)]
-        );
+        assert_eq!(found("actors", "[features]\nfast = []\n"), [("actors-no-features", 1)]);
     }
 
     #[test]

@@ -28,12 +28,7 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Finding {
-            path,
-            line,
-            rule,
-            message,
-        } = self;
+        let Finding { path, line, rule, message } = self;
         write!(f, "{}:{line}: {rule}: {message}", path.display())
     }
 }

@@ -29,18 +29,11 @@ struct Source<'a> {
 
 impl Source<'_> {
     fn is_below(&self, prefix: &str) -> bool {
-        self.path
-            .to_str()
-            .is_some_and(|path| path.starts_with(prefix))
+        self.path.to_str().is_some_and(|path| path.starts_with(prefix))
     }
 
     fn finding(&self, rule: &'static str, line: usize, message: impl Into<String>) -> Finding {
-        Finding {
-            path: self.path.to_path_buf(),
-            line,
-            rule,
-            message: message.into(),
-        }
+        Finding { path: self.path.to_path_buf(), line, rule, message: message.into() }
     }
 
     /// Lines of every call of the macro `name`.
@@ -72,12 +65,7 @@ const RULES: [Rule; 11] = [
 pub fn check(path: &Path, text: &str) -> Vec<Finding> {
     let tokens = lex::tokens(text);
     let paths = lex::paths(&tokens);
-    let source = Source {
-        path,
-        text,
-        tokens,
-        paths,
-    };
+    let source = Source { path, text, tokens, paths };
     RULES.iter().flat_map(|rule| rule(&source)).collect()
 }
 
@@ -92,11 +80,7 @@ fn actors_one_door(source: &Source<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for path in &source.paths {
         if let Some(module) = std_modules.iter().find(|m| path.begins(&["std", m])) {
-            let hint = if *module == "time" {
-                "; core::time::Duration is fine"
-            } else {
-                ""
-            };
+            let hint = if *module == "time" { "; core::time::Duration is fine" } else { "" };
             let message = format!("actors do not name std::{module}, they ask `Cx`{hint}");
             findings.push(source.finding(RULE, path.line, message));
         }
@@ -116,10 +100,7 @@ fn actors_no_locks(source: &Source<'_>) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     for path in &source.paths {
-        if let Some(name) = names
-            .iter()
-            .find(|name| path.begins(&["std", "sync", name]))
-        {
+        if let Some(name) = names.iter().find(|name| path.begins(&["std", "sync", name])) {
             let message = format!("actors use no locks, atomics or channels (std::sync::{name})");
             findings.push(source.finding("actors-no-locks", path.line, message));
         }
@@ -132,10 +113,7 @@ fn glommio_one_place(source: &Source<'_>) -> Vec<Finding> {
     if source.is_below("runtime/src/glommio") {
         return Vec::new();
     }
-    let named = source
-        .paths
-        .iter()
-        .filter(|path| path.names_crate("glommio"));
+    let named = source.paths.iter().filter(|path| path.names_crate("glommio"));
     named
         .map(|path| {
             source.finding(
@@ -152,10 +130,7 @@ fn transport_no_messages(source: &Source<'_>) -> Vec<Finding> {
     if !source.is_below("transport/") {
         return Vec::new();
     }
-    let named = source
-        .paths
-        .iter()
-        .filter(|path| path.names_crate("t3fs_actors"));
+    let named = source.paths.iter().filter(|path| path.names_crate("t3fs_actors"));
     named
         .map(|path| {
             let message = "transport names no message type; it moves frames";
@@ -171,9 +146,7 @@ fn sim_no_protocol(source: &Source<'_>) -> Vec<Finding> {
     }
     let message = "the simulator contains no protocol; actors define all messages";
     let calls = source.macro_calls("protocol");
-    calls
-        .map(|line| source.finding("sim-no-protocol", line, message))
-        .collect()
+    calls.map(|line| source.finding("sim-no-protocol", line, message)).collect()
 }
 
 fn unsafe_places(source: &Source<'_>) -> Vec<Finding> {
@@ -182,9 +155,7 @@ fn unsafe_places(source: &Source<'_>) -> Vec<Finding> {
     }
     let message = format!("`unsafe` stands only below {}", UNSAFE_PLACES.join(", "));
     let found = source.tokens.iter().filter(|token| token.text == "unsafe");
-    found
-        .map(|token| source.finding("unsafe-places", token.line, message.clone()))
-        .collect()
+    found.map(|token| source.finding("unsafe-places", token.line, message.clone())).collect()
 }
 
 fn header(source: &Source<'_>) -> Vec<Finding> {
@@ -259,10 +230,7 @@ mod tests {
     /// Rule names and lines found in `body` under a header line, if it were the file `path`.
     fn found(path: &str, body: &str) -> Vec<(&'static str, usize)> {
         let text = format!("//! Sample.\n{body}");
-        check(Path::new(path), &text)
-            .iter()
-            .map(|f| (f.rule, f.line))
-            .collect()
+        check(Path::new(path), &text).iter().map(|f| (f.rule, f.line)).collect()
     }
 
     #[track_caller]
@@ -278,23 +246,10 @@ mod tests {
     #[test]
     fn actors_one_door() {
         let path = "actors/src/meta/ops.rs";
-        good(
-            path,
-            "use core::time::Duration;\nuse std::collections::BTreeMap; // not std::fs\n",
-        );
+        good(path, "use core::time::Duration;\nuse std::collections::BTreeMap; // not std::fs\n");
         good("nodes/src/main.rs", "use std::fs;\n");
-        bad(
-            path,
-            "use std::{collections::BTreeMap, fs::File};\n",
-            "actors-one-door",
-            2,
-        );
-        bad(
-            path,
-            "\nlet t = std::time::Instant::now();\n",
-            "actors-one-door",
-            3,
-        );
+        bad(path, "use std::{collections::BTreeMap, fs::File};\n", "actors-one-door", 2);
+        bad(path, "\nlet t = std::time::Instant::now();\n", "actors-one-door", 3);
         bad(path, "use t3fs_transport::Link;\n", "actors-one-door", 2);
         bad(path, "fn f() { tokio::spawn(g()) }\n", "actors-one-door", 2);
     }
@@ -302,58 +257,30 @@ mod tests {
     #[test]
     fn actors_no_locks() {
         good("actors/src/a.rs", "use std::sync::Arc;\n");
-        bad(
-            "actors/src/a.rs",
-            "use std::sync::{Arc, Mutex};\n",
-            "actors-no-locks",
-            2,
-        );
+        bad("actors/src/a.rs", "use std::sync::{Arc, Mutex};\n", "actors-no-locks", 2);
     }
 
     #[test]
     fn glommio_one_place() {
         good("runtime/src/glommio/exec.rs", "use glommio::Task;\n");
         good("nodes/src/up.rs", "use t3fs_runtime::glommio::Shards;\n");
-        good(
-            "nodes/src/up.rs",
-            "use t3fs_runtime::{glommio::Shards, Cx};\n",
-        );
+        good("nodes/src/up.rs", "use t3fs_runtime::{glommio::Shards, Cx};\n");
         good("runtime/src/lib.rs", "pub mod glommio;\n");
-        bad(
-            "nodes/src/up.rs",
-            "use glommio::Task;\n",
-            "glommio-one-place",
-            2,
-        );
-        bad(
-            "runtime/src/disk.rs",
-            "fn f() { glommio::yield_now() }\n",
-            "glommio-one-place",
-            2,
-        );
+        bad("nodes/src/up.rs", "use glommio::Task;\n", "glommio-one-place", 2);
+        bad("runtime/src/disk.rs", "fn f() { glommio::yield_now() }\n", "glommio-one-place", 2);
     }
 
     #[test]
     fn transport_no_messages() {
         good("transport/src/link.rs", "use t3fs_runtime::Buf;\n");
-        bad(
-            "transport/src/link.rs",
-            "use t3fs_actors::proto;\n",
-            "transport-no-messages",
-            2,
-        );
+        bad("transport/src/link.rs", "use t3fs_actors::proto;\n", "transport-no-messages", 2);
     }
 
     #[test]
     fn sim_no_protocol() {
         good("sim/src/world.rs", "let protocol = 1;\n");
         good("actors/src/proto/meta.rs", "protocol! { Meta }\n");
-        bad(
-            "sim/src/world.rs",
-            "protocol! { Meta }\n",
-            "sim-no-protocol",
-            2,
-        );
+        bad("sim/src/world.rs", "protocol! { Meta }\n", "sim-no-protocol", 2);
     }
 
     #[test]
@@ -361,12 +288,7 @@ mod tests {
         good("runtime/src/buf/pool.rs", "unsafe { f() }\n");
         good("nodes/src/mount.rs", "unsafe { f() }\n");
         good("sim/src/lib.rs", "#![forbid(unsafe_code)] // no unsafe\n");
-        bad(
-            "sim/src/lib.rs",
-            "fn f() { unsafe { g() } }\n",
-            "unsafe-places",
-            2,
-        );
+        bad("sim/src/lib.rs", "fn f() { unsafe { g() } }\n", "unsafe-places", 2);
     }
 
     #[test]
@@ -380,61 +302,28 @@ mod tests {
     #[test]
     fn columns() {
         good("sim/src/lib.rs", &format!("// {}\n", "é".repeat(97)));
-        bad(
-            "sim/src/lib.rs",
-            &format!("// {}\n", "é".repeat(98)),
-            "columns",
-            2,
-        );
+        bad("sim/src/lib.rs", &format!("// {}\n", "é".repeat(98)), "columns", 2);
     }
 
     #[test]
     fn no_random_order() {
-        good(
-            "sim/src/net.rs",
-            "use std::collections::HashMap;\nlet a = BTreeMap::new();\n",
-        );
+        good("sim/src/net.rs", "use std::collections::HashMap;\nlet a = BTreeMap::new();\n");
         good("nodes/src/up.rs", "let a = HashMap::new();\n");
-        bad(
-            "sim/src/net.rs",
-            "let a: HashMap<u8, u8> = HashMap::new();\n",
-            "no-random-order",
-            2,
-        );
-        bad(
-            "actors/src/a.rs",
-            "let a = std::collections::HashSet::new();\n",
-            "no-random-order",
-            2,
-        );
-        bad(
-            "actors/src/a.rs",
-            "use std::hash::RandomState;\n",
-            "no-random-order",
-            2,
-        );
+        bad("sim/src/net.rs", "let a: HashMap<u8, u8> = HashMap::new();\n", "no-random-order", 2);
+        bad("actors/src/a.rs", "let a = std::collections::HashSet::new();\n", "no-random-order", 2);
+        bad("actors/src/a.rs", "use std::hash::RandomState;\n", "no-random-order", 2);
     }
 
     #[test]
     fn no_stubs() {
         good("nodes/src/up.rs", "fn todo() {} // todo!()\n");
         bad("nodes/src/up.rs", "fn f() { todo!() }\n", "no-stubs", 2);
-        bad(
-            "nodes/src/up.rs",
-            "fn f() { unimplemented!(\"x\") }\n",
-            "no-stubs",
-            2,
-        );
+        bad("nodes/src/up.rs", "fn f() { unimplemented!(\"x\") }\n", "no-stubs", 2);
     }
 
     #[test]
     fn file_length() {
         good("nodes/src/up.rs", &"// line\n".repeat(LINES_MAX - 1));
-        bad(
-            "nodes/src/up.rs",
-            &"// line\n".repeat(LINES_MAX),
-            "file-length",
-            LINES_MAX + 1,
-        );
+        bad("nodes/src/up.rs", &"// line\n".repeat(LINES_MAX), "file-length", LINES_MAX + 1);
     }
 }
