@@ -66,6 +66,8 @@ pub struct Node {
     child: Child,
     /// Set once the process has been waited for.
     ended: Option<ExitStatus>,
+    /// Was killed on purpose: its dead mount is left for the next start to cope with.
+    keep_mount: bool,
 }
 
 impl Node {
@@ -84,7 +86,7 @@ impl Node {
             .stderr(log)
             .spawn()
             .map_err(|err| format!("could not start {}: {err}", setup.binary.display()))?;
-        let mut node = Node { setup, child, ended: None };
+        let mut node = Node { setup, child, ended: None, keep_mount: false };
         let mounted = command::poll_until(START_LIMIT, || {
             // The line and not the mount alone: a killed process may have left its mount behind.
             !node.is_running()
@@ -146,11 +148,13 @@ impl Node {
         self.ended
     }
 
-    /// `kill -9`, and waits for it: the mount then answers ENOTCONN.
+    /// `kill -9`, and waits for it. The dead mount stays and answers ENOTCONN; who owns the mount
+    /// point has to detach it in the end.
     ///
     /// # Errors
     /// The process did not end; it waits in the kernel for something.
     pub fn kill(&mut self) -> Result<(), String> {
+        self.keep_mount = true;
         self.signal(Signal::KILL);
         match self.wait(KILL_LIMIT) {
             Some(status) if status.signal() == Some(Signal::KILL.as_raw()) => Ok(()),
@@ -201,7 +205,8 @@ impl Drop for Node {
             }
             self.wait(KILL_LIMIT);
         }
-        if mounts::find(&self.setup.mount_point).is_some()
+        if !self.keep_mount
+            && mounts::find(&self.setup.mount_point).is_some()
             && let Err(err) = mounts::detach(&self.setup.mount_point)
         {
             eprintln!("detach {}: {err}", self.setup.mount_point.display());
