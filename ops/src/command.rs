@@ -1,5 +1,6 @@
 //! Running other programs with a limit on their time: nothing here waits for ever.
 
+use std::env;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::process::{Command, ExitStatus, Stdio};
@@ -26,6 +27,12 @@ impl Finished {
     pub fn code(&self) -> Option<i32> {
         self.status.code()
     }
+}
+
+/// True if `program` is found the way a shell finds it.
+pub fn is_installed(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
 /// Looks at `condition` until it holds; false if it did not within `limit`.

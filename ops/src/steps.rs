@@ -3,9 +3,10 @@
 //! at the first.
 
 use std::env;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{tidy, workspace};
+use crate::{command, tidy, workspace};
 
 /// The one profile that CI builds binaries and tests with, so that nothing is built twice.
 const PROFILE: &str = "ci";
@@ -13,6 +14,10 @@ const PROFILE: &str = "ci";
 /// Seeds that every test run simulates, and those of a night.
 const SEEDS: u32 = 300;
 const SEEDS_NIGHTLY: u32 = 20_000;
+
+/// What the end-to-end tests run on the mount; `.ci/run` installs them.
+const E2E_TOOLS: [&str; 10] =
+    ["bash", "cp", "diff", "fusermount3", "git", "rsync", "setpriv", "sqlite3", "tar", "unshare"];
 
 /// Why a step failed, one line.
 pub type Failure = String;
@@ -52,6 +57,7 @@ pub fn tidy() -> Result<(), Failure> {
 /// Everything that the README promises. The tests come last, so that the last lines printed are the
 /// summary of all of them, those of the end-to-end tests included.
 pub fn test() -> Result<(), Failure> {
+    warn_of_missing_tools();
     build()?;
     simulate(SEEDS)?;
     all_tests(&[])
@@ -64,6 +70,18 @@ pub fn nightly() -> Result<(), Failure> {
     simulate(SEEDS_NIGHTLY)?;
     all_tests(&[("T3FS_NIGHTLY", "1"), ("T3FS_ROUNDS", "20")])?;
     run(&mut cargo(&["run", "--quiet", "--profile", PROFILE, "-p", "t3fs-ops", "--", "bench"]))
+}
+
+/// Test runners hide what a passing test prints, and a skipped test passes: so say it here.
+fn warn_of_missing_tools() {
+    let missing = E2E_TOOLS.into_iter().filter(|tool| !command::is_installed(tool));
+    let missing: Vec<&str> = missing.collect();
+    if !missing.is_empty() {
+        println!("WARNING: tests that need them are SKIPPED, not installed: {}", missing.join(" "));
+    }
+    if !Path::new("/dev/fuse").exists() {
+        println!("WARNING: all end-to-end tests are SKIPPED, there is no /dev/fuse");
+    }
 }
 
 fn build() -> Result<(), Failure> {
@@ -113,7 +131,7 @@ fn cargo(args: &[&str]) -> Command {
 /// Runs a command to its end with our own standard streams. Build and test commands carry their own
 /// limits (nextest's per test; CI's for the whole), so there is none here.
 fn run(command: &mut Command) -> Result<(), Failure> {
-    let program = std::path::Path::new(command.get_program()).file_name().unwrap_or_default();
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let mut line = program.to_string_lossy().into_owned();
     for arg in command.get_args() {
         line.push(' ');

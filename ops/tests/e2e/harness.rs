@@ -33,7 +33,8 @@ pub fn is_nightly() -> bool {
 
 /// True, and loud, if this test cannot run here. Never quietly: in CI a missing part is a failure.
 pub fn skip_without(tools: &[&str]) -> bool {
-    let missing: Vec<&str> = tools.iter().copied().filter(|tool| !is_installed(tool)).collect();
+    let missing: Vec<&str> =
+        tools.iter().copied().filter(|tool| !command::is_installed(tool)).collect();
     let mut reasons: Vec<String> = missing.iter().map(|tool| format!("no {tool}")).collect();
     if !Path::new("/dev/fuse").exists() {
         reasons.push("no /dev/fuse".into());
@@ -57,11 +58,6 @@ pub fn skip_without_root() -> bool {
     true
 }
 
-fn is_installed(tool: &str) -> bool {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path).any(|dir| dir.join(tool).is_file())
-}
-
 /// The product under test.
 pub fn binary() -> PathBuf {
     if let Some(binary) = env::var_os("T3FS_NODE") {
@@ -82,6 +78,14 @@ pub struct Site {
     dir: tempfile::TempDir,
     /// Also the cluster's name.
     pub name: String,
+}
+
+impl Drop for Site {
+    /// A test that ended between `kill` and `up` leaves a dead mount to us, and a command that should
+    /// have refused may leave a live one. Nothing may be removed through it.
+    fn drop(&mut self) {
+        detach(&self.mount_point());
+    }
 }
 
 impl Site {
@@ -143,7 +147,7 @@ impl Drop for SmallDisk {
 
 /// A mounted file system with everything that belongs to it. Dropping it ends and removes all.
 pub struct Mount {
-    // Dropped in this order: nothing may be removed below a mount that is still there.
+    // Dropped in this order.
     node: Option<Node>,
     _watchdog: Watchdog,
     pub site: Site,
@@ -203,14 +207,6 @@ impl Mount {
         let mut node = self.node.take().expect("a running node");
         node.kill().expect("kill -9");
         node.setup().clone()
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        drop(self.node.take());
-        // A test that ended between `kill` and `up` leaves the dead mount to us.
-        detach(&self.site.mount_point());
     }
 }
 

@@ -147,7 +147,7 @@ fn a_missing_disk_is_done_without_and_said() {
     if skip_without(&[]) {
         return;
     }
-    let mut mount = filled("degraded");
+    let mut mount = filled("lacking");
     let log_before = mount.node().log().len();
     mount.down();
     let site_setup = mount.site.setup(2).arg("--replicas").arg("3");
