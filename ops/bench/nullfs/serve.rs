@@ -142,8 +142,8 @@ impl Filesystem for NullFs {
         answer_empty(reply, self.tree.rename((parent.0, name), (newparent.0, newname)));
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), options::OPEN_FLAGS);
+    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(0), options::open_flags(flags.0));
     }
 
     fn create(
@@ -153,13 +153,14 @@ impl Filesystem for NullFs {
         name: &OsStr,
         mode: u32,
         _umask: u32,
-        _flags: i32,
+        flags: i32,
         reply: ReplyCreate,
     ) {
         let perm = permissions(mode);
         match self.tree.add(parent.0, name, FileType::RegularFile, perm, owner(req)) {
             Some(attr) => {
-                reply.created(&TTL, &attr, Generation(0), FileHandle(0), options::OPEN_FLAGS);
+                let open_flags = options::open_flags(flags);
+                reply.created(&TTL, &attr, Generation(0), FileHandle(0), open_flags);
             }
             None => reply.error(Errno::ENOENT),
         }

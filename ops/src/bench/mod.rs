@@ -217,7 +217,9 @@ fn conditions(options: &Options, base: &Path) -> String {
          Rates are MB/s (10^6 bytes) or operations per second (readdir: entries); in parentheses \
          the core\ntime per operation of client and server together (1 MiB is one operation in \
          seq rows; the kernel's own\nthreads are not counted). Writes include a final fsync, \
-         except small-write, which ends with close.",
+         except small-write, which ends with close.\n\
+         ext4 passes over inodes freed within the last minutes: its create slows down after the \
+         first round.",
         kernel.release().to_string_lossy(),
         base.display(),
         options.rounds,
