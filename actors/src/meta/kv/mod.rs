@@ -29,6 +29,8 @@
 use bytes::Bytes;
 use core::fmt;
 
+pub mod actor;
+pub mod client;
 mod conflicts;
 pub mod conformance;
 mod local;
