@@ -65,7 +65,6 @@ struct Slab {
     tasks: Vec<Option<Task>>,
     generations: Vec<u32>,
     free: Vec<u32>,
-    live: usize,
 }
 
 pub(crate) struct Tasks {
@@ -90,7 +89,6 @@ impl Tasks {
             Arc::new(Bell { task, rung: AtomicBool::new(true), ready: Arc::clone(&self.ready) });
         let waker = Waker::from(Arc::clone(&bell));
         s.tasks[place as usize] = Some(Task { owner, work: Some(work), bell, waker });
-        s.live += 1;
         self.ready.lock().expect("nothing panics while it holds this").push(task);
     }
 
@@ -150,11 +148,6 @@ impl Tasks {
             place += 1;
         }
     }
-
-    /// Tasks that have not ended.
-    pub(crate) fn live(&self) -> usize {
-        self.slab.borrow().live
-    }
 }
 
 impl Slab {
@@ -170,7 +163,6 @@ impl Slab {
         let t = self.tasks[place as usize].take();
         self.generations[place as usize] += 1;
         self.free.push(place);
-        self.live -= 1;
         t
     }
 }

@@ -5,24 +5,28 @@
 //! `workloads` and `checks` start. Same seed, same log, byte for byte: nothing below may read a real
 //! clock, the environment, or iterate over anything whose order is not its own.
 //!
-//! Read on at [`world`] (how to build and drive a cluster), then [`disk`].
+//! Read on at [`world`] (how to build and drive a cluster), [`faults`], [`checks`].
 
 mod agenda;
 mod backend;
+pub mod checks;
 pub mod crashpoints;
 pub mod disk;
 pub mod drive;
 mod exec;
+pub mod faults;
 pub mod net;
 mod node;
 pub mod oracles;
 pub mod rng;
 pub mod trace;
+pub mod workloads;
 pub mod world;
 
 pub use crashpoints::{DiskEvent, Go, Phase};
 pub use disk::{DiskFaults, DiskSpeed, SimDisk};
 pub use drive::Halt;
+pub use faults::{Menu, Swarm};
 pub use net::{NetFaults, NetSpeed, NetStats};
 pub use node::{Boot, NodeSpec};
 pub use rng::{Rng, Stream};

@@ -100,6 +100,8 @@ pub(crate) struct Inner {
     /// Nodes that are paused now.
     pub(crate) paused: Cell<u32>,
     pub(crate) stats: Cell<WorldStats>,
+    /// Counts unleashings and heals.
+    pub(crate) fault_round: Cell<u32>,
 }
 
 /// What may go wrong within a process.
@@ -170,6 +172,7 @@ impl World {
             schedule: Cell::default(),
             paused: Cell::new(0),
             stats: Cell::default(),
+            fault_round: Cell::new(0),
         })))
     }
 
