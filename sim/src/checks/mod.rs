@@ -5,6 +5,7 @@
 //! `run.world.rng(..)`, so a seed is the whole of it.
 
 mod disk;
+pub mod engine;
 
 use crate::trace::Sink;
 use crate::world::World;
@@ -47,7 +48,7 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] = &[disk::CHECK];
+pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {
