@@ -1,7 +1,9 @@
 //! What the embedded key-value store does per second, by way of the resolver, on one thread.
 //!
 //! `cargo run --profile ci --example kv_rate [DIRECTORY]`. Transactions look like the creation of a
-//! file: two reads, three writes. A sync is asked for every 50 ms, as the store's host does.
+//! file: two reads, three writes. A sync is asked for every 50 ms, as the store's host does. Beside the
+//! rate by the clock it prints that by the time this thread spent on a core, which other load on the
+//! machine, and the store's own threads, change less.
 
 use bytes::Bytes;
 use std::sync::mpsc::channel;
@@ -52,12 +54,35 @@ fn resident_mib() -> u64 {
         / 1024
 }
 
-fn report(what: &str, count: u64, took: Duration) {
-    let rate = count as f64 / took.as_secs_f64();
-    println!(
-        "{what:34} {rate:>10.0} /s   resident {} MiB",
-        resident_mib()
-    );
+/// What this thread has spent on a core so far.
+fn on_core() -> Duration {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let nanos = stat
+        .split_whitespace()
+        .next()
+        .and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.expect("a number"))
+}
+
+struct Stopwatch {
+    clock: Instant,
+    core: Duration,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Stopwatch {
+            clock: Instant::now(),
+            core: on_core(),
+        }
+    }
+
+    fn report(&self, what: &str, count: u64) {
+        let by_clock = count as f64 / self.clock.elapsed().as_secs_f64();
+        let by_core = count as f64 / (on_core() - self.core).as_secs_f64();
+        let resident = resident_mib();
+        println!("{what:30} {by_clock:>10.0} /s {by_core:>10.0} per core second, {resident} MiB");
+    }
 }
 
 fn main() {
@@ -67,6 +92,7 @@ fn main() {
         Resolver::open(Box::new(FjallStore::open(&directory).expect("opens"))).expect("opens");
     println!("idle: resident {} MiB", resident_mib());
 
+    let creating = Stopwatch::start();
     let (start, mut last_sync) = (Instant::now(), Instant::now());
     let mut slowest = Duration::ZERO;
     let (sender, syncs) = channel();
@@ -84,7 +110,7 @@ fn main() {
             asked += 1;
         }
     }
-    report("creates (2 gets, 3 sets)", CREATES, start.elapsed());
+    creating.report("creates (2 gets, 3 sets)", CREATES);
     println!("slowest create {slowest:?}, {asked} syncs asked for");
     syncs
         .iter()
@@ -92,7 +118,7 @@ fn main() {
         .for_each(|result| result.expect("syncs"));
 
     let get = |kv: &mut Resolver, what: &str, id: &dyn Fn(u64) -> u64, count: u64| {
-        let (begin, now_us) = (Instant::now(), start.elapsed().as_micros() as u64);
+        let (watch, now_us) = (Stopwatch::start(), start.elapsed().as_micros() as u64);
         let version = kv.read_version(now_us).expect("runs");
         let mut found = 0;
         for n in 0..count {
@@ -102,7 +128,7 @@ fn main() {
                     .is_some(),
             );
         }
-        report(what, count, begin.elapsed());
+        watch.report(what, count);
         assert!(found == 0 || found == count);
     };
     get(
@@ -117,16 +143,22 @@ fn main() {
         &|n| scattered(n) % 10_000,
         GETS,
     );
+    get(
+        &mut kv,
+        "gets, random of 1 000",
+        &|n| scattered(n) % 1000,
+        GETS,
+    );
     get(&mut kv, "gets of absent keys", &|n| CREATES + n, GETS);
 
-    let (begin, mut rows, mut listings) = (Instant::now(), 0, 0);
+    let (watch, mut rows, mut listings) = (Stopwatch::start(), 0, 0);
     let mut txn = LocalTxn::begin(&mut kv, start.elapsed().as_micros() as u64);
     for parent in 0..1000 {
         let range = KeyRange::prefix(dirent(PARENT + parent, ""));
         rows += txn.range(&kv, &range, 0, false).expect("reads").len() as u64;
         listings += 1;
     }
-    report("rows listed", rows, begin.elapsed());
+    watch.report("rows listed", rows);
     assert_eq!((rows, listings), (CREATES, 1000));
     println!("content {} MiB", kv.bytes_used() >> 20);
     drop(txn);

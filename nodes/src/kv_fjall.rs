@@ -16,7 +16,7 @@
 //! only the last journal can hold anything that is not durable.
 //!
 //! # Limits
-//! Cache [`CACHE_BYTES`]; memtables of [`MEMTABLE_BYTES`], at most four of them waiting to be written
+//! Caches [`BLOCK_CACHE_BYTES`] and [`ROW_CACHE_BYTES`]; memtables of [`MEMTABLE_BYTES`], at most four of them waiting to be written
 //! and one being filled; then `apply` waits. Journals up to [`JOURNAL_BYTES`] before fjall forces them out.
 //! One fjall thread (two would spin on this version's queue while one of them compacts) and one for syncs.
 //!
@@ -25,11 +25,17 @@
 //! ([`StoreError::Stopped`]): the kernel may have dropped the pages, and a second fsync would lie.
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable};
+use fjall::{
+    CompressionType, Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode,
+    Readable,
+};
+use rows::Rows;
 use rustix::fs::{FlockOperation, flock};
+use std::cell::RefCell;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -37,8 +43,13 @@ use t3fs_actors::meta::kv::{
     PageBuilder, RangeLimit, RangePage, Snapshot, Store, StoreError, SyncDone,
 };
 
+mod journal;
+mod rows;
+
 /// fjall's block cache, in bytes.
-pub const CACHE_BYTES: u64 = 32 << 20;
+pub const BLOCK_CACHE_BYTES: u64 = 24 << 20;
+/// The cache of single rows before it, in bytes.
+pub const ROW_CACHE_BYTES: usize = 8 << 20;
 /// Size at which a memtable is written out, in bytes of keys and values.
 pub const MEMTABLE_BYTES: u64 = 8 << 20;
 /// Disk for journals, in bytes, beyond which fjall writes memtables out to free them.
@@ -55,6 +66,7 @@ const INCARNATION_KEY: &[u8] = b"\xff/incarnation";
 pub struct FjallStore {
     database: Database,
     keyspace: Keyspace,
+    rows: Rc<RefCell<Rows>>,
     incarnation: u64,
     stopped: Arc<Stopped>,
     /// None only while the store is dropped.
@@ -84,6 +96,7 @@ impl FjallStore {
         {
             create(directory, &store)?;
         }
+        cut_torn_end(&store)?;
         let database = open_database(&store)?;
         let keyspace = database
             .keyspace(KEYSPACE, options)
@@ -105,6 +118,7 @@ impl FjallStore {
         Ok(FjallStore {
             database,
             keyspace,
+            rows: Rc::new(RefCell::new(Rows::new(ROW_CACHE_BYTES))),
             incarnation,
             stopped,
             syncs: Some(sender),
@@ -136,9 +150,23 @@ fn create(directory: &Path, store: &Path) -> Result<(), StoreError> {
         .map_err(|error| failed_io("move into place", &unfinished, error))
 }
 
+/// Undoes what power loss left half done at the end of the journal; that was never synced.
+fn cut_torn_end(store: &Path) -> Result<(), StoreError> {
+    let last =
+        last_journal(store).map_err(|error| failed_io("look for journals in", store, error))?;
+    let path = store.join(format!("{last}.jnl"));
+    let torn = journal::cut_torn_end(&path).map_err(|error| failed_io("repair", &path, error))?;
+    if torn > 0 {
+        let path = path.display();
+        tracing::warn!(%path, torn, "dropped the torn end of the journal, as after power loss");
+    }
+    Ok(())
+}
+
 fn open_database(path: &Path) -> Result<Database, StoreError> {
     Database::builder(path)
-        .cache_size(CACHE_BYTES)
+        .cache_size(BLOCK_CACHE_BYTES)
+        .journal_compression(CompressionType::None)
         .max_journaling_size(JOURNAL_BYTES)
         .max_cached_files(Some(OPEN_FILES))
         .worker_threads(1)
@@ -174,10 +202,11 @@ impl Drop for FjallStore {
 
 impl Store for FjallStore {
     fn snapshot(&self) -> Box<dyn Snapshot> {
-        let snapshot = self.database.snapshot();
         Box::new(FjallSnapshot {
-            snapshot,
+            number: self.rows.borrow().applied(),
+            snapshot: self.database.snapshot(),
             keyspace: self.keyspace.clone(),
+            rows: self.rows.clone(),
         })
     }
 
@@ -194,7 +223,9 @@ impl Store for FjallStore {
         }
         writes
             .commit()
-            .map_err(|error| self.stopped.stop(&format!("write failed: {error}")))
+            .map_err(|error| self.stopped.stop(&format!("write failed: {error}")))?;
+        self.rows.borrow_mut().apply(batch);
+        Ok(())
     }
 
     fn sync(&mut self, done: SyncDone) {
@@ -225,17 +256,26 @@ impl Store for FjallStore {
 }
 
 struct FjallSnapshot {
+    /// How many batches it holds.
+    number: u64,
     snapshot: fjall::Snapshot,
     keyspace: Keyspace,
+    rows: Rc<RefCell<Rows>>,
 }
 
 impl Snapshot for FjallSnapshot {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+        if let Some(known) = self.rows.borrow_mut().get(key, self.number) {
+            return Ok(known);
+        }
         let value = self
             .snapshot
             .get(&self.keyspace, key)
             .map_err(failed_read)?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        // A copy, because fjall's value may be a small part of a block.
+        let value = value.map(|value| Bytes::copy_from_slice(&value));
+        self.rows.borrow_mut().fetched(key, self.number, &value);
+        Ok(value)
     }
 
     fn range(

@@ -183,18 +183,21 @@ fn kill_9_leaves_a_prefix_with_all_that_was_applied() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let started = Instant::now();
+        let mut started = None;
         let (mut applied, mut synced, mut killed) = (None, None, false);
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
             let number = |text: &str| text.parse::<u64>().ok();
             match line.split_once(' ') {
-                Some(("applied", n)) => applied = applied.max(number(n)),
+                Some(("applied", n)) => {
+                    started.get_or_insert_with(Instant::now);
+                    applied = applied.max(number(n));
+                }
                 Some(("synced", n)) => synced = synced.max(number(n)),
                 _ => {}
             }
-            let enough =
-                applied.is_some() && started.elapsed() > Duration::from_millis(300 + round * 97);
+            let long = Duration::from_millis(150 + round * 97);
+            let enough = started.is_some_and(|started| started.elapsed() > long);
             if enough && !killed {
                 child.kill().unwrap();
                 killed = true;
@@ -250,7 +253,7 @@ fn power_loss_leaves_a_prefix_with_all_that_was_synced() {
             1 => torn[at..].fill(0),
             _ => {
                 let page = at.next_multiple_of(4096);
-                torn[page..(page + 4096).min(bytes.len())].fill(0);
+                torn[page.min(end)..(page + 4096).min(end)].fill(0);
             }
         }
         fs::write(damaged.join(journal), torn).unwrap();
