@@ -144,9 +144,14 @@ impl Play {
         }
         let node = *self.rng.pick(&up);
         let power = self.menu.power_loss && self.rng.coin();
-        sim.crash(node, if power { Crash::Power } else { Crash::Process });
-        let back = sim.now_us() + self.a_while(5_000_000).as_micros() as u64;
-        sim.at(back, move |sim| sim.restart(node));
+        let how = if power { Crash::Power } else { Crash::Process };
+        let down = self.a_while(5_000_000);
+        if self.rng.coin() {
+            // Where it hurts: within the next operations on its disks.
+            return sim.crash_at_disk_event(node, how, 1 + self.rng.below(16), down);
+        }
+        sim.crash(node, how);
+        sim.at(sim.now_us() + down.as_micros() as u64, move |sim| sim.restart(node));
     }
 
     fn two(&self) -> Option<(NodeId, NodeId)> {
@@ -235,6 +240,7 @@ impl Sim {
             d.speed.hiccup_ppm = 0;
         });
         for id in nodes {
+            self.node(id, |n| n.crash_in = None);
             self.unpause(id);
             self.restart(id);
         }
