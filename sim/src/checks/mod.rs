@@ -4,6 +4,7 @@
 //! swarm, heals, demands progress, and says what was violated. What it draws comes from
 //! `run.world.rng(..)`, so a seed is the whole of it.
 
+mod chain;
 mod disk;
 
 use crate::trace::Sink;
@@ -47,7 +48,7 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] = &[disk::CHECK];
+pub const ALL: &[Check] = &[disk::CHECK, chain::CHECK];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {
