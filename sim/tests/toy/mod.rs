@@ -532,6 +532,7 @@ pub const TOY: Check = Check {
 };
 
 /// Five nodes, 200 operations a second, nothing wrong: for rates.
+#[allow(dead_code)]
 fn rate(run: &Run<'_>) -> Result<(), String> {
     let sim = run.world;
     let c = Rc::new(cluster(sim, 3, 2, Bugs::default()));
@@ -556,6 +557,8 @@ fn rate(run: &Run<'_>) -> Result<(), String> {
     history.check().map_err(|v| v.to_string()).map(drop)
 }
 
+/// Used by the example only.
+#[allow(dead_code)]
 pub const RATE: Check = Check {
     name: "toy-rate",
     about: "five nodes at 200 operations per virtual second, for rates",
