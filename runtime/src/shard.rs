@@ -198,15 +198,16 @@ impl Shard {
         Addr::from_raw(RawAddr { node: self.node, shard, slot, epoch: self.epoch })
     }
 
-    pub(crate) fn start<A: Actor>(&self, actor: A) -> Addr<A> {
+    pub(crate) fn start<A: Actor>(&self, actor: A) -> (Addr<A>, Me<A>) {
         let mut actors = self.actors.borrow_mut();
         let slot = u16::try_from(actors.len()).expect("fewer than 65,536 actors a shard");
-        actors.push(Rc::new(ActorHost(Me::new(actor))));
-        self.addr_of(self.index, slot)
+        let me = Me::new(actor);
+        actors.push(Rc::new(ActorHost(me.clone())));
+        (self.addr_of(self.index, slot), me)
     }
 
     fn host(&self, to: RawAddr) -> Result<Rc<dyn Host>, &'static str> {
-        if to.epoch != self.epoch {
+        if to.epoch != self.epoch && to.epoch != RawAddr::ANY_EPOCH {
             return Err("the address is of another incarnation");
         }
         let found = self.actors.borrow().get(usize::from(to.slot)).cloned();
