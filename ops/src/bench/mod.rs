@@ -81,7 +81,29 @@ pub fn run(options: &Options) -> Result<(), String> {
     let (t3fs, nullfs) = build(options)?;
     let base = options.data.clone().unwrap_or_else(workspace::target_dir);
     let places = Places::set_up(&base, t3fs.as_deref(), &nullfs)?;
-    let idle = places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
+    let measured = measure(options, &rows, &places);
+    // Also after a failure: it unmounts, and frees the disk.
+    let torn_down = places.tear_down();
+    let Measured { table, all_reached, memory } = measured?;
+    let report = format!("{}\n\n{table}{memory}", conditions(options, &base));
+    println!("\n{report}");
+    if !all_reached {
+        println!("Some targets were MISSED.");
+    }
+    torn_down?;
+    if options.save { save(&report) } else { Ok(()) }
+}
+
+struct Measured {
+    table: String,
+    all_reached: bool,
+    /// One line, or empty without t3fs.
+    memory: String,
+}
+
+fn measure(options: &Options, rows: &[Row], places: &Places) -> Result<Measured, String> {
+    let memory = || places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
+    let idle = memory();
     let mut results = Results::default();
     let mut loaded_kib = 0;
     for job in JOBS {
@@ -96,22 +118,15 @@ pub fn run(options: &Options) -> Result<(), String> {
                     .map_err(|err| format!("{job} in {}: {err}", place.dir.display()))?;
                 results.add(number, samples);
             }
-            let loaded = places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
-            loaded_kib = loaded_kib.max(loaded.map_or(0, |memory| memory.resident_kib));
+            loaded_kib = loaded_kib.max(memory().map_or(0, |memory| memory.resident_kib));
         }
     }
-    let peak = places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
-    let (table, all_reached) = results.render(&rows);
-    let mut report = format!("{}\n\n{table}", conditions(options, &base));
-    if let (Some(idle), Some(peak)) = (idle, peak) {
-        report.push_str(&memory_line(idle.resident_kib, loaded_kib, peak.peak_kib));
-    }
-    println!("\n{report}");
-    if !all_reached {
-        println!("Some targets were MISSED.");
-    }
-    places.tear_down()?;
-    if options.save { save(&report) } else { Ok(()) }
+    let (table, all_reached) = results.render(rows);
+    let memory = match (idle, memory()) {
+        (Some(idle), Some(end)) => memory_line(idle.resident_kib, loaded_kib, end.peak_kib),
+        _ => String::new(),
+    };
+    Ok(Measured { table, all_reached, memory })
 }
 
 fn chosen_rows(words: &[String]) -> Result<Vec<Row>, String> {
