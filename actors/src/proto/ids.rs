@@ -71,6 +71,16 @@ pub struct ChunkId {
     pub index: u32,
 }
 
+impl ChunkId {
+    /// The next id in order, if there is one.
+    pub fn next(self) -> Option<ChunkId> {
+        match self.index.checked_add(1) {
+            Some(index) => Some(ChunkId { index, ..self }),
+            None => Some(ChunkId { inode: InodeId(self.inode.0.checked_add(1)?), index: 0 }),
+        }
+    }
+}
+
 impl fmt::Display for ChunkId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:#x}.{}", self.inode.0, self.index)

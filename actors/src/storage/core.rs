@@ -11,9 +11,9 @@ use crate::proto::ids::{ChainId, ChainVersion, ChunkId, ChunkVersion, RequestId,
 use crate::proto::mgmtd::{Chain, Routing, TargetState};
 use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
 
-/// How long a target remembers that a chunk was removed: longer than a request can linger in the
-/// network. Requests to an earlier incarnation are refused by their address.
-const TOMBSTONE_LIFE: Duration = Duration::from_secs(60);
+/// How long a removed chunk keeps its (empty) row: longer than a request or its retries can linger,
+/// so that a late one still meets the record of what was done.
+pub(super) const PURGE_AFTER: Duration = Duration::from_secs(60);
 
 /// What to do with an update that was admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,21 +28,14 @@ pub(super) enum Begin {
     Unfinished,
 }
 
-struct Tombstone {
-    version: ChunkVersion,
-    since: Time,
-    /// The last requests that the chunk and its removal had seen.
-    recent: Vec<RequestId>,
-}
-
-/// One target's view of its chain, its chunk locks and its memory of removed chunks.
+/// One target's view of its chain, its chunk locks, and the removed chunks that await purging.
 pub(super) struct Core {
     pub(super) target: TargetId,
     pub(super) chain_id: ChainId,
     pub(super) routing: Routing,
     locks: BTreeMap<ChunkId, VecDeque<Slot<()>>>,
-    tombstones: BTreeMap<ChunkId, Tombstone>,
-    tombstone_order: VecDeque<(Time, ChunkId)>,
+    /// Removed chunks whose rows are to go, in order of time.
+    empty: VecDeque<(Time, ChunkId)>,
 }
 
 impl Core {
@@ -52,8 +45,7 @@ impl Core {
             chain_id,
             routing: Routing::default(),
             locks: BTreeMap::new(),
-            tombstones: BTreeMap::new(),
-            tombstone_order: VecDeque::new(),
+            empty: VecDeque::new(),
         }
     }
 
@@ -144,7 +136,8 @@ impl Core {
             let (len, checksum) = committed.map_or((0, 0), |c| (c.len, c.checksum));
             Begin::Done(Updated { version, len, checksum })
         };
-        let tomb = self.tombstones.get(&u.chunk);
+        let removes = u.kind == UpdateKind::Remove
+            || (u.kind == UpdateKind::Replace && u.data.is_empty());
         if let Some(version) = u.version {
             // From our predecessor: it has stored exactly this version.
             if let Some(p) = pending {
@@ -155,11 +148,7 @@ impl Core {
                 };
             }
             if committed.is_none() {
-                // A request that lingered until its chunk was removed must not bring it back.
-                return Ok(match tomb {
-                    Some(t) if version <= t.version => done(version),
-                    _ => Begin::Apply(version),
-                });
+                return Ok(if removes { done(version) } else { Begin::Apply(version) });
             }
             return match version {
                 v if v <= have => Ok(done(v)),
@@ -188,37 +177,25 @@ impl Core {
         if committed.is_some() {
             return Ok(Begin::Apply(ChunkVersion(have.0 + 1)));
         }
-        if let Some(t) = tomb {
-            let same = |r: &&RequestId| r.session == u.request.session;
-            if t.recent.iter().find(same).is_some_and(|r| r.seq >= u.request.seq) {
-                return Ok(done(t.version));
-            }
-        }
-        if u.kind == UpdateKind::Remove {
+        if removes {
             return Ok(done(have));
         }
-        Ok(Begin::Apply(ChunkVersion(fresh.0.max(tomb.map_or(0, |t| t.version.0 + 1)))))
+        Ok(Begin::Apply(fresh))
     }
 
-    /// Remembers a removed chunk for as long as requests for it may linger.
-    pub(super) fn bury(
-        &mut self,
-        chunk: ChunkId,
-        version: ChunkVersion,
-        recent: Vec<RequestId>,
-        now: Time,
-    ) {
-        while let Some(&(since, old)) = self.tombstone_order.front() {
-            if now.since(since) < TOMBSTONE_LIFE {
-                break;
-            }
-            self.tombstone_order.pop_front();
-            if self.tombstones.get(&old).is_some_and(|t| t.since == since) {
-                self.tombstones.remove(&old);
-            }
+    /// This chunk was emptied now: its row may go after [`PURGE_AFTER`].
+    pub(super) fn emptied(&mut self, chunk: ChunkId, now: Time) {
+        self.empty.push_back((now, chunk));
+    }
+
+    /// The next chunk whose row may go, once its time has come.
+    pub(super) fn purgeable(&mut self, now: Time) -> Option<ChunkId> {
+        let (since, chunk) = *self.empty.front()?;
+        if now.since(since) < PURGE_AFTER {
+            return None;
         }
-        self.tombstones.insert(chunk, Tombstone { version, since: now, recent });
-        self.tombstone_order.push_back((now, chunk));
+        self.empty.pop_front();
+        Some(chunk)
     }
 
     /// Takes the chunk's lock, or a place in its line.
