@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use t3fs_runtime::{RawAddr, Time};
+use t3fs_runtime::{NodeId, RawAddr, Time};
 
 use super::store::{SessionV1, Stored, StoredChain};
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
@@ -13,6 +13,8 @@ use crate::proto::mgmtd::*;
 pub(super) struct Core {
     routing: Routing,
     sessions: BTreeMap<SessionId, (SessionV1, Time)>,
+    /// The latest incarnation of each node that has registered.
+    epochs: BTreeMap<NodeId, u32>,
 }
 
 impl Core {
@@ -23,7 +25,7 @@ impl Core {
             tables: vec![ChainTable { id: 1, version: 1, chains: Vec::new() }],
             ..Routing::default()
         };
-        Core { routing, sessions: BTreeMap::new() }
+        Core { routing, sessions: BTreeMap::new(), epochs: BTreeMap::new() }
     }
 
     /// What was stored, with every address unknown and every session given its full life again.
@@ -52,6 +54,7 @@ impl Core {
                 ..Routing::default()
             },
             sessions: s.sessions.into_iter().map(|(id, v)| (id, (v, now))).collect(),
+            epochs: BTreeMap::new(),
         };
         core.list_sessions();
         core
@@ -92,8 +95,16 @@ impl Core {
         self.routing.sessions = self.sessions.keys().copied().collect();
     }
 
-    /// A node is up. Its addresses replace those of its earlier incarnation.
+    /// A node is up. Its addresses replace those of its earlier incarnation; a registration of an
+    /// earlier one that lingered in the network changes nothing.
     pub(super) fn register(&mut self, m: &Register) -> RoutingVersion {
+        let reported = m.metas.iter().chain(m.targets.iter().map(|t| &t.addr));
+        let epoch = reported.map(|a| a.epoch).max().unwrap_or(0);
+        let latest = self.epochs.entry(m.node).or_insert(epoch);
+        if epoch < *latest {
+            return self.routing.version;
+        }
+        *latest = epoch;
         let of = |t: TargetId| m.targets.iter().find(|r| r.target == t).map(|r| r.addr);
         let mut new = false;
         for t in self.routing.chains.iter_mut().flat_map(|c| &mut c.targets) {
@@ -227,8 +238,6 @@ fn drop_absent(c: &mut Chain, m: &Register) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use t3fs_runtime::NodeId;
-
     use super::*;
 
     fn chains(n: u32) -> CreateChains {
@@ -272,6 +281,12 @@ mod tests {
         m.targets[0].addr = raw(2, 6);
         assert!(c.register(&m) > v);
         assert_eq!(c.routing.metas, [raw(1, 6)]);
+        assert_eq!(c.routing.chains[0].targets[0].addr, Some(raw(2, 6)));
+        // Regression (sim check chain, seed 282): a registration that was sent before a restart
+        // arrived after that of the new incarnation, and everybody asked a dead address for ever.
+        m.targets[0].addr = raw(2, 5);
+        m.metas = vec![raw(1, 5)];
+        c.register(&m);
         assert_eq!(c.routing.chains[0].targets[0].addr, Some(raw(2, 6)));
     }
 
