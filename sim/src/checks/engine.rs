@@ -242,6 +242,9 @@ async fn update(
     {
         let mut model = s.model.borrow_mut();
         let m = model.entry(chunk).or_default();
+        if m.allowed.is_empty() {
+            m.allowed.push(m.now.clone());
+        }
         m.allowed.push(after.clone());
     }
     let u = Update {

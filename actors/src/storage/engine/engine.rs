@@ -20,9 +20,13 @@ use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, SessionId};
 #[derive(Clone)]
 pub struct Engine(Rc<Inner>);
 
-fn info_of(row: &Row) -> ChunkInfo {
-    let shown = row.view().map(|v| v.state).filter(|_| row.committed().0 > 0);
+/// `None`: a removal has been committed, its record is on its way.
+fn info_of(row: &Row) -> Option<ChunkInfo> {
+    let committed = row.view().map(|v| v.state);
     let pending = row.pending().filter(|p| !p.committing);
+    if committed.is_none() && pending.is_none() {
+        return None;
+    }
     let mut recent = row.recent().to_vec();
     if let Some(p) = row.pending() {
         for r in &p.recents {
@@ -39,7 +43,7 @@ fn info_of(row: &Row) -> ChunkInfo {
         checksum: p.state.checksum,
         removal: matches!(p.change, Change::Removed),
     });
-    ChunkInfo { committed: shown, pending, recent }
+    Some(ChunkInfo { committed, pending, recent })
 }
 
 impl Engine {
@@ -98,7 +102,7 @@ impl Engine {
     }
 
     pub fn info(&self, chunk: ChunkId) -> Option<ChunkInfo> {
-        self.0.with(|s| s.index.get(chunk).map(info_of))
+        self.0.with(|s| s.index.get(chunk).and_then(info_of))
     }
 
     /// Carries out one update; durable when it returns. The caller may leave, the update goes on.
@@ -194,7 +198,10 @@ impl Engine {
 
     /// Chunks from `from` (inclusive) on, in order.
     pub fn list(&self, from: ChunkId, limit: usize) -> Vec<(ChunkId, ChunkInfo)> {
-        self.0.with(|s| s.index.range(from).take(limit).map(|(c, r)| (*c, info_of(r))).collect())
+        self.0.with(|s| {
+            let rows = s.index.range(from).filter_map(|(c, r)| Some((*c, info_of(r)?)));
+            rows.take(limit).collect()
+        })
     }
 
     pub fn space(&self) -> Space {

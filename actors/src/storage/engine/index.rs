@@ -86,7 +86,7 @@ impl Index {
         let chunk = record.chunk();
         let before = self.rows.get(&chunk).map_or(0, Row::cost);
         let wrong = |what: &str| format!("chunk {chunk}, update {usn}: {what}");
-        let effects = match record {
+        let mut effects = match record {
             Record::Write(w) => self.write(usn, w),
             Record::Remove { version, chain_version, commit, request, .. } => {
                 self.remove(usn, chunk, version, chain_version, commit, request)
@@ -112,9 +112,10 @@ impl Index {
                     row.usn = usn;
                     row.applied(upto, granules, sides);
                 }
-                Effects { dirty: self.dirty(chunk), ..Effects::default() }
+                Effects::default()
             }
         };
+        effects.dirty = self.dirty(chunk);
         let row = self.rows.get(&chunk);
         if row.is_some_and(|r| r.pending().is_some()) {
             self.pending.insert(chunk);
@@ -183,15 +184,14 @@ impl Index {
         match row.commit(chain_version) {
             Some(freed) => Effects {
                 freed: freed.into_iter().collect(),
-                dirty: self.dirty(chunk),
-                removed: false,
+                ..Effects::default()
             },
             None => {
                 let row = self.rows.remove(&chunk).expect("just there");
                 Effects {
                     freed: row.base.extent.into_iter().collect(),
-                    dirty: false,
                     removed: true,
+                    ..Effects::default()
                 }
             }
         }

@@ -78,7 +78,10 @@ impl Inner {
             tracing::warn!("small updates stay in memory: {e}");
             self.with(|s| s.fail(&format!("small updates cannot be applied ({e})")));
         }
-        self.with(|s| s.applying = false);
+        self.with(|s| {
+            s.applying = false;
+            s.admit();
+        });
         self.tend(cx);
     }
 

@@ -98,6 +98,7 @@ fn plan(view: View<'_>, range: std::ops::Range<u32>, cached: impl Fn(u32) -> Opt
         disk.start += 1;
     }
     let known = match &view.base.sums {
+        Sums::Inline(_) if disk.is_empty() => Known::Inline(Vec::new()),
         Sums::Inline(sums) => Known::Inline(sums[range.start as usize..base_end as usize].to_vec()),
         Sums::Pages(_) if disk.is_empty() => Known::Pages(Vec::new()),
         Sums::Pages(sides) => {

@@ -17,6 +17,14 @@ use super::record::Record;
 use super::{EngineConfig, Op, Update, WRITERS_MAX};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 
+/// What becomes of an update that needs overlay room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Room {
+    Reserved,
+    /// All of the overlay is pending, and only commits from outside make room: it is to be copied.
+    Never,
+}
+
 /// An engine as its tasks share it.
 pub struct Inner {
     pub disk: DiskId,
@@ -47,7 +55,7 @@ pub struct State {
     reserved: usize,
     overlay_max: usize,
     /// Updates that wait for room in the overlay, first come first served.
-    room: VecDeque<(usize, Slot<()>)>,
+    room: VecDeque<(usize, Slot<Room>)>,
     /// Updates that wait for a data file to grow or shrink.
     pub resized: Vec<Slot<()>>,
     /// Waiting for a spare journal segment to be ready or refused.
@@ -138,9 +146,8 @@ impl State {
             tracing::error!("a target takes no updates any more: {why}");
             self.failed = Some(why.into());
         }
-        for (bytes, slot) in self.room.drain(..) {
-            self.reserved += bytes;
-            slot.fill(());
+        for (_, slot) in self.room.drain(..) {
+            slot.fill(Room::Never);
         }
         for slot in self.resized.drain(..) {
             slot.fill(());
@@ -176,11 +183,13 @@ impl State {
         {
             return Err(EngineError::Busy);
         }
-        if row.is_none() && u.op == Op::Remove {
+        // A removal that is on its way has removed the chunk already.
+        let exists = row.is_some_and(|r| r.view().is_some());
+        if !exists && u.op == Op::Remove {
             return Err(EngineError::NotFound);
         }
         // A new chunk may begin anywhere: versions go on growing across removal.
-        if !replace && row.is_some() && u.version.0 != have.0 + 1 {
+        if !replace && exists && u.version.0 != have.0 + 1 {
             return Err(EngineError::VersionGap { have, sent: u.version });
         }
         let end = match &u.op {
@@ -287,15 +296,12 @@ impl State {
         self.index.overlay() + self.reserved
     }
 
-    /// Reserves overlay room; the slot fills when there is some.
-    pub fn reserve(&mut self, bytes: usize) -> Option<Slot<()>> {
-        if self.room.is_empty() && self.roomy(bytes) {
-            self.reserved += bytes;
-            return None;
-        }
+    /// Reserves overlay room; the slot fills when there is some, or never will be.
+    pub fn reserve(&mut self, bytes: usize) -> Slot<Room> {
         let slot = Slot::new();
         self.room.push_back((bytes, slot.clone()));
-        Some(slot)
+        self.admit();
+        slot
     }
 
     /// One update is let in whatever its size, so that a small budget slows but never stops.
@@ -304,13 +310,19 @@ impl State {
         used == 0 || used + bytes <= self.overlay_max
     }
 
-    fn admit(&mut self) {
+    /// Lets in who fits, in order. Called whenever the overlay or the work on it shrinks.
+    pub fn admit(&mut self) {
         while let Some((bytes, _)) = self.room.front()
             && self.roomy(*bytes)
         {
             let (bytes, slot) = self.room.pop_front().expect("looked at");
             self.reserved += bytes;
-            slot.fill(());
+            slot.fill(Room::Reserved);
+        }
+        if self.dirty.is_empty() && !self.applying && self.reserved == 0 {
+            for (_, slot) in self.room.drain(..) {
+                slot.fill(Room::Never);
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use super::layout::{Class, Extent, GRANULE, PAGE_GRANULES, Side, granules};
 use super::read::Which;
 use super::record::{Record, WriteRecord};
 use super::row::{Base, PATCH_COST, Patch, Recent, State, Sums, UNCUT};
-use super::state::Inner;
+use super::state::{Inner, Room};
 use super::sums::{digest, encode_page, granule_sum};
 use super::{Applied, Op, Update};
 use crate::proto::ids::ChunkId;
@@ -186,16 +186,23 @@ impl Inner {
         }
         let small_max = self.cfg.small_update_max;
         if edit.in_place(small_max) {
-            return self.make_in_place(cx, edit).await;
-        }
-        if edit.all().count() * GRANULE <= small_max {
-            return self.make_moved(cx, edit).await;
+            if let Some(reserved) = self.room(cx, edit.touched().len() * PATCH_COST).await? {
+                return self.make_in_place(cx, edit, reserved).await;
+            }
+        } else if edit.all().count() * GRANULE <= small_max
+            && let Some(reserved) = self.room(cx, edit.all().count() * PATCH_COST).await?
+        {
+            return self.make_moved(cx, edit, reserved).await;
         }
         self.make_copied(cx, edit).await
     }
 
-    async fn make_in_place(self: &Rc<Self>, cx: &Cx, edit: &Edit<'_>) -> Result<Made, EngineError> {
-        let reserved = self.room(cx, edit.touched().len() * PATCH_COST).await?;
+    async fn make_in_place(
+        self: &Rc<Self>,
+        cx: &Cx,
+        edit: &Edit<'_>,
+        reserved: usize,
+    ) -> Result<Made, EngineError> {
         let sums = self.content_sums(cx, edit.chunk, Which::Committed);
         let (images, sums) = join(self.images(cx, edit, edit.touched()), sums).await;
         let both = images.and_then(|i| sums.map(|s| (i, s.1)));
@@ -208,8 +215,12 @@ impl Inner {
         Ok(Made { base: None, cut, patches, sums, reserved })
     }
 
-    async fn make_moved(self: &Rc<Self>, cx: &Cx, edit: &Edit<'_>) -> Result<Made, EngineError> {
-        let reserved = self.room(cx, edit.all().count() * PATCH_COST).await?;
+    async fn make_moved(
+        self: &Rc<Self>,
+        cx: &Cx,
+        edit: &Edit<'_>,
+        reserved: usize,
+    ) -> Result<Made, EngineError> {
         let class = Class::of(edit.new_len);
         let made = async {
             let mut patches = self.images(cx, edit, edit.all()).await?;
@@ -304,15 +315,14 @@ impl Inner {
         join_all(each).await.into_iter().collect()
     }
 
-    /// Waits for overlay room and returns what was reserved.
-    async fn room(self: &Rc<Self>, cx: &Cx, bytes: usize) -> Result<usize, EngineError> {
-        if let Some(wait) = self.with(|s| s.reserve(bytes)) {
-            self.tend(cx);
-            wait.await;
+    /// Waits for overlay room. `None`: there will be none, the update has to be copied.
+    async fn room(self: &Rc<Self>, cx: &Cx, bytes: usize) -> Result<Option<usize>, EngineError> {
+        let wait = self.with(|s| s.reserve(bytes));
+        self.tend(cx);
+        if wait.await == Room::Never {
+            return self.with(|s| s.alive()).map(|()| None);
         }
-        let alive = self.with(|s| s.alive());
-        alive.inspect_err(|_| self.with(|s| s.unreserve(bytes)))?;
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     /// Keeps the pages of an extent just written, as long as it is still the chunk's.
