@@ -113,12 +113,27 @@ type Model = BTreeMap<ChunkId, Chunk>;
 struct Shared {
     model: RefCell<Model>,
     seq: Cell<u64>,
+    /// Every content that was sent as a version, for readers beside the writer.
+    sent: RefCell<BTreeMap<(ChunkId, u64), Vec<Option<Content>>>>,
+    /// Clients still at work.
+    writing: Cell<u64>,
     /// Injected disk errors are about: updates may fail.
     faulty: bool,
     wrong: RefCell<Option<String>>,
 }
 
 impl Shared {
+    fn new(model: Model, seq: u64, faulty: bool) -> Rc<Shared> {
+        Rc::new(Shared {
+            model: RefCell::new(model),
+            seq: Cell::new(seq),
+            sent: RefCell::default(),
+            writing: Cell::new(0),
+            faulty,
+            wrong: RefCell::default(),
+        })
+    }
+
     fn complain(&self, what: String) {
         self.wrong.borrow_mut().get_or_insert(what);
     }
@@ -185,9 +200,10 @@ fn random_op(rng: &Rng, old: Option<&Content>) -> (Op, Option<Content>) {
 
 /// One client's updates and reads, on chunks of its own.
 async fn client(cx: Cx, e: Engine, s: Rc<Shared>, rng: Rng, who: u64, steps: u64) {
+    s.writing.set(s.writing.get() + 1);
     for _ in 0..steps {
         if s.ok().is_err() {
-            return;
+            break;
         }
         let chunk = *rng.pick(&chunk_ids(who));
         let c = s.model.borrow().get(&chunk).cloned().unwrap_or_default();
@@ -211,6 +227,7 @@ async fn client(cx: Cx, e: Engine, s: Rc<Shared>, rng: Rng, who: u64, steps: u64
             cx.sleep(Duration::from_millis(rng.below(400))).await;
         }
     }
+    s.writing.set(s.writing.get() - 1);
 }
 
 async fn update(
@@ -238,6 +255,7 @@ async fn update(
     let commit = rng.coin();
     s.seq.set(s.seq.get() + 1);
     let by = RequestId { session: SessionId(who), seq: s.seq.get() };
+    s.sent.borrow_mut().entry((chunk, version)).or_default().push(to.clone());
     let after = c.now.updated(version, to, commit, by);
     {
         let mut model = s.model.borrow_mut();
@@ -317,6 +335,35 @@ async fn read_some(cx: &Cx, e: &Engine, s: &Rc<Shared>, rng: &Rng, chunk: ChunkI
     }
 }
 
+/// Reads chunks that others change: what it gets is one version, whole.
+async fn reader(cx: Cx, e: Engine, s: Rc<Shared>, rng: Rng) {
+    while s.writing.get() > 0 && s.ok().is_ok() {
+        let chunk = *rng.pick(&chunk_ids(rng.below(CLIENTS)));
+        let offset = rng.below(100_000) as u32 / (1 + rng.below(100) as u32);
+        let len = if rng.coin() { u32::MAX } else { rng.below(100_000) as u32 };
+        match e.read(&cx, chunk, offset, len).await {
+            Ok(r) => {
+                let sent = s.sent.borrow();
+                let of = sent.get(&(chunk, r.version.0)).map_or(&[][..], |v| v);
+                let same = |c: &Content| {
+                    let from = (offset as usize).min(c.len());
+                    let to = from.saturating_add(len as usize).min(c.len());
+                    c.len() == r.chunk_len as usize && r.data[..] == c[from..to]
+                };
+                // Versions from before this round are the clients' own to check.
+                if !of.is_empty() && !of.iter().flatten().any(same) {
+                    let v = r.version;
+                    s.complain(format!("{chunk}: {offset}+{len} is not of version {v}"));
+                }
+            }
+            Err(EngineError::NotFound) => {}
+            Err(EngineError::Disk(_)) if s.faulty => {}
+            Err(why) => s.complain(format!("{chunk}: a reader got: {why}")),
+        }
+        cx.sleep(Duration::from_micros(rng.below(500))).await;
+    }
+}
+
 /// The whole history: rounds of clients side by side, with checkpoints, closings and openings.
 async fn history(cx: Cx, s: Rc<Shared>, rng: Rng, cfg: EngineConfig) {
     let disk = DiskId(0);
@@ -337,7 +384,11 @@ async fn history(cx: Cx, s: Rc<Shared>, rng: Rng, cfg: EngineConfig) {
                 engine.checkpoint(&cx).await;
             }
         };
-        t3fs_runtime::join(join_all(clients), checkpoints).await;
+        let readers = (0..2u64).map(|n| {
+            reader(cx.clone(), engine.clone(), Rc::clone(&s), rng.fork(round << 8 | 0x80 | n))
+        });
+        let work = t3fs_runtime::join(join_all(clients), join_all(readers));
+        t3fs_runtime::join(work, checkpoints).await;
         if !s.faulty {
             engine.assert_sound();
         }
@@ -422,9 +473,7 @@ async fn recovered(cx: Cx, model: Model, rng: Rng, cfg: EngineConfig) -> Result<
     if rng.below(4) != 0 {
         return Ok(());
     }
-    let seq = Cell::new(1_000_000);
-    let s = Shared { model: RefCell::new(now), seq, faulty: false, wrong: RefCell::default() };
-    let s = Rc::new(s);
+    let s = Shared::new(now, 1_000_000, false);
     let clients = (0..CLIENTS).map(|who| {
         client(cx.clone(), engine.clone(), Rc::clone(&s), rng.fork(who), who, 4)
     });
@@ -535,12 +584,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         disk.faults.sync_error_ppm = *rng.pick(&[0, 500]);
     }
     let node = world.add_node(NodeSpec::new().disk_image(disk));
-    let shared = Rc::new(Shared {
-        model: RefCell::default(),
-        seq: Cell::new(0),
-        faulty,
-        wrong: RefCell::default(),
-    });
+    let shared = Shared::new(Model::new(), 0, faulty);
     let points: Rc<RefCell<Vec<Point>>> = Rc::default();
     // A sample of fixed size over a run of unknown length (reservoir; Vitter 1985).
     let (keep, sample, s) = (Rc::clone(&points), rng.fork(7), Rc::clone(&shared));
