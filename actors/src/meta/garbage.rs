@@ -247,12 +247,7 @@ async fn forget(txn: &mut Txn<'_>, inode: InodeId, dead: &[SessionId]) -> Done<(
 }
 
 /// Removes a file's chunks from one chain.
-async fn remove_from(
-    me: &Me<Meta>,
-    cx: &Cx,
-    inode: InodeId,
-    chain: ChainId,
-) -> Result<(), String> {
+async fn remove_from(me: &Me<Meta>, cx: &Cx, inode: InodeId, chain: ChainId) -> Result<(), String> {
     let mut why = String::new();
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
@@ -260,8 +255,7 @@ async fn remove_from(
             cx.sleep(ATTEMPT_PAUSE * (1 << attempt) + jitter).await;
             refresh_routing(me, cx).await;
         }
-        let (outside, routing) =
-            me.with(|m| (Rc::clone(&m.outside), Rc::clone(&m.place.routing)));
+        let (outside, routing) = me.with(|m| (Rc::clone(&m.outside), Rc::clone(&m.place.routing)));
         let Some(chain) = routing.chain(chain) else {
             why = format!("the routing has no chain {chain}");
             continue;
@@ -297,8 +291,7 @@ async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
     if me.with(|m| m.place.routing.version) == RoutingVersion::default() {
         refresh_routing(me, cx).await;
     }
-    let (kv, routing, swept) =
-        me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
+    let (kv, routing, swept) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
     if routing.version == swept {
         return Ok(());
     }
