@@ -39,11 +39,7 @@ struct Generation {
 impl Conflicts {
     /// A window that begins at `oldest`.
     pub(super) fn new(oldest: Version) -> Self {
-        Conflicts {
-            generations: VecDeque::new(),
-            bytes: 0,
-            oldest,
-        }
+        Conflicts { generations: VecDeque::new(), bytes: 0, oldest }
     }
 
     /// Reads below this version are too old to be judged.
@@ -59,11 +55,7 @@ impl Conflicts {
         keys: Vec<Bytes>,
         ranges: &[KeyRange],
     ) {
-        if self
-            .generations
-            .back()
-            .is_none_or(|newest| newest.is_closed(now_us))
-        {
+        if self.generations.back().is_none_or(|newest| newest.is_closed(now_us)) {
             self.generations.push_back(Generation::new(now_us));
         }
         let newest = self.generations.back_mut().expect("just made");
@@ -75,11 +67,7 @@ impl Conflicts {
 
     /// Forgets generations whose last commit is older than the window.
     pub(super) fn expire(&mut self, now_us: u64) {
-        while self
-            .generations
-            .front()
-            .is_some_and(|g| g.last_us + WINDOW_US < now_us)
-        {
+        while self.generations.front().is_some_and(|g| g.last_us + WINDOW_US < now_us) {
             self.forget_oldest();
         }
     }
@@ -87,11 +75,7 @@ impl Conflicts {
     /// Whether one of the keys or ranges was written after `read`, which is not below `oldest`.
     pub(super) fn hit(&self, read: Version, keys: &[Bytes], ranges: &[KeyRange]) -> bool {
         assert!(read >= self.oldest);
-        let newer = self
-            .generations
-            .iter()
-            .rev()
-            .take_while(|generation| generation.last > read);
+        let newer = self.generations.iter().rev().take_while(|generation| generation.last > read);
         newer.into_iter().any(|generation| {
             keys.iter().any(|key| generation.wrote_key(key, read))
                 || ranges.iter().any(|range| generation.wrote_in(range, read))

@@ -12,10 +12,7 @@ pub struct LocalTxn {
 impl LocalTxn {
     pub fn begin(kv: &mut Resolver, now_us: u64) -> Self {
         let version = kv.read_version(now_us).expect("the store runs");
-        LocalTxn {
-            version,
-            buffer: TxnBuffer::new(),
-        }
+        LocalTxn { version, buffer: TxnBuffer::new() }
     }
 
     pub fn get(&mut self, kv: &Resolver, key: &[u8]) -> Result<Option<Bytes>, KvError> {

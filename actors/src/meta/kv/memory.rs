@@ -49,10 +49,7 @@ impl MemoryDisk {
     pub fn open(&self) -> MemoryStore {
         let mut disk = self.0.borrow_mut();
         disk.incarnation += 1;
-        MemoryStore {
-            disk: self.clone(),
-            incarnation: disk.incarnation,
-        }
+        MemoryStore { disk: self.clone(), incarnation: disk.incarnation }
     }
 
     /// Whether syncs wait for [`MemoryDisk::end_syncs`]. If not, as at first, each ends at once.
@@ -94,11 +91,7 @@ impl MemoryDisk {
             disk.durable = disk.unsynced[last].clone();
         }
         disk.content = disk.durable.clone();
-        disk.bytes = disk
-            .content
-            .iter()
-            .map(|(key, value)| bytes_of(key, value))
-            .sum();
+        disk.bytes = disk.content.iter().map(|(key, value)| bytes_of(key, value)).sum();
         disk.unsynced.clear();
         let waiting = std::mem::take(&mut disk.syncs);
         disk.incarnation += 1;
@@ -128,10 +121,7 @@ impl Disk {
         // Earlier syncs may have made some of them durable already.
         let first_unsynced = self.applied - self.unsynced.len() as u64;
         for _ in first_unsynced..covered {
-            self.durable = self
-                .unsynced
-                .pop_front()
-                .expect("one content per unsynced batch");
+            self.durable = self.unsynced.pop_front().expect("one content per unsynced batch");
         }
         Some(done)
     }
@@ -200,11 +190,7 @@ impl Snapshot for MemorySnapshot {
             return Ok(RangePage::default());
         }
         let rows = self.0.range::<_, [u8]>(within(begin, end));
-        Ok(if reverse {
-            page(rows.rev(), limit)
-        } else {
-            page(rows, limit)
-        })
+        Ok(if reverse { page(rows.rev(), limit) } else { page(rows, limit) })
     }
 }
 
@@ -251,10 +237,7 @@ mod tests {
         }
         put(&mut store, "e");
         disk.end_syncs(2);
-        assert_eq!(
-            ended.try_iter().collect::<Vec<_>>(),
-            [("a", Ok(())), ("b", Ok(()))]
-        );
+        assert_eq!(ended.try_iter().collect::<Vec<_>>(), [("a", Ok(())), ("b", Ok(()))]);
         assert_eq!(disk.batches_unsynced(), 3);
 
         disk.crash_keeping(1);

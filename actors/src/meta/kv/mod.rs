@@ -1,8 +1,8 @@
 //! The transactional key-value contract (FoundationDB's), and the embedded implementation of it.
 //!
 //! # The contract
-//! - Keys and values are byte strings; keys are ordered by bytes. User keys are below `\xff`,
-//!   except [`METADATA_VERSION_KEY`], which FoundationDB also offers.
+//! - Keys and values are byte strings; keys are ordered by bytes. User keys are not empty (which
+//!   FoundationDB would allow) and below `\xff`, except [`METADATA_VERSION_KEY`].
 //! - A transaction reads from the snapshot of one *read version* and keeps its writes to itself
 //!   until it commits. Commits are strictly serialisable: a commit is refused with
 //!   [`KvError::Conflict`] if anything it read with a conflict has been written since its read
@@ -135,18 +135,12 @@ pub struct KeyRange {
 
 impl KeyRange {
     pub fn new(begin: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
-        KeyRange {
-            begin: begin.into(),
-            end: end.into(),
-        }
+        KeyRange { begin: begin.into(), end: end.into() }
     }
 
     /// The range that holds just `key`.
     pub fn point(key: &Bytes) -> Self {
-        KeyRange {
-            begin: key.clone(),
-            end: key_after(key),
-        }
+        KeyRange { begin: key.clone(), end: key_after(key) }
     }
 
     /// All keys that start with `prefix`. `prefix` must hold a byte other than `\xff`.
@@ -156,10 +150,7 @@ impl KeyRange {
         let keep = keep.expect("a prefix of \\xff alone has no end") + 1;
         let mut end = begin[..keep].to_vec();
         end[keep - 1] += 1;
-        KeyRange {
-            begin,
-            end: end.into(),
-        }
+        KeyRange { begin, end: end.into() }
     }
 
     pub fn contains(&self, key: &[u8]) -> bool {
@@ -240,14 +231,8 @@ mod tests {
 
     #[test]
     fn prefix_ends_before_the_next_sibling() {
-        assert_eq!(
-            KeyRange::prefix(&b"ab"[..]),
-            KeyRange::new(&b"ab"[..], &b"ac"[..])
-        );
-        assert_eq!(
-            KeyRange::prefix(&b"a\xff"[..]),
-            KeyRange::new(&b"a\xff"[..], &b"b"[..])
-        );
+        assert_eq!(KeyRange::prefix(&b"ab"[..]), KeyRange::new(&b"ab"[..], &b"ac"[..]));
+        assert_eq!(KeyRange::prefix(&b"a\xff"[..]), KeyRange::new(&b"a\xff"[..], &b"b"[..]));
     }
 
     #[test]
@@ -266,10 +251,7 @@ mod tests {
             read_keys: vec![Bytes::from_static(b"k")],
             read_ranges: vec![KeyRange::prefix(&b"p"[..])],
             write_conflicts: vec![],
-            mutations: vec![Mutation::Add {
-                key: Bytes::from_static(b"n"),
-                operand: 3,
-            }],
+            mutations: vec![Mutation::Add { key: Bytes::from_static(b"n"), operand: 3 }],
         };
         let frame = rkyv::to_bytes::<rkyv::rancor::Error>(&request).unwrap();
         let back = rkyv::from_bytes::<CommitRequest, rkyv::rancor::Error>(&frame).unwrap();

@@ -9,10 +9,7 @@ use std::collections::BTreeMap;
 /// Most keys that the range clears of one commit may remove; each is removed by itself.
 pub const CLEARED_KEYS_MAX: usize = 100_000;
 /// Page in which the keys of a cleared range are listed.
-const CLEAR_PAGE: RangeLimit = RangeLimit {
-    rows: 1000,
-    bytes: 1 << 20,
-};
+const CLEAR_PAGE: RangeLimit = RangeLimit { rows: 1000, bytes: 1 << 20 };
 
 /// What a commit does to the store and to those who read.
 #[derive(Default)]
@@ -30,10 +27,7 @@ pub(super) fn effects(
     version: Version,
     mutations: Vec<Mutation>,
 ) -> Result<Effects, KvError> {
-    let mut base = Base {
-        store,
-        snapshot: None,
-    };
+    let mut base = Base { store, snapshot: None };
     let stamp = Versionstamp::new(version, 0);
     let mut effects = Effects::default();
     let mut cleared = 0;
@@ -79,17 +73,12 @@ impl Effects {
         range: &KeyRange,
         cleared: usize,
     ) -> Result<usize, KvError> {
-        for (_, value) in self
-            .batch
-            .range_mut::<[u8], _>(within(&range.begin, &range.end))
-        {
+        for (_, value) in self.batch.range_mut::<[u8], _>(within(&range.begin, &range.end)) {
             *value = None;
         }
         let (mut begin, mut count) = (range.begin.clone(), 0);
         loop {
-            let page = base
-                .range(&begin, &range.end, CLEAR_PAGE, false)
-                .map_err(failed)?;
+            let page = base.range(&begin, &range.end, CLEAR_PAGE, false).map_err(failed)?;
             count += page.rows.len();
             if cleared + count > CLEARED_KEYS_MAX {
                 return Err(KvError::TooLarge {
@@ -101,8 +90,7 @@ impl Effects {
             if let Some((last, _)) = page.rows.last() {
                 begin = key_after(last);
             }
-            self.batch
-                .extend(page.rows.into_iter().map(|(key, _)| (key, None)));
+            self.batch.extend(page.rows.into_iter().map(|(key, _)| (key, None)));
             if !page.more {
                 return Ok(count);
             }
@@ -151,10 +139,7 @@ mod tests {
     fn add_extends_cuts_and_wraps() {
         assert_eq!(added(None, 7)[..], 7u64.to_le_bytes());
         assert_eq!(added(Some(&[1]), 7)[..], 8u64.to_le_bytes());
-        assert_eq!(
-            added(Some(&[1, 0, 0, 0, 0, 0, 0, 0, 9]), 7)[..],
-            8u64.to_le_bytes()
-        );
+        assert_eq!(added(Some(&[1, 0, 0, 0, 0, 0, 0, 0, 9]), 7)[..], 8u64.to_le_bytes());
         assert_eq!(added(Some(&[0xff; 8]), 1)[..], 0u64.to_le_bytes());
     }
 }

@@ -123,35 +123,24 @@ impl Mutation {
 }
 
 pub(super) fn check_read_key(key: &[u8]) -> Result<(), KvError> {
-    if key == METADATA_VERSION_KEY {
-        Ok(())
-    } else {
-        check_write_key(key)
-    }
+    if key == METADATA_VERSION_KEY { Ok(()) } else { check_write_key(key) }
 }
 
 pub(super) fn check_range(begin: &[u8], end: &[u8]) -> Result<(), KvError> {
-    limit(
-        "key in bytes",
-        begin.len().max(end.len()),
-        KEY_BYTES_MAX + 1,
-    )?;
+    limit("key in bytes", begin.len().max(end.len()), KEY_BYTES_MAX + 1)?;
     if end > KEYS_END {
-        return Err(KvError::Invalid(format!(
-            "range ends at {}",
-            end.escape_ascii()
-        )));
+        return Err(KvError::Invalid(format!("range ends at {}", end.escape_ascii())));
     }
     Ok(())
 }
 
 fn check_write_key(key: &[u8]) -> Result<(), KvError> {
     limit("key in bytes", key.len(), KEY_BYTES_MAX)?;
+    if key.is_empty() {
+        return Err(KvError::Invalid("the empty key".into()));
+    }
     if key >= KEYS_END {
-        return Err(KvError::Invalid(format!(
-            "key {} is reserved",
-            key.escape_ascii()
-        )));
+        return Err(KvError::Invalid(format!("key {} is reserved", key.escape_ascii())));
     }
     Ok(())
 }
@@ -163,21 +152,14 @@ fn check_value(value: &[u8]) -> Result<(), KvError> {
 fn check_stamp_offset(bytes: &[u8], offset: u32) -> Result<(), KvError> {
     let end = offset as usize + Versionstamp::BYTES;
     if end > bytes.len() {
-        return Err(KvError::Invalid(format!(
-            "a stamp at {offset} ends beyond {}",
-            bytes.len()
-        )));
+        return Err(KvError::Invalid(format!("a stamp at {offset} ends beyond {}", bytes.len())));
     }
     Ok(())
 }
 
 fn limit(what: &str, size: usize, max: usize) -> Result<(), KvError> {
     if size > max {
-        return Err(KvError::TooLarge {
-            what: what.into(),
-            size: size as u64,
-            max: max as u64,
-        });
+        return Err(KvError::TooLarge { what: what.into(), size: size as u64, max: max as u64 });
     }
     Ok(())
 }

@@ -56,10 +56,7 @@ impl Resolver {
     /// Takes over `store`, as it is.
     pub fn open(store: Box<dyn Store>) -> Result<Self, KvError> {
         let incarnation = store.incarnation();
-        assert!(
-            incarnation < 1 << (64 - COUNT_BITS),
-            "too many openings of one store"
-        );
+        assert!(incarnation < 1 << (64 - COUNT_BITS), "too many openings of one store");
         let last = store.snapshot().get(VERSION_KEY).map_err(failed)?;
         let last = match last.as_deref().map(<[u8; 8]>::try_from) {
             None => 0,
@@ -92,10 +89,7 @@ impl Resolver {
         self.held
             .entry(self.current)
             .and_modify(|held| held.asked_us = now_us)
-            .or_insert_with(|| Held {
-                snapshot: store.snapshot(),
-                asked_us: now_us,
-            });
+            .or_insert_with(|| Held { snapshot: store.snapshot(), asked_us: now_us });
         if self.held.len() > SNAPSHOTS_MAX {
             self.held.pop_first();
         }
@@ -120,18 +114,9 @@ impl Resolver {
         reverse: bool,
     ) -> Result<RangePage, KvError> {
         check_range(begin, end)?;
-        let rows = if limit == 0 {
-            RANGE_ROWS_MAX
-        } else {
-            limit.min(RANGE_ROWS_MAX)
-        };
-        let limit = RangeLimit {
-            rows,
-            bytes: RANGE_BYTES_MAX,
-        };
-        self.snapshot(version)?
-            .range(begin, end, limit, reverse)
-            .map_err(failed)
+        let rows = if limit == 0 { RANGE_ROWS_MAX } else { limit.min(RANGE_ROWS_MAX) };
+        let limit = RangeLimit { rows, bytes: RANGE_BYTES_MAX };
+        self.snapshot(version)?.range(begin, end, limit, reverse).map_err(failed)
     }
 
     /// Commits, or says why not. On success the commit is applied and visible to later read
@@ -146,19 +131,14 @@ impl Resolver {
         request.check()?;
         if request.is_read_only() {
             let version = request.read_version;
-            return Ok(Committed {
-                version,
-                versionstamp: Versionstamp::NONE,
-            });
+            return Ok(Committed { version, versionstamp: Versionstamp::NONE });
         }
         self.check_conflicts(&request)?;
 
         let version = Version(self.current.0 + 1);
         let mut effects = effects(&*self.store, version, request.mutations)?;
         let stored = Bytes::copy_from_slice(&version.0.to_be_bytes());
-        effects
-            .batch
-            .insert(Bytes::from_static(VERSION_KEY), Some(stored));
+        effects.batch.insert(Bytes::from_static(VERSION_KEY), Some(stored));
         let batch: Vec<_> = effects.batch.into_iter().collect();
         if let Err(error) = self.store.apply(&batch) {
             // The batch may be there when the store is opened again.
@@ -167,12 +147,8 @@ impl Resolver {
         }
         self.current = version;
         effects.ranges.append(&mut request.write_conflicts);
-        self.conflicts
-            .record(self.now_us, version, effects.keys, &effects.ranges);
-        Ok(Committed {
-            version,
-            versionstamp: Versionstamp::new(version, 0),
-        })
+        self.conflicts.record(self.now_us, version, effects.keys, &effects.ranges);
+        Ok(Committed { version, versionstamp: Versionstamp::new(version, 0) })
     }
 
     /// Calls `done` when all commits up to the returned version are durable.
@@ -223,10 +199,7 @@ impl Resolver {
         if read < self.conflicts.oldest() {
             return Err(KvError::TooOld);
         }
-        if self
-            .conflicts
-            .hit(read, &request.read_keys, &request.read_ranges)
-        {
+        if self.conflicts.hit(read, &request.read_keys, &request.read_ranges) {
             return Err(KvError::Conflict);
         }
         Ok(())
@@ -246,14 +219,8 @@ mod tests {
     use crate::meta::kv::{KeyRange, MemoryDisk, Mutation, StoreError};
 
     fn set(key: &'static str, value: &'static str) -> CommitRequest {
-        let mutations = vec![Mutation::Set {
-            key: key.into(),
-            value: value.into(),
-        }];
-        CommitRequest {
-            mutations,
-            ..Default::default()
-        }
+        let mutations = vec![Mutation::Set { key: key.into(), value: value.into() }];
+        CommitRequest { mutations, ..Default::default() }
     }
 
     #[test]
@@ -299,55 +266,23 @@ mod tests {
             other => panic!("{other:?}"),
         };
         refused(kv.commit(0, set("\u{ff}", "1").with_key(b"\xff/version")));
-        refused(kv.commit(
-            0,
-            set("a", "1").with_key(&[b'a'; super::super::KEY_BYTES_MAX + 1]),
-        ));
+        refused(kv.commit(0, set("a", "1").with_key(&[b'a'; super::super::KEY_BYTES_MAX + 1])));
         let end = Bytes::from_static(b"\xff\xff");
-        let mutations = vec![Mutation::ClearRange {
-            begin: Bytes::new(),
-            end,
-        }];
-        refused(kv.commit(
-            0,
-            CommitRequest {
-                mutations,
-                ..Default::default()
-            },
-        ));
+        let mutations = vec![Mutation::ClearRange { begin: Bytes::new(), end }];
+        refused(kv.commit(0, CommitRequest { mutations, ..Default::default() }));
         let value = Bytes::from_static(b"123456789");
-        let mutations = vec![Mutation::SetVersionstampedValue {
-            key: "a".into(),
-            value,
-            offset: 0,
-        }];
-        refused(kv.commit(
-            0,
-            CommitRequest {
-                mutations,
-                ..Default::default()
-            },
-        ));
+        let mutations =
+            vec![Mutation::SetVersionstampedValue { key: "a".into(), value, offset: 0 }];
+        refused(kv.commit(0, CommitRequest { mutations, ..Default::default() }));
         let version = kv.read_version(0).unwrap();
-        assert!(matches!(
-            kv.get(version, b"\xff/version"),
-            Err(KvError::Invalid(_))
-        ));
-        assert!(matches!(
-            kv.range(version, b"", b"\xff\x01", 0, false),
-            Err(KvError::Invalid(_))
-        ));
-        assert_eq!(
-            kv.get(version, crate::meta::kv::METADATA_VERSION_KEY),
-            Ok(None)
-        );
+        assert!(matches!(kv.get(version, b"\xff/version"), Err(KvError::Invalid(_))));
+        assert!(matches!(kv.range(version, b"", b"\xff\x01", 0, false), Err(KvError::Invalid(_))));
+        assert_eq!(kv.get(version, crate::meta::kv::METADATA_VERSION_KEY), Ok(None));
     }
 
     impl CommitRequest {
         fn with_key(mut self, name: &[u8]) -> Self {
-            let Some(Mutation::Set { key, .. }) = self.mutations.first_mut() else {
-                panic!()
-            };
+            let Some(Mutation::Set { key, .. }) = self.mutations.first_mut() else { panic!() };
             *key = Bytes::copy_from_slice(name);
             self
         }
@@ -386,19 +321,13 @@ mod tests {
         reader.read_version = kv.read_version(0).unwrap();
         reader.read_keys.push("locked".into());
         let write_conflicts = vec![KeyRange::prefix("lock")];
-        let touch = CommitRequest {
-            write_conflicts,
-            ..Default::default()
-        };
+        let touch = CommitRequest { write_conflicts, ..Default::default() };
         assert!(kv.commit(0, touch).unwrap().version > reader.read_version);
         assert_eq!(kv.commit(0, reader), Err(KvError::Conflict));
     }
 
     #[test]
     fn store_errors_name_their_kind() {
-        assert_eq!(
-            failed(StoreError::Io("x".into())),
-            KvError::Store("i/o: x".into())
-        );
+        assert_eq!(failed(StoreError::Io("x".into())), KvError::Store("i/o: x".into()));
     }
 }

@@ -32,12 +32,7 @@ impl AddAssign for Outcome {
 /// What a transaction did, with what its reads returned.
 enum Done {
     Got(Bytes, Option<Bytes>),
-    Ranged {
-        range: KeyRange,
-        limit: usize,
-        reverse: bool,
-        rows: Vec<(Bytes, Bytes)>,
-    },
+    Ranged { range: KeyRange, limit: usize, reverse: bool, rows: Vec<(Bytes, Bytes)> },
     Set(Bytes, Bytes),
     Clear(Bytes),
     ClearRange(KeyRange),
@@ -64,10 +59,7 @@ pub fn check(store: Box<dyn Store>, steps: &[u64]) -> Outcome {
         now_us += dice.roll(200_000);
         let slot = dice.roll(SLOTS);
         if dice.roll(5) > 0 {
-            let begin = || Open {
-                txn: LocalTxn::begin(&mut kv, now_us),
-                log: Vec::new(),
-            };
+            let begin = || Open { txn: LocalTxn::begin(&mut kv, now_us), log: Vec::new() };
             let txn = open.entry(slot).or_insert_with(begin);
             if txn.step(&kv, &mut dice) == Err(KvError::TooOld) {
                 open.remove(&slot);
@@ -94,11 +86,7 @@ pub fn check(store: Box<dyn Store>, steps: &[u64]) -> Outcome {
     let everything = KeyRange::new("", &b"\xff"[..]);
     let rows = LocalTxn::begin(&mut kv, now_us).range(&kv, &everything, 0, false);
     let (_, model) = models.pop_last().expect("the first is there");
-    assert_eq!(
-        rows.expect("reads"),
-        Vec::from_iter(model),
-        "content after all commits"
-    );
+    assert_eq!(rows.expect("reads"), Vec::from_iter(model), "content after all commits");
     outcome
 }
 
@@ -115,12 +103,7 @@ impl Open {
                 let (range, limit, reverse) = (dice.range(), dice.roll(4), dice.roll(2) == 1);
                 let limit = limit as usize;
                 let rows = self.txn.range(kv, &range, limit, reverse)?;
-                Done::Ranged {
-                    range,
-                    limit,
-                    reverse,
-                    rows,
-                }
+                Done::Ranged { range, limit, reverse, rows }
             }
             5 => {
                 let range = dice.range();
@@ -151,12 +134,7 @@ impl Open {
 fn replay(model: &mut Model, done: &Done) {
     match done {
         Done::Got(key, value) => assert_eq!(model.get(key), value.as_ref(), "get of {key:?}"),
-        Done::Ranged {
-            range,
-            limit,
-            reverse,
-            rows,
-        } => {
+        Done::Ranged { range, limit, reverse, rows } => {
             let inside = model.iter().filter(|(key, _)| range.contains(key));
             let mut expected: Vec<_> = inside.map(|(k, v)| (k.clone(), v.clone())).collect();
             if *reverse {
@@ -165,10 +143,7 @@ fn replay(model: &mut Model, done: &Done) {
             if *limit > 0 {
                 expected.truncate(*limit);
             }
-            assert_eq!(
-                *rows, expected,
-                "range {range:?}, limit {limit}, reverse {reverse}"
-            );
+            assert_eq!(*rows, expected, "range {range:?}, limit {limit}, reverse {reverse}");
         }
         Done::Set(key, value) => {
             model.insert(key.clone(), value.clone());

@@ -68,10 +68,7 @@ impl Spans {
     }
 
     pub(super) fn into_ranges(self) -> Vec<KeyRange> {
-        self.spans
-            .into_iter()
-            .map(|(begin, end)| KeyRange { begin, end })
-            .collect()
+        self.spans.into_iter().map(|(begin, end)| KeyRange { begin, end }).collect()
     }
 }
 
@@ -88,9 +85,7 @@ impl Steps {
             return;
         }
         let after = self.at(&range.end);
-        let inside = self
-            .steps
-            .range::<[u8], _>(within(&range.begin, &range.end));
+        let inside = self.steps.range::<[u8], _>(within(&range.begin, &range.end));
         for key in inside.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
             self.steps.remove(&key);
         }
@@ -100,20 +95,14 @@ impl Steps {
 
     /// The value of `key`; 0 if it never had one.
     pub(super) fn at(&self, key: &[u8]) -> u64 {
-        self.steps
-            .range::<[u8], _>(up_to(key))
-            .next_back()
-            .map_or(0, |(_, value)| *value)
+        self.steps.range::<[u8], _>(up_to(key)).next_back().map_or(0, |(_, value)| *value)
     }
 
     /// Whether a key of `range`, which is not empty, has a value above `bar`.
     pub(super) fn any_above(&self, range: &KeyRange, bar: u64) -> bool {
         let inside = (Excluded(&range.begin[..]), Excluded(&range.end[..]));
         self.at(&range.begin) > bar
-            || self
-                .steps
-                .range::<[u8], _>(inside)
-                .any(|(_, value)| *value > bar)
+            || self.steps.range::<[u8], _>(inside).any(|(_, value)| *value > bar)
     }
 }
 

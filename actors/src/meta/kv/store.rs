@@ -75,11 +75,7 @@ pub struct PageBuilder {
 impl PageBuilder {
     pub fn new(limit: RangeLimit) -> Self {
         assert!(limit.rows > 0, "a page holds at least one row");
-        PageBuilder {
-            page: RangePage::default(),
-            limit,
-            bytes: 0,
-        }
+        PageBuilder { page: RangePage::default(), limit, bytes: 0 }
     }
 
     /// Whether no further row fits. Ask before fetching a row; if one is left then, say [`Self::cut`].

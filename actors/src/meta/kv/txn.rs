@@ -60,8 +60,7 @@ impl TxnBuffer {
     }
 
     pub fn set(&mut self, key: Bytes, value: Bytes) {
-        self.written
-            .insert(key.clone(), Written::Value(Some(value.clone())));
+        self.written.insert(key.clone(), Written::Value(Some(value.clone())));
         self.mutations.push(Mutation::Set { key, value });
     }
 
@@ -74,10 +73,7 @@ impl TxnBuffer {
         if range.is_empty() {
             return;
         }
-        let inside: Vec<_> = self
-            .written_in(&range)
-            .map(|(key, _)| key.clone())
-            .collect();
+        let inside: Vec<_> = self.written_in(&range).map(|(key, _)| key.clone()).collect();
         for key in inside {
             self.written.remove(&key);
         }
@@ -101,15 +97,13 @@ impl TxnBuffer {
 
     /// See [`Mutation::SetVersionstampedKey`].
     pub fn set_versionstamped_key(&mut self, key: Bytes, offset: u32, value: Bytes) {
-        self.mutations
-            .push(Mutation::SetVersionstampedKey { key, offset, value });
+        self.mutations.push(Mutation::SetVersionstampedKey { key, offset, value });
     }
 
     /// See [`Mutation::SetVersionstampedValue`].
     pub fn set_versionstamped_value(&mut self, key: Bytes, value: Bytes, offset: u32) {
         self.written.insert(key.clone(), Written::Unknown);
-        self.mutations
-            .push(Mutation::SetVersionstampedValue { key, value, offset });
+        self.mutations.push(Mutation::SetVersionstampedValue { key, value, offset });
     }
 
     /// What a read of `key` returns, if the store need not be asked.
@@ -151,21 +145,17 @@ impl TxnBuffer {
 
     /// Conflicts as if `range` had been read, except where this transaction has written itself.
     pub fn add_read_conflict_range(&mut self, range: &KeyRange) {
-        let points = self
-            .written_in(range)
-            .filter(|(_, written)| written.hides_store());
+        let points = self.written_in(range).filter(|(_, written)| written.hides_store());
         let mut own: Vec<_> = points.map(|(key, _)| KeyRange::point(key)).collect();
         own.extend(self.cleared.overlapping(range));
         own.sort_by(|a, b| a.begin.cmp(&b.begin));
 
         let mut begin = range.begin.clone();
         for own in own {
-            self.read_ranges
-                .insert(KeyRange::new(begin.clone(), own.begin));
+            self.read_ranges.insert(KeyRange::new(begin.clone(), own.begin));
             begin = begin.max(own.end);
         }
-        self.read_ranges
-            .insert(KeyRange::new(begin, range.end.clone()));
+        self.read_ranges.insert(KeyRange::new(begin, range.end.clone()));
     }
 
     /// Makes others' reads of `range` conflict with this commit, as if it had been written.
@@ -212,11 +202,7 @@ impl TxnBuffer {
             covered.end_at(&rows[limit - 1].0, reverse);
             more = true;
         }
-        MergedPage {
-            rows,
-            more,
-            covered,
-        }
+        MergedPage { rows, more, covered }
     }
 
     /// The request that commits the transaction, whose reads were made at `read_version`.
@@ -267,10 +253,7 @@ mod tests {
     }
 
     fn page(rows: &[(&'static str, &'static str)], more: bool) -> RangePage {
-        RangePage {
-            rows: rows.iter().map(|(k, v)| (key(k), key(v))).collect(),
-            more,
-        }
+        RangePage { rows: rows.iter().map(|(k, v)| (key(k), key(v))).collect(), more }
     }
 
     #[test]
@@ -304,10 +287,7 @@ mod tests {
         txn.set(key("a"), key("1"));
         txn.clear_range(range("c", "e"));
         let commit = txn.into_commit(Version(1));
-        assert_eq!(
-            (commit.read_keys, commit.read_ranges),
-            (vec![key("a")], vec![range("c", "e")])
-        );
+        assert_eq!((commit.read_keys, commit.read_ranges), (vec![key("a")], vec![range("c", "e")]));
     }
 
     #[test]
@@ -317,17 +297,11 @@ mod tests {
         txn.add(key("n"), 3);
         assert_eq!(txn.local_get(b"n"), None);
         let stored = Bytes::copy_from_slice(&10u64.to_le_bytes());
-        assert_eq!(
-            txn.merge_get(b"n", Some(stored)).unwrap()[..],
-            15u64.to_le_bytes()
-        );
+        assert_eq!(txn.merge_get(b"n", Some(stored)).unwrap()[..], 15u64.to_le_bytes());
         txn.record_get(&key("n"));
         txn.clear_range(range("n", "o"));
         txn.add(key("n"), 4);
-        assert_eq!(
-            txn.local_get(b"n").unwrap().unwrap()[..],
-            4u64.to_le_bytes()
-        );
+        assert_eq!(txn.local_get(b"n").unwrap().unwrap()[..], 4u64.to_le_bytes());
         assert_eq!(txn.into_commit(Version(1)).read_keys, [key("n")]);
     }
 
@@ -337,21 +311,13 @@ mod tests {
         txn.set(key("b"), key("own"));
         txn.set(key("d"), key("own"));
         txn.clear(key("c"));
-        let merged = txn.merge_range(
-            &range("a", "z"),
-            page(&[("a", "1"), ("c", "1")], true),
-            0,
-            false,
-        );
+        let merged =
+            txn.merge_range(&range("a", "z"), page(&[("a", "1"), ("c", "1")], true), 0, false);
         assert_eq!(merged.rows, page(&[("a", "1"), ("b", "own")], true).rows);
         assert_eq!((merged.more, merged.covered), (true, range("a", "c\0")));
 
-        let merged = txn.merge_range(
-            &range("a", "z"),
-            page(&[("y", "1"), ("x", "1")], true),
-            0,
-            true,
-        );
+        let merged =
+            txn.merge_range(&range("a", "z"), page(&[("y", "1"), ("x", "1")], true), 0, true);
         assert_eq!(merged.covered, range("x", "z"));
         assert_eq!(merged.rows, page(&[("y", "1"), ("x", "1")], true).rows);
 
@@ -364,12 +330,8 @@ mod tests {
     fn a_page_of_rows_cleared_here_says_where_to_go_on() {
         let mut txn = TxnBuffer::new();
         txn.clear_range(range("a", "c"));
-        let merged = txn.merge_range(
-            &range("a", "z"),
-            page(&[("a", "1"), ("b", "1")], true),
-            2,
-            false,
-        );
+        let merged =
+            txn.merge_range(&range("a", "z"), page(&[("a", "1"), ("b", "1")], true), 2, false);
         assert_eq!((merged.rows.len(), merged.more), (0, true));
         assert_eq!(merged.covered, range("a", "b\0"));
     }
