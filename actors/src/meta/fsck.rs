@@ -174,11 +174,13 @@ impl Check<'_> {
         for prefix in *b"TN" {
             self.each(prefix, |check, number, _, value| {
                 let Some(found) = check.inodes.get(&number) else {
-                    return check.problem(format!("{number:#x} has times or a count, but no inode"));
+                    return check
+                        .problem(format!("{number:#x} has times or a count, but no inode"));
                 };
                 let counted = counter(Some(&bytes::Bytes::copy_from_slice(value)));
                 if found.kind != FileType::Directory {
-                    check.problem(format!("{number:#x} is no directory but has a directory's keys"));
+                    check
+                        .problem(format!("{number:#x} is no directory but has a directory's keys"));
                 } else if prefix == b'T' {
                     if let Err(e) = open_times(InodeId(number), value) {
                         check.problem(e.to_string());

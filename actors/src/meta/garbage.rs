@@ -28,6 +28,8 @@ use crate::proto::storage::RemoveChunks;
 const PARALLEL: usize = 16;
 /// Garbage entries read at a time.
 const PAGE: usize = 256;
+/// Inodes whose records are cleared in one transaction.
+const FORGET: usize = 64;
 /// Chunks that one message removes at most.
 const CHUNKS: u32 = 1024;
 /// Times that a chain is asked before its file is left for the next pass.
@@ -46,6 +48,8 @@ pub struct Collector {
     running: bool,
     news: bool,
     asleep: Option<Slot<()>>,
+    /// Number of the last request to storage.
+    seq: u64,
     /// Routing by which answers kept for dead sessions were last removed.
     swept: RoutingVersion,
 }
@@ -58,6 +62,12 @@ impl Collector {
             asleep.fill(());
         }
         !core::mem::replace(&mut self.running, true)
+    }
+
+    /// A request number larger than any before, here and in earlier runs.
+    fn request(&mut self, wall_us: u64) -> RequestId {
+        self.seq = wall_us.max(self.seq + 1);
+        RequestId { session: SessionId(0), seq: self.seq }
     }
 
     /// Whether to go on at once. If not, and nothing is left, the task ends.
@@ -152,20 +162,30 @@ async fn pass(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
 
         let mut work = Vec::new();
         for (inode, stored) in inodes.into_iter().zip(found) {
-            let sessions = holds.get(&inode).cloned().unwrap_or_default();
+            let sessions = holds.get(&inode).map_or(&[][..], Vec::as_slice);
             if sessions.iter().any(|s| routing.session_alive(*s)) {
                 rest = rest.max(Rest::Held);
                 continue;
             }
             let found = stored.as_deref().map(|bytes| Inode::open(inode, bytes)).transpose()?;
-            work.push(reclaim(me, cx, inode, found, sessions));
+            work.push(remove_content(me, cx, inode, found));
         }
+        let mut empty = Vec::new();
         let mut results = futures::stream::iter(work).buffer_unordered(PARALLEL);
         while let Some(result) = results.next().await {
-            if let Err(why) = result {
-                tracing::debug!("left for the next pass: {why}");
-                rest = Rest::Failed;
+            match result {
+                Ok(inode) => empty.push(inode),
+                Err(why) => {
+                    tracing::debug!("left for the next pass: {why}");
+                    rest = Rest::Failed;
+                }
             }
+        }
+        empty.sort_unstable();
+        for inodes in empty.chunks(FORGET) {
+            let cx = cx.within(TXN_LIMIT);
+            let forget = async |txn: &mut Txn<'_>| forget(txn, inodes, &routing).await;
+            transact(&cx, kv, Durability::Soon, forget).await?;
         }
         if !page.more {
             return Ok(rest);
@@ -195,14 +215,13 @@ async fn read_holds(
     }
 }
 
-/// Removes a file's content, then what is stored of it. `dead`: holds that count no more.
-async fn reclaim(
+/// Removes a file's chunks from every chain of its layout.
+async fn remove_content(
     me: &Me<Meta>,
     cx: &Cx,
     inode: InodeId,
     found: Option<Inode>,
-    dead: Vec<SessionId>,
-) -> Result<(), String> {
+) -> Result<InodeId, String> {
     if let Some(layout) = found.as_ref().and_then(|f| f.attr.layout.as_ref()) {
         let chains = |routing: &Routing| chains_of(routing, layout);
         let mut known = me.with(|m| chains(&m.place.routing));
@@ -217,42 +236,37 @@ async fn reclaim(
             remove_from(me, cx, inode, chain).await?;
         }
     }
-    let (kv, cx) = (me.with(|m| m.kv), cx.within(TXN_LIMIT));
-    transact(&cx, kv, Durability::Soon, async |txn| forget(txn, inode, &dead).await)
-        .await
-        .map_err(|e| e.to_string())
+    Ok(inode)
 }
 
-/// Clears the records of an inode without content, unless a session holds it after all.
-async fn forget(txn: &mut Txn<'_>, inode: InodeId, dead: &[SessionId]) -> Done<()> {
-    let (inode_key, garbage_key) = (inode_key(inode), garbage_key(inode));
-    let [found, garbage] = txn.read([&inode_key, &garbage_key]).await?;
-    if garbage.is_none() {
-        return Ok(());
-    }
-    let holds = txn.read_range(&hold_range(inode), 0, false).await?;
-    let dead_keys: Vec<_> = dead.iter().map(|s| hold_key(inode, *s)).collect();
-    if holds.more || holds.rows.iter().any(|(key, _)| !dead_keys.contains(key)) {
-        return Ok(());
-    }
-    if found.is_some() {
-        txn.clear(inode_key);
-        txn.add(count_key(), -1);
-    }
-    txn.clear(garbage_key);
-    for (key, _) in holds.rows {
-        txn.clear(key);
+/// Clears the records of inodes without content, unless a living session holds them after all.
+///
+/// The commit depends on the garbage entries alone: another collector may have been here. A hold is
+/// only made with the garbage entry, so none can come later.
+async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId], routing: &Routing) -> Done<()> {
+    let mut holds = read_holds(txn, inodes).await?;
+    let keys = inodes.iter().flat_map(|i| [inode_key(*i), garbage_key(*i)]).collect();
+    let mut stored = txn.fetch_all(keys).await?.into_iter();
+    let mut next = || stored.next().expect("one value per key").is_some();
+    for inode in inodes {
+        let (found, garbage) = (next(), next());
+        let sessions = holds.remove(inode).unwrap_or_default();
+        if !garbage || sessions.iter().any(|s| routing.session_alive(*s)) {
+            continue;
+        }
+        txn.depend(&garbage_key(*inode));
+        txn.clear(garbage_key(*inode));
+        txn.clear(inode_key(*inode));
+        txn.add(count_key(), -i64::from(found));
+        for session in sessions {
+            txn.clear(hold_key(*inode, session));
+        }
     }
     Ok(())
 }
 
 /// Removes a file's chunks from one chain.
-async fn remove_from(
-    me: &Me<Meta>,
-    cx: &Cx,
-    inode: InodeId,
-    chain: ChainId,
-) -> Result<(), String> {
+async fn remove_from(me: &Me<Meta>, cx: &Cx, inode: InodeId, chain: ChainId) -> Result<(), String> {
     let mut why = String::new();
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
@@ -260,8 +274,7 @@ async fn remove_from(
             cx.sleep(ATTEMPT_PAUSE * (1 << attempt) + jitter).await;
             refresh_routing(me, cx).await;
         }
-        let (outside, routing) =
-            me.with(|m| (Rc::clone(&m.outside), Rc::clone(&m.place.routing)));
+        let (outside, routing) = me.with(|m| (Rc::clone(&m.outside), Rc::clone(&m.place.routing)));
         let Some(chain) = routing.chain(chain) else {
             why = format!("the routing has no chain {chain}");
             continue;
@@ -271,8 +284,8 @@ async fn remove_from(
             continue;
         };
         loop {
-            // A number of its own each time: what counts is that it is larger than before.
-            let request = RequestId { session: SessionId(0), seq: cx.wall_us() };
+            let wall_us = cx.wall_us();
+            let request = me.with(|m| m.collector.request(wall_us));
             let chain_version = chain.version;
             let message = RemoveChunks { inode, chain_version, from: 0, limit: CHUNKS, request };
             match outside.remove_chunks(cx, Addr::from_raw(head), message).await {
@@ -297,8 +310,7 @@ async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
     if me.with(|m| m.place.routing.version) == RoutingVersion::default() {
         refresh_routing(me, cx).await;
     }
-    let (kv, routing, swept) =
-        me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
+    let (kv, routing, swept) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
     if routing.version == swept {
         return Ok(());
     }

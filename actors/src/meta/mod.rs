@@ -184,7 +184,8 @@ async fn inode_id(me: &Me<Meta>, cx: &Cx) -> Result<InodeId, MetaError> {
     loop {
         let take = me.with(|m| m.ids.take());
         if take.reserve {
-            let (me, cx) = (me.clone(), cx.outlive().within(<CreateFile as t3fs_runtime::Ask<Meta>>::TIMEOUT));
+            let (me, cx) =
+                (me.clone(), cx.outlive().within(<CreateFile as t3fs_runtime::Ask<Meta>>::TIMEOUT));
             let kv = me.with(|m| m.kv);
             cx.clone().spawn(async move {
                 let batch = ids::reserve(&cx, kv).await;
@@ -343,8 +344,8 @@ impl Handle<MakeLink> for Meta {
 impl Handle<Unlink> for Meta {
     async fn handle(me: &Me<Self>, m: Unlink, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
-        let gone =
-            run(me, cx, Durability::Soon, async |txn| remove::unlink(txn, &m, now_ns).await).await?;
+        let gone = run(me, cx, Durability::Soon, async |txn| remove::unlink(txn, &m, now_ns).await)
+            .await?;
         collect(me, cx, &gone);
         Ok(gone)
     }
@@ -360,8 +361,8 @@ impl Handle<RemoveDir> for Meta {
 impl Handle<Rename> for Meta {
     async fn handle(me: &Me<Self>, m: Rename, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
-        let gone =
-            run(me, cx, Durability::Soon, async |txn| rename::rename(txn, &m, now_ns).await).await?;
+        let gone = run(me, cx, Durability::Soon, async |txn| rename::rename(txn, &m, now_ns).await)
+            .await?;
         collect(me, cx, &gone);
         Ok(gone)
     }

@@ -446,13 +446,7 @@ mod tests {
             truncations: 7,
             layout: Some(Layout {
                 chunk_size: 1 << 20,
-                stripes: Stripes::Range {
-                    table: 1,
-                    table_version: 2,
-                    base: 3,
-                    count: 4,
-                    seed: 5,
-                },
+                stripes: Stripes::Range { table: 1, table_version: 2, base: 3, count: 4, seed: 5 },
             }),
         }
     }

@@ -78,11 +78,7 @@ impl Kv {
     }
 
     /// The version to read at, and whether the task that lets it go again must be started.
-    fn read_version(
-        &mut self,
-        now: Time,
-        at: Option<Version>,
-    ) -> Result<(Version, bool), KvError> {
+    fn read_version(&mut self, now: Time, at: Option<Version>) -> Result<(Version, bool), KvError> {
         if let Some(version) = at {
             return Ok((version, false));
         }
@@ -332,8 +328,7 @@ mod tests {
                 cx.sleep(SYNC_DELAY).await;
                 disk.crash();
             };
-            let (told, ()) =
-                t3fs_runtime::join(cx.ask(kv, set("a", Durability::Now)), fail).await;
+            let (told, ()) = t3fs_runtime::join(cx.ask(kv, set("a", Durability::Now)), fail).await;
             assert_eq!(told, Ok(Err(KvError::Unknown)));
         })
         .unwrap();

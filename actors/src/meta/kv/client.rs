@@ -56,12 +56,8 @@ impl<'a> Txn<'a> {
         }
         let unknown = |key: &&Bytes| self.buffer.local_get(key).is_none();
         let asked: Vec<Bytes> = keys.iter().filter(unknown).cloned().collect();
-        let mut fetched = if asked.is_empty() {
-            Vec::new()
-        } else {
-            self.get_keys(asked).await?
-        }
-        .into_iter();
+        let mut fetched =
+            if asked.is_empty() { Vec::new() } else { self.get_keys(asked).await? }.into_iter();
         let merged = keys.iter().map(|key| match self.buffer.local_get(key) {
             Some(own) => own,
             None => self.buffer.merge_get(key, fetched.next().expect("asked for")),

@@ -11,11 +11,7 @@ pub const READDIR_MAX: u32 = 4096;
 pub async fn read_dir(txn: &mut Txn<'_>, m: &ReadDir) -> Done<DirPage> {
     let limit = if m.limit == 0 { READDIR_MAX } else { m.limit.min(READDIR_MAX) };
     let KeyRange { begin, end } = dirent_range(m.inode);
-    let begin = if m.after.is_empty() {
-        begin
-    } else {
-        key_after(&dirent_key(m.inode, &m.after))
-    };
+    let begin = if m.after.is_empty() { begin } else { key_after(&dirent_key(m.inode, &m.after)) };
     let page = txn.fetch_range(&KeyRange { begin, end }, limit as usize, false).await?;
 
     let mut keys = vec![inode_key(m.inode)];

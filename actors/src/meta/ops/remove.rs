@@ -10,7 +10,7 @@ pub async fn unlink(txn: &mut Txn<'_>, m: &Unlink, now_ns: i64) -> Done<Gone> {
     let name_key = dirent_key(m.parent, &m.name);
     let found = find(txn, m.parent, &name_key, m.op).await?;
     let (inode, kind) = match found {
-        Found::Answered(gone) => return Ok(gone),
+        Found::Answered(gone) => return Ok(*gone),
         Found::Entry(inode, kind) => (inode, kind),
     };
     if kind == FileType::Directory {
@@ -32,7 +32,7 @@ pub async fn remove_dir(txn: &mut Txn<'_>, m: &RemoveDir, now_ns: i64) -> Done<G
     let name_key = dirent_key(m.parent, &m.name);
     let found = find(txn, m.parent, &name_key, m.op).await?;
     let (inode, kind) = match found {
-        Found::Answered(gone) => return Ok(gone),
+        Found::Answered(gone) => return Ok(*gone),
         Found::Entry(inode, kind) => (inode, kind),
     };
     if kind != FileType::Directory {
@@ -48,20 +48,15 @@ pub async fn remove_dir(txn: &mut Txn<'_>, m: &RemoveDir, now_ns: i64) -> Done<G
 }
 
 enum Found {
-    Answered(Gone),
+    Answered(Box<Gone>),
     Entry(InodeId, FileType),
 }
 
 /// Reads the entry that is to go. The commit depends on it, so its directory cannot go before it.
-async fn find(
-    txn: &mut Txn<'_>,
-    parent: InodeId,
-    name_key: &Bytes,
-    op: RequestId,
-) -> Done<Found> {
+async fn find(txn: &mut Txn<'_>, parent: InodeId, name_key: &Bytes, op: RequestId) -> Done<Found> {
     let [entry, recent] = txn.read([name_key, &recent_key(op)]).await?;
     if let Some(gone) = answered_gone(op, recent.as_ref())? {
-        return Ok(Found::Answered(gone));
+        return Ok(Found::Answered(Box::new(gone)));
     }
     let Some(entry) = entry else {
         let [directory] = txn.fetch([&inode_key(parent)]).await?;

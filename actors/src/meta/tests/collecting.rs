@@ -60,7 +60,8 @@ fn a_dead_sessions_holds_and_answers_go() {
         let op = RequestId { session: SessionId(2), seq: 1 };
         let hold = Some(SessionId(2));
         w.ask(Unlink { parent: ROOT, name: b"f".to_vec(), hold, op }).await.unwrap();
-        let dead = Routing { version: RoutingVersion(2), sessions: vec![SessionId(1)], ..routing() };
+        let dead =
+            Routing { version: RoutingVersion(2), sessions: vec![SessionId(1)], ..routing() };
         *w.beside.routing.borrow_mut() = dead;
         w.unlink(ROOT, "g").await.unwrap();
         settle(&w).await;

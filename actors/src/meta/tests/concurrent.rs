@@ -16,7 +16,8 @@ const STEPS: u32 = 150;
 #[test]
 fn racing_operations_leave_a_whole_tree() {
     in_world(async |w| {
-        let config = MetaConfig { stripe: 1, ..MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default())) };
+        let config =
+            MetaConfig { stripe: 1, ..MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default())) };
         let second = Meta::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
         let mut dirs = vec![ROOT];
         for name in ["p", "q", "r"] {
@@ -24,7 +25,10 @@ fn racing_operations_leave_a_whole_tree() {
         }
         let dirs = RefCell::new(dirs);
         let task = async |n: u64| {
-            let w = World { seq: Cell::new(n << 32), ..w.beside_itself(if n % 2 == 0 { w.meta } else { second }) };
+            let w = World {
+                seq: Cell::new(n << 32),
+                ..w.beside_itself(if n.is_multiple_of(2) { w.meta } else { second })
+            };
             let mut seed = n + 1;
             for _ in 0..STEPS {
                 step(&w, &dirs, &mut seed).await;

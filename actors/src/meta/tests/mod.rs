@@ -63,7 +63,8 @@ fn routing() -> Routing {
     let addr = Some(RawAddr { node: NodeId(9), shard: 0, slot: 0, epoch: 1 });
     let head =
         ChainTarget { target: TargetId(1), node: NodeId(9), addr, state: TargetState::Serving };
-    let chain = |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head.clone()] };
+    let chain =
+        |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head.clone()] };
     Routing {
         version: RoutingVersion(1),
         chains: vec![chain(1), chain(2)],

@@ -169,16 +169,25 @@ fn renames_move_replace_and_exchange() {
         assert!(matches!(loops, MetaError::InvalidArgument(_)));
         let loops = w.rename((b.inode, "a"), at_b, Exchange).await.unwrap_err();
         assert!(matches!(loops, MetaError::InvalidArgument(_)));
-        assert_eq!((w.attr(ROOT).await.unwrap().nlink, w.attr(b.inode).await.unwrap().nlink), (3, 3));
+        assert_eq!(
+            (w.attr(ROOT).await.unwrap().nlink, w.attr(b.inode).await.unwrap().nlink),
+            (3, 3)
+        );
         w.dir(ROOT, "c").await.unwrap();
         let gone = w.rename((b.inode, "a"), (ROOT, "c"), Replace).await.unwrap();
         assert_eq!(gone.removed.map(|r| r.nlink), Some(0));
-        assert_eq!((w.attr(ROOT).await.unwrap().nlink, w.attr(b.inode).await.unwrap().nlink), (4, 2));
+        assert_eq!(
+            (w.attr(ROOT).await.unwrap().nlink, w.attr(b.inode).await.unwrap().nlink),
+            (4, 2)
+        );
 
         // A directory for a file, across directories.
         w.rename((b.inode, "g"), (ROOT, "c"), Exchange).await.unwrap();
         assert_eq!(w.look(a.inode, "..").await.unwrap().inode, b.inode);
-        assert_eq!((w.attr(ROOT).await.unwrap().nlink, w.attr(b.inode).await.unwrap().nlink), (3, 3));
+        assert_eq!(
+            (w.attr(ROOT).await.unwrap().nlink, w.attr(b.inode).await.unwrap().nlink),
+            (3, 3)
+        );
 
         // Two names of one file: nothing happens.
         w.link(g.inode, ROOT, "h").await.unwrap();
@@ -309,6 +318,7 @@ fn after_a_power_failure_the_synced_prefix_is_there() {
         w.disk.hold_syncs(false);
         let beside = Rc::clone(&w.beside);
         let next = World::start_on(w.cx.clone(), w.disk.clone(), beside).await;
+        next.seq.set(w.seq.get());
         assert_eq!(next.names(ROOT).await, ["a"]);
         assert!(next.file(ROOT, "c").await.unwrap().inode > lost);
         next.check().await;

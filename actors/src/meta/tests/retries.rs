@@ -35,7 +35,8 @@ fn a_retry_after_an_unknown_outcome_gets_the_first_answer() {
         let layout = w.file(ROOT, "first").await.unwrap().layout;
         let entry = w.entry(ROOT, "f");
         let file = new(0x1f00, FileType::File, layout);
-        let made = twice(&w, async |txn| create::create(txn, &entry, &file, 1).await).await.unwrap();
+        let made =
+            twice(&w, async |txn| create::create(txn, &entry, &file, 1).await).await.unwrap();
         assert_eq!(w.look(ROOT, "f").await, Ok(made.clone()));
 
         let entry = w.entry(ROOT, "d");
