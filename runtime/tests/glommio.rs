@@ -140,6 +140,9 @@ fn disks_keep_bytes() {
     run_alone(vec![folder], async |shard: Rc<Shard>| {
         let disk = shard.cx().disk(DiskId(0));
         disk.make_dir("a/b").await.unwrap();
+        // Regression: with an empty file opened first, glommio took the device for one that can be
+        // polled, and the first real read failed with EOPNOTSUPP.
+        disk.open("a/empty", OpenMode::New).await.unwrap();
         assert_eq!(disk.open("a/b/f", OpenMode::Existing).await.unwrap_err(), DiskError::NotFound);
         let (f, len) = disk.open("a/b/f", OpenMode::New).await.unwrap();
         assert_eq!(len, 0);

@@ -52,6 +52,7 @@ impl Inner {
             &[2, u64::from(owner.node), u64::from(disk.0), ticket.word(), phase as u64],
             format_args!("n{} disk {} op {} {phase:?} {kind:?}", owner.node, disk.0, ticket.word()),
         );
+        self.count_down(owner);
         let Some(mut hook) = self.disk_hook.borrow_mut().take() else { return };
         let node = NodeId(owner.node);
         if hook(&DiskEvent { node, disk, number, phase, kind, state: &state }) == Go::Stop {
@@ -61,6 +62,26 @@ impl Inner {
         if place.is_none() {
             *place = Some(hook);
         }
+    }
+
+    /// One disk event nearer to a crash that was asked for.
+    fn count_down(&self, owner: Owner) {
+        let mut nodes = self.nodes.borrow_mut();
+        let n = &mut nodes[owner.node as usize - 1];
+        let Some(c) = &mut n.crash_in else { return };
+        c.disk_events = c.disk_events.saturating_sub(1);
+        if c.disk_events > 0 {
+            return;
+        }
+        let (id, c) = (n.id, *c);
+        n.crash_in = None;
+        self.soon.borrow_mut().push(Box::new(move |sim| {
+            if !sim.0.alive(owner) {
+                return;
+            }
+            sim.crash(id, c.how);
+            sim.at(sim.now_us() + c.down_us, move |sim| sim.restart(id));
+        }));
     }
 }
 

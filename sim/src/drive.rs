@@ -89,6 +89,7 @@ impl Sim {
             && let Some((id, owner)) = w.tasks.next_ready(&w.schedule_rng)
         {
             self.run_task(id, owner);
+            self.do_soon();
             return Ok(());
         }
         let mut agenda = w.agenda.borrow_mut();
@@ -104,7 +105,16 @@ impl Sim {
             w.polls_at_once.set(0);
         }
         self.happen(event);
+        self.do_soon();
         Ok(())
+    }
+
+    fn do_soon(&self) {
+        while !self.0.soon.borrow().is_empty() {
+            for act in self.0.soon.take() {
+                act(self);
+            }
+        }
     }
 
     fn run_task(&self, id: TaskId, owner: Owner) {
@@ -126,10 +136,6 @@ impl Sim {
         w.polling.set(true);
         w.tasks.poll(id);
         w.polling.set(false);
-        let acts = w.soon.take();
-        for act in acts {
-            act(self);
-        }
     }
 
     fn is_paused(&self, node: u32) -> bool {

@@ -64,6 +64,8 @@ struct Task {
 struct Slab {
     tasks: Vec<Option<Task>>,
     generations: Vec<u32>,
+    /// Of the last task in a place, when nothing else holds it any more.
+    bells: Vec<Option<(Arc<Bell>, Waker)>>,
     free: Vec<u32>,
 }
 
@@ -82,12 +84,17 @@ impl Tasks {
         let place = s.free.pop().unwrap_or_else(|| {
             s.tasks.push(None);
             s.generations.push(0);
+            s.bells.push(None);
             s.tasks.len() as u32 - 1
         });
         let task = TaskId { place, generation: s.generations[place as usize] };
-        let bell =
-            Arc::new(Bell { task, rung: AtomicBool::new(true), ready: Arc::clone(&self.ready) });
-        let waker = Waker::from(Arc::clone(&bell));
+        let (bell, waker) = s.bells[place as usize].take().unwrap_or_else(|| {
+            let (rung, ready) = (AtomicBool::new(true), Arc::clone(&self.ready));
+            let bell = Arc::new(Bell { task, rung, ready });
+            let waker = Waker::from(Arc::clone(&bell));
+            (bell, waker)
+        });
+        bell.rung.store(true, Ordering::Relaxed);
         s.tasks[place as usize] = Some(Task { owner, work: Some(work), bell, waker });
         self.ready.lock().expect("nothing panics while it holds this").push(task);
     }
@@ -119,17 +126,22 @@ impl Tasks {
             (t.work.take().expect("a task is not polled inside itself"), t.waker.clone())
         };
         let done = work.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        drop(waker);
+        if done {
+            // What it holds may call back into the world when it goes, and may hold its own waker.
+            drop(work);
+            let ended = self.slab.borrow_mut().remove(id);
+            drop(ended);
+            return;
+        }
         let mut s = self.slab.borrow_mut();
         match s.get_mut(id) {
-            Some(t) if !done => {
-                t.work = Some(work);
-                return;
+            Some(t) => t.work = Some(work),
+            None => {
+                drop(s);
+                drop(work); // its own poll ended its run
             }
-            Some(_) => drop(s.remove(id.place)),
-            None => {} // its own poll ended its run
         }
-        drop(s);
-        drop(work); // what it held may call back into the world
     }
 
     /// Drops every task of a run, in order of place.
@@ -140,10 +152,12 @@ impl Tasks {
             if place as usize >= s.tasks.len() {
                 return;
             }
-            if s.tasks[place as usize].as_ref().is_some_and(|t| gone(t.owner)) {
-                let t = s.remove(place);
+            if let Some(t) = s.tasks[place as usize].as_mut().filter(|t| gone(t.owner)) {
+                let (id, work) = (t.bell.task, t.work.take());
                 drop(s);
-                drop(t); // its destructors may spawn, wake and borrow
+                drop(work); // its destructors may spawn, wake and borrow
+                let ended = self.slab.borrow_mut().remove(id);
+                drop(ended);
             }
             place += 1;
         }
@@ -159,10 +173,17 @@ impl Slab {
         self.tasks.get_mut(id.place as usize)?.as_mut().filter(|t| t.bell.task == id)
     }
 
-    fn remove(&mut self, place: u32) -> Option<Task> {
-        let t = self.tasks[place as usize].take();
-        self.generations[place as usize] += 1;
-        self.free.push(place);
-        t
+    /// Takes a task out of its place. Its bell serves the next task there if nobody can ring it.
+    fn remove(&mut self, id: TaskId) -> Option<Task> {
+        self.get(id)?;
+        let place = id.place as usize;
+        let t = self.tasks[place].take()?;
+        self.free.push(id.place);
+        if Arc::strong_count(&t.bell) == 2 && !t.bell.rung.load(Ordering::Relaxed) {
+            self.bells[place] = Some((t.bell, t.waker));
+            return None;
+        }
+        self.generations[place] += 1;
+        Some(t)
     }
 }

@@ -55,9 +55,9 @@ pub struct Swarm {
     pub pause_every_us: u64,
 }
 
-/// A strength between a thousandth of the ceiling and all of it, even on a logarithmic scale.
+/// A strength between a thirtieth of the ceiling and all of it, even on a logarithmic scale.
 fn strength(rng: &Rng, ceiling: u64) -> u64 {
-    (ceiling >> rng.below(10)).max(u64::from(ceiling > 0))
+    (ceiling >> rng.below(6)).max(u64::from(ceiling > 0))
 }
 
 impl Swarm {
@@ -95,10 +95,10 @@ impl Swarm {
                 dead: false,
             },
             disk_hiccup_ppm: ppm(10_000),
-            crash_every_us: every(200_000),
-            part_every_us: every(300_000),
-            reset_every_us: every(100_000),
-            pause_every_us: every(300_000),
+            crash_every_us: every(100_000),
+            part_every_us: every(100_000),
+            reset_every_us: every(50_000),
+            pause_every_us: every(100_000),
         }
     }
 }
@@ -118,9 +118,9 @@ impl Play {
         sim.now_us() >= self.until_us || sim.0.fault_round.get() != self.round
     }
 
-    /// From a thousandth of `most_us` to all of it.
+    /// From next to nothing to `most_us`, even on a logarithmic scale.
     fn a_while(&self, most_us: u64) -> Duration {
-        Duration::from_micros(1 + self.rng.below(strength(&self.rng, most_us)))
+        Duration::from_micros(1 + self.rng.below(most_us >> self.rng.below(12)))
     }
 
     /// Does `act` again and again, at random times.
@@ -144,9 +144,14 @@ impl Play {
         }
         let node = *self.rng.pick(&up);
         let power = self.menu.power_loss && self.rng.coin();
-        sim.crash(node, if power { Crash::Power } else { Crash::Process });
-        let back = sim.now_us() + self.a_while(5_000_000).as_micros() as u64;
-        sim.at(back, move |sim| sim.restart(node));
+        let how = if power { Crash::Power } else { Crash::Process };
+        let down = self.a_while(5_000_000);
+        if self.rng.coin() {
+            // Where it hurts: within the next operations on its disks.
+            return sim.crash_at_disk_event(node, how, 1 + self.rng.below(16), down);
+        }
+        sim.crash(node, how);
+        sim.at(sim.now_us() + down.as_micros() as u64, move |sim| sim.restart(node));
     }
 
     fn two(&self) -> Option<(NodeId, NodeId)> {
@@ -235,6 +240,7 @@ impl Sim {
             d.speed.hiccup_ppm = 0;
         });
         for id in nodes {
+            self.node(id, |n| n.crash_in = None);
             self.unpause(id);
             self.restart(id);
         }

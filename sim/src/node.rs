@@ -7,7 +7,7 @@ use t3fs_runtime::{Cx, NodeId, Shard};
 
 use crate::disk::SimDisk;
 use crate::exec::{Owner, TaskId};
-use crate::world::Event;
+use crate::world::{Crash, Event};
 
 /// What starts a node's actors: called once per shard, in order, at the first start and at every
 /// later one. It may start actors and spawn tasks through the given door, and nothing of it is left
@@ -79,6 +79,13 @@ pub(crate) struct DiskSlot {
     pub busy_until: std::cell::Cell<u64>,
 }
 
+#[derive(Clone, Copy)]
+pub(crate) struct CrashIn {
+    pub disk_events: u64,
+    pub how: Crash,
+    pub down_us: u64,
+}
+
 pub(crate) struct Node {
     pub id: NodeId,
     /// Which run of the process this is, and its actors' epoch.
@@ -88,6 +95,8 @@ pub(crate) struct Node {
     pub disks: Vec<Rc<DiskSlot>>,
     pub shard_count: u16,
     pub boot: BootFn,
+    /// Disk events until the node goes down, how, and for how long.
+    pub crash_in: Option<CrashIn>,
     /// The process is stopped until then.
     pub paused_until: Option<u64>,
     /// What would have run, and what would have reached it, since then.
@@ -104,6 +113,9 @@ impl Node {
 }
 
 pub(crate) fn drifted(true_us: u64, ppm: i64) -> u64 {
+    if ppm == 0 {
+        return true_us;
+    }
     true_us.saturating_add_signed(((i128::from(true_us) * i128::from(ppm)) / 1_000_000) as i64)
 }
 

@@ -34,7 +34,7 @@ use crate::crashpoints::DiskHook;
 use crate::disk::{SimDisk, Ticket};
 use crate::exec::{Owner, TaskId, Tasks};
 use crate::net::{Flight, Net};
-use crate::node::{Boot, DiskSlot, Node, NodeSpec};
+use crate::node::{Boot, CrashIn, DiskSlot, Node, NodeSpec};
 use crate::rng::{Rng, Stream};
 use crate::trace::{Sink, Trace};
 
@@ -86,7 +86,7 @@ pub(crate) struct Inner {
     pub(crate) disk_rng: Rng,
     pub(crate) actors_rng: Rng,
     pub(crate) stop: Cell<bool>,
-    /// What tasks asked for that cannot happen inside a poll.
+    /// What cannot happen inside a step, to be done right after it.
     pub(crate) soon: RefCell<Vec<Act>>,
     pub(crate) polling: Cell<bool>,
     pub(crate) polls_at_once: Cell<u64>,
@@ -284,6 +284,7 @@ impl Sim {
             disks: spec.disks.into_iter().map(disk).collect(),
             shard_count: spec.shards,
             boot: spec.boot,
+            crash_in: None,
             paused_until: None,
             parked: Vec::new(),
             parked_events: Vec::new(),
@@ -348,6 +349,7 @@ impl Sim {
         self.unpause(id);
         let (owner, shards, disks) = self.node(id, |n| {
             n.up = false;
+            n.crash_in = None;
             (n.owner(), std::mem::take(&mut n.shards), n.disks.clone())
         });
         self.0.tasks.end(|o| o == owner);
@@ -406,9 +408,16 @@ impl Sim {
         self.0.stats.get()
     }
 
-    /// Does something to the world right after the poll under way.
-    fn soon(&self, act: impl FnOnce(&Sim) + 'static) {
+    /// Does something to the world right after the step under way.
+    pub(crate) fn soon(&self, act: impl FnOnce(&Sim) + 'static) {
         self.0.soon.borrow_mut().push(Box::new(act));
+    }
+
+    /// Crashes a running node in the middle of its `disk_events`-th disk event from now (each
+    /// operation has two, its start and its end), and starts it again after a while.
+    pub fn crash_at_disk_event(&self, id: NodeId, how: Crash, disk_events: u64, down: Duration) {
+        let down_us = down.as_micros() as u64;
+        self.node(id, |n| n.crash_in = Some(CrashIn { disk_events, how, down_us }));
     }
 
     /// A door to a shard of a running node.

@@ -232,7 +232,7 @@ async fn forget(txn: &mut Txn<'_>, inode: InodeId, dead: &[SessionId]) -> Done<(
     }
     let holds = txn.read_range(&hold_range(inode), 0, false).await?;
     let dead_keys: Vec<_> = dead.iter().map(|s| hold_key(inode, *s)).collect();
-    if holds.rows.iter().any(|(key, _)| !dead_keys.contains(key)) {
+    if holds.more || holds.rows.iter().any(|(key, _)| !dead_keys.contains(key)) {
         return Ok(());
     }
     if found.is_some() {
@@ -240,7 +240,9 @@ async fn forget(txn: &mut Txn<'_>, inode: InodeId, dead: &[SessionId]) -> Done<(
         txn.add(count_key(), -1);
     }
     txn.clear(garbage_key);
-    txn.clear_range(hold_range(inode));
+    for (key, _) in holds.rows {
+        txn.clear(key);
+    }
     Ok(())
 }
 

@@ -104,6 +104,9 @@ impl Core {
                 t.node = m.node;
             }
         }
+        for c in &mut self.routing.chains {
+            new |= drop_absent(c, m);
+        }
         let others = self.routing.metas.iter().filter(|a| a.node != m.node);
         let mut metas: Vec<RawAddr> = others.chain(&m.metas).copied().collect();
         metas.sort();
@@ -203,6 +206,25 @@ impl Core {
     }
 }
 
+/// Takes targets out of a chain that their node came up without (a missing disk), as long as one
+/// that serves is left. They go behind the others: whoever comes back is behind in content too.
+fn drop_absent(c: &mut Chain, m: &Register) -> bool {
+    let gone = |t: &ChainTarget| t.node == m.node && t.addr.is_none();
+    let serving = |t: &&ChainTarget| t.state == TargetState::Serving;
+    let absent = c.targets.iter().filter(serving).filter(|t| gone(t)).count();
+    if absent == 0 || !c.targets.iter().filter(serving).any(|t| !gone(t)) {
+        return false;
+    }
+    for t in c.targets.iter_mut().filter(|t| t.state == TargetState::Serving) {
+        if gone(t) {
+            t.state = TargetState::Offline;
+        }
+    }
+    c.targets.sort_by_key(|t| t.state != TargetState::Serving);
+    c.version.0 += 1;
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use t3fs_runtime::NodeId;
@@ -251,6 +273,23 @@ mod tests {
         assert!(c.register(&m) > v);
         assert_eq!(c.routing.metas, [raw(1, 6)]);
         assert_eq!(c.routing.chains[0].targets[0].addr, Some(raw(2, 6)));
+    }
+
+    /// Goal: a chain goes on without the replica of a missing disk, and never without all.
+    #[test]
+    fn a_missing_replica_is_taken_out() {
+        let mut c = Core::new("t");
+        let targets = vec![(TargetId(1), NodeId(1)), (TargetId(2), NodeId(1))];
+        c.create_chains(&CreateChains { chains: vec![(ChainId(1), targets)] }).unwrap();
+        let mut m = Register { node: NodeId(1), metas: vec![], targets: vec![] };
+        c.register(&m);
+        assert_eq!(c.routing.chains[0].version, ChainVersion(1), "nobody is left to serve");
+        m.targets = vec![TargetReport { target: TargetId(2), addr: raw(2, 5) }];
+        c.register(&m);
+        let chain = &c.routing.chains[0];
+        assert_eq!(chain.version, ChainVersion(2));
+        let states: Vec<_> = chain.targets.iter().map(|t| (t.target.0, t.state)).collect();
+        assert_eq!(states, [(2, TargetState::Serving), (1, TargetState::Offline)]);
     }
 
     /// Goal: sessions survive a restart with their ids, end when silent, and ids are never reused.

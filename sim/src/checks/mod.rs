@@ -6,6 +6,7 @@
 
 mod chain;
 mod disk;
+pub mod engine;
 
 use crate::trace::Sink;
 use crate::world::World;
@@ -48,7 +49,7 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] = &[disk::CHECK, chain::CHECK];
+pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {

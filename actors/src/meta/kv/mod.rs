@@ -1,8 +1,8 @@
 //! The transactional key-value contract (FoundationDB's), and the embedded implementation of it.
 //!
 //! # The contract
-//! - Keys and values are byte strings; keys are ordered by bytes. User keys are below `\xff`,
-//!   except [`METADATA_VERSION_KEY`], which FoundationDB also offers.
+//! - Keys and values are byte strings; keys are ordered by bytes. User keys are not empty (which
+//!   FoundationDB would allow) and below `\xff`, except [`METADATA_VERSION_KEY`].
 //! - A transaction reads from the snapshot of one *read version* and keeps its writes to itself
 //!   until it commits. Commits are strictly serialisable: a commit is refused with
 //!   [`KvError::Conflict`] if anything it read with a conflict has been written since its read

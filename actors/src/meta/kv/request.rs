@@ -136,6 +136,9 @@ pub(super) fn check_range(begin: &[u8], end: &[u8]) -> Result<(), KvError> {
 
 fn check_write_key(key: &[u8]) -> Result<(), KvError> {
     limit("key in bytes", key.len(), KEY_BYTES_MAX)?;
+    if key.is_empty() {
+        return Err(KvError::Invalid("the empty key".into()));
+    }
     if key >= KEYS_END {
         return Err(KvError::Invalid(format!("key {} is reserved", key.escape_ascii())));
     }

@@ -1,0 +1,179 @@
+//! The control socket of a running process: `control` in the first data folder, for its owner only.
+//!
+//! ```text
+//! client    down | down force | check                    one line
+//! server    say TEXT                                     any number of lines
+//!           end STATUS TEXT                              the last; STATUS 0, 1 or 2
+//! ```
+//! A connection serves one request. `down` goes to the main thread, which ends the process; a check
+//! runs beside everything else.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::failure::{Failure, failed};
+use crate::node::check::{Checker, Said};
+
+pub const NAME: &str = "control";
+/// Longest request line.
+const LINE_MAX: u64 = 256;
+/// Connections served at a time; further ones are turned away.
+const CONNECTIONS_MAX: usize = 8;
+/// A client that says nothing for so long is let go.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// A request to end.
+pub struct Down {
+    pub force: bool,
+    pub reply: Reply,
+}
+
+/// The answering side of a connection. The client may be gone; that changes nothing here.
+pub struct Reply(UnixStream);
+
+impl Reply {
+    pub fn say(&mut self, text: &str) {
+        self.line(&format!("say {}", flat(text)));
+    }
+
+    pub fn end(mut self, status: u8, text: &str) {
+        self.line(&format!("end {status} {}", flat(text)));
+    }
+
+    fn line(&mut self, line: &str) {
+        if let Err(e) = writeln!(self.0, "{line}") {
+            tracing::debug!("a control client has gone: {e}");
+        }
+    }
+}
+
+/// One line, whatever it was.
+fn flat(text: &str) -> String {
+    text.replace('\n', " ")
+}
+
+/// A path to the socket that fits into an address however deep the folder is: through a descriptor of
+/// the folder, which lives as long as the first of the pair.
+fn address(folder: &Path) -> io::Result<(fs::File, PathBuf)> {
+    let f = fs::File::open(folder)?;
+    let path = format!("/proc/self/fd/{}/{NAME}", f.as_raw_fd());
+    Ok((f, path.into()))
+}
+
+/// The socket file goes with it.
+pub struct Server(PathBuf);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Err(e) = fs::remove_file(&self.0) {
+            tracing::debug!("{} stays; the next start replaces it: {e}", self.0.display());
+        }
+    }
+}
+
+/// Listens in the data folder, whose lock we hold, so that a socket found there is a dead one.
+pub fn serve(
+    folder: &Path,
+    checker: Checker,
+    on_down: impl Fn(Down) + Send + Sync + 'static,
+) -> Result<Server, Failure> {
+    let path = folder.join(NAME);
+    let listen = || -> io::Result<UnixListener> {
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let (_folder, address) = address(folder)?;
+        let listener = UnixListener::bind(address)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    let cannot = |e| failed(format!("cannot listen at {}: {e}", path.display()));
+    let listener = listen().map_err(cannot)?;
+    let (on_down, busy) = (Arc::new(on_down), Arc::new(AtomicUsize::new(0)));
+    let accept = move || {
+        for stream in listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(e) => {
+                    tracing::warn!("the control socket failed: {e}");
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            if busy.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
+                busy.fetch_sub(1, Ordering::Relaxed);
+                Reply(stream).end(1, "too many control connections; try again");
+                continue;
+            }
+            let (checker, on_down, busy) = (checker.clone(), on_down.clone(), busy.clone());
+            std::thread::spawn(move || {
+                answer(stream, &checker, &*on_down);
+                busy.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    };
+    std::thread::Builder::new().name("t3fs-control".into()).spawn(accept).map_err(cannot)?;
+    Ok(Server(path))
+}
+
+fn answer(stream: UnixStream, checker: &Checker, on_down: &dyn Fn(Down)) {
+    let mut line = String::new();
+    let read = stream
+        .set_read_timeout(Some(REQUEST_MAX))
+        .and_then(|()| BufReader::new((&stream).take(LINE_MAX)).read_line(&mut line));
+    if let Err(e) = read {
+        tracing::debug!("a control client said nothing: {e}");
+        return;
+    }
+    let mut reply = Reply(stream);
+    match line.trim() {
+        "down" => on_down(Down { force: false, reply }),
+        "down force" => on_down(Down { force: true, reply }),
+        "check" => {
+            for said in checker.run() {
+                match said {
+                    Said::Line(text) => reply.say(&text),
+                    Said::End(well) => return reply.end(u8::from(!well), ""),
+                }
+            }
+            reply.end(1, "the node is ending");
+        }
+        other => reply.end(2, &format!("unknown request {other:?}; use this version's t3fs-node")),
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    pub status: u8,
+    pub text: String,
+}
+
+/// Asks the process that serves this data folder. `Ok(None)`: it went away without a last line.
+pub fn ask(folder: &Path, request: &str, say: &mut dyn FnMut(&str)) -> io::Result<Option<Ended>> {
+    let (_folder, address) = address(folder)?;
+    let mut stream = UnixStream::connect(address)?;
+    writeln!(stream, "{request}")?;
+    for line in BufReader::new(stream).lines() {
+        let line = match line {
+            Ok(line) => line,
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        if let Some(text) = line.strip_prefix("say ") {
+            say(text);
+        } else if let Some(rest) = line.strip_prefix("end ") {
+            let (status, text) = rest.split_once(' ').unwrap_or((rest, ""));
+            return Ok(Some(Ended { status: status.parse().unwrap_or(1), text: text.to_owned() }));
+        }
+    }
+    Ok(None)
+}

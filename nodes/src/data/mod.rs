@@ -1,0 +1,26 @@
+//! Data folders: which cluster they hold, and who may use them.
+//!
+//! A cluster on one machine is a set of folders, one per disk. The first holds the cluster's own
+//! state. Everything is looked at before anything is changed ([`plan`]): a refusal touches nothing.
+//!
+//! ```text
+//! <folder>/            mode 0700
+//!   t3fs-disk.toml     which disk of which cluster this is         (identity)
+//!   lock               flock(2) held by the process that uses it; holds its process id
+//!   target-<id>/       one chunk engine each
+//! and in the first folder
+//!   t3fs-cluster.toml  name, replicas, disks, targets, chains      (identity)
+//!   starts             how often the cluster was started: incarnations of addresses
+//!   kv/                the embedded metadata store
+//!   control            socket of the running process               (crate::control)
+//!   log/               log files of a detached process
+//! ```
+
+pub mod chains;
+pub mod folder;
+pub mod identity;
+pub mod lock;
+pub mod plan;
+
+pub use identity::{ClusterFile, DiskRecord};
+pub use plan::{Data, Plan, Wanted};

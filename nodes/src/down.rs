@@ -1,0 +1,125 @@
+//! `down` and `check`: finding the running process, asking it, and what to do when it does not answer.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::cli::{CheckArgs, DownArgs};
+use crate::control;
+use crate::data::lock::{FolderLock, Tried};
+use crate::failure::{Failure, failed, refused};
+use crate::mount::{self, mountinfo, place};
+use crate::registry::{self, Instance};
+
+/// How long a process that has said that it ends may take to be gone.
+const END_MAX: Duration = Duration::from_secs(60);
+
+pub fn down(args: &DownArgs) -> Result<(), Failure> {
+    let instance = match find(args.dir.as_deref())? {
+        Found::Running(i) => i,
+        Found::Left(dir) if args.force => {
+            return mount::unmount(&dir, true)
+                .map(|()| {
+                    println!("{} was left by a process that is gone; detached", dir.display())
+                })
+                .map_err(|e| failed(format!("cannot detach {}: {e:?}", dir.display())));
+        }
+        Found::Left(dir) => {
+            let shown = dir.display();
+            return Err(failed(format!(
+                "no t3fs-node of this user serves {shown}; if its process is gone, take the mount \
+                 away with `t3fs-node down --force {shown}`"
+            )));
+        }
+    };
+    let request = if args.force { "down force" } else { "down" };
+    let asked = control::ask(&instance.data, request, &mut |line| println!("{line}"));
+    match asked {
+        Ok(Some(end)) if end.status != 0 => Err(Failure { status: end.status, line: end.text }),
+        Ok(_) => gone(&instance),
+        Err(e) => {
+            let pid = instance.pid;
+            let why = format!("process {pid} does not answer ({e})");
+            if !args.force {
+                return Err(failed(format!("{why}; `t3fs-node down --force` detaches its mount")));
+            }
+            let dir = &instance.mount_point;
+            mount::unmount(dir, true)
+                .map_err(|e| failed(format!("{why}, and its mount does not go: {e:?}")))?;
+            Err(failed(format!("{why}; its mount was detached, end it with `kill -9 {pid}`")))
+        }
+    }
+}
+
+/// Waits until the process has let go of its data.
+fn gone(instance: &Instance) -> Result<(), Failure> {
+    let since = Instant::now();
+    while since.elapsed() < END_MAX {
+        if !matches!(FolderLock::try_existing(&instance.data), Ok(Tried::Held(_))) {
+            println!("{} is unmounted", instance.mount_point.display());
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Err(failed(format!(
+        "process {} is unmounted but does not end; see its log below {}",
+        instance.pid,
+        instance.data.display()
+    )))
+}
+
+pub fn check(args: &CheckArgs) -> Result<(), Failure> {
+    let instance = match find(args.dir.as_deref())? {
+        Found::Running(i) => i,
+        Found::Left(dir) => {
+            return Err(failed(format!(
+                "no t3fs-node of this user serves {}; start it with `t3fs-node up`",
+                dir.display()
+            )));
+        }
+    };
+    match control::ask(&instance.data, "check", &mut |line| println!("{line}")) {
+        Ok(Some(end)) if end.status == 0 => Ok(()),
+        Ok(Some(end)) => Err(Failure { status: end.status, line: end.text }),
+        Ok(None) => Err(failed("the node ended during the check; start it again")),
+        Err(e) => Err(failed(format!("process {} does not answer: {e}", instance.pid))),
+    }
+}
+
+enum Found {
+    Running(Instance),
+    /// A mount of t3fs that no process of this user serves.
+    Left(PathBuf),
+}
+
+fn find(dir: Option<&Path>) -> Result<Found, Failure> {
+    let running = registry::running()?;
+    let Some(dir) = dir else {
+        return match running.as_slice() {
+            [] => Err(failed("no t3fs-node of this user is running")),
+            [one] => Ok(Found::Running(one.clone())),
+            many => {
+                let list: Vec<String> = many
+                    .iter()
+                    .map(|i| {
+                        let dir = i.mount_point.display();
+                        format!("{dir} (cluster {}, process {})", i.cluster, i.pid)
+                    })
+                    .collect();
+                Err(refused(format!(
+                    "several t3fs-nodes are running, name one: {}",
+                    list.join(", ")
+                )))
+            }
+        };
+    };
+    let dir = place::resolve(dir)?;
+    if let Some(i) = running.into_iter().find(|i| i.mount_point == dir) {
+        return Ok(Found::Running(i));
+    }
+    let mounted = mountinfo::at(&dir)
+        .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
+    match mounted {
+        Some(m) if m.is_fuse() && m.source.starts_with("hf3fs.") => Ok(Found::Left(dir)),
+        _ => Err(failed(format!("{} is not a mount of t3fs", dir.display()))),
+    }
+}

@@ -1,0 +1,138 @@
+//! From FUSE threads to shards: which shard serves an inode, and how a request gets there.
+//!
+//! All operations on an inode run on one shard, [`Hub::shard_of`], because the client there keeps its
+//! opens, write buffer and length. Operations on names run on the parent's shard, except where they
+//! may end a file's last name (`names`), or change what is known of an open one.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use futures::channel::oneshot;
+use t3fs_actors::client::{Attr, Client, FsError};
+use t3fs_actors::proto::ids::InodeId;
+use t3fs_runtime::Cx;
+use t3fs_runtime::glommio::Remote;
+
+use super::admit::{Admission, Permit};
+
+/// How long a request may take: a process that waits in the kernel for us cannot be killed.
+const REQUEST_MAX: Duration = Duration::from_secs(120);
+
+thread_local! {
+    /// This shard's client; `None` before it started and after it stopped.
+    static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
+}
+
+/// Tells this shard which client answers requests.
+pub fn set_client(client: Option<Client>) {
+    CLIENT.with(|c| *c.borrow_mut() = client);
+}
+
+/// This shard's client.
+pub fn client() -> Option<Client> {
+    CLIENT.with(|c| c.borrow().clone())
+}
+
+/// Shared by the FUSE threads and the shards.
+pub struct Hub {
+    remotes: Vec<Remote>,
+    /// Inodes that are open for writing, and how often: only their shard knows their length.
+    writers: DashMap<u64, u32>,
+    admission: Arc<Admission>,
+}
+
+/// What a request has to work with on its shard.
+pub struct Here {
+    pub hub: Arc<Hub>,
+    pub client: Client,
+    pub cx: Cx,
+    _permit: Option<Permit>,
+}
+
+impl Hub {
+    pub fn new(remotes: Vec<Remote>, bytes_in_flight_max: usize) -> Arc<Hub> {
+        let admission = Admission::new(bytes_in_flight_max);
+        Arc::new(Hub { remotes, writers: DashMap::new(), admission })
+    }
+
+    pub fn shards(&self) -> usize {
+        self.remotes.len()
+    }
+
+    /// The shard that serves an inode.
+    pub fn shard_of(&self, inode: InodeId) -> usize {
+        (inode.0 % self.remotes.len() as u64) as usize
+    }
+
+    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it carries. If the
+    /// shard has no client any more the request is dropped, and fuser answers EIO for it.
+    pub fn run<F>(self: &Arc<Self>, inode: InodeId, bytes: usize, request: F)
+    where
+        F: AsyncFnOnce(Here) + Send + 'static,
+    {
+        let permit = Some(self.admission.admit(bytes));
+        self.pass(self.shard_of(inode), permit, request);
+    }
+
+    fn pass<F>(self: &Arc<Self>, shard: usize, permit: Option<Permit>, request: F)
+    where
+        F: AsyncFnOnce(Here) + Send + 'static,
+    {
+        let hub = Arc::clone(self);
+        self.remotes[shard].run(Box::new(move |shard| {
+            let Some(client) = client() else { return };
+            let cx = shard.cx().within(REQUEST_MAX);
+            let here = Here { hub, client, cx: cx.clone(), _permit: permit };
+            cx.spawn(async move { request(here).await });
+        }));
+    }
+
+    pub fn begin_writing(&self, inode: InodeId) {
+        *self.writers.entry(inode.0).or_insert(0) += 1;
+    }
+
+    pub fn end_writing(&self, inode: InodeId) {
+        if let dashmap::Entry::Occupied(mut e) = self.writers.entry(inode.0) {
+            *e.get_mut() -= 1;
+            if *e.get() == 0 {
+                e.remove();
+            }
+        }
+    }
+
+    pub fn is_written(&self, inode: InodeId) -> bool {
+        self.writers.contains_key(&inode.0)
+    }
+}
+
+impl Here {
+    /// From a shard: does something on the shard of an inode, which may be this one.
+    pub async fn at<T, F>(&self, inode: InodeId, what: F) -> Result<T, FsError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Here) -> Result<T, FsError> + Send + 'static,
+    {
+        let shard = self.hub.shard_of(inode);
+        if shard == usize::from(self.cx.shard_index()) {
+            return what(self).await;
+        }
+        let (answer, wait) = oneshot::channel();
+        self.hub.pass(shard, None, async move |there: Here| {
+            // The asker is gone only when its shard has stopped.
+            let _ = answer.send(what(&there).await);
+        });
+        wait.await.unwrap_or_else(|_| Err(FsError::Unavailable("the file system is ending".into())))
+    }
+
+    /// Attributes that came with a name, with the length as its writers here have made it.
+    pub async fn fresh(&self, attr: Attr) -> Result<Attr, FsError> {
+        let inode = attr.inode;
+        let here = self.hub.shard_of(inode) == usize::from(self.cx.shard_index());
+        if here || !self.hub.is_written(inode) {
+            return Ok(attr); // this shard's client has laid its own writes over it
+        }
+        self.at(inode, async move |there: &Here| there.client.getattr(&there.cx, inode).await).await
+    }
+}

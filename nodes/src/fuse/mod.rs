@@ -1,0 +1,497 @@
+//! The FUSE mount: the kernel's requests, answered by the client actor of the inode's shard.
+//!
+//! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's task
+//! writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
+//! attributes for [`options::TTL`], and a second cache with the same age limit would only be asked
+//! when it is as old as the kernel's. `options` has everything that the kernel is told at mount.
+
+pub mod admit;
+pub mod attr;
+pub mod dir;
+pub mod errno;
+pub mod files;
+pub mod hub;
+pub mod names;
+pub mod options;
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use fuser::{
+    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, TimeOrNow, WriteFlags,
+};
+use t3fs_actors::client::{FsError, FsSpace, Owner, SetAttrs};
+use t3fs_actors::proto::ids::InodeId;
+use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
+
+use dir::{Cursor, Item};
+use errno::errno;
+use hub::{Here, Hub};
+use options::TTL;
+
+/// Inode numbers are never used twice, so one generation is enough.
+const GENERATION: Generation = Generation(0);
+/// Open files need no number of their own: all that is kept is kept per inode.
+const NO_HANDLE: FileHandle = FileHandle(0);
+/// The unit in which statfs(2) counts.
+const STATFS_BLOCK: u64 = 4096;
+
+/// The file system as fuser calls it.
+pub struct Fs {
+    hub: Arc<Hub>,
+    /// Open directories by handle. A cursor is out of the map while a shard works with it; the
+    /// kernel has one request per handle at a time.
+    dirs: Arc<DashMap<u64, Cursor>>,
+    next_dir: AtomicU64,
+}
+
+impl Fs {
+    pub fn new(hub: Arc<Hub>) -> Fs {
+        Fs { hub, dirs: Arc::default(), next_dir: AtomicU64::new(1) }
+    }
+
+    fn run<F>(&self, inode: INodeNo, request: F)
+    where
+        F: AsyncFnOnce(Here) + Send + 'static,
+    {
+        self.hub.run(InodeId(inode.0), 0, request);
+    }
+}
+
+/// A name that can exist; longer ones are refused here, as no server would take them.
+fn name_of(name: &OsStr) -> Result<Vec<u8>, Errno> {
+    let name = name.as_bytes();
+    if name.len() > NAME_MAX { Err(Errno::ENAMETOOLONG) } else { Ok(name.to_vec()) }
+}
+
+/// The kernel has applied the umask already (`options`).
+fn owner(req: &Request, mode: u32) -> Owner {
+    Owner { uid: req.uid(), gid: req.gid(), mode: mode & 0o7777 }
+}
+
+fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn answer_entry(reply: ReplyEntry, result: Result<t3fs_actors::client::Attr, FsError>) {
+    match result {
+        Ok(a) => reply.entry(&TTL, &attr::to_kernel(&a), GENERATION),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn answer_attr(reply: ReplyAttr, result: Result<t3fs_actors::client::Attr, FsError>) {
+    match result {
+        Ok(a) => reply.attr(&TTL, &attr::to_kernel(&a)),
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+fn answer_statfs(reply: ReplyStatfs, result: Result<FsSpace, FsError>) {
+    match result {
+        Ok(s) => {
+            let free = s.free / STATFS_BLOCK;
+            reply.statfs(
+                s.capacity / STATFS_BLOCK,
+                free,
+                free,
+                s.inodes.saturating_add(free),
+                free, // a new file takes at least a block
+                STATFS_BLOCK as u32,
+                NAME_MAX as u32,
+                STATFS_BLOCK as u32,
+            );
+        }
+        Err(e) => reply.error(errno(&e)),
+    }
+}
+
+/// Unwraps, or replies with the error and returns.
+macro_rules! or_reply {
+    ($result:expr, $reply:expr) => {
+        match $result {
+            Ok(v) => v,
+            Err(e) => return $reply.error(e),
+        }
+    };
+}
+
+impl Filesystem for Fs {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
+        options::configure(config)
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let name = or_reply!(name_of(name), reply);
+        self.run(parent, async move |here| {
+            answer_entry(reply, names::lookup(&here, InodeId(parent.0), &name).await);
+        });
+    }
+
+    /// Nothing is kept for an inode because the kernel knows it.
+    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.run(ino, async move |here| {
+            answer_attr(reply, here.client.getattr(&here.cx, InodeId(ino.0)).await);
+        });
+    }
+
+    fn setattr(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _: Option<FileHandle>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<SystemTime>,
+        _: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttrs {
+            mode: mode.map(|m| m & 0o7777),
+            uid,
+            gid,
+            length: size,
+            atime: atime.map(attr::set_time),
+            mtime: mtime.map(attr::set_time),
+            ctime: ctime.map(attr::set_ctime),
+        };
+        self.run(ino, async move |here| {
+            answer_attr(reply, here.client.setattr(&here.cx, InodeId(ino.0), set).await);
+        });
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        self.run(ino, async move |here| {
+            match here.client.readlink(&here.cx, InodeId(ino.0)).await {
+                Ok(target) => reply.data(&target),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = or_reply!(name_of(name), reply);
+        let kind = or_reply!(attr::kind_of_mknod(mode, rdev).ok_or(Errno::EINVAL), reply);
+        let owner = owner(req, mode);
+        self.run(parent, async move |here| {
+            answer_entry(reply, names::mknod(&here, InodeId(parent.0), &name, owner, kind).await);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let name = or_reply!(name_of(name), reply);
+        let owner = owner(req, mode);
+        self.run(parent, async move |here| {
+            let made = here.client.mkdir(&here.cx, InodeId(parent.0), &name, owner).await;
+            answer_entry(reply, made);
+        });
+    }
+
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = or_reply!(name_of(name), reply);
+        self.run(parent, async move |here| {
+            answer(reply, names::unlink(&here, InodeId(parent.0), name).await);
+        });
+    }
+
+    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = or_reply!(name_of(name), reply);
+        self.run(parent, async move |here| {
+            answer(reply, here.client.rmdir(&here.cx, InodeId(parent.0), &name).await);
+        });
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let name = or_reply!(name_of(link_name), reply);
+        let target = target.as_os_str().as_bytes().to_vec();
+        if target.len() > SYMLINK_MAX {
+            return reply.error(Errno::ENAMETOOLONG);
+        }
+        let owner = owner(req, 0o777);
+        self.run(parent, async move |here| {
+            let client = &here.client;
+            let made = client.symlink(&here.cx, InodeId(parent.0), &name, &target, owner).await;
+            answer_entry(reply, made);
+        });
+    }
+
+    fn rename(
+        &self,
+        _: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = (InodeId(parent.0), or_reply!(name_of(name), reply));
+        let to = (InodeId(newparent.0), or_reply!(name_of(newname), reply));
+        let mode = or_reply!(names::rename_mode(flags).ok_or(Errno::EINVAL), reply);
+        self.run(newparent, async move |here| {
+            answer(reply, names::rename(&here, from, to, mode).await);
+        });
+    }
+
+    fn link(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let name = or_reply!(name_of(newname), reply);
+        self.run(ino, async move |here| {
+            let (inode, parent) = (InodeId(ino.0), InodeId(newparent.0));
+            answer_entry(reply, here.client.link(&here.cx, inode, parent, &name).await);
+        });
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let uid = req.uid();
+        self.run(ino, async move |here| {
+            match files::open(&here, InodeId(ino.0), flags.0, uid).await {
+                Ok(_) => reply.opened(NO_HANDLE, options::of_open(flags.0)),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.hub.run(InodeId(ino.0), size as usize, async move |here| {
+            match here.client.read(&here.cx, InodeId(ino.0), offset, size).await {
+                Ok(data) => reply.data(&data),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let data = Bytes::copy_from_slice(data);
+        let size = data.len();
+        let privileged = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.hub.run(InodeId(ino.0), size, async move |here| {
+            let inode = InodeId(ino.0);
+            match files::write(&here, inode, offset, data, flags.0, privileged).await {
+                Ok(()) => reply.written(size as u32),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.run(ino, async move |here| {
+            answer(reply, here.client.flush(&here.cx, InodeId(ino.0)).await);
+        });
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        flags: OpenFlags,
+        _: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(ino, async move |here| {
+            answer(reply, files::release(&here, InodeId(ino.0), flags.0).await);
+        });
+    }
+
+    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.run(ino, async move |here| {
+            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), datasync).await);
+        });
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
+        reply.opened(FileHandle(handle), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let dirs = Arc::clone(&self.dirs);
+        self.run(ino, async move |here| {
+            let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
+            let inode = InodeId(ino.0);
+            let add = |next: u64, item: Item<'_>| {
+                let dots = fuser::FileType::Directory;
+                match item {
+                    Item::Dot(i) => reply.add(INodeNo(i.0), next, dots, "."),
+                    Item::DotDot(i) => reply.add(INodeNo(i.0), next, dots, ".."),
+                    Item::Entry(e) => {
+                        let (kind, _) = attr::kind_to_kernel(e.attr.kind);
+                        let name = OsStr::from_bytes(&e.name);
+                        reply.add(INodeNo(e.attr.inode.0), next, kind, name)
+                    }
+                }
+            };
+            let listed = dir::list(&here, inode, &mut cursor, offset, false, add).await;
+            dirs.insert(fh.0, cursor);
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let dirs = Arc::clone(&self.dirs);
+        self.run(ino, async move |here| {
+            let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
+            let inode = InodeId(ino.0);
+            let mut put = |next: u64, name: &OsStr, a: &fuser::FileAttr| {
+                reply.add(a.ino, next, name, &TTL, a, GENERATION)
+            };
+            let add = |next: u64, item: Item<'_>| match item {
+                Item::Dot(i) => put(next, OsStr::new("."), &attr::of_dots(i)),
+                Item::DotDot(i) => put(next, OsStr::new(".."), &attr::of_dots(i)),
+                Item::Entry(e) => put(next, OsStr::from_bytes(&e.name), &attr::to_kernel(&e.attr)),
+            };
+            let listed = dir::list(&here, inode, &mut cursor, offset, true, add).await;
+            dirs.insert(fh.0, cursor);
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.dirs.remove(&fh.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(ino, async move |here| {
+            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), datasync).await);
+        });
+    }
+
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.run(ino, async move |here| {
+            answer_statfs(reply, here.client.statfs(&here.cx).await);
+        });
+    }
+
+    /// Not asked with `default_permissions`; the kernel has checked.
+    fn access(&self, _: &Request, _: INodeNo, _: AccessFlags, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let name = or_reply!(name_of(name), reply);
+        let owner = owner(req, mode);
+        self.run(parent, async move |here| {
+            match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
+                Ok(a) => reply.created(
+                    &TTL,
+                    &attr::to_kernel(&a),
+                    GENERATION,
+                    NO_HANDLE,
+                    options::of_open(flags),
+                ),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! Names: lookup, everything that makes an entry, everything that takes one away.
+//!
+//! What may take a file's last name runs where the file lives: its content must stay while it is open
+//! there. The kernel holds the parents' locks, so through this mount no name changes its inode
+//! between the look and the operation.
+
+use fuser::RenameFlags;
+use t3fs_actors::client::{Attr, FileType, FsError, Owner, RenameMode};
+use t3fs_actors::proto::ids::InodeId;
+
+use super::hub::Here;
+
+pub async fn lookup(here: &Here, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
+    let attr = here.client.lookup(&here.cx, parent, name).await?;
+    here.fresh(attr).await
+}
+
+/// A file that is open for writing from the start, or any special file that is not.
+pub async fn create(
+    here: &Here,
+    parent: InodeId,
+    name: &[u8],
+    owner: Owner,
+    writes: bool,
+) -> Result<Attr, FsError> {
+    let attr = here.client.create(&here.cx, parent, name, owner, FileType::File).await?;
+    let inode = attr.inode;
+    if here.hub.shard_of(inode) != usize::from(here.cx.shard_index()) {
+        // It was made, and opened, by the parent's shard; it will be used on its own.
+        let opened = here
+            .at(inode, async move |there: &Here| there.client.open(&there.cx, inode).await)
+            .await;
+        let released = here.client.release(&here.cx, inode).await;
+        opened?;
+        released?;
+    }
+    if writes {
+        here.hub.begin_writing(inode);
+    }
+    Ok(attr)
+}
+
+pub async fn mknod(
+    here: &Here,
+    parent: InodeId,
+    name: &[u8],
+    owner: Owner,
+    kind: FileType,
+) -> Result<Attr, FsError> {
+    let attr = here.client.create(&here.cx, parent, name, owner, kind).await?;
+    if kind == FileType::File {
+        here.client.release(&here.cx, attr.inode).await?;
+    }
+    Ok(attr)
+}
+
+pub async fn unlink(here: &Here, parent: InodeId, name: Vec<u8>) -> Result<(), FsError> {
+    let lives = shard_inode(here, parent, &name).await?.unwrap_or(parent);
+    let unlink = async move |there: &Here| there.client.unlink(&there.cx, parent, &name).await;
+    here.at(lives, unlink).await.map(drop)
+}
+
+/// The inode behind a name, if where it lives can make a difference.
+async fn shard_inode(
+    here: &Here,
+    parent: InodeId,
+    name: &[u8],
+) -> Result<Option<InodeId>, FsError> {
+    if here.hub.shards() == 1 {
+        return Ok(None);
+    }
+    match here.client.lookup(&here.cx, parent, name).await {
+        Ok(attr) => Ok(Some(attr.inode)),
+        Err(FsError::NotFound) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+pub async fn rename(
+    here: &Here,
+    from: (InodeId, Vec<u8>),
+    to: (InodeId, Vec<u8>),
+    mode: RenameMode,
+) -> Result<(), FsError> {
+    let lives = match mode {
+        RenameMode::Replace => shard_inode(here, to.0, &to.1).await?,
+        RenameMode::NoReplace | RenameMode::Exchange => None,
+    };
+    here.at(lives.unwrap_or(to.0), async move |there: &Here| {
+        there.client.rename(&there.cx, from.0, &from.1, to.0, &to.1, mode).await
+    })
+    .await
+}
+
+/// The kinds of rename that there are; others are refused.
+pub fn rename_mode(flags: RenameFlags) -> Option<RenameMode> {
+    if flags.is_empty() {
+        Some(RenameMode::Replace)
+    } else if flags == RenameFlags::RENAME_NOREPLACE {
+        Some(RenameMode::NoReplace)
+    } else if flags == RenameFlags::RENAME_EXCHANGE {
+        Some(RenameMode::Exchange)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rename_flags_do_not_mix() {
+        assert_eq!(rename_mode(RenameFlags::empty()), Some(RenameMode::Replace));
+        assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE), Some(RenameMode::NoReplace));
+        assert_eq!(rename_mode(RenameFlags::RENAME_EXCHANGE), Some(RenameMode::Exchange));
+        assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), None);
+        assert_eq!(rename_mode(RenameFlags::all()), None);
+    }
+}

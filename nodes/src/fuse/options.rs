@@ -1,0 +1,93 @@
+//! What the kernel is told about this file system. `ops/bench/nullfs/options.rs` repeats it, so that
+//! the benchmark compares our work and not a setting: change both together.
+//!
+//! Not asked for, on purpose: `WRITEBACK_CACHE` (write buffering is the client's, and the kernel's
+//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (fuser does not pass on its
+//! flag of setattr, so the kernel clears setuid bits itself, with a setattr), `DONT_MASK` (the kernel
+//! applies the umask before it asks), `AUTO_INVAL_DATA` (it drops the page cache after our own
+//! writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
+
+use std::time::Duration;
+
+use fuser::{Config, FopenFlags, InitFlags, KernelConfig, SessionACL};
+
+/// How long the kernel may answer from its caches of names and attributes.
+pub const TTL: Duration = Duration::from_secs(1);
+
+/// Largest read or write in one request.
+pub const IO_BYTES_MAX: u32 = 1 << 20;
+
+/// Read-ahead and asynchronous requests that the kernel keeps in flight.
+pub const BACKGROUND_REQUESTS_MAX: u16 = 64;
+
+/// What programs are told to write in one call (`st_blksize`): each call is one request.
+pub const PREFERRED_IO_BYTES: u32 = 128 << 10;
+
+/// Asked for one by one, because an older kernel refuses a set that holds one it does not know.
+const INIT_FLAGS: [InitFlags; 7] = [
+    InitFlags::FUSE_ASYNC_READ,
+    InitFlags::FUSE_ASYNC_DIO,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    // Opening with O_TRUNC is one request; `files::open` does it.
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    // Files that are open with O_DIRECT can still be mapped.
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+];
+
+/// Event loops: one per core, at least two so that a request that waits does not stop all others.
+pub fn event_loops() -> usize {
+    crate::limits::cores().max(2)
+}
+
+/// For a connection that is mounted already: what remains is fuser's own.
+pub fn session(allow_other: bool) -> (SessionACL, Config) {
+    let mut config = Config::default();
+    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(event_loops());
+    config.clone_fd = true;
+    (config.acl, config)
+}
+
+/// Answers the kernel's offer of capabilities.
+pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
+    let refused = |what| std::io::Error::other(format!("the fuse crate refused {what}"));
+    for flag in INIT_FLAGS {
+        // Refused means that this kernel lacks it; all is right without, and some things slower.
+        let _ = kernel.add_capabilities(flag);
+    }
+    kernel.set_max_write(IO_BYTES_MAX).map_err(|_| refused("max_write"))?;
+    kernel.set_max_background(BACKGROUND_REQUESTS_MAX).map_err(|_| refused("max_background"))?;
+    if let Err(most) = kernel.set_max_readahead(IO_BYTES_MAX) {
+        kernel.set_max_readahead(most).map_err(|_| refused("max_readahead"))?;
+    }
+    Ok(())
+}
+
+/// How a file that is opened with these flags is cached.
+pub fn of_open(flags: i32) -> FopenFlags {
+    let mut f = FopenFlags::empty();
+    if flags & libc::O_DIRECT != 0 {
+        // Past the page cache, and several writers of one file at once.
+        f |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    }
+    if flags & libc::O_ACCMODE == libc::O_RDONLY {
+        // Closing has nothing to hand over: one request less.
+        f |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    f
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn direct_files_bypass_the_page_cache_and_readers_are_not_flushed() {
+        let f = of_open(libc::O_RDWR | libc::O_DIRECT);
+        assert_eq!(f, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES);
+        assert_eq!(of_open(libc::O_RDONLY), FopenFlags::FOPEN_NOFLUSH);
+        assert_eq!(of_open(libc::O_WRONLY), FopenFlags::empty());
+    }
+}

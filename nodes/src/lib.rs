@@ -1,0 +1,55 @@
+//! t3fs-node: what actors do not do. Configuration, data folders, threads, the FUSE mount, and the
+//! life of the process.
+//!
+//! `t3fs-node up DIR` goes through `config` -> `data` -> `node` -> `mount` -> `fuse`, in that order,
+//! in [`up`]. Everything that can refuse does so before anything is created.
+//!
+//! **Architecture invariant:** no thread of this process touches a path below its own mount.
+//! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through rustix.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod data;
+pub mod destroy;
+pub mod detach;
+pub mod down;
+pub mod failure;
+pub mod fuse;
+pub mod kv_fjall;
+pub mod limits;
+pub mod logging;
+pub mod mount;
+pub mod node;
+pub mod registry;
+pub mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    // clap prints its own errors (what is wrong, how it is used) and ends with status 2.
+    let result = match Cli::parse().command {
+        Command::Up(args) => up::run(&args),
+        Command::Down(args) => down::down(&args),
+        Command::Check(args) => down::check(&args),
+        Command::Destroy(args) => destroy::run(&args),
+        Command::Config => {
+            print!("{}", config::explain());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.line.is_empty() {
+                eprintln!("t3fs-node: {}", failure.line);
+            }
+            ExitCode::from(failure.status)
+        }
+    }
+}

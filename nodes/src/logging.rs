@@ -1,0 +1,68 @@
+//! Where log lines go: standard error in the foreground, files below the data folder when detached.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::failure::{Failure, failed, refused};
+
+/// Log files that are kept, one per day.
+const FILES_MAX: usize = 14;
+
+fn filter(wanted: Option<&str>, default: &str) -> Result<EnvFilter, Failure> {
+    let text = wanted.unwrap_or(default);
+    EnvFilter::try_new(text)
+        .map_err(|e| refused(format!("log filter {text:?} is wrong ({e}); try `info` or `debug`")))
+}
+
+/// Refuses a filter that cannot be understood.
+pub fn check(wanted: Option<&str>) -> Result<(), Failure> {
+    filter(wanted, "warn").map(drop)
+}
+
+/// Log lines to standard error.
+pub fn to_stderr(wanted: Option<&str>) -> Result<(), Failure> {
+    let terminal = io::IsTerminal::is_terminal(&io::stderr());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter(wanted, "warn")?)
+        .with_writer(io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .try_init()
+        .map_err(|e| failed(format!("logging cannot start: {e}")))
+}
+
+/// Log lines to `folder/t3fs-node.<day>.log`. Written at once: a crash loses none.
+pub fn to_files(folder: &Path, wanted: Option<&str>) -> Result<(), Failure> {
+    fs::create_dir_all(folder)
+        .map_err(|e| failed(format!("cannot make the log folder {}: {e}", folder.display())))?;
+    let files = tracing_appender::rolling::Builder::new()
+        .rotation(tracing_appender::rolling::Rotation::DAILY)
+        .filename_prefix("t3fs-node")
+        .filename_suffix("log")
+        .max_log_files(FILES_MAX)
+        .build(folder)
+        .map_err(|e| failed(format!("cannot log below {}: {e}", folder.display())))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter(wanted, "info")?)
+        .with_writer(std::sync::Mutex::new(files))
+        .with_ansi(false)
+        .with_target(false)
+        .try_init()
+        .map_err(|e| failed(format!("logging cannot start: {e}")))
+}
+
+/// A broken assertion ends the process: it is logged with its place, then the process aborts.
+/// Recovery is the normal start path.
+pub fn abort_on_panic() {
+    std::panic::set_hook(Box::new(|info| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed");
+        let trace = std::backtrace::Backtrace::force_capture();
+        tracing::error!("broken assertion in thread {name}: {info}\n{trace}");
+        eprintln!("t3fs-node: broken assertion in thread {name}: {info}; ending, start it again");
+        std::process::abort();
+    }));
+}

@@ -1,0 +1,123 @@
+//! The mount itself: what is at a path, making it, taking it away, and who holds it.
+//!
+//! Mounting is done here and not by fuser, so that each way it can fail has its own sentence, and so
+//! that an unmount that finds the mount in use leaves it as it is. Root mounts with mount(2), others
+//! through fusermount3. Nothing here opens a path below a mount of ours: what is known about mounts
+//! comes from /proc.
+
+pub mod fusermount;
+pub mod holders;
+pub mod mountinfo;
+pub mod place;
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{getegid, geteuid};
+
+use crate::failure::{Failure, failed, refused};
+
+const DEVICE: &str = "/dev/fuse";
+
+/// Largest read-ahead of the kernel on this mount, in KiB. Its default of 128 makes a sequential
+/// reader wait for one round trip per 128 KiB.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// What `df` shows in its first column.
+pub fn source(cluster: &str) -> String {
+    format!("hf3fs.{cluster}")
+}
+
+/// Whether other users than the one who mounts may use the mount.
+pub fn allow_other() -> bool {
+    geteuid().is_root() || fusermount::user_allow_other()
+}
+
+/// Refuses where no mount could be made: looks at /dev/fuse and for fusermount3.
+pub fn preflight() -> Result<(), Failure> {
+    open_device().map_err(|e| match e {
+        Errno::NOENT | Errno::NODEV | Errno::NXIO => refused(format!(
+            "there is no {DEVICE}; load the module with `modprobe fuse`, or start the container \
+             with --device {DEVICE} --cap-add SYS_ADMIN"
+        )),
+        e => refused(format!("{DEVICE} cannot be opened: {e}; check its permissions")),
+    })?;
+    if !geteuid().is_root() && fusermount::find().is_none() {
+        return Err(refused(
+            "fusermount3 is not installed, and only root can mount without it; install the package \
+             fuse3",
+        ));
+    }
+    Ok(())
+}
+
+fn open_device() -> Result<OwnedFd, Errno> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Mounts on `dir` (absolute, without links). The connection is ready for fuser's handshake.
+pub fn mount(dir: &Path, cluster: &str) -> Result<OwnedFd, Failure> {
+    if !geteuid().is_root() {
+        return fusermount::mount(dir, &source(cluster), allow_other());
+    }
+    let cannot = |what: &str, e: Errno| {
+        let hint = match e {
+            Errno::PERM => "; in a container, start it with --cap-add SYS_ADMIN",
+            Errno::NODEV => "; load the module with `modprobe fuse`",
+            _ => "",
+        };
+        failed(format!("cannot {what} {}: {e}{hint}", dir.display()))
+    };
+    let device = open_device().map_err(|e| cannot("open /dev/fuse for", e))?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions,allow_other",
+        device.as_raw_fd(),
+        geteuid().as_raw(),
+        getegid().as_raw()
+    );
+    let options = CString::new(options).expect("made of numbers and words");
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    rustix::mount::mount(source(cluster), dir, "fuse", flags, options.as_c_str())
+        .map_err(|e| cannot("mount on", e))?;
+    Ok(device)
+}
+
+/// How an unmount did not happen.
+#[derive(Debug)]
+pub enum NotUnmounted {
+    /// Somebody uses it.
+    Busy,
+    Failed(String),
+}
+
+/// Takes the mount away if nobody uses it; with `detach` in any case, and those who use it keep it
+/// until they let go or the process that serves it ends. Already gone is fine.
+pub fn unmount(dir: &Path, detach: bool) -> Result<(), NotUnmounted> {
+    if !geteuid().is_root() {
+        return fusermount::unmount(dir, detach);
+    }
+    let flags = if detach { UnmountFlags::DETACH } else { UnmountFlags::empty() };
+    match rustix::mount::unmount(dir, flags | UnmountFlags::NOFOLLOW) {
+        // EINVAL: not a mount point any more.
+        Ok(()) | Err(Errno::INVAL | Errno::NOENT) => Ok(()),
+        Err(Errno::BUSY) => Err(NotUnmounted::Busy),
+        Err(e) => Err(NotUnmounted::Failed(e.to_string())),
+    }
+}
+
+/// Lets the kernel read further ahead. Needs root; without it the default stays.
+pub fn widen_read_ahead(device: mountinfo::Device) {
+    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor);
+    let set = std::fs::write(&path, READ_AHEAD_KIB.to_string());
+    if let Err(e) = set.or_else(|e| match e.kind() {
+        io::ErrorKind::PermissionDenied => Ok(()),
+        _ => Err(e),
+    }) {
+        tracing::debug!("{path} keeps its value: {e}");
+    }
+}
