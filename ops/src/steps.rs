@@ -38,6 +38,7 @@ const CLIPPY: [&str; 5] = ["clippy", "--workspace", "--all-targets", "--profile"
 /// Does by itself what `check` would ask for, as far as tools can.
 pub fn fix() -> Result<(), Failure> {
     run(cargo(&CLIPPY).args(["--fix", "--allow-dirty", "--allow-staged"]))?;
+    tidy::fix(&workspace::root()).map_err(|err| format!("tidy: {err}"))?;
     run(&mut cargo(&["fmt", "--all"]))
 }
 

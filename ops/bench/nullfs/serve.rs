@@ -11,11 +11,13 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
+use rustix::fs::OFlags;
+
 use crate::options::{self, TTL};
 use crate::tree::Tree;
 
 /// What every read is answered from; as long as the longest read that the kernel sends.
-static ZEROS: [u8; options::WRITE_BYTES_MAX as usize] = [0; options::WRITE_BYTES_MAX as usize];
+static ZEROS: [u8; options::IO_BYTES_MAX as usize] = [0; options::IO_BYTES_MAX as usize];
 
 #[derive(Default)]
 pub struct NullFs {
@@ -142,8 +144,12 @@ impl Filesystem for NullFs {
         answer_empty(reply, self.tree.rename((parent.0, name), (newparent.0, newname)));
     }
 
-    fn open(&self, _req: &Request, _ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), options::open_flags(flags.0));
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        // The settings ask the kernel to leave this to us.
+        if flags.0 as u32 & OFlags::TRUNC.bits() != 0 {
+            self.tree.change(ino.0, |attr| attr.size = 0);
+        }
+        reply.opened(FileHandle(0), options::of_open(flags.0));
     }
 
     fn create(
@@ -159,7 +165,7 @@ impl Filesystem for NullFs {
         let perm = permissions(mode);
         match self.tree.add(parent.0, name, FileType::RegularFile, perm, owner(req)) {
             Some(attr) => {
-                let open_flags = options::open_flags(flags);
+                let open_flags = options::of_open(flags);
                 reply.created(&TTL, &attr, Generation(0), FileHandle(0), open_flags);
             }
             None => reply.error(Errno::ENOENT),

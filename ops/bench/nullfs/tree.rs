@@ -14,6 +14,8 @@ use std::time::SystemTime;
 use dashmap::DashMap;
 use fuser::{FileAttr, FileType, INodeNo};
 
+use crate::options;
+
 /// One line of a folder listing.
 #[derive(Clone)]
 pub struct Listed {
@@ -63,7 +65,7 @@ fn new_attr(ino: u64, kind: FileType, perm: u16, (uid, gid): (u32, u32)) -> File
         uid,
         gid,
         rdev: 0,
-        blksize: 4096,
+        blksize: options::PREFERRED_IO_BYTES,
         flags: 0,
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
 //! at tokens (`lex`), so comments and strings never trigger them. Rules about layers read the
-//! manifests. Nothing is ever written. Next: `source_rules.rs` and `manifest_rules.rs`, the rules
+//! manifests. `check` never writes. Next: `source_rules.rs` and `manifest_rules.rs`, the rules
 //! themselves.
 
 pub mod lex;
 mod manifest_rules;
+mod reflow;
 mod source_rules;
 
 use std::fmt;
@@ -46,6 +47,17 @@ pub fn check(root: &Path) -> io::Result<Vec<Finding>> {
         findings.extend(manifest_rules::check(member, &path, &text));
     }
     Ok(findings)
+}
+
+/// Breaks comment lines that are too wide; the one thing that is mended without a person.
+pub fn fix(root: &Path) -> io::Result<()> {
+    for path in workspace::rust_files(root)? {
+        let path = root.join(path);
+        if let Some(text) = reflow::reflow(&fs::read_to_string(&path)?) {
+            fs::write(&path, text)?;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -81,8 +81,8 @@ pub struct Site {
 }
 
 impl Drop for Site {
-    /// A test that ended between `kill` and `up` leaves a dead mount to us, and a command that should
-    /// have refused may leave a live one. Nothing may be removed through it.
+    /// A test that ended between `kill` and `up` leaves a dead mount to us, and a command that
+    /// should have refused may leave a live one. Nothing may be removed through it.
     fn drop(&mut self) {
         detach(&self.mount_point());
     }
