@@ -19,6 +19,7 @@ use crate::data::Data;
 use crate::data::plan::{Plan, Wanted, plan};
 use crate::failure::{Failure, failed, refused};
 use crate::fuse::{Fs, options};
+use crate::logging::tell;
 use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
 use crate::node::Node;
 use crate::registry::{self, Instance};
@@ -60,7 +61,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     if !args.detached {
         logging::to_stderr(log.as_deref())?;
     }
-    println!("t3fs-node {}", env!("CARGO_PKG_VERSION"));
+    tell(&format!("t3fs-node {}", env!("CARGO_PKG_VERSION")));
     let data = prepared.plan.commit()?;
     if args.detached {
         logging::to_files(&data.first.join("log"), log.as_deref())?;
@@ -96,21 +97,17 @@ fn describe(data: &Data) {
     let folders: Vec<String> = data.disks.iter().map(|d| d.folder.display().to_string()).collect();
     let (what, replicas) = (if data.created { "new" } else { "existing" }, data.cluster.replicas);
     let copies = if replicas == 1 { "1 replica".into() } else { format!("{replicas} replicas") };
-    println!(
-        "{what} cluster {}, {copies}, data in {}",
-        data.cluster.cluster,
-        folders.join(" and ")
-    );
+    let (name, folders) = (&data.cluster.cluster, folders.join(" and "));
+    tell(&format!("{what} cluster {name}, {copies}, data in {folders}"));
     for remark in &data.remarks {
-        println!("{remark}");
-        tracing::warn!("{remark}");
+        say(remark);
     }
 }
 
 fn replace_stale(dir: &std::path::Path) -> Result<(), Failure> {
     mount::unmount(dir, true)
         .map_err(|e| failed(format!("the dead mount at {} stays: {e:?}", dir.display())))?;
-    println!("replaced the mount that a killed process left at {}", dir.display());
+    tell(&format!("replaced the mount that a killed process left at {}", dir.display()));
     // What is below it could not be seen before.
     place::check(dir, "").map(drop)
 }
@@ -207,11 +204,11 @@ fn announce(node: &Node, settings: &Settings, dir: &std::path::Path, detached: b
             String::new()
         }
     };
-    println!("mounted {} on {}{space}", mount::source(&settings.cluster_id), dir.display());
+    tell(&format!("mounted {} on {}{space}", mount::source(&settings.cluster_id), dir.display()));
     if detached {
-        println!("end it with `t3fs-node down {}`", dir.display());
+        tell(&format!("end it with `t3fs-node down {}`", dir.display()));
     } else {
-        println!("end it with Ctrl-C, or with `t3fs-node down {}`", dir.display());
+        tell(&format!("end it with Ctrl-C, or with `t3fs-node down {}`", dir.display()));
     }
     tracing::info!("mounted {} on {}", mount::source(&settings.cluster_id), dir.display());
 }
@@ -302,7 +299,7 @@ fn wait(inbox: &Receiver<Event>, node: &Node, dir: &std::path::Path) -> Asked {
 
 /// To the terminal, and to the log where that goes elsewhere.
 fn say(line: &str) {
-    println!("{line}");
+    tell(line);
     tracing::info!("{line}");
 }
 

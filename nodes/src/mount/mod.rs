@@ -45,7 +45,9 @@ pub fn preflight() -> Result<(), Failure> {
             "there is no {DEVICE}; load the module with `modprobe fuse`, or start the container \
              with --device {DEVICE} --cap-add SYS_ADMIN"
         )),
-        e => refused(format!("{DEVICE} cannot be opened: {e}; check its permissions")),
+        e => refused(format!(
+            "{DEVICE} cannot be opened: {e}; let users in with `chmod 666 {DEVICE}`"
+        )),
     })?;
     if !geteuid().is_root() && fusermount::find().is_none() {
         return Err(refused(
