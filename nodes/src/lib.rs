@@ -16,6 +16,7 @@ pub mod detach;
 pub mod down;
 pub mod failure;
 pub mod fuse;
+pub mod kv_fjall;
 pub mod limits;
 pub mod logging;
 pub mod mount;

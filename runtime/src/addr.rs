@@ -43,6 +43,11 @@ pub struct RawAddr {
     pub epoch: u32,
 }
 
+impl RawAddr {
+    /// For well-known actors whose messages are harmless to a later incarnation (mgmtd, kv).
+    pub const ANY_EPOCH: u32 = 0;
+}
+
 impl fmt::Debug for RawAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "n{}.{}.{}@{}", self.node.0, self.shard, self.slot, self.epoch)

@@ -4,7 +4,7 @@ use core::time::Duration;
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::actor::{Actor, Handle};
+use crate::actor::{Actor, Handle, Me};
 use crate::addr::{Addr, NodeId};
 use crate::ask::{Ask, AskError};
 use crate::disk::{Disk, DiskId};
@@ -102,6 +102,11 @@ impl Cx {
 
     /// Starts an actor on this shard. Addresses of this process incarnation reach it at once.
     pub fn start<A: Actor>(&self, actor: A) -> Addr<A> {
+        self.start_with(actor).0
+    }
+
+    /// The same, with a handle for the actor's own background tasks.
+    pub fn start_with<A: Actor>(&self, actor: A) -> (Addr<A>, Me<A>) {
         self.shard.start(actor)
     }
 }

@@ -134,6 +134,9 @@ impl<A: Actor> Host for ActorHost<A> {
     }
 }
 
+/// The refusal that tells nothing about what became of the ask.
+const OTHER_INCARNATION: &str = "the address is of another incarnation";
+
 fn refusal(why: &'static str) -> Payload {
     Payload { body: bytes::Bytes::from_static(why.as_bytes()), bulks: Vec::new() }
 }
@@ -171,7 +174,8 @@ impl Shard {
             backend,
             actors: RefCell::default(),
             waiting: RefCell::default(),
-            next_ask: Cell::new(1),
+            // A reply to an ask of an earlier incarnation may still come: its number is not reused.
+            next_ask: Cell::new(u64::from(epoch) << 32 | 1),
             timers: RefCell::default(),
             credits: RefCell::default(),
             stats: Cell::default(),
@@ -198,16 +202,17 @@ impl Shard {
         Addr::from_raw(RawAddr { node: self.node, shard, slot, epoch: self.epoch })
     }
 
-    pub(crate) fn start<A: Actor>(&self, actor: A) -> Addr<A> {
+    pub(crate) fn start<A: Actor>(&self, actor: A) -> (Addr<A>, Me<A>) {
         let mut actors = self.actors.borrow_mut();
         let slot = u16::try_from(actors.len()).expect("fewer than 65,536 actors a shard");
-        actors.push(Rc::new(ActorHost(Me::new(actor))));
-        self.addr_of(self.index, slot)
+        let me = Me::new(actor);
+        actors.push(Rc::new(ActorHost(me.clone())));
+        (self.addr_of(self.index, slot), me)
     }
 
     fn host(&self, to: RawAddr) -> Result<Rc<dyn Host>, &'static str> {
-        if to.epoch != self.epoch {
-            return Err("the address is of another incarnation");
+        if to.epoch != self.epoch && to.epoch != RawAddr::ANY_EPOCH {
+            return Err(OTHER_INCARNATION);
         }
         let found = self.actors.borrow().get(usize::from(to.slot)).cloned();
         found.ok_or("no such actor")
@@ -506,14 +511,22 @@ impl Shard {
                 }
             }
             FrameKind::Reply | FrameKind::Refused => {
-                let Some(w) = self.waiting.borrow_mut().remove(&frame.ask) else {
-                    return self.count(|s| s.late_replies += 1);
+                let mut waiting = self.waiting.borrow_mut();
+                let slot = match waiting.get(&frame.ask) {
+                    Some(Waiting::Packed(slot)) => slot.clone(),
+                    // A node answers what another shard of this process was asked.
+                    Some(Waiting::Value(_)) => return self.count(|s| s.misaddressed += 1),
+                    None => return self.count(|s| s.late_replies += 1),
                 };
-                let Waiting::Packed(slot) = w else {
-                    unreachable!("asked a shard, answered by a node")
-                };
+                waiting.remove(&frame.ask);
+                drop(waiting);
                 slot.fill(match frame.kind {
                     FrameKind::Reply => Ok(frame.payload),
+                    // The link may have repeated the frame: an earlier incarnation may have
+                    // handled what this one refuses.
+                    _ if frame.payload.body == OTHER_INCARNATION.as_bytes() => {
+                        Err(AskError::Unknown("the receiver has restarted"))
+                    }
                     _ => Err(AskError::NotSent("refused by the receiver")),
                 });
             }

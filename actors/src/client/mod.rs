@@ -4,11 +4,24 @@
 //! opens, write buffers and file lengths; it stripes, retries with request ids, and never lets a
 //! retry take effect twice.
 
-use bytes::Bytes;
-use t3fs_runtime::{Addr, Cx};
+mod buffer;
+mod data;
+mod link;
+mod names;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use t3fs_runtime::{Addr, Cx, Slot};
 
 use crate::mgmtd::Mgmtd;
 use crate::proto::ids::InodeId;
+use crate::proto::meta::MetaError;
+use crate::proto::storage::StorageError;
+use buffer::File;
+pub use link::Link;
+
 pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetTime};
 
 /// How an operation fails, as a file system's user sees it.
@@ -67,162 +80,114 @@ pub struct FsSpace {
     pub inodes: u64,
 }
 
+impl std::fmt::Display for FsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            FsError::NotFound => "no such file or directory",
+            FsError::Exists => "file exists",
+            FsError::NotDirectory => "not a directory",
+            FsError::IsDirectory => "is a directory",
+            FsError::NotEmpty => "directory not empty",
+            FsError::NameTooLong => "name too long",
+            FsError::TooManyLinks => "too many links",
+            FsError::InvalidArgument => "invalid argument",
+            FsError::FileTooLarge => "file too large",
+            FsError::NoSpace => "no space left",
+            FsError::Unavailable(s) | FsError::Io(s) => s,
+        })
+    }
+}
+
+impl From<MetaError> for FsError {
+    fn from(e: MetaError) -> Self {
+        match e {
+            MetaError::NotFound => FsError::NotFound,
+            MetaError::Exists => FsError::Exists,
+            MetaError::NotDirectory => FsError::NotDirectory,
+            MetaError::IsDirectory => FsError::IsDirectory,
+            MetaError::NotEmpty => FsError::NotEmpty,
+            MetaError::NameTooLong => FsError::NameTooLong,
+            MetaError::TooManyLinks => FsError::TooManyLinks,
+            MetaError::InvalidArgument(_) => FsError::InvalidArgument,
+            MetaError::FileTooLarge => FsError::FileTooLarge,
+            MetaError::NoSpace => FsError::NoSpace,
+            MetaError::Unavailable(s) => FsError::Unavailable(s),
+            MetaError::Damaged(s) => FsError::Io(s),
+        }
+    }
+}
+
+impl From<StorageError> for FsError {
+    fn from(e: StorageError) -> Self {
+        match e {
+            StorageError::NoSpace => FsError::NoSpace,
+            StorageError::StaleChain { .. }
+            | StorageError::BehindChain { .. }
+            | StorageError::WrongTarget
+            | StorageError::NotReady => FsError::Unavailable(e.to_string()),
+            other => FsError::Io(other.to_string()),
+        }
+    }
+}
+
+struct Inner {
+    link: Link,
+    write_buffer_bytes: usize,
+    /// Files that are open or have data on its way.
+    files: RefCell<BTreeMap<InodeId, Rc<File>>>,
+    /// Bytes in write buffers and in flight to storage.
+    dirty: Cell<usize>,
+    /// Writers that wait for `dirty` to sink.
+    waiting: RefCell<Vec<Slot<()>>>,
+    /// The task that flushes buffers by age runs.
+    sweeping: Cell<bool>,
+    space: Cell<Option<(t3fs_runtime::Time, FsSpace)>>,
+}
+
 /// A handle; a clone is the same client.
 #[derive(Clone)]
-pub struct Client;
+pub struct Client(Rc<Inner>);
 
 impl Client {
     /// Opens a session with mgmtd and waits until the cluster can be used (at most 30 s).
-    pub async fn start(_cx: &Cx, _config: ClientConfig) -> Result<Client, FsError> {
-        std::future::pending().await
+    pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
+        let link = Link::open(cx, config.mgmtd, &config.label).await?;
+        Ok(Client(Rc::new(Inner {
+            link,
+            write_buffer_bytes: config.write_buffer_bytes,
+            files: RefCell::default(),
+            dirty: Cell::new(0),
+            waiting: RefCell::default(),
+            sweeping: Cell::new(false),
+            space: Cell::new(None),
+        })))
     }
 
-    pub async fn lookup(&self, _: &Cx, _parent: InodeId, _name: &[u8]) -> Result<Attr, FsError> {
-        std::future::pending().await
+    /// The connection to the cluster, for checks and tools.
+    pub fn cluster(&self) -> &Link {
+        &self.0.link
     }
 
-    /// With the length as this client's own unflushed writes make it.
-    pub async fn getattr(&self, _: &Cx, _inode: InodeId) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn setattr(&self, _: &Cx, _: InodeId, _: SetAttrs) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    /// Makes a file (or special file) and, for a file, opens it: pairs with `release`.
-    pub async fn create(
-        &self,
-        _: &Cx,
-        _parent: InodeId,
-        _name: &[u8],
-        _owner: Owner,
-        _kind: FileType,
-    ) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    /// Pairs with `release`; the content of an open file stays when its last name goes.
-    pub async fn open(&self, _: &Cx, _inode: InodeId) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn release(&self, _: &Cx, _inode: InodeId) -> Result<(), FsError> {
-        std::future::pending().await
-    }
-
-    /// Up to `len` bytes; shorter only at the end of the file.
-    pub async fn read(
-        &self,
-        _: &Cx,
-        _inode: InodeId,
-        _offset: u64,
-        _len: u32,
-    ) -> Result<Bytes, FsError> {
-        std::future::pending().await
-    }
-
-    /// Buffers; a failure of an earlier write in the background shows in flush and fsync.
-    /// `privileged`: the writer is root, so setuid bits stay.
-    pub async fn write(
-        &self,
-        _: &Cx,
-        _inode: InodeId,
-        _offset: u64,
-        _data: Bytes,
-        _privileged: bool,
-    ) -> Result<(), FsError> {
-        std::future::pending().await
-    }
-
-    /// close(2): hands everything to storage and the length to meta.
-    pub async fn flush(&self, _: &Cx, _inode: InodeId) -> Result<(), FsError> {
-        std::future::pending().await
-    }
-
-    /// Content and attributes are on stable storage when it returns.
-    pub async fn fsync(&self, _: &Cx, _inode: InodeId, _datasync: bool) -> Result<(), FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn mkdir(
-        &self,
-        _: &Cx,
-        _parent: InodeId,
-        _name: &[u8],
-        _owner: Owner,
-    ) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn symlink(
-        &self,
-        _: &Cx,
-        _parent: InodeId,
-        _name: &[u8],
-        _target: &[u8],
-        _owner: Owner,
-    ) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn readlink(&self, _: &Cx, _inode: InodeId) -> Result<Vec<u8>, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn link(
-        &self,
-        _: &Cx,
-        _inode: InodeId,
-        _parent: InodeId,
-        _name: &[u8],
-    ) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    /// The inode that lost its name, after.
-    pub async fn unlink(&self, _: &Cx, _parent: InodeId, _name: &[u8]) -> Result<Attr, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn rmdir(&self, _: &Cx, _parent: InodeId, _name: &[u8]) -> Result<(), FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn rename(
-        &self,
-        _: &Cx,
-        _parent: InodeId,
-        _name: &[u8],
-        _new_parent: InodeId,
-        _new_name: &[u8],
-        _mode: RenameMode,
-    ) -> Result<(), FsError> {
-        std::future::pending().await
-    }
-
-    /// Entries after the name `after`, in byte order, without `.` and `..`.
-    pub async fn readdir(
-        &self,
-        _: &Cx,
-        _inode: InodeId,
-        _after: &[u8],
-        _limit: u32,
-    ) -> Result<DirPage, FsError> {
-        std::future::pending().await
-    }
-
-    pub async fn statfs(&self, _: &Cx) -> Result<FsSpace, FsError> {
-        std::future::pending().await
+    fn file(&self, inode: InodeId) -> Option<Rc<File>> {
+        self.0.files.borrow().get(&inode).cloned()
     }
 
     /// Hands every buffered byte and length to stable storage.
-    pub async fn sync_all(&self, _: &Cx) -> Result<(), FsError> {
-        std::future::pending().await
+    pub async fn sync_all(&self, cx: &Cx) -> Result<(), FsError> {
+        let files: Vec<InodeId> = self.0.files.borrow().keys().copied().collect();
+        let mut result = Ok(());
+        for inode in files {
+            let done = self.flush(cx, inode).await;
+            result = result.and(done);
+        }
+        self.0.link.meta(cx, crate::proto::meta::SyncMeta).await?;
+        result
     }
 
     /// `sync_all`, then ends the session.
-    pub async fn stop(&self, _: &Cx) -> Result<(), FsError> {
-        std::future::pending().await
+    pub async fn stop(&self, cx: &Cx) -> Result<(), FsError> {
+        let synced = self.sync_all(cx).await;
+        self.0.link.close(cx).await;
+        synced
     }
 }

@@ -1,109 +1,394 @@
 //! Metadata: inodes and directory entries as transactions on an ordered key-value store.
+//!
+//! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may serve
+//! one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes what has
+//! no name any more, `fsck` checks it all. This file is the actor: it decides what an operation needs
+//! from outside (a number, a layout, the time) and runs it as a transaction.
 
-pub mod kv;
+use std::rc::Rc;
 
-use t3fs_runtime::{Actor, Ask, Cx, Handle, Me};
+use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot};
 
+use crate::mgmtd::Mgmtd;
+use crate::proto::ids::InodeId;
+use crate::proto::kv::{Barrier, Durability};
 use crate::proto::meta::*;
+use crate::proto::mgmtd::Routing;
 
-pub struct Meta;
+pub mod fsck;
+pub mod garbage;
+mod ids;
+pub mod kv;
+pub mod ops;
+pub mod place;
+pub mod schema;
+#[cfg(test)]
+mod tests;
+
+use garbage::Collector;
+use ids::InodeIds;
+use kv::actor::Kv;
+use kv::client::{Stop, Txn, transact};
+use ops::create::NewInode;
+use ops::{Done, attr, create, lookup, readdir, remove, rename};
+use place::{Cluster, Outside, Placement};
+use schema::*;
+
+/// What a meta server is started with.
+#[derive(Clone, Debug)]
+pub struct MetaConfig {
+    pub kv: Addr<Kv>,
+    pub mgmtd: Addr<Mgmtd>,
+    /// Bytes; of new files.
+    pub chunk_size: u32,
+    /// Chains per new file, at most.
+    pub stripe: u32,
+    /// The chain table for new files.
+    pub table: u32,
+    /// Owner and group of the root directory when it is made.
+    pub root_owner: (u32, u32),
+    /// What is known at the start; asked for when it is not enough.
+    pub routing: Routing,
+}
+
+impl MetaConfig {
+    /// With 1 MiB chunks on one chain of table 1, a root of uid 0, and routing to be asked for.
+    pub fn new(kv: Addr<Kv>, mgmtd: Addr<Mgmtd>) -> MetaConfig {
+        MetaConfig {
+            kv,
+            mgmtd,
+            chunk_size: 1 << 20,
+            stripe: 1,
+            table: 1,
+            root_owner: (0, 0),
+            routing: Routing::default(),
+        }
+    }
+}
+
+/// A metadata server.
+pub struct Meta {
+    kv: Addr<Kv>,
+    outside: Rc<dyn Outside>,
+    ids: InodeIds,
+    place: Placement,
+    /// Who waits for the routing that has been asked for.
+    refreshing: Option<Vec<Slot<()>>>,
+    collector: Collector,
+}
 
 impl Actor for Meta {
     type Msg = MetaMsg;
 }
 
+impl Meta {
+    /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
+    /// deadline. An error is a sentence.
+    pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
+        let outside = Rc::new(Cluster { mgmtd: config.mgmtd });
+        Meta::start_beside(cx, config, outside).await
+    }
+
+    /// The same with another outside world.
+    pub async fn start_beside(
+        cx: &Cx,
+        config: MetaConfig,
+        outside: Rc<dyn Outside>,
+    ) -> Result<Addr<Meta>, String> {
+        let now_ns = now_ns(cx);
+        transact(cx, config.kv, Durability::Now, async |txn| {
+            make_root(txn, config.root_owner, now_ns).await
+        })
+        .await
+        .map_err(|e| format!("metadata cannot be served: {e}"))?;
+        let MetaConfig { chunk_size, stripe, table, routing, .. } = config;
+        let meta = cx.start(Meta {
+            kv: config.kv,
+            outside,
+            ids: InodeIds::default(),
+            place: Placement::new(routing, chunk_size, stripe, table),
+            refreshing: None,
+            collector: Collector::default(),
+        });
+        // What an earlier run left behind.
+        if let Err(why) = cx.tell(meta, CollectGarbage) {
+            tracing::warn!("garbage is not collected until something new is removed: {why}");
+        }
+        Ok(meta)
+    }
+}
+
+async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Done<()> {
+    let key = inode_key(ROOT);
+    let [root] = txn.read([&key]).await?;
+    if let Some(root) = root {
+        return match Inode::open(ROOT, &root)?.is_directory() {
+            true => Ok(()),
+            false => Err(MetaError::Damaged("the root is not a directory".into()).into()),
+        };
+    }
+    let attr = Attr {
+        inode: ROOT,
+        kind: FileType::Directory,
+        mode: 0o755,
+        uid,
+        gid,
+        nlink: 2,
+        atime_ns: now_ns,
+        mtime_ns: now_ns,
+        ctime_ns: now_ns,
+        length: 0,
+        truncations: 0,
+        layout: None,
+    };
+    txn.set(key, Inode { attr, parent: ROOT, target: Vec::new() }.seal());
+    txn.add(count_key(), 1);
+    Ok(())
+}
+
+fn now_ns(cx: &Cx) -> i64 {
+    i64::try_from(cx.wall_us() * 1000).unwrap_or(i64::MAX)
+}
+
+impl From<Stop<MetaError>> for MetaError {
+    fn from(stop: Stop<MetaError>) -> MetaError {
+        match stop {
+            Stop::Refused(e) => e,
+            Stop::Kv(e) => MetaError::Unavailable(format!("the metadata store: {e}")),
+        }
+    }
+}
+
+/// Runs an operation as a transaction.
+async fn run<T>(
+    me: &Me<Meta>,
+    cx: &Cx,
+    durability: Durability,
+    body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
+) -> Result<T, MetaError> {
+    let kv = me.with(|m| m.kv);
+    Ok(transact(cx, kv, durability, body).await?)
+}
+
+/// Runs an operation that writes nothing.
+async fn look<T>(
+    me: &Me<Meta>,
+    cx: &Cx,
+    body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
+) -> Result<T, MetaError> {
+    run(me, cx, Durability::Soon, body).await
+}
+
+/// A number that no inode ever had.
+async fn inode_id(me: &Me<Meta>, cx: &Cx) -> Result<InodeId, MetaError> {
+    loop {
+        let take = me.with(|m| m.ids.take());
+        if take.reserve {
+            let (me, cx) = (me.clone(), cx.outlive().within(<CreateFile as t3fs_runtime::Ask<Meta>>::TIMEOUT));
+            let kv = me.with(|m| m.kv);
+            cx.clone().spawn(async move {
+                let batch = ids::reserve(&cx, kv).await;
+                me.with(|m| m.ids.reserved(batch.map_err(MetaError::from)));
+            });
+        }
+        match take.given {
+            Ok(inode) => return Ok(inode),
+            Err(place) => place.await?,
+        }
+    }
+}
+
+/// Asks mgmtd for newer routing; those who ask meanwhile wait for the same answer.
+async fn refresh_routing(me: &Me<Meta>, cx: &Cx) {
+    let joined = me.with(|m| match &mut m.refreshing {
+        Some(waiting) => {
+            let place = Slot::new();
+            waiting.push(place.clone());
+            Some(place)
+        }
+        None => {
+            m.refreshing = Some(Vec::new());
+            None
+        }
+    });
+    if let Some(place) = joined {
+        return place.await;
+    }
+    let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.routing.version));
+    let newer = outside.routing(cx, have).await;
+    let waiting = me.with(|m| {
+        if let Some(routing) = newer {
+            m.place.learn(routing);
+        }
+        m.refreshing.take().expect("taken only here")
+    });
+    for place in waiting {
+        place.fill(());
+    }
+}
+
+/// A new file's layout.
+async fn layout(me: &Me<Meta>, cx: &Cx) -> Result<Layout, MetaError> {
+    if let Some(layout) = me.with(|m| m.place.layout()) {
+        return Ok(layout);
+    }
+    refresh_routing(me, cx).await;
+    me.with(|m| m.place.layout().ok_or_else(|| m.place.no_table()))
+}
+
+async fn make(
+    me: &Me<Meta>,
+    cx: &Cx,
+    entry: &NewEntry,
+    kind: FileType,
+    target: Vec<u8>,
+) -> Result<Attr, MetaError> {
+    let layout = match kind {
+        FileType::File => Some(layout(me, cx).await?),
+        _ => None,
+    };
+    let new = NewInode { inode: inode_id(me, cx).await?, kind, layout, target };
+    let now_ns = now_ns(cx);
+    run(me, cx, Durability::Soon, async |txn| create::create(txn, entry, &new, now_ns).await).await
+}
+
+/// Has what an operation left without a name collected.
+fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
+    if gone.removed.as_ref().is_some_and(|r| r.nlink == 0 && r.kind != FileType::Directory) {
+        garbage::kick(me, cx);
+    }
+}
+
 impl Handle<Lookup> for Meta {
-    async fn handle(_: &Me<Self>, _: Lookup, _: &Cx) -> <Lookup as Ask<Meta>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: Lookup, cx: &Cx) -> Result<Attr, MetaError> {
+        look(me, cx, async |txn| lookup::lookup(txn, m.parent, &m.name).await).await
     }
 }
 
 impl Handle<GetAttr> for Meta {
-    async fn handle(_: &Me<Self>, _: GetAttr, _: &Cx) -> <GetAttr as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<SetAttr> for Meta {
-    async fn handle(_: &Me<Self>, _: SetAttr, _: &Cx) -> <SetAttr as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<ReportWrite> for Meta {
-    async fn handle(_: &Me<Self>, _: ReportWrite, _: &Cx) -> <ReportWrite as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<CreateFile> for Meta {
-    async fn handle(_: &Me<Self>, _: CreateFile, _: &Cx) -> <CreateFile as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<MakeDir> for Meta {
-    async fn handle(_: &Me<Self>, _: MakeDir, _: &Cx) -> <MakeDir as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<MakeSymlink> for Meta {
-    async fn handle(_: &Me<Self>, _: MakeSymlink, _: &Cx) -> <MakeSymlink as Ask<Meta>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: GetAttr, cx: &Cx) -> Result<Attr, MetaError> {
+        look(me, cx, async |txn| lookup::get_attr(txn, m.inode).await).await
     }
 }
 
 impl Handle<ReadLink> for Meta {
-    async fn handle(_: &Me<Self>, _: ReadLink, _: &Cx) -> <ReadLink as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<MakeLink> for Meta {
-    async fn handle(_: &Me<Self>, _: MakeLink, _: &Cx) -> <MakeLink as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<Unlink> for Meta {
-    async fn handle(_: &Me<Self>, _: Unlink, _: &Cx) -> <Unlink as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<RemoveDir> for Meta {
-    async fn handle(_: &Me<Self>, _: RemoveDir, _: &Cx) -> <RemoveDir as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<Rename> for Meta {
-    async fn handle(_: &Me<Self>, _: Rename, _: &Cx) -> <Rename as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<ReleaseHold> for Meta {
-    async fn handle(_: &Me<Self>, _: ReleaseHold, _: &Cx) -> <ReleaseHold as Ask<Meta>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: ReadLink, cx: &Cx) -> Result<Vec<u8>, MetaError> {
+        look(me, cx, async |txn| lookup::read_link(txn, m.inode).await).await
     }
 }
 
 impl Handle<ReadDir> for Meta {
-    async fn handle(_: &Me<Self>, _: ReadDir, _: &Cx) -> <ReadDir as Ask<Meta>>::Reply {
-        std::future::pending().await
-    }
-}
-
-impl Handle<SyncMeta> for Meta {
-    async fn handle(_: &Me<Self>, _: SyncMeta, _: &Cx) -> <SyncMeta as Ask<Meta>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: ReadDir, cx: &Cx) -> Result<DirPage, MetaError> {
+        look(me, cx, async |txn| readdir::read_dir(txn, &m).await).await
     }
 }
 
 impl Handle<CountInodes> for Meta {
-    async fn handle(_: &Me<Self>, _: CountInodes, _: &Cx) -> <CountInodes as Ask<Meta>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, _: CountInodes, cx: &Cx) -> Result<u64, MetaError> {
+        look(me, cx, async |txn| {
+            let [count] = txn.fetch([&count_key()]).await?;
+            Ok(counter(count.as_ref()))
+        })
+        .await
+    }
+}
+
+impl Handle<SetAttr> for Meta {
+    async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Attr, MetaError> {
+        let now_ns = now_ns(cx);
+        run(me, cx, Durability::Soon, async |txn| attr::set_attr(txn, &m, now_ns).await).await
+    }
+}
+
+impl Handle<ReportWrite> for Meta {
+    async fn handle(me: &Me<Self>, m: ReportWrite, cx: &Cx) -> Result<Attr, MetaError> {
+        let durability = if m.durable { Durability::Now } else { Durability::Soon };
+        let now_ns = now_ns(cx);
+        run(me, cx, durability, async |txn| attr::report_write(txn, &m, now_ns).await).await
+    }
+}
+
+impl Handle<CreateFile> for Meta {
+    async fn handle(me: &Me<Self>, m: CreateFile, cx: &Cx) -> Result<Attr, MetaError> {
+        match m.kind {
+            FileType::File | FileType::Special { .. } => {
+                make(me, cx, &m.entry, m.kind, Vec::new()).await
+            }
+            FileType::Directory | FileType::Symlink => {
+                Err(MetaError::InvalidArgument("not a kind of file to create".into()))
+            }
+        }
+    }
+}
+
+impl Handle<MakeDir> for Meta {
+    async fn handle(me: &Me<Self>, m: MakeDir, cx: &Cx) -> Result<Attr, MetaError> {
+        make(me, cx, &m.entry, FileType::Directory, Vec::new()).await
+    }
+}
+
+impl Handle<MakeSymlink> for Meta {
+    async fn handle(me: &Me<Self>, m: MakeSymlink, cx: &Cx) -> Result<Attr, MetaError> {
+        make(me, cx, &m.entry, FileType::Symlink, m.target).await
+    }
+}
+
+impl Handle<MakeLink> for Meta {
+    async fn handle(me: &Me<Self>, m: MakeLink, cx: &Cx) -> Result<Attr, MetaError> {
+        let now_ns = now_ns(cx);
+        run(me, cx, Durability::Soon, async |txn| create::link(txn, &m, now_ns).await).await
+    }
+}
+
+impl Handle<Unlink> for Meta {
+    async fn handle(me: &Me<Self>, m: Unlink, cx: &Cx) -> Result<Gone, MetaError> {
+        let now_ns = now_ns(cx);
+        let gone =
+            run(me, cx, Durability::Soon, async |txn| remove::unlink(txn, &m, now_ns).await).await?;
+        collect(me, cx, &gone);
+        Ok(gone)
+    }
+}
+
+impl Handle<RemoveDir> for Meta {
+    async fn handle(me: &Me<Self>, m: RemoveDir, cx: &Cx) -> Result<Gone, MetaError> {
+        let now_ns = now_ns(cx);
+        run(me, cx, Durability::Soon, async |txn| remove::remove_dir(txn, &m, now_ns).await).await
+    }
+}
+
+impl Handle<Rename> for Meta {
+    async fn handle(me: &Me<Self>, m: Rename, cx: &Cx) -> Result<Gone, MetaError> {
+        let now_ns = now_ns(cx);
+        let gone =
+            run(me, cx, Durability::Soon, async |txn| rename::rename(txn, &m, now_ns).await).await?;
+        collect(me, cx, &gone);
+        Ok(gone)
+    }
+}
+
+impl Handle<ReleaseHold> for Meta {
+    async fn handle(me: &Me<Self>, m: ReleaseHold, cx: &Cx) -> Result<(), MetaError> {
+        run(me, cx, Durability::Soon, async |txn| {
+            txn.clear(hold_key(m.inode, m.session));
+            Ok(())
+        })
+        .await?;
+        garbage::kick(me, cx);
+        Ok(())
+    }
+}
+
+impl Handle<SyncMeta> for Meta {
+    async fn handle(me: &Me<Self>, _: SyncMeta, cx: &Cx) -> Result<(), MetaError> {
+        let lost = |why: String| MetaError::Unavailable(format!("the metadata store: {why}"));
+        let done = cx.ask(me.with(|m| m.kv), Barrier).await;
+        done.map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))
+    }
+}
+
+impl Handle<CollectGarbage> for Meta {
+    async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) {
+        garbage::kick(me, cx);
     }
 }

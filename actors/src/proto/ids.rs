@@ -38,8 +38,8 @@ id!(
     ChainVersion(u32)
 );
 id!(
-    /// Grows by one with every update of a chunk; 0 is "never written".
-    ChunkVersion(u32)
+    /// Grows with every update of a chunk, across removal and new creation too; 0 is "never written".
+    ChunkVersion(u64)
 );
 id!(
     /// Grows with every change of the cluster's routing.

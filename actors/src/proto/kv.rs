@@ -1,79 +1,69 @@
-//! What the embedded key-value store is asked by transactions.
+//! What the embedded key-value store is asked by transactions; the contract is that of `meta::kv`.
+//!
+//! Reads go on the control lane: they are answered at once. Commits and barriers may wait for a
+//! disk, so they have the bulk lane: however many wait there, reads go on.
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{no_bulk, protocol};
 
 use crate::meta::kv::actor::Kv;
-use crate::meta::kv::{CommitRequest, KvError, Version, Versionstamp};
+use crate::meta::kv::{CommitRequest, Committed, KeyRange, KvError, RangePage, Version};
 
-/// Where a transaction reads: everything committed before this call is seen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct GetReadVersion;
-
-#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct GetKey {
-    pub version: Version,
-    pub key: Bytes,
-}
-
-/// Several keys at one version in one message.
+/// Several keys at one version. `at`: `None` for everything committed before this call; the reply
+/// says which version that was.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct GetKeys {
-    pub version: Version,
+    pub at: Option<Version>,
     pub keys: Vec<Bytes>,
 }
 
-/// Rows of `[begin, end)`, at most `limit`.
+/// Values in the order of the keys.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Values {
+    pub version: Version,
+    pub values: Vec<Option<Bytes>>,
+}
+
+/// One page of a range: at most `limit` rows, 0 for as many as a page holds. `at` as in [`GetKeys`].
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct GetRange {
-    pub version: Version,
-    pub begin: Bytes,
-    pub end: Bytes,
+    pub at: Option<Version>,
+    pub range: KeyRange,
     pub limit: u32,
     pub reverse: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct Rows {
-    pub rows: Vec<(Bytes, Bytes)>,
-    pub more: bool,
+pub struct Page {
+    pub version: Version,
+    pub page: RangePage,
 }
 
 /// How long a commit waits before it is acknowledged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Durability {
-    /// Ordered; on stable storage within 50 ms. A crash keeps a prefix.
+    /// Ordered; a sync begins within 50 ms. After power loss a prefix of all commits is left.
     Soon,
-    /// On stable storage.
+    /// On stable storage, with everything ordered before it.
     Now,
 }
 
-#[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Commit {
     pub request: CommitRequest,
     pub durability: Durability,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct Committed {
-    pub version: Version,
-    pub stamp: Versionstamp,
 }
 
 /// Waits until everything committed before is on stable storage.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Barrier;
 
-no_bulk!(
-    GetReadVersion, GetKey, GetKeys, GetRange, Rows, Commit, Committed, Barrier, Version
-);
+no_bulk!(GetKeys, Values, GetRange, Page, Commit, Committed, Barrier);
 
 protocol! { Kv as KvMsg = 0x0500 {
-    1 v 1 GetReadVersion -> Result<Version, KvError>, Control, 5_000 ms;
-    2 v 1 GetKey -> Result<Option<Bytes>, KvError>, Control, 5_000 ms;
-    3 v 1 GetKeys -> Result<Vec<Option<Bytes>>, KvError>, Control, 5_000 ms;
-    4 v 1 GetRange -> Result<Rows, KvError>, Control, 5_000 ms;
-    5 v 1 Commit -> Result<Committed, KvError>, Control, 5_000 ms;
-    6 v 1 Barrier -> Result<(), KvError>, Control, 10_000 ms;
+    1 v 1 GetKeys -> Result<Values, KvError>, Control, 5_000 ms;
+    2 v 1 GetRange -> Result<Page, KvError>, Control, 5_000 ms;
+    3 v 1 Commit -> Result<Committed, KvError>, Bulk, 5_000 ms;
+    4 v 1 Barrier -> Result<(), KvError>, Bulk, 10_000 ms;
 } }

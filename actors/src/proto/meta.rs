@@ -244,6 +244,10 @@ pub struct SyncMeta;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct CountInodes;
 
+/// Told, not asked: look for inodes without a name and remove their content.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct CollectGarbage;
+
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum MetaError {
     NotFound,
@@ -299,14 +303,16 @@ no_bulk!(
     ReadDir,
     DirPage,
     SyncMeta,
-    CountInodes
+    CountInodes,
+    CollectGarbage
 );
 
+// What may wait for a disk has the bulk lane, so that lookups never queue behind it.
 protocol! { Meta as MetaMsg = 0x0200 {
     1 v 1 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
     2 v 1 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
     3 v 1 SetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
-    4 v 1 ReportWrite -> Result<Attr, MetaError>, Control, 10_000 ms;
+    4 v 1 ReportWrite -> Result<Attr, MetaError>, Bulk, 10_000 ms;
     5 v 1 CreateFile -> Result<Attr, MetaError>, Control, 10_000 ms;
     6 v 1 MakeDir -> Result<Attr, MetaError>, Control, 10_000 ms;
     7 v 1 MakeSymlink -> Result<Attr, MetaError>, Control, 10_000 ms;
@@ -317,6 +323,7 @@ protocol! { Meta as MetaMsg = 0x0200 {
     12 v 1 Rename -> Result<Gone, MetaError>, Control, 10_000 ms;
     13 v 1 ReleaseHold -> Result<(), MetaError>, Control, 10_000 ms;
     14 v 1 ReadDir -> Result<DirPage, MetaError>, Control, 10_000 ms;
-    15 v 1 SyncMeta -> Result<(), MetaError>, Control, 10_000 ms;
+    15 v 1 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
+    17 v 1 CollectGarbage -> (), Control, 1_000 ms;
 } }

@@ -1,57 +1,478 @@
-//! A storage target: being written.
+//! The actor of one target: the chain protocol, top to bottom.
 
-use t3fs_runtime::{Actor, Ask, Cx, Handle, Me};
+use core::time::Duration;
 
+use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, DiskId, Handle, Me, join_all};
+
+use super::core::{Begin, Core};
+use super::engine::{ChunkInfo, Engine, EngineError, Op, Update};
+use crate::mgmtd::Mgmtd;
+use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, RequestId, TargetId};
+use crate::proto::mgmtd::GetRouting;
 use crate::proto::storage::*;
 
-pub struct Storage;
+/// Mistakes that tests plant to see that the simulator finds them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlantedBug {
+    /// The head commits before its successor has answered.
+    CommitBeforeSuccessor,
+}
+
+pub struct StorageConfig {
+    pub engine: Engine,
+    pub target: TargetId,
+    pub chain: ChainId,
+    pub mgmtd: Addr<Mgmtd>,
+    pub disk: DiskId,
+    /// `None` outside of tests.
+    pub planted_bug: Option<PlantedBug>,
+}
+
+/// One target.
+pub struct Storage {
+    core: Core,
+    engine: Engine,
+    mgmtd: Addr<Mgmtd>,
+    disk: DiskId,
+    planted_bug: Option<PlantedBug>,
+    /// A routing fetch is under way; others wait for its result by polling their own.
+    fetching: bool,
+}
 
 impl Actor for Storage {
     type Msg = StorageMsg;
 }
 
+/// Longest pause between attempts at a successor.
+const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Chunks removed side by side by one request.
+const REMOVE_WIDTH: usize = 16;
+/// Most chunks in one listing.
+const LIST_MAX: u32 = 4096;
+
+impl From<EngineError> for StorageError {
+    fn from(e: EngineError) -> Self {
+        match e {
+            EngineError::NoSpace | EngineError::TooManyChunks => StorageError::NoSpace,
+            EngineError::TooManyWriters => StorageError::TooManyWriters,
+            EngineError::VersionGap { have, sent } => StorageError::VersionGap { have, sent },
+            EngineError::Corrupt { .. } => StorageError::Corrupt(e.to_string()),
+            EngineError::InvalidArgument(s) => StorageError::InvalidArgument(s),
+            other => StorageError::Failed(other.to_string()),
+        }
+    }
+}
+
+/// The chunk's lock; passed on at the end of its scope.
+struct Locked {
+    me: Me<Storage>,
+    chunk: ChunkId,
+}
+
+impl Locked {
+    async fn take(me: &Me<Storage>, chunk: ChunkId) -> Locked {
+        // Made before the wait: were this future dropped in line, the line skips it.
+        if let Some(place) = me.with(|s| s.core.lock(chunk)) {
+            place.await;
+        }
+        Locked { me: me.clone(), chunk }
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        self.me.with(|s| s.core.unlock(self.chunk));
+    }
+}
+
+impl Storage {
+    /// Starts the actor, fetches routing, and drives on what a crash left pending.
+    pub fn start(cx: &Cx, config: StorageConfig) -> Addr<Storage> {
+        let pending = config.engine.pending();
+        let actor = Storage {
+            core: Core::new(config.target, config.chain),
+            engine: config.engine,
+            mgmtd: config.mgmtd,
+            disk: config.disk,
+            planted_bug: config.planted_bug,
+            fetching: false,
+        };
+        let (addr, me) = cx.start_with(actor);
+        let cx2 = cx.outlive();
+        cx.spawn(async move {
+            let cx = &cx2;
+            while me.with(|s| s.core.chain().is_err()) {
+                Self::fetch_routing(&me, cx).await;
+                if me.with(|s| s.core.chain().is_err()) {
+                    cx.sleep(Duration::from_millis(20)).await;
+                }
+            }
+            if !pending.is_empty() {
+                tracing::info!(target = config.target.0, n = pending.len(), "driving on updates");
+            }
+            for chunk in pending {
+                let _lock = Locked::take(&me, chunk).await;
+                Self::redrive(&me, chunk, cx).await;
+            }
+        });
+        addr
+    }
+
+    async fn fetch_routing(me: &Me<Self>, cx: &Cx) {
+        let Some((mgmtd, have)) = me.with(|s| {
+            let free = !std::mem::replace(&mut s.fetching, true);
+            free.then(|| (s.mgmtd, s.core.routing.version))
+        }) else {
+            return cx.sleep(Duration::from_millis(5)).await;
+        };
+        let got = cx.ask(mgmtd, GetRouting { have }).await;
+        me.with(|s| {
+            s.fetching = false;
+            // No answer: the caller tries again, it needs the routing to go on.
+            if let Ok(Some(r)) = got {
+                s.adopt(r);
+            }
+        });
+    }
+
+    fn adopt(&mut self, routing: crate::proto::mgmtd::Routing) {
+        if self.core.adopt(routing) {
+            let routing = &self.core.routing;
+            self.engine.forget_sessions(&|s| routing.session_alive(s));
+        }
+    }
+
+    /// One update, from admission to commit.
+    async fn update(me: &Me<Self>, u: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
+        Self::admitted(me, &u, cx).await?;
+        let _lock = Locked::take(me, u.chunk).await;
+        let version = loop {
+            let begun = me.with(|s| {
+                s.core.admit(&u)?;
+                let info = s.engine.info(u.chunk);
+                s.core.begin(&u, info.as_ref(), s.engine.fresh_version())
+            })?;
+            match begun {
+                Begin::Done(updated) => return Ok(updated),
+                Begin::Redrive(_) => return Ok(Self::redrive(me, u.chunk, &cx.outlive()).await),
+                Begin::Unfinished => {
+                    Self::redrive(me, u.chunk, &cx.outlive()).await;
+                }
+                Begin::Apply(version) => break version,
+            }
+        };
+        let cx = &cx.outlive(); // begun: the sender may give up, the update may not
+        let (engine, is_tail) = me.with(|s| (s.engine.clone(), s.core.successor().is_none()));
+        let op = match u.kind {
+            UpdateKind::Write { offset } => Op::Write { offset, data: u.data.0.clone() },
+            UpdateKind::Truncate { len } => Op::Truncate { len },
+            UpdateKind::Remove => Op::Remove,
+            UpdateKind::Replace => Op::Replace { data: u.data.0.clone() },
+        };
+        let early = me.with(|s| s.planted_bug == Some(PlantedBug::CommitBeforeSuccessor));
+        let applied = engine
+            .apply(
+                cx,
+                Update {
+                    chunk: u.chunk,
+                    version,
+                    chain_version: u.chain_version,
+                    op,
+                    request: Some(u.request),
+                    commit: is_tail || early,
+                },
+            )
+            .await?;
+        let updated =
+            Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
+        if is_tail {
+            Self::buried(me, u.chunk, u.kind == UpdateKind::Remove, version, u.request, cx);
+            return Ok(updated);
+        }
+        if early {
+            let (me, cx) = (me.clone(), cx.clone());
+            let task = cx.clone();
+            cx.spawn(async move { Self::forward(&me, u, version, &task).await });
+            return Ok(updated);
+        }
+        let (chunk, kind, request) = (u.chunk, u.kind, u.request);
+        Self::forward(me, u, version, cx).await;
+        Self::commit(me, chunk, version, cx);
+        Self::buried(me, chunk, kind == UpdateKind::Remove, version, request, cx);
+        Ok(updated)
+    }
+
+    /// Waits out a routing that is behind the sender's; refuses what is not for us.
+    async fn admitted(me: &Me<Self>, u: &UpdateChunk, cx: &Cx) -> Result<(), StorageError> {
+        match me.with(|s| s.core.admit(u)) {
+            Err(StorageError::BehindChain { .. } | StorageError::NotReady) => {
+                Self::fetch_routing(me, cx).await;
+                me.with(|s| s.core.admit(u))
+            }
+            other => other,
+        }
+    }
+
+    fn buried(
+        me: &Me<Self>,
+        chunk: ChunkId,
+        removed: bool,
+        version: ChunkVersion,
+        request: RequestId,
+        cx: &Cx,
+    ) {
+        if removed {
+            let now = cx.now();
+            me.with(|s| s.core.bury(chunk, version, vec![request], now));
+        }
+    }
+
+    /// Sends a stored version to the successor until that has it, whatever it takes: the chain may
+    /// change meanwhile, the version may not. At the (new) tail there is nothing to do.
+    async fn forward(me: &Me<Self>, mut u: UpdateChunk, version: ChunkVersion, cx: &Cx) {
+        let mut pause = Duration::from_millis(1);
+        u.version = Some(version);
+        while let Some((next, chain_version, hops)) = me.with(|s| s.core.successor()) {
+            u.chain_version = chain_version;
+            u.hops = hops;
+            if let Some(next) = next {
+                let attempt = cx.within(Duration::from_secs(5));
+                match attempt.ask::<Storage, _>(Addr::from_raw(next), u.clone()).await {
+                    Ok(Ok(_)) => return,
+                    Ok(Err(StorageError::VersionGap { .. })) => {
+                        u = Self::whole(me, &u, cx).await;
+                        continue;
+                    }
+                    Ok(Err(
+                        StorageError::NoSpace
+                        | StorageError::TooManyWriters
+                        | StorageError::Corrupt(_)
+                        | StorageError::Failed(_)
+                        | StorageError::InvalidArgument(_),
+                    )) => {
+                        // It stays pending here: an operator makes room, or the chain drops it.
+                        pause = RETRY_PAUSE_MAX;
+                    }
+                    Ok(Err(_)) | Err(AskError::NotSent(_) | AskError::Unknown(_)) => {}
+                }
+            }
+            cx.sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+            Self::fetch_routing(me, cx).await;
+        }
+    }
+
+    /// The pending update of a chunk as a replacement of its whole content.
+    async fn whole(me: &Me<Self>, u: &UpdateChunk, cx: &Cx) -> UpdateChunk {
+        let engine = me.with(|s| s.engine.clone());
+        let mut out = u.clone();
+        match engine.read_pending(cx, u.chunk).await {
+            Ok(p) => {
+                out.kind = UpdateKind::Remove;
+                if let Op::Replace { data } = p.op {
+                    out.kind = UpdateKind::Replace;
+                    out.data = Bulk(data);
+                }
+            }
+            Err(e) => panic!("the pending content of {} is gone: {e}", u.chunk),
+        }
+        out
+    }
+
+    /// Drives a stored, uncommitted update to the end of the chain and commits it.
+    /// The caller holds the chunk's lock.
+    async fn redrive(me: &Me<Self>, chunk: ChunkId, cx: &Cx) -> Updated {
+        let info = me.with(|s| s.engine.info(chunk));
+        let Some(p) = info.as_ref().and_then(|i| i.pending) else {
+            return summary(info.as_ref());
+        };
+        let version = p.version;
+        let request = info
+            .iter()
+            .flat_map(|i| i.recent.iter())
+            .find(|r| r.version == version)
+            .map_or(RequestId::default(), |r| RequestId { session: r.session, seq: r.seq });
+        let u = UpdateChunk {
+            chunk,
+            chain_version: p.chain_version,
+            kind: UpdateKind::Remove,
+            data: Bulk::default(),
+            request,
+            version: Some(version),
+            hops: 0,
+        };
+        let u = Self::whole(me, &u, cx).await;
+        let removed = u.kind == UpdateKind::Remove;
+        Self::forward(me, u, version, cx).await;
+        Self::commit(me, chunk, version, cx);
+        Self::buried(me, chunk, removed, version, request, cx);
+        let info = me.with(|s| s.engine.info(chunk));
+        let mut out = summary(info.as_ref());
+        out.version = out.version.max(version);
+        out
+    }
+
+    fn commit(me: &Me<Self>, chunk: ChunkId, version: ChunkVersion, cx: &Cx) {
+        let done = me.with(|s| {
+            let chain_version = s.core.chain().map(|c| c.version).unwrap_or_default();
+            let pending = s.engine.info(chunk).and_then(|i| i.pending.map(|p| p.version));
+            match pending {
+                Some(p) if p == version => s.engine.commit(cx, chunk, version, chain_version),
+                _ => Ok(()),
+            }
+        });
+        if let Err(e) = done {
+            panic!("commit of {chunk} version {version}: {e}");
+        }
+    }
+
+    async fn remove_one(
+        me: &Me<Self>,
+        chunk: ChunkId,
+        m: &RemoveChunks,
+        cx: &Cx,
+    ) -> Result<(), StorageError> {
+        let hops = me.with(|s| s.core.successor().map_or(0, |n| n.2 + 1));
+        let u = UpdateChunk {
+            chunk,
+            chain_version: m.chain_version,
+            kind: UpdateKind::Remove,
+            data: Bulk::default(),
+            request: m.request,
+            version: None,
+            hops,
+        };
+        Self::update(me, u, cx).await.map(drop)
+    }
+}
+
+fn summary(info: Option<&ChunkInfo>) -> Updated {
+    let c = info.and_then(|i| i.committed.as_ref());
+    c.map_or(Updated { version: ChunkVersion(0), len: 0, checksum: 0 }, |c| Updated {
+        version: c.version,
+        len: c.len,
+        checksum: c.checksum,
+    })
+}
+
 impl Handle<UpdateChunk> for Storage {
-    async fn handle(_: &Me<Self>, _: UpdateChunk, _: &Cx) -> <UpdateChunk as Ask<Storage>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
+        Self::update(me, m, cx).await
     }
 }
 
 impl Handle<ReadChunk> for Storage {
-    async fn handle(_: &Me<Self>, _: ReadChunk, _: &Cx) -> <ReadChunk as Ask<Storage>>::Reply {
-        std::future::pending().await
+    /// CRAQ's apportioned read: any serving target answers from what it has committed; while an
+    /// update is pending here only the tail knows whether it counts, so the tail is asked.
+    async fn handle(
+        me: &Me<Self>,
+        m: ReadChunk,
+        cx: &Cx,
+    ) -> Result<Option<ChunkData>, StorageError> {
+        if let Err(StorageError::BehindChain { .. } | StorageError::NotReady) =
+            me.with(|s| s.core.admit_read(m.chain_version))
+        {
+            Self::fetch_routing(me, cx).await;
+        }
+        let (engine, tail) = me.with(|s| {
+            s.core.admit_read(m.chain_version)?;
+            let dirty = s.engine.info(m.chunk).is_some_and(|i| i.pending.is_some());
+            Ok::<_, StorageError>((s.engine.clone(), s.core.tail().filter(|_| dirty)))
+        })?;
+        if let Some(tail) = tail {
+            return cx.ask(tail, m).await.unwrap_or(Err(StorageError::NotReady));
+        }
+        match engine.read(cx, m.chunk, m.offset, m.len).await {
+            Ok(r) => Ok(Some(ChunkData {
+                version: r.version,
+                chunk_len: r.chunk_len,
+                data: Bulk(r.data),
+            })),
+            Err(EngineError::NotFound) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
     }
 }
 
 impl Handle<RemoveChunks> for Storage {
-    async fn handle(
-        _: &Me<Self>,
-        _: RemoveChunks,
-        _: &Cx,
-    ) -> <RemoveChunks as Ask<Storage>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: RemoveChunks, cx: &Cx) -> Result<Removed, StorageError> {
+        let chunks = me.with(|s| {
+            if !s.core.is_head() {
+                return Err(StorageError::WrongTarget);
+            }
+            let from = ChunkId { inode: m.inode, index: m.from };
+            let limit = m.limit.clamp(1, LIST_MAX) as usize;
+            let listed = s.engine.list(from, limit + 1);
+            let own = listed.iter().map(|(c, _)| *c).take_while(|c| c.inode == m.inode);
+            Ok(own.collect::<Vec<_>>())
+        })?;
+        let limit = m.limit.clamp(1, LIST_MAX) as usize;
+        let more = chunks.len() > limit;
+        let take = &chunks[..chunks.len().min(limit)];
+        for some in take.chunks(REMOVE_WIDTH) {
+            for r in join_all(some.iter().map(|c| Self::remove_one(me, *c, &m, cx))).await {
+                r?;
+            }
+        }
+        Ok(Removed { count: take.len() as u32, more })
     }
 }
 
 impl Handle<ListChunks> for Storage {
-    async fn handle(_: &Me<Self>, _: ListChunks, _: &Cx) -> <ListChunks as Ask<Storage>>::Reply {
-        std::future::pending().await
+    async fn handle(
+        me: &Me<Self>,
+        m: ListChunks,
+        _: &Cx,
+    ) -> Result<Vec<ChunkSummary>, StorageError> {
+        let listed = me.with(|s| s.engine.list(m.from, m.limit.clamp(1, LIST_MAX) as usize));
+        let row = |(chunk, i): (ChunkId, ChunkInfo)| {
+            let c = i.committed.unwrap_or_default();
+            ChunkSummary {
+                chunk,
+                version: c.version,
+                chain_version: c.chain_version,
+                len: c.len,
+                checksum: c.checksum,
+                pending: i.pending.is_some(),
+            }
+        };
+        Ok(listed.into_iter().map(row).collect())
     }
 }
 
 impl Handle<ScrubChunks> for Storage {
-    async fn handle(_: &Me<Self>, _: ScrubChunks, _: &Cx) -> <ScrubChunks as Ask<Storage>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: ScrubChunks, cx: &Cx) -> Result<u64, StorageError> {
+        let engine = me.with(|s| s.engine.clone());
+        let mut bytes = 0;
+        for chunk in m.chunks {
+            match engine.read(cx, chunk, 0, u32::MAX).await {
+                Ok(r) => bytes += r.data.len() as u64,
+                Err(EngineError::NotFound) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(bytes)
     }
 }
 
 impl Handle<GetSpace> for Storage {
-    async fn handle(_: &Me<Self>, _: GetSpace, _: &Cx) -> <GetSpace as Ask<Storage>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, _: GetSpace, cx: &Cx) -> Result<TargetSpace, StorageError> {
+        let (engine, disk) = me.with(|s| (s.engine.clone(), s.disk));
+        let below = cx.disk(disk).space().await.map_err(|e| StorageError::Failed(e.to_string()))?;
+        let s = engine.space();
+        Ok(TargetSpace {
+            disk_capacity: below.capacity,
+            disk_free: below.free,
+            reusable: s.reusable,
+            used: s.used,
+            chunks: s.chunks,
+            disk: disk.0,
+        })
     }
 }
 
 impl Handle<NewRouting> for Storage {
-    async fn handle(_: &Me<Self>, _: NewRouting, _: &Cx) -> <NewRouting as Ask<Storage>>::Reply {
-        std::future::pending().await
+    async fn handle(me: &Me<Self>, m: NewRouting, _: &Cx) {
+        me.with(|s| s.adopt(m.routing));
     }
 }

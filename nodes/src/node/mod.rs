@@ -135,7 +135,10 @@ impl Node {
         for remote in &self.shards.remotes {
             result = result.and(on_shard(remote, "close", parts::close_targets).and_then(|r| r));
         }
-        result = result.and(on_shard(&self.shards.remotes[0], "close", parts::close_core));
+        let kv = self.core.kv();
+        let closed =
+            on_shard(&self.shards.remotes[0], "close", async move |cx| parts::close_core(cx, kv).await);
+        result = result.and(closed.and_then(|r| r));
         self.shards.stop();
         result
     }

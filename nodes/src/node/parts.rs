@@ -3,47 +3,115 @@
 use std::cell::RefCell;
 
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
-use t3fs_actors::meta::Meta;
+use t3fs_actors::meta::kv::actor::Kv;
+use t3fs_actors::meta::{Meta, MetaConfig};
 use t3fs_actors::mgmtd::Mgmtd;
-use t3fs_actors::proto::ids::RoutingVersion;
+use t3fs_actors::proto::ids::{ChainId, RoutingVersion, TargetId};
+use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
-use t3fs_actors::proto::mgmtd::{CreateChains, GetRouting, MgmtdError, Register, TargetReport};
+use t3fs_actors::proto::mgmtd::{
+    CreateChains, GetRouting, MgmtdError, Register, Routing, TargetReport,
+};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
+use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
-use t3fs_runtime::{Addr, AskError, Cx, NodeId, RawAddr};
+use t3fs_runtime::{Addr, AskError, Cx, DiskId, NodeId, RawAddr};
 
 use crate::data::Data;
 use crate::failure::{Failure, failed};
 use crate::fuse::hub;
+use crate::kv_fjall::FjallStore;
 
 /// Where the parts that there is one of live.
 #[derive(Clone)]
 pub struct Core {
     pub mgmtd: Addr<Mgmtd>,
     pub metas: Vec<RawAddr>,
+    kv: Addr<Kv>,
 }
+
+/// Below the first data folder.
+const KV_FOLDER: &str = "kv";
+/// Bytes of a chunk of a new file, and chains that it is spread over at most.
+const CHUNK_SIZE: u32 = 1 << 20;
+const STRIPE: u32 = 16;
 
 thread_local! {
     /// Targets of this shard, to be closed at the end.
-    static TARGETS: RefCell<Vec<()>> = const { RefCell::new(Vec::new()) };
+    static TARGETS: RefCell<Vec<Engine>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The store, mgmtd and meta, on the first shard.
-pub async fn start_core(cx: &Cx, _data: &Data) -> Result<Core, Failure> {
-    let mgmtd = cx.start(Mgmtd);
-    let meta = cx.start(Meta);
-    Ok(Core { mgmtd, metas: vec![meta.raw()] })
+pub async fn start_core(cx: &Cx, data: &Data) -> Result<Core, Failure> {
+    let store = FjallStore::open(&data.first.join(KV_FOLDER))
+        .map_err(|e| failed(format!("the metadata store does not open: {e}")))?;
+    let kv = Kv::start(cx, Box::new(store)).map_err(failed)?;
+    let mgmtd = Mgmtd::start(cx, kv, &data.cluster.cluster).await.map_err(failed)?;
+    let config = MetaConfig {
+        kv,
+        mgmtd,
+        chunk_size: CHUNK_SIZE,
+        stripe: STRIPE,
+        table: 1,
+        root_owner: (0, 0),
+        routing: Routing::default(),
+    };
+    let meta = Meta::start(cx, config).await.map_err(failed)?;
+    Ok(Core { mgmtd, metas: vec![meta.raw()], kv })
 }
 
 /// The targets of this shard: target i of a disk on shard i modulo the number of shards.
 pub async fn start_targets(
-    _cx: &Cx,
-    _data: &Data,
-    _budget: &Budget,
-    _mgmtd: Addr<Mgmtd>,
-    _index: usize,
-    _shards: usize,
+    cx: &Cx,
+    data: &Data,
+    budget: &Budget,
+    mgmtd: Addr<Mgmtd>,
+    index: usize,
+    shards: usize,
 ) -> Result<Vec<TargetReport>, Failure> {
-    Ok(Vec::new())
+    let mut reports = Vec::new();
+    for disk in &data.disks {
+        let record = &data.cluster.disks[disk.index];
+        let mine = record.targets.iter().enumerate().filter(|(i, _)| i % shards == index);
+        for (_, &target) in mine {
+            let chain = data.cluster.chains.iter().find(|c| c.targets.contains(&target));
+            let Some(chain) = chain.map(|c| c.id) else { continue };
+            let id = DiskId(disk.index as u16);
+            let engine = open_target(cx, id, target, chain, data, budget).await?;
+            TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
+            let config =
+                StorageConfig { engine, target, chain, mgmtd, disk: id, planted_bug: None };
+            reports.push(TargetReport { target, addr: Storage::start(cx, config).raw() });
+        }
+    }
+    Ok(reports)
+}
+
+/// Opens a target's folder, or makes it at the first start. A folder that is gone is not made
+/// again: what it held is for an operator to find.
+async fn open_target(
+    cx: &Cx,
+    disk: DiskId,
+    target: TargetId,
+    chain: ChainId,
+    data: &Data,
+    budget: &Budget,
+) -> Result<Engine, Failure> {
+    let identity = TargetIdentity { cluster: data.cluster.cluster.clone(), target, chain };
+    let config = EngineConfig {
+        overlay_bytes: budget.overlay_bytes,
+        checksum_cache_bytes: budget.checksum_cache_bytes,
+        chunks_max: budget.chunks_per_target,
+        ..EngineConfig::default()
+    };
+    let dir = format!("targets/{target}");
+    let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
+    let opened = if names.iter().any(|n| n == "superblock") {
+        Engine::open(cx, disk, &dir, &identity, config).await
+    } else {
+        Engine::create(cx, disk, &dir, &identity, config).await
+    };
+    opened.map_err(|e| failed(format!("target {target}: {e}")))
 }
 
 /// Makes the chains that mgmtd does not have yet (first start, added disk), then tells it what runs
@@ -111,10 +179,25 @@ pub async fn give_root_to_user(cx: Cx) -> Result<(), Failure> {
 }
 
 /// Engines write down where they are, so that the next start has little to recover.
-pub async fn close_targets(_: Cx) -> Result<(), Failure> {
-    TARGETS.with(|t| t.borrow_mut().clear());
+pub async fn close_targets(cx: Cx) -> Result<(), Failure> {
+    let targets = TARGETS.with(|t| std::mem::take(&mut *t.borrow_mut()));
+    for engine in targets {
+        engine.close(&cx).await.map_err(|e| failed(format!("a target did not close: {e}")))?;
+    }
     Ok(())
 }
 
-/// After everyone who could still ask it.
-pub async fn close_core(_: Cx) {}
+/// After everyone who could still ask it: all metadata on stable storage.
+pub async fn close_core(cx: Cx, kv: Addr<Kv>) -> Result<(), Failure> {
+    match cx.ask(kv, Barrier).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(e)) => Err(failed(format!("the metadata store did not sync: {e}"))),
+        Err(e) => Err(failed(format!("the metadata store did not answer: {e}"))),
+    }
+}
+
+impl Core {
+    pub fn kv(&self) -> Addr<Kv> {
+        self.kv
+    }
+}

@@ -73,6 +73,28 @@ fn from_glommio(e: GlommioError<()>, what: &str, path: &Path) -> DiskError {
     }
 }
 
+/// Lets glommio find out whether a device can be polled, from a file that has a block on it.
+///
+/// It asks once per device, with a read of the first file it opens there; of an empty file that read
+/// succeeds without reaching the device, and every later one would fail with EOPNOTSUPP.
+pub(super) async fn teach_polling(folders: &[PathBuf]) {
+    for folder in folders {
+        let thread = std::thread::current().id();
+        let path = folder.join(format!(".t3fs-poll-{}-{thread:?}", std::process::id()));
+        let written = std::fs::File::create(&path).and_then(|mut f| {
+            io::Write::write_all(&mut f, &[0; 4096])?;
+            f.sync_all()
+        });
+        if written.is_ok()
+            && let Ok(f) = OpenOptions::new().read(true).dma_open(&path).await
+        {
+            let _ = f.close().await; // only read from
+        }
+        // A folder that is missing or full shows when it is used.
+        let _ = std::fs::remove_file(&path);
+    }
+}
+
 impl Disks {
     pub(super) fn new(folders: Vec<PathBuf>) -> Disks {
         Disks { folders, files: RefCell::default(), next: Cell::new(1), warned: Cell::new(false) }

@@ -112,6 +112,7 @@ pub fn launch(layout: &Layout, start: Start) -> Result<Shards, String> {
             .io_memory(layout.io_memory)
             .spin_before_park(layout.spin)
             .spawn(move || async move {
+                disk::teach_polling(&layout.disks).await;
                 let peers = peers.into_iter().map(|r| r.0).collect();
                 let backend = backend::Glommio::new(&layout, index as u16, peers);
                 let shard = Shard::new(layout.node, index as u16, layout.epoch, backend);
@@ -149,6 +150,7 @@ pub fn run_alone<T: 'static>(
         .make()
         .map_err(|e| probe::explain(&e.to_string()))?;
     Ok(executor.run(async move {
+        disk::teach_polling(&layout.disks).await;
         let shard = Shard::new(layout.node, 0, 1, backend::Glommio::new(&layout, 0, Vec::new()));
         let (done, out) = (Slot::new(), Slot::new());
         let fill = done.clone();

@@ -1,1 +1,164 @@
-//! The chunk engine: one target on one disk.
+//! The chunk engine: one target, in one folder of one disk, on one shard.
+//!
+//! Promises: an update that was answered survives any crash; one that was not is wholly there or
+//! wholly absent; committed content always verifies against its granule checksums; at any time each
+//! extent has one owner, and after quiescence used space is what rows refer to.
+//!
+//! Code map, from the bottom up. *Formats*: `layout` (where things lie), `sums`, `codec`, `block`,
+//! `record`, `superblock`, `checkpoint`. *Plain state*: `row` and `index` (chunks as a function of
+//! the journal), `bitmap`, `allocator`, `pins`, `cache`, `journal`, and `state`, which puts them
+//! together. *Async shell*: `log` (group commit), `data` (data files), `read`, `update`, `applier`
+//! (small updates in place), `keeper` (checkpoints, trimming, time), `recover`, `engine`.
+//!
+//! Architecture invariant: state changes in sync methods only, and rows only by installing a
+//! durable record, in memory as in recovery.
+
+mod allocator;
+mod applier;
+mod bitmap;
+mod block;
+mod cache;
+mod checkpoint;
+mod codec;
+mod data;
+#[allow(clippy::module_inception)]
+mod engine;
+mod error;
+mod index;
+mod journal;
+mod keeper;
+mod layout;
+mod log;
+mod pins;
+mod read;
+mod record;
+mod recover;
+mod row;
+mod state;
+mod sums;
+mod superblock;
+mod update;
+
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+
+pub use engine::Engine;
+pub use error::EngineError;
+pub use layout::{CHUNK_MAX, GRANULE};
+pub use row::{Recent, State};
+pub use superblock::TargetIdentity;
+
+use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, RequestId};
+
+/// Most sessions a chunk remembers the last update of.
+pub const WRITERS_MAX: usize = 64;
+
+#[derive(Clone, Debug)]
+pub struct EngineConfig {
+    /// Small updates kept in memory until they are applied in place; beyond it updates wait.
+    pub overlay_bytes: usize,
+    /// Checksum pages kept in memory.
+    pub checksum_cache_bytes: usize,
+    /// Chunks accepted; the index keeps about 100 B for each.
+    pub chunks_max: usize,
+    pub journal_segment_bytes: u64,
+    /// Updates of at most so many bytes, in whole granules, travel inside the journal.
+    pub small_update_max: usize,
+    /// Free bytes of the disk that new chunks do not touch.
+    pub reserve_bytes: u64,
+    /// Data files grow and shrink by so much, or by one block.
+    pub group_bytes: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig {
+            overlay_bytes: 16 << 20,
+            checksum_cache_bytes: 8 << 20,
+            chunks_max: 1 << 20,
+            journal_segment_bytes: 32 << 20,
+            small_update_max: 64 << 10,
+            reserve_bytes: 64 << 20,
+            group_bytes: 4 << 20,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Op {
+    Write {
+        offset: u32,
+        data: Bytes,
+    },
+    /// Shortens, or extends with zeros.
+    Truncate {
+        len: u32,
+    },
+    Remove,
+    /// The whole content; any higher version may be given.
+    Replace {
+        data: Bytes,
+    },
+}
+
+/// One update of one chunk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Update {
+    pub chunk: ChunkId,
+    pub version: ChunkVersion,
+    pub chain_version: ChainVersion,
+    pub op: Op,
+    pub request: Option<RequestId>,
+    /// Commit it in the same record (the tail of a chain does).
+    pub commit: bool,
+}
+
+/// The version that an update made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    pub version: ChunkVersion,
+    pub len: u32,
+    pub checksum: u32,
+}
+
+/// An update that is stored but not committed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pending {
+    pub version: ChunkVersion,
+    pub chain_version: ChainVersion,
+    pub len: u32,
+    pub checksum: u32,
+    /// The update removes the chunk.
+    pub removal: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChunkInfo {
+    pub committed: Option<State>,
+    pub pending: Option<Pending>,
+    /// The last update of each session, with that of the pending version.
+    pub recent: Vec<Recent>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Read {
+    pub version: ChunkVersion,
+    pub chunk_len: u32,
+    pub data: Bytes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Space {
+    /// Bytes of slots in use, with their checksum pages.
+    pub used: u64,
+    /// Bytes of data files on disk that are free for new chunks.
+    pub reusable: u64,
+    pub chunks: u64,
+    pub pending: usize,
+    /// Slots in use.
+    pub extents: u64,
+    pub overlay_bytes: usize,
+    pub journal_bytes: u64,
+}

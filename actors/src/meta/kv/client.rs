@@ -1,0 +1,209 @@
+//! A transaction over the [`Kv`] actor, and the loop that runs one until it commits.
+
+use core::time::Duration;
+use std::fmt;
+
+use bytes::Bytes;
+use t3fs_runtime::{Addr, AskError, Cx};
+
+use super::actor::Kv;
+use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
+use crate::proto::kv::*;
+
+/// A transaction: reads from one version, writes kept here until the commit.
+///
+/// *Fetching* a key is a snapshot read, on which nothing depends. *Reading* it makes the commit fail
+/// with [`KvError::Conflict`] if another commit writes it in between; [`Txn::depend`] turns the
+/// first into the second.
+pub struct Txn<'a> {
+    cx: &'a Cx,
+    kv: Addr<Kv>,
+    /// Taken by the first read.
+    version: Option<Version>,
+    buffer: TxnBuffer,
+}
+
+impl<'a> Txn<'a> {
+    pub fn new(cx: &'a Cx, kv: Addr<Kv>) -> Txn<'a> {
+        Txn { cx, kv, version: None, buffer: TxnBuffer::new() }
+    }
+
+    /// Snapshot-reads keys in one message.
+    pub async fn fetch<const N: usize>(
+        &mut self,
+        keys: [&Bytes; N],
+    ) -> Result<[Option<Bytes>; N], KvError> {
+        let values = self.fetch_all(keys.into_iter().cloned().collect()).await?;
+        Ok(values.try_into().expect("one value per key"))
+    }
+
+    /// Reads keys in one message; the commit depends on all of them.
+    pub async fn read<const N: usize>(
+        &mut self,
+        keys: [&Bytes; N],
+    ) -> Result<[Option<Bytes>; N], KvError> {
+        let values = self.fetch(keys).await?;
+        for key in keys {
+            self.buffer.record_get(key);
+        }
+        Ok(values)
+    }
+
+    /// Snapshot-reads any number of keys in one message; values in the order of the keys.
+    pub async fn fetch_all(&mut self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, KvError> {
+        if self.buffer.is_read_only() {
+            return self.get_keys(keys).await;
+        }
+        let unknown = |key: &&Bytes| self.buffer.local_get(key).is_none();
+        let asked: Vec<Bytes> = keys.iter().filter(unknown).cloned().collect();
+        let mut fetched = if asked.is_empty() {
+            Vec::new()
+        } else {
+            self.get_keys(asked).await?
+        }
+        .into_iter();
+        let merged = keys.iter().map(|key| match self.buffer.local_get(key) {
+            Some(own) => own,
+            None => self.buffer.merge_get(key, fetched.next().expect("asked for")),
+        });
+        Ok(merged.collect())
+    }
+
+    /// The commit depends on this key as if it had been read.
+    pub fn depend(&mut self, key: &Bytes) {
+        self.buffer.add_read_conflict(key);
+    }
+
+    /// A page of a range (see [`MergedPage`]), on which nothing depends; `limit` 0 for a full page.
+    pub async fn fetch_range(
+        &mut self,
+        range: &KeyRange,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<MergedPage, KvError> {
+        let rows = u32::try_from(limit).unwrap_or(0);
+        let message = GetRange { at: self.version, range: range.clone(), limit: rows, reverse };
+        let page = self.cx.ask(self.kv, message).await.map_err(not_read)??;
+        self.version = Some(page.version);
+        Ok(self.buffer.merge_range(range, page.page, limit, reverse))
+    }
+
+    /// A page of a range; the commit depends on the part that was covered.
+    pub async fn read_range(
+        &mut self,
+        range: &KeyRange,
+        limit: usize,
+        reverse: bool,
+    ) -> Result<MergedPage, KvError> {
+        let page = self.fetch_range(range, limit, reverse).await?;
+        self.buffer.add_read_conflict_range(&page.covered);
+        Ok(page)
+    }
+
+    pub fn set(&mut self, key: Bytes, value: impl Into<Bytes>) {
+        self.buffer.set(key, value.into());
+    }
+
+    pub fn clear(&mut self, key: Bytes) {
+        self.buffer.clear(key);
+    }
+
+    pub fn clear_range(&mut self, range: KeyRange) {
+        self.buffer.clear_range(range);
+    }
+
+    /// Adds to the little-endian u64 at `key`; depends on nothing.
+    pub fn add(&mut self, key: Bytes, operand: i64) {
+        self.buffer.add(key, operand.cast_unsigned());
+    }
+
+    /// Writes, stamps and conflicts that the methods here do not offer.
+    pub fn buffer(&mut self) -> &mut TxnBuffer {
+        &mut self.buffer
+    }
+
+    /// Commits what was written, if anything was.
+    pub async fn commit(self, durability: Durability) -> Result<(), KvError> {
+        if self.buffer.is_read_only() && durability == Durability::Soon {
+            return Ok(());
+        }
+        let request: CommitRequest = self.buffer.into_commit(self.version.unwrap_or_default());
+        match self.cx.ask(self.kv, Commit { request, durability }).await {
+            Ok(committed) => committed.map(drop),
+            Err(AskError::NotSent(_)) => Err(KvError::Throttled),
+            Err(AskError::Unknown(_)) => Err(KvError::Unknown),
+        }
+    }
+
+    async fn get_keys(&mut self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, KvError> {
+        let message = GetKeys { at: self.version, keys };
+        let read = self.cx.ask(self.kv, message).await.map_err(not_read)??;
+        self.version = Some(read.version);
+        Ok(read.values)
+    }
+}
+
+/// A read that got no answer: nothing was written.
+fn not_read(_: AskError) -> KvError {
+    KvError::Throttled
+}
+
+/// Why a transaction ended without a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop<E> {
+    /// The store failed, or did not answer or let us commit in time. [`KvError::Unknown`] if any
+    /// attempt may have been committed.
+    Kv(KvError),
+    /// The body's own refusal, based on what it read.
+    Refused(E),
+}
+
+impl<E> From<KvError> for Stop<E> {
+    fn from(e: KvError) -> Self {
+        Stop::Kv(e)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Stop<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Stop::Kv(e) => e.fmt(f),
+            Stop::Refused(e) => e.fmt(f),
+        }
+    }
+}
+
+/// First and longest limit of the random pause between attempts.
+const PAUSE_MIN: Duration = Duration::from_micros(250);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Runs `body` and commits, again from the start until that succeeds, it refuses, or `cx`'s deadline
+/// comes. An attempt whose outcome is unknown is repeated as well, so running `body` a second time
+/// after it was committed must be harmless, and should return the first answer.
+pub async fn transact<T, E>(
+    cx: &Cx,
+    kv: Addr<Kv>,
+    durability: Durability,
+    mut body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
+) -> Result<T, Stop<E>> {
+    let mut limit = PAUSE_MIN;
+    let mut unknown = false;
+    loop {
+        let mut txn = Txn::new(cx, kv);
+        let error = match body(&mut txn).await {
+            Ok(value) => match txn.commit(durability).await {
+                Ok(()) => return Ok(value),
+                Err(e) => e,
+            },
+            Err(Stop::Kv(e)) => e,
+            Err(refused) => return Err(refused),
+        };
+        unknown |= error.is_maybe_committed();
+        let pause = Duration::from_micros(cx.rand() % limit.as_micros() as u64);
+        if !error.is_retryable() || cx.now() + pause >= cx.deadline() {
+            return Err(Stop::Kv(if unknown { KvError::Unknown } else { error }));
+        }
+        cx.sleep(pause).await;
+        limit = PAUSE_MAX.min(limit * 2);
+    }
+}

@@ -1,0 +1,146 @@
+//! Where new files' chunks go, and which chains a layout means.
+
+use std::rc::Rc;
+
+use futures::future::LocalBoxFuture;
+use t3fs_runtime::{Addr, AskError, Cx};
+
+use crate::mgmtd::Mgmtd;
+use crate::proto::ids::{ChainId, RoutingVersion};
+use crate::proto::meta::{Layout, MetaError, Stripes};
+use crate::proto::mgmtd::{GetRouting, Routing};
+use crate::proto::storage::{RemoveChunks, Removed, StorageError};
+use crate::storage::Storage;
+
+/// What meta needs of the rest of the cluster; tests feed their own.
+pub trait Outside {
+    /// The routing, if it is newer than `have` and can be had.
+    fn routing<'a>(
+        &'a self,
+        cx: &'a Cx,
+        have: RoutingVersion,
+    ) -> LocalBoxFuture<'a, Option<Routing>>;
+
+    /// Asks a chain's head to remove chunks of a file.
+    fn remove_chunks<'a>(
+        &'a self,
+        cx: &'a Cx,
+        head: Addr<Storage>,
+        message: RemoveChunks,
+    ) -> LocalBoxFuture<'a, Result<Result<Removed, StorageError>, AskError>>;
+}
+
+/// The cluster itself.
+pub struct Cluster {
+    pub mgmtd: Addr<Mgmtd>,
+}
+
+impl Outside for Cluster {
+    fn routing<'a>(
+        &'a self,
+        cx: &'a Cx,
+        have: RoutingVersion,
+    ) -> LocalBoxFuture<'a, Option<Routing>> {
+        Box::pin(async move {
+            cx.ask(self.mgmtd, GetRouting { have }).await.unwrap_or_else(|why| {
+                tracing::debug!("no routing from mgmtd: {why}");
+                None
+            })
+        })
+    }
+
+    fn remove_chunks<'a>(
+        &'a self,
+        cx: &'a Cx,
+        head: Addr<Storage>,
+        message: RemoveChunks,
+    ) -> LocalBoxFuture<'a, Result<Result<Removed, StorageError>, AskError>> {
+        Box::pin(cx.ask(head, message))
+    }
+}
+
+/// Hands out layouts, round robin over the newest version of one chain table.
+pub struct Placement {
+    pub routing: Rc<Routing>,
+    chunk_size: u32,
+    stripe: u32,
+    table: u32,
+    next: u32,
+}
+
+impl Placement {
+    pub fn new(routing: Routing, chunk_size: u32, stripe: u32, table: u32) -> Placement {
+        assert!(chunk_size > 0 && stripe > 0, "a file has chunks on at least one chain");
+        Placement { routing: Rc::new(routing), chunk_size, stripe, table, next: 0 }
+    }
+
+    /// Takes routing that is newer than what is here.
+    pub fn learn(&mut self, routing: Routing) {
+        if routing.version > self.routing.version {
+            self.routing = Rc::new(routing);
+        }
+    }
+
+    /// The next file's layout; `None` when the routing has no such table.
+    pub fn layout(&mut self) -> Option<Layout> {
+        let versions = self.routing.tables.iter().filter(|t| t.id == self.table);
+        let table = versions.max_by_key(|t| t.version)?;
+        let length = u32::try_from(table.chains.len()).ok().filter(|n| *n > 0)?;
+        let count = self.stripe.min(length);
+        let base = self.next % length;
+        self.next = (base + count) % length;
+        let (table, table_version) = (table.id, table.version);
+        let stripes = Stripes::Range { table, table_version, base, count, seed: 0 };
+        Some(Layout { chunk_size: self.chunk_size, stripes })
+    }
+
+    pub fn no_table(&self) -> MetaError {
+        MetaError::Unavailable(format!(
+            "chain table {} is empty or not known yet: is a storage node up, are chains created?",
+            self.table
+        ))
+    }
+}
+
+/// The chains of a layout, in stripe order; `None` when the routing does not have its table.
+pub fn chains_of(routing: &Routing, layout: &Layout) -> Option<Vec<ChainId>> {
+    match &layout.stripes {
+        Stripes::List { chains } => Some(chains.clone()),
+        Stripes::Range { table, table_version, base, count, .. } => {
+            let table = routing.table(*table, *table_version)?;
+            let length = table.chains.len();
+            let at = |k: u32| table.chains.get((*base as usize + k as usize) % length).copied();
+            if length == 0 { None } else { (0..*count).map(at).collect() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::mgmtd::ChainTable;
+
+    fn routing(version: u32, chains: u32) -> Routing {
+        let chains = (1..=chains).map(ChainId).collect();
+        Routing {
+            version: RoutingVersion(u64::from(version)),
+            tables: vec![ChainTable { id: 1, version, chains }],
+            ..Routing::default()
+        }
+    }
+
+    #[test]
+    fn files_go_round_the_table() {
+        let mut place = Placement::new(Routing::default(), 1 << 20, 2, 1);
+        assert_eq!(place.layout(), None);
+        place.learn(routing(1, 3));
+        let chains = |layout: Layout| chains_of(&routing(1, 3), &layout).unwrap();
+        let mut next = || chains(place.layout().unwrap()).iter().map(|c| c.0).collect::<Vec<_>>();
+        assert_eq!([next(), next(), next()], [[1, 2], [3, 1], [2, 3]]);
+        place.learn(routing(2, 1));
+        place.learn(routing(1, 3));
+        let layout = place.layout().unwrap();
+        assert_eq!(chains_of(&routing(2, 1), &layout), Some(vec![ChainId(1)]));
+        assert_eq!(chains_of(&routing(1, 3), &layout), None);
+    }
+}

@@ -1,0 +1,119 @@
+//! Garbage: what loses its last name goes, when it may.
+
+use core::time::Duration;
+
+use super::*;
+
+/// Waits until nothing is left to collect.
+async fn settle(w: &World) -> Report {
+    for _ in 0..1000 {
+        let report = fsck(&w.cx, w.kv).await.unwrap();
+        if report.garbage == 0 {
+            return w.check().await;
+        }
+        w.cx.sleep(Duration::from_millis(5)).await;
+    }
+    panic!("garbage is left");
+}
+
+#[test]
+fn content_is_removed_from_every_chain_once_the_last_name_is_gone() {
+    in_world(async |w| {
+        let f = w.file(ROOT, "f").await.unwrap().inode;
+        w.link(f, ROOT, "g").await.unwrap();
+        w.unlink(ROOT, "f").await.unwrap();
+        settle(&w).await;
+        assert_eq!(w.beside.removed.borrow().len(), 0);
+        w.unlink(ROOT, "g").await.unwrap();
+        let report = settle(&w).await;
+        assert_eq!((report.files, report.directories), (0, 1));
+        assert_eq!(w.ask(CountInodes).await, Ok(1));
+        assert_eq!(w.attr(f).await, Err(MetaError::NotFound));
+        let removed = w.beside.removed.borrow();
+        assert_eq!(removed.iter().map(|r| (r.inode, r.from)).collect::<Vec<_>>(), [(f, 0), (f, 0)]);
+        assert!(removed[0].request < removed[1].request);
+    });
+}
+
+#[test]
+fn a_held_file_stays_until_it_is_released() {
+    in_world(async |w| {
+        let f = w.file(ROOT, "f").await.unwrap().inode;
+        let (session, op) = (SessionId(2), w.op());
+        let hold = Some(session);
+        w.ask(Unlink { parent: ROOT, name: b"f".to_vec(), hold, op }).await.unwrap();
+        w.cx.sleep(Duration::from_millis(50)).await;
+        assert_eq!(w.attr(f).await.unwrap().nlink, 0);
+        assert_eq!(w.check().await.garbage, 1);
+        w.ask(ReleaseHold { inode: f, session }).await.unwrap();
+        settle(&w).await;
+        assert_eq!(w.attr(f).await, Err(MetaError::NotFound));
+    });
+}
+
+#[test]
+fn a_dead_sessions_holds_and_answers_go() {
+    in_world(async |w| {
+        for name in ["f", "g"] {
+            w.file(ROOT, name).await.unwrap();
+        }
+        let op = RequestId { session: SessionId(2), seq: 1 };
+        let hold = Some(SessionId(2));
+        w.ask(Unlink { parent: ROOT, name: b"f".to_vec(), hold, op }).await.unwrap();
+        let dead = Routing { version: RoutingVersion(2), sessions: vec![SessionId(1)], ..routing() };
+        *w.beside.routing.borrow_mut() = dead;
+        w.unlink(ROOT, "g").await.unwrap();
+        settle(&w).await;
+        w.cx.sleep(Duration::from_millis(20)).await;
+        // The collector learned of the death in its first pass and sweeps in the next.
+        w.file(ROOT, "h").await.unwrap();
+        w.unlink(ROOT, "h").await.unwrap();
+        settle(&w).await;
+        let kept = crate::meta::schema::recent_range(SessionId(2));
+        let mut txn = crate::meta::kv::client::Txn::new(&w.cx, w.kv);
+        assert_eq!(txn.fetch_range(&kept, 0, false).await.unwrap().rows, []);
+    });
+}
+
+#[test]
+fn storage_that_is_not_ready_is_asked_again() {
+    in_world(async |w| {
+        w.file(ROOT, "f").await.unwrap();
+        w.beside.not_ready.set(3);
+        w.unlink(ROOT, "f").await.unwrap();
+        settle(&w).await;
+        assert_eq!(w.beside.removed.borrow().len(), 2);
+    });
+}
+
+/// Goal: a new server removes what the last one left.
+#[test]
+fn garbage_of_an_earlier_run_is_collected_at_the_start() {
+    in_world(async |w| {
+        w.beside.not_ready.set(u32::MAX);
+        w.file(ROOT, "f").await.unwrap();
+        w.unlink(ROOT, "f").await.unwrap();
+        w.ask(SyncMeta).await.unwrap();
+        w.disk.crash();
+        let beside = Rc::new(Beside::default());
+        *beside.routing.borrow_mut() = routing();
+        let next = World::start_on(w.cx.clone(), w.disk.clone(), beside).await;
+        settle(&next).await;
+        assert_eq!(next.beside.removed.borrow().len(), 2);
+    });
+}
+
+#[test]
+fn many_small_files_go_at_once() {
+    in_world(async |w| {
+        for n in 0..600 {
+            w.file(ROOT, &format!("{n}")).await.unwrap();
+        }
+        for n in 0..600 {
+            w.unlink(ROOT, &format!("{n}")).await.unwrap();
+        }
+        settle(&w).await;
+        assert_eq!(w.beside.removed.borrow().len(), 1200);
+        assert_eq!(w.ask(CountInodes).await, Ok(1));
+    });
+}

@@ -1,0 +1,181 @@
+//! The meta server as a whole, on the real runtime with the memory store.
+//!
+//! [`World`] starts `Kv` and `Meta` on one shard; the rest of the cluster is [`Beside`], which knows
+//! one chain and notes what is removed from it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use futures::future::LocalBoxFuture;
+use t3fs_runtime::glommio::run_alone;
+use t3fs_runtime::{Addr, AskError, Cx, NodeId, RawAddr};
+
+use super::fsck::{Report, fsck};
+use super::kv::MemoryDisk;
+use super::kv::actor::Kv;
+use super::place::Outside;
+use super::{Meta, MetaConfig};
+use crate::proto::ids::*;
+use crate::proto::meta::*;
+use crate::proto::mgmtd::*;
+use crate::proto::storage::{RemoveChunks, Removed, StorageError};
+use crate::storage::Storage;
+
+mod collecting;
+mod concurrent;
+mod model;
+mod posix;
+mod retries;
+mod speed;
+
+/// The rest of the cluster.
+#[derive(Default)]
+struct Beside {
+    routing: RefCell<Routing>,
+    removed: RefCell<Vec<RemoveChunks>>,
+    /// Storage refuses this many more removals.
+    not_ready: Cell<u32>,
+}
+
+impl Outside for Beside {
+    fn routing<'a>(&'a self, _: &'a Cx, _: RoutingVersion) -> LocalBoxFuture<'a, Option<Routing>> {
+        Box::pin(async { Some(self.routing.borrow().clone()) })
+    }
+
+    fn remove_chunks<'a>(
+        &'a self,
+        _: &'a Cx,
+        _: Addr<Storage>,
+        message: RemoveChunks,
+    ) -> LocalBoxFuture<'a, Result<Result<Removed, StorageError>, AskError>> {
+        Box::pin(async move {
+            if let Some(left) = self.not_ready.get().checked_sub(1) {
+                self.not_ready.set(left);
+                return Ok(Err(StorageError::NotReady));
+            }
+            self.removed.borrow_mut().push(message);
+            Ok(Ok(Removed { count: 0, more: false }))
+        })
+    }
+}
+
+fn routing() -> Routing {
+    let addr = Some(RawAddr { node: NodeId(9), shard: 0, slot: 0, epoch: 1 });
+    let head =
+        ChainTarget { target: TargetId(1), node: NodeId(9), addr, state: TargetState::Serving };
+    let chain = |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head.clone()] };
+    Routing {
+        version: RoutingVersion(1),
+        chains: vec![chain(1), chain(2)],
+        tables: vec![ChainTable { id: 1, version: 1, chains: vec![ChainId(1), ChainId(2)] }],
+        sessions: vec![SessionId(1), SessionId(2)],
+        session_max: SessionId(10),
+        ..Routing::default()
+    }
+}
+
+struct World {
+    cx: Cx,
+    disk: MemoryDisk,
+    kv: Addr<Kv>,
+    meta: Addr<Meta>,
+    beside: Rc<Beside>,
+    seq: Cell<u64>,
+}
+
+impl World {
+    async fn start(cx: Cx) -> World {
+        let beside = Rc::new(Beside::default());
+        *beside.routing.borrow_mut() = routing();
+        World::start_on(cx, MemoryDisk::new(), beside).await
+    }
+
+    async fn start_on(cx: Cx, disk: MemoryDisk, beside: Rc<Beside>) -> World {
+        let kv = Kv::start(&cx, Box::new(disk.open())).unwrap();
+        let mgmtd = Addr::from_raw(RawAddr::default());
+        let config = MetaConfig { stripe: 2, ..MetaConfig::new(kv, mgmtd) };
+        let meta = Meta::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();
+        World { cx, disk, kv, meta, beside, seq: Cell::new(0) }
+    }
+
+    fn op(&self) -> RequestId {
+        self.seq.set(self.seq.get() + 1);
+        RequestId { session: SessionId(1), seq: self.seq.get() }
+    }
+
+    fn entry(&self, parent: InodeId, name: &str) -> NewEntry {
+        let name = name.as_bytes().to_vec();
+        NewEntry { parent, name, mode: 0o644, uid: 7, gid: 8, op: self.op() }
+    }
+
+    /// Asks meta something; the transport never fails here.
+    async fn ask<M>(&self, message: M) -> M::Reply
+    where
+        M: t3fs_runtime::Ask<Meta>,
+        Meta: t3fs_runtime::Handle<M>,
+    {
+        self.cx.ask(self.meta, message).await.expect("meta answers")
+    }
+
+    async fn file(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
+        let entry = self.entry(parent, name);
+        self.ask(CreateFile { entry, kind: FileType::File }).await
+    }
+
+    async fn dir(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
+        let entry = NewEntry { mode: 0o755, ..self.entry(parent, name) };
+        self.ask(MakeDir { entry }).await
+    }
+
+    async fn look(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
+        self.ask(Lookup { parent, name: name.as_bytes().to_vec() }).await
+    }
+
+    async fn attr(&self, inode: InodeId) -> Result<Attr, MetaError> {
+        self.ask(GetAttr { inode }).await
+    }
+
+    async fn link(&self, inode: InodeId, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
+        let name = name.as_bytes().to_vec();
+        self.ask(MakeLink { inode, parent, name, op: self.op() }).await
+    }
+
+    async fn unlink(&self, parent: InodeId, name: &str) -> Result<Gone, MetaError> {
+        let name = name.as_bytes().to_vec();
+        self.ask(Unlink { parent, name, hold: None, op: self.op() }).await
+    }
+
+    async fn rmdir(&self, parent: InodeId, name: &str) -> Result<Gone, MetaError> {
+        let name = name.as_bytes().to_vec();
+        self.ask(RemoveDir { parent, name, op: self.op() }).await
+    }
+
+    async fn rename(
+        &self,
+        (parent, name): (InodeId, &str),
+        (new_parent, new_name): (InodeId, &str),
+        mode: RenameMode,
+    ) -> Result<Gone, MetaError> {
+        let (name, new_name) = (name.as_bytes().to_vec(), new_name.as_bytes().to_vec());
+        let op = self.op();
+        self.ask(Rename { parent, name, new_parent, new_name, mode, hold: None, op }).await
+    }
+
+    async fn names(&self, inode: InodeId) -> Vec<String> {
+        let page = self.ask(ReadDir { inode, after: Vec::new(), limit: 0 }).await.unwrap();
+        let name = |e: DirEntry| String::from_utf8(e.name).unwrap();
+        page.entries.into_iter().map(name).collect()
+    }
+
+    /// The store is whole.
+    async fn check(&self) -> Report {
+        let report = fsck(&self.cx, self.kv).await.unwrap();
+        assert_eq!(report.problems, Vec::<String>::new());
+        report
+    }
+}
+
+/// Runs a test in a world of its own.
+fn in_world(test: impl AsyncFnOnce(World) + 'static) {
+    run_alone(vec![], async |shard| test(World::start(shard.cx()).await).await).unwrap();
+}

@@ -1,0 +1,249 @@
+//! What a target decides, without awaiting: admission, dedup, versions, who is next.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use t3fs_runtime::{Addr, RawAddr, Slot, Time};
+
+use super::engine::ChunkInfo;
+use super::target::Storage;
+use crate::proto::ids::{ChainId, ChainVersion, ChunkId, ChunkVersion, RequestId, TargetId};
+use crate::proto::mgmtd::{Chain, Routing, TargetState};
+use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
+
+/// How long a target remembers that a chunk was removed: longer than a request can linger in the
+/// network. Requests to an earlier incarnation are refused by their address.
+const TOMBSTONE_LIFE: Duration = Duration::from_secs(60);
+
+/// What to do with an update that was admitted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Begin {
+    /// Store it as this version.
+    Apply(ChunkVersion),
+    /// It is stored but not known to be committed behind us: drive it on.
+    Redrive(ChunkVersion),
+    /// It was done before.
+    Done(Updated),
+    /// Another update is pending (left by a crash): drive that on, then begin again.
+    Unfinished,
+}
+
+struct Tombstone {
+    version: ChunkVersion,
+    since: Time,
+    /// The last requests that the chunk and its removal had seen.
+    recent: Vec<RequestId>,
+}
+
+/// One target's view of its chain, its chunk locks and its memory of removed chunks.
+pub(super) struct Core {
+    pub(super) target: TargetId,
+    pub(super) chain_id: ChainId,
+    pub(super) routing: Routing,
+    locks: BTreeMap<ChunkId, VecDeque<Slot<()>>>,
+    tombstones: BTreeMap<ChunkId, Tombstone>,
+    tombstone_order: VecDeque<(Time, ChunkId)>,
+}
+
+impl Core {
+    pub(super) fn new(target: TargetId, chain_id: ChainId) -> Core {
+        Core {
+            target,
+            chain_id,
+            routing: Routing::default(),
+            locks: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            tombstone_order: VecDeque::new(),
+        }
+    }
+
+    /// Adopts routing unless it is older than what we have.
+    pub(super) fn adopt(&mut self, routing: Routing) -> bool {
+        if routing.version <= self.routing.version {
+            return false;
+        }
+        self.routing = routing;
+        true
+    }
+
+    pub(super) fn chain(&self) -> Result<&Chain, StorageError> {
+        self.routing.chain(self.chain_id).ok_or(StorageError::NotReady)
+    }
+
+    fn check_version(chain: &Chain, theirs: ChainVersion) -> Result<(), StorageError> {
+        if theirs < chain.version {
+            return Err(StorageError::StaleChain { mine: chain.version });
+        }
+        if theirs > chain.version {
+            return Err(StorageError::BehindChain { mine: chain.version });
+        }
+        Ok(())
+    }
+
+    /// Whether this update may come here: chain version, and head for clients, else not head.
+    pub(super) fn admit(&self, u: &UpdateChunk) -> Result<(), StorageError> {
+        let chain = self.chain()?;
+        Self::check_version(chain, u.chain_version)?;
+        let mut writers = chain.writers();
+        let is_head = writers.next().is_some_and(|t| t.target == self.target);
+        let serves = is_head || writers.any(|t| t.target == self.target);
+        if !serves || is_head == u.version.is_some() {
+            return Err(StorageError::WrongTarget);
+        }
+        Ok(())
+    }
+
+    pub(super) fn admit_read(&self, version: ChainVersion) -> Result<(), StorageError> {
+        let chain = self.chain()?;
+        Self::check_version(chain, version)?;
+        let me = chain.targets.iter().find(|t| t.target == self.target);
+        match me.map(|t| t.state) {
+            Some(TargetState::Serving) => Ok(()),
+            _ => Err(StorageError::WrongTarget),
+        }
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        self.chain().is_ok_and(|c| c.writers().next().is_some_and(|t| t.target == self.target))
+    }
+
+    /// The next target that takes writes, with its address if it is known, the chain's version, and
+    /// how many hops are left behind it. `None` at the tail.
+    pub(super) fn successor(&self) -> Option<(Option<RawAddr>, ChainVersion, u8)> {
+        let chain = self.chain().ok()?;
+        let mut rest = chain.writers().skip_while(|t| t.target != self.target).skip(1);
+        let next = rest.next()?;
+        Some((next.addr, chain.version, rest.count() as u8))
+    }
+
+    /// The last target that serves reads, unless that is this one.
+    pub(super) fn tail(&self) -> Option<Addr<Storage>> {
+        let chain = self.chain().ok()?;
+        let serving = |t: &&_| {
+            matches!(t, &&crate::proto::mgmtd::ChainTarget { state: TargetState::Serving, .. })
+        };
+        let tail = chain.targets.iter().filter(serving).next_back()?;
+        if tail.target == self.target {
+            return None;
+        }
+        tail.addr.map(Addr::from_raw)
+    }
+
+    /// Decides what an admitted update is to this chunk. The caller holds the chunk's lock.
+    /// `fresh` is a version above any this target has used.
+    pub(super) fn begin(
+        &self,
+        u: &UpdateChunk,
+        info: Option<&ChunkInfo>,
+        fresh: ChunkVersion,
+    ) -> Result<Begin, StorageError> {
+        let committed = info.and_then(|i| i.committed.as_ref());
+        let pending = info.and_then(|i| i.pending.as_ref());
+        let have = committed.map_or(ChunkVersion(0), |c| c.version);
+        let done = |version| {
+            let (len, checksum) = committed.map_or((0, 0), |c| (c.len, c.checksum));
+            Begin::Done(Updated { version, len, checksum })
+        };
+        let tomb = self.tombstones.get(&u.chunk);
+        if let Some(version) = u.version {
+            // From our predecessor: it has stored exactly this version.
+            if let Some(p) = pending {
+                return match version.cmp(&p.version) {
+                    std::cmp::Ordering::Equal => Ok(Begin::Redrive(version)),
+                    std::cmp::Ordering::Less => Ok(done(version)),
+                    std::cmp::Ordering::Greater => Ok(Begin::Unfinished),
+                };
+            }
+            if committed.is_none() {
+                // A request that lingered until its chunk was removed must not bring it back.
+                return Ok(match tomb {
+                    Some(t) if version <= t.version => done(version),
+                    _ => Begin::Apply(version),
+                });
+            }
+            return match version {
+                v if v <= have => Ok(done(v)),
+                v if v == ChunkVersion(have.0 + 1) || u.kind == UpdateKind::Replace => {
+                    Ok(Begin::Apply(v))
+                }
+                v => Err(StorageError::VersionGap { have, sent: v }),
+            };
+        }
+        // From a client, at the head.
+        if let Some(r) = info.and_then(|i| i.recent.iter().find(|r| r.session == u.request.session))
+        {
+            if r.seq > u.request.seq {
+                return Err(StorageError::Superseded);
+            }
+            if r.seq == u.request.seq {
+                return Ok(match pending {
+                    Some(p) if p.version == r.version => Begin::Redrive(p.version),
+                    _ => done(r.version),
+                });
+            }
+        }
+        if pending.is_some() {
+            return Ok(Begin::Unfinished);
+        }
+        if committed.is_some() {
+            return Ok(Begin::Apply(ChunkVersion(have.0 + 1)));
+        }
+        if let Some(t) = tomb {
+            let same = |r: &&RequestId| r.session == u.request.session;
+            if t.recent.iter().find(same).is_some_and(|r| r.seq >= u.request.seq) {
+                return Ok(done(t.version));
+            }
+        }
+        if u.kind == UpdateKind::Remove {
+            return Ok(done(have));
+        }
+        Ok(Begin::Apply(ChunkVersion(fresh.0.max(tomb.map_or(0, |t| t.version.0 + 1)))))
+    }
+
+    /// Remembers a removed chunk for as long as requests for it may linger.
+    pub(super) fn bury(
+        &mut self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        recent: Vec<RequestId>,
+        now: Time,
+    ) {
+        while let Some(&(since, old)) = self.tombstone_order.front() {
+            if now.since(since) < TOMBSTONE_LIFE {
+                break;
+            }
+            self.tombstone_order.pop_front();
+            if self.tombstones.get(&old).is_some_and(|t| t.since == since) {
+                self.tombstones.remove(&old);
+            }
+        }
+        self.tombstones.insert(chunk, Tombstone { version, since: now, recent });
+        self.tombstone_order.push_back((now, chunk));
+    }
+
+    /// Takes the chunk's lock, or a place in its line.
+    pub(super) fn lock(&mut self, chunk: ChunkId) -> Option<Slot<()>> {
+        match self.locks.get_mut(&chunk) {
+            None => {
+                self.locks.insert(chunk, VecDeque::new());
+                None
+            }
+            Some(line) => {
+                let place = Slot::new();
+                line.push_back(place.clone());
+                Some(place)
+            }
+        }
+    }
+
+    /// Passes the lock to the next in line who still waits.
+    pub(super) fn unlock(&mut self, chunk: ChunkId) {
+        let line = self.locks.get_mut(&chunk).expect("unlocked by its holder");
+        while let Some(next) = line.pop_front() {
+            if !next.abandoned() {
+                return next.fill(());
+            }
+        }
+        self.locks.remove(&chunk);
+    }
+}

@@ -1,0 +1,327 @@
+//! Which slots of the data files are free.
+//!
+//! A class grows and shrinks in groups of slots. A group is *present* (its slots are free or used),
+//! a *hole* (punched out of the file) or behind the end of the file. While a group is being grown
+//! or given back its slots are neither free nor used, so nobody can take them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::bitmap::Bitmap;
+use super::layout::{Class, Extent};
+
+/// Groups of one class file, one behind the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Groups {
+    pub class: Class,
+    /// Slots of one group.
+    per: u32,
+    pub first: u32,
+    pub count: u32,
+}
+
+impl Groups {
+    fn slots(self) -> std::ops::Range<u32> {
+        self.first * self.per..(self.first + self.count) * self.per
+    }
+
+    pub fn offset(self) -> u64 {
+        u64::from(self.slots().start) * self.class.stride()
+    }
+
+    pub fn bytes(self) -> u64 {
+        u64::from(self.count) * u64::from(self.per) * self.class.stride()
+    }
+}
+
+/// Space to give back to the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trim {
+    Punch(Groups),
+    /// The groups at the end of the file.
+    Truncate(Groups),
+}
+
+struct Space {
+    class: Class,
+    /// Slots of one group.
+    per: u32,
+    free: Bitmap,
+    /// Used slots of each group of the file.
+    used: Vec<u32>,
+    used_slots: u64,
+    holes: BTreeSet<u32>,
+    /// Groups being given back.
+    leaving: BTreeSet<u32>,
+    growing: bool,
+}
+
+impl Space {
+    fn new(class: Class, per: u32, groups: u32) -> Space {
+        let mut space = Space {
+            class,
+            per,
+            free: Bitmap::default(),
+            used: vec![0; groups as usize],
+            used_slots: 0,
+            holes: BTreeSet::new(),
+            leaving: BTreeSet::new(),
+            growing: false,
+        };
+        for slot in 0..groups * per {
+            space.free.insert(slot);
+        }
+        space
+    }
+
+    fn group(&self, slot: u32) -> u32 {
+        slot / self.per
+    }
+
+    fn idle(&self, group: u32) -> bool {
+        let elsewhere = self.holes.contains(&group) || self.leaving.contains(&group);
+        self.used[group as usize] == 0 && !elsewhere
+    }
+
+    fn set_free(&mut self, groups: Groups, free: bool) {
+        for slot in groups.slots() {
+            let changed = if free { self.free.insert(slot) } else { self.free.remove(slot) };
+            assert!(changed, "slot {slot} of {:?} was in the wrong state", self.class);
+        }
+    }
+}
+
+pub struct Allocator {
+    spaces: BTreeMap<Class, Space>,
+    group_bytes: u64,
+}
+
+impl Allocator {
+    pub fn new(group_bytes: u64) -> Allocator {
+        Allocator { spaces: BTreeMap::new(), group_bytes }
+    }
+
+    /// Tells the length of a data file that is there; returns the length of its groups, which the
+    /// file must be given when it is shorter.
+    pub fn found(&mut self, class: Class, file_len: u64) -> u64 {
+        let per = class.group_slots(self.group_bytes);
+        let group = class.stride() * u64::from(per);
+        let groups = file_len.div_ceil(group);
+        self.spaces.insert(class, Space::new(class, per, groups as u32));
+        groups * group
+    }
+
+    /// Marks an extent that a row refers to. `Err` says why that cannot be.
+    pub fn claim(&mut self, e: Extent) -> Result<(), String> {
+        let space = self.spaces.get_mut(&e.class).ok_or(format!("no data file for {e:?}"))?;
+        if u64::from(e.slot) >= space.used.len() as u64 * u64::from(space.per) {
+            return Err(format!("{e:?} lies behind the end of its data file"));
+        }
+        assert!(space.free.remove(e.slot), "{e:?} is referred to twice");
+        let group = space.group(e.slot);
+        space.used[group as usize] += 1;
+        space.used_slots += 1;
+        Ok(())
+    }
+
+    /// The lowest free slot; `None`: the class must grow.
+    pub fn take(&mut self, class: Class) -> Option<Extent> {
+        let space = self.spaces.get_mut(&class)?;
+        let slot = space.free.first()?;
+        space.free.remove(slot);
+        let group = space.group(slot);
+        space.used[group as usize] += 1;
+        space.used_slots += 1;
+        Some(Extent { class, slot })
+    }
+
+    pub fn release(&mut self, e: Extent) {
+        let space = self.spaces.get_mut(&e.class).expect("what was taken has a space");
+        let group = space.group(e.slot);
+        assert!(space.used[group as usize] > 0 && space.free.insert(e.slot), "{e:?} freed twice");
+        space.used[group as usize] -= 1;
+        space.used_slots -= 1;
+    }
+
+    /// Whether few enough slots are left that growing should begin.
+    pub fn low(&self, class: Class) -> bool {
+        let Some(space) = self.spaces.get(&class) else { return true };
+        !space.growing && space.free.len() < u64::from(space.per / 4)
+    }
+
+    /// Whether a class is being grown or given back, so that growing it has to wait.
+    pub fn resizing(&self, class: Class) -> bool {
+        self.spaces.get(&class).is_some_and(|s| s.growing || !s.leaving.is_empty())
+    }
+
+    /// What to grow next: holes first, else an eighth of the file behind its end. Ends with
+    /// [`Allocator::grown`].
+    pub fn grow(&mut self, class: Class) -> Groups {
+        let per = class.group_slots(self.group_bytes);
+        let space = self.spaces.entry(class).or_insert_with(|| Space::new(class, per, 0));
+        assert!(!space.growing && space.leaving.is_empty());
+        space.growing = true;
+        if let Some(&first) = space.holes.first() {
+            return Groups { class, per, first, count: 1 };
+        }
+        let have = space.used.len() as u32;
+        let count = (have / 8).clamp(1, class.grow_groups_max(self.group_bytes));
+        Groups { class, per, first: have, count }
+    }
+
+    /// The groups are on disk, or could not be had.
+    pub fn grown(&mut self, groups: Groups, there: bool) {
+        let space = self.spaces.get_mut(&groups.class).expect("it was growing");
+        space.growing = false;
+        if !there {
+            return;
+        }
+        if !space.holes.remove(&groups.first) {
+            assert_eq!(space.used.len() as u32, groups.first);
+            space.used.resize((groups.first + groups.count) as usize, 0);
+        }
+        space.set_free(groups, true);
+    }
+
+    /// Wholly free groups beyond what is worth keeping, out of use until [`Allocator::trimmed`].
+    /// After recovery (`all`) holes are not known, so every inner free group is punched again.
+    pub fn trim(&mut self, all: bool) -> Vec<Trim> {
+        let mut out = Vec::new();
+        for (&class, space) in &mut self.spaces {
+            if space.growing || !space.leaving.is_empty() {
+                continue;
+            }
+            let per = space.per;
+            let used_groups = space.used_slots.div_ceil(u64::from(per)) as u32;
+            let always = u32::from(class.block() <= self.group_bytes);
+            let mut keep = if all { 0 } else { used_groups / 8 } + always;
+            let end = space.used.len() as u32;
+            // The end of the file first: what is left behind the last used group is cut off.
+            let mut tail = end;
+            while tail > 0 && (space.idle(tail - 1) || space.holes.contains(&(tail - 1))) {
+                tail -= 1;
+            }
+            for g in 0..tail {
+                if keep > 0 && space.idle(g) {
+                    keep -= 1;
+                } else if space.idle(g) {
+                    let groups = Groups { class, per, first: g, count: 1 };
+                    space.leaving.insert(g);
+                    space.set_free(groups, false);
+                    out.push(Trim::Punch(groups));
+                }
+            }
+            while keep > 0 && tail < end && !space.holes.contains(&tail) {
+                keep -= 1;
+                tail += 1;
+            }
+            if tail < end {
+                for g in tail..end {
+                    if !space.holes.contains(&g) {
+                        space.set_free(Groups { class, per, first: g, count: 1 }, false);
+                    }
+                    space.leaving.insert(g);
+                }
+                out.push(Trim::Truncate(Groups { class, per, first: tail, count: end - tail }));
+            }
+        }
+        out
+    }
+
+    /// The space was given back, or (`done` false) stays.
+    pub fn trimmed(&mut self, trim: Trim, done: bool) {
+        let (Trim::Punch(groups) | Trim::Truncate(groups)) = trim;
+        let space = self.spaces.get_mut(&groups.class).expect("it was trimmed");
+        for g in groups.first..groups.first + groups.count {
+            assert!(space.leaving.remove(&g));
+            if !done && !space.holes.contains(&g) {
+                space.set_free(Groups { first: g, count: 1, ..groups }, true);
+            }
+        }
+        match trim {
+            Trim::Punch(g) if done => drop(space.holes.insert(g.first)),
+            Trim::Truncate(g) if done => {
+                space.used.truncate(g.first as usize);
+                space.holes.split_off(&g.first);
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes of used slots.
+    pub fn used(&self) -> u64 {
+        self.spaces.iter().map(|(c, s)| s.used_slots * c.stride()).sum()
+    }
+
+    pub fn used_slots(&self) -> u64 {
+        self.spaces.values().map(|s| s.used_slots).sum()
+    }
+
+    /// Bytes of groups that are on disk.
+    pub fn present(&self) -> u64 {
+        let of = |(c, s): (&Class, &Space)| {
+            let groups = s.used.len() - s.holes.len();
+            groups as u64 * u64::from(s.per) * c.stride()
+        };
+        self.spaces.iter().map(of).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no slot is given out twice, none is lost, groups come and go. Method: random steps
+    /// beside a set of the slots in use.
+    #[test]
+    fn gives_each_slot_to_one_owner() {
+        let mut seed = 7u64;
+        let mut next = move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 33) as usize
+        };
+        for len in [4096, 1 << 20, 64 << 20] {
+            let class = Class::of(len);
+            let (mut a, mut owned) = (Allocator::new(4 << 20), BTreeSet::new());
+            for step in 0..20_000 {
+                let filling = step / 5000 % 2 == 0;
+                if next() % 10 < if filling { 7 } else { 3 } {
+                    let e = a.take(class).unwrap_or_else(|| {
+                        let g = a.grow(class);
+                        a.grown(g, true);
+                        a.take(class).expect("just grown")
+                    });
+                    assert!(owned.insert(e.slot), "slot {} given out twice", e.slot);
+                } else if let Some(&slot) = owned.iter().nth(next() % owned.len().max(1)) {
+                    owned.remove(&slot);
+                    a.release(Extent { class, slot });
+                }
+                if next() % 500 == 0 {
+                    for t in a.trim(next() % 2 == 0) {
+                        a.trimmed(t, next() % 4 != 0);
+                    }
+                }
+                assert_eq!(a.used(), owned.len() as u64 * class.stride());
+                assert!(a.present() >= a.used());
+            }
+            for slot in owned {
+                a.release(Extent { class, slot });
+            }
+            for t in a.trim(true) {
+                a.trimmed(t, true);
+            }
+            let kept = if class.block() <= 4 << 20 { 4 << 20 } else { 0 };
+            assert!(a.present() <= kept / class.block() * class.stride(), "{}", a.present());
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "referred to twice")]
+    fn a_second_owner_is_a_bug() {
+        let class = Class::of(1);
+        let mut a = Allocator::new(4 << 20);
+        a.found(class, 8 << 20);
+        assert!(a.claim(Extent { class, slot: 5000 }).is_err(), "behind the end");
+        a.claim(Extent { class, slot: 7 }).expect("free");
+        let _ = a.claim(Extent { class, slot: 7 });
+    }
+}

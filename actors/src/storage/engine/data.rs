@@ -1,0 +1,139 @@
+//! Data files: opened when first needed, grown in groups, synced together.
+
+use std::rc::Rc;
+
+use t3fs_runtime::disk::OpenMode;
+use t3fs_runtime::{Cx, DiskError, FileId, Slot};
+
+use super::allocator::Groups;
+use super::error::EngineError;
+use super::layout::{Class, Extent};
+use super::log::fill_zeros;
+use super::state::{DataFile, Inner};
+
+enum Next {
+    Got(Extent, bool),
+    Wait(Slot<()>),
+    Grow(Groups),
+}
+
+impl Inner {
+    /// The open data file of a class that has one.
+    pub fn file(&self, class: Class) -> FileId {
+        self.with(|s| s.files.get(&class).expect("an extent's file is open").file)
+    }
+
+    /// A free extent. Updates of chunks that exist may use the reserve.
+    pub async fn allocate(
+        self: &Rc<Self>,
+        cx: &Cx,
+        class: Class,
+        exists: bool,
+    ) -> Result<Extent, EngineError> {
+        loop {
+            let next = self.with(|s| {
+                s.alive()?;
+                if let Some(e) = s.allocator.take(class) {
+                    return Ok(Next::Got(e, s.allocator.low(class)));
+                }
+                if s.allocator.resizing(class) {
+                    let slot = Slot::new();
+                    s.resized.push(slot.clone());
+                    return Ok(Next::Wait(slot));
+                }
+                Ok::<_, EngineError>(Next::Grow(s.allocator.grow(class)))
+            })?;
+            match next {
+                Next::Got(e, low) => {
+                    if low {
+                        self.grow_ahead(cx, class);
+                    }
+                    return Ok(e);
+                }
+                Next::Wait(slot) => slot.await,
+                Next::Grow(groups) => self.grow(cx, groups, exists).await?,
+            }
+        }
+    }
+
+    fn grow_ahead(self: &Rc<Self>, cx: &Cx, class: Class) {
+        let groups = self.with(|s| (!s.allocator.resizing(class)).then(|| s.allocator.grow(class)));
+        let Some(groups) = groups else { return };
+        let (me, cx) = (Rc::clone(self), cx.outlive());
+        cx.clone().spawn(async move {
+            // Whoever needs the space will try again and have the error for an answer.
+            if let Err(e) = me.grow(&cx, groups, false).await {
+                tracing::debug!("a data file does not grow ahead: {e}");
+            }
+        });
+    }
+
+    async fn grow(&self, cx: &Cx, groups: Groups, exists: bool) -> Result<(), EngineError> {
+        let made = self.grow_file(cx, groups, exists).await;
+        self.with(|s| {
+            s.allocator.grown(groups, made.is_ok());
+            for slot in s.resized.drain(..) {
+                slot.fill(());
+            }
+        });
+        made.map_err(|e| self.broken(e))
+    }
+
+    async fn grow_file(&self, cx: &Cx, groups: Groups, exists: bool) -> Result<(), DiskError> {
+        let disk = self.disk(cx);
+        let reserve = if exists { 0 } else { self.cfg.reserve_bytes };
+        if disk.space().await?.free < groups.bytes() + reserve {
+            return Err(DiskError::NoSpace);
+        }
+        let class = groups.class;
+        let file = match self.with(|s| s.files.get(&class).map(|f| f.file)) {
+            Some(file) => file,
+            None => {
+                let name = self.path(&class.file_name());
+                let (file, _) = disk.open(&name, OpenMode::OrCreate).await?;
+                disk.sync_dir(&self.dir).await?;
+                let open = DataFile { file, syncing: false, waiting: Vec::new() };
+                self.with(|s| s.files.insert(class, open));
+                file
+            }
+        };
+        if class.prewritten() {
+            fill_zeros(&disk, file, groups.offset(), groups.bytes()).await?;
+        } else {
+            disk.allocate(file, groups.offset(), groups.bytes()).await?;
+        }
+        disk.sync(file).await
+    }
+
+    /// Makes the completed writes of a data file durable, together with those of others.
+    pub async fn sync_data(self: &Rc<Self>, cx: &Cx, class: Class) -> Result<(), EngineError> {
+        let done = Slot::new();
+        let first = self.with(|s| {
+            let f = s.files.get_mut(&class).expect("an extent's file is open");
+            f.waiting.push(done.clone());
+            !std::mem::replace(&mut f.syncing, true)
+        });
+        if first {
+            let (me, cx) = (Rc::clone(self), cx.outlive());
+            cx.clone().spawn(async move { me.sync_rounds(&cx, class).await });
+        }
+        done.await
+    }
+
+    async fn sync_rounds(&self, cx: &Cx, class: Class) {
+        loop {
+            let (file, waiting) = self.with(|s| {
+                let f = s.files.get_mut(&class).expect("a data file stays open");
+                f.syncing = !f.waiting.is_empty();
+                (f.file, std::mem::take(&mut f.waiting))
+            });
+            if waiting.is_empty() {
+                return;
+            }
+            let done = self.disk(cx).sync(file).await.map_err(|e| self.broken(e));
+            for slot in waiting {
+                slot.fill(done.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! All that an engine keeps in memory, and the steps that change it. Nothing here waits.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use t3fs_runtime::{Cx, Disk, DiskId, FileId, Slot};
+
+use super::allocator::Allocator;
+use super::cache::PageCache;
+use super::error::EngineError;
+use super::index::Index;
+use super::journal::{Done, Entry, Journal};
+use super::layout::{CHUNK_MAX, Class, Extent};
+use super::pins::Pins;
+use super::record::Record;
+use super::{EngineConfig, Op, Update, WRITERS_MAX};
+use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
+
+/// An engine as its tasks share it.
+pub struct Inner {
+    pub disk: DiskId,
+    pub dir: String,
+    pub cfg: EngineConfig,
+    state: RefCell<State>,
+}
+
+pub struct DataFile {
+    pub file: FileId,
+    pub syncing: bool,
+    /// Who waits for a sync that begins after now.
+    pub waiting: Vec<Done>,
+}
+
+pub struct State {
+    pub index: Index,
+    pub allocator: Allocator,
+    pub pins: Pins,
+    pub cache: PageCache,
+    pub journal: Journal,
+    pub files: BTreeMap<Class, DataFile>,
+    /// Chunks with an update under way.
+    pub busy: BTreeSet<ChunkId>,
+    /// Chunks with a committed layer.
+    pub dirty: BTreeSet<ChunkId>,
+    /// Overlay bytes of updates under way.
+    reserved: usize,
+    overlay_max: usize,
+    /// Updates that wait for room in the overlay, first come first served.
+    room: VecDeque<(usize, Slot<()>)>,
+    /// Updates that wait for a data file to grow or shrink.
+    pub resized: Vec<Slot<()>>,
+    /// Waiting for a spare journal segment to be ready or refused.
+    pub prepared: Vec<Slot<()>>,
+    /// The last attempt at a spare segment found the disk full.
+    pub spare_refused: bool,
+    pub applying: bool,
+    /// Chunks up to here were put into the checkpoint that is being written.
+    pub cursor: Option<ChunkId>,
+    /// Chunks removed behind the cursor of a running checkpoint, with the update that did it.
+    pub gone: BTreeMap<ChunkId, u64>,
+    pub checkpointing: bool,
+    /// Length of the newest checkpoint.
+    pub checkpoint_bytes: u64,
+    /// After a failed checkpoint: the segment to try again at.
+    pub checkpoint_not_before: u32,
+    pub keeping: bool,
+    pub trimming: bool,
+    pub freed_bytes: u64,
+    /// Nothing is known of the holes in data files: after recovery.
+    pub trim_all: bool,
+    pub failed: Option<String>,
+    pub closing: bool,
+}
+
+impl Inner {
+    pub fn new(disk: DiskId, dir: &str, cfg: EngineConfig, state: State) -> Rc<Inner> {
+        Rc::new(Inner { disk, dir: dir.into(), cfg, state: RefCell::new(state) })
+    }
+
+    /// One whole, synchronous step.
+    pub fn with<R>(&self, step: impl FnOnce(&mut State) -> R) -> R {
+        step(&mut self.state.borrow_mut())
+    }
+
+    pub fn disk(&self, cx: &Cx) -> Disk {
+        cx.disk(self.disk)
+    }
+
+    pub fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.dir)
+    }
+
+    /// Turns a disk error of a write or sync into the end of all updates. No space is an answer.
+    pub fn broken(&self, e: t3fs_runtime::DiskError) -> EngineError {
+        let e = EngineError::from(e);
+        if e != EngineError::NoSpace {
+            self.with(|s| s.fail(&e.to_string()));
+        }
+        e
+    }
+}
+
+impl State {
+    pub fn new(index: Index, allocator: Allocator, journal: Journal, cfg: &EngineConfig) -> State {
+        State {
+            index,
+            allocator,
+            pins: Pins::default(),
+            cache: PageCache::new(cfg.checksum_cache_bytes),
+            journal,
+            files: BTreeMap::new(),
+            busy: BTreeSet::new(),
+            dirty: BTreeSet::new(),
+            reserved: 0,
+            overlay_max: cfg.overlay_bytes,
+            room: VecDeque::new(),
+            resized: Vec::new(),
+            prepared: Vec::new(),
+            spare_refused: false,
+            applying: false,
+            cursor: None,
+            gone: BTreeMap::new(),
+            checkpointing: false,
+            checkpoint_bytes: 0,
+            checkpoint_not_before: 0,
+            keeping: false,
+            trimming: false,
+            freed_bytes: 0,
+            trim_all: true,
+            failed: None,
+            closing: false,
+        }
+    }
+
+    pub fn fail(&mut self, why: &str) {
+        if self.failed.is_none() {
+            tracing::error!("a target takes no updates any more: {why}");
+            self.failed = Some(why.into());
+        }
+        for (bytes, slot) in self.room.drain(..) {
+            self.reserved += bytes;
+            slot.fill(());
+        }
+        for slot in self.resized.drain(..) {
+            slot.fill(());
+        }
+    }
+
+    pub fn alive(&self) -> Result<(), EngineError> {
+        self.failed.as_ref().map_or(Ok(()), |why| Err(EngineError::Failed(why.clone())))
+    }
+
+    fn open(&self) -> Result<(), EngineError> {
+        if self.closing {
+            return Err(EngineError::Failed("it is closed".into()));
+        }
+        self.alive()
+    }
+
+    /// Checks an update and makes the chunk busy.
+    pub fn begin(&mut self, u: &Update, cfg: &EngineConfig) -> Result<(), EngineError> {
+        self.open()?;
+        let row = self.index.get(u.chunk);
+        let have = row.map_or(ChunkVersion(0), |r| r.committed());
+        if u.version <= have {
+            return Err(EngineError::Stale { have });
+        }
+        if self.busy.contains(&u.chunk) {
+            return Err(EngineError::Busy);
+        }
+        let replace = matches!(u.op, Op::Replace { .. });
+        if let Some(p) = row.and_then(|r| r.pending())
+            && !p.committing
+            && !(replace && u.version >= p.state.version)
+        {
+            return Err(EngineError::Busy);
+        }
+        if row.is_none() && u.op == Op::Remove {
+            return Err(EngineError::NotFound);
+        }
+        // A new chunk may begin anywhere: versions go on growing across removal.
+        if !replace && row.is_some() && u.version.0 != have.0 + 1 {
+            return Err(EngineError::VersionGap { have, sent: u.version });
+        }
+        let end = match &u.op {
+            Op::Write { offset, data } => u64::from(*offset) + data.len() as u64,
+            Op::Truncate { len } => u64::from(*len),
+            Op::Replace { data } => data.len() as u64,
+            Op::Remove => 0,
+        };
+        if end > u64::from(CHUNK_MAX) {
+            let why =
+                format!("the update ends at byte {end}, a chunk has at most {CHUNK_MAX}; split it");
+            return Err(EngineError::InvalidArgument(why));
+        }
+        if row.is_none() && self.index.len() + self.busy.len() >= cfg.chunks_max {
+            return Err(EngineError::TooManyChunks);
+        }
+        if let (Some(row), Some(r)) = (row, u.request)
+            && row.recent().len() >= WRITERS_MAX
+            && row.recent().iter().all(|x| x.session != r.session)
+        {
+            return Err(EngineError::TooManyWriters);
+        }
+        if self.spare_refused && u.op != Op::Remove {
+            return Err(EngineError::NoSpace);
+        }
+        self.busy.insert(u.chunk);
+        Ok(())
+    }
+
+    /// Makes a pending version visible and queues its record. `false`: it was committed before.
+    pub fn commit(
+        &mut self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        chain_version: ChainVersion,
+    ) -> Result<bool, EngineError> {
+        self.open()?;
+        let row = self.index.get(chunk).ok_or(EngineError::NotFound)?;
+        let have = row.committed();
+        if version <= have {
+            return Ok(false);
+        }
+        if self.busy.contains(&chunk) {
+            return Err(EngineError::Busy);
+        }
+        if row.pending().is_none_or(|p| p.state.version != version) {
+            return Err(EngineError::VersionGap { have, sent: version });
+        }
+        self.index.mark_committing(chunk);
+        self.journal.push(Record::Commit { chunk, version, chain_version }, None, 0);
+        Ok(true)
+    }
+
+    /// Installs a record that has become durable, and tells who waits for it.
+    pub fn installed(&mut self, e: Entry) {
+        let chunk = e.record.chunk();
+        self.reserved -= e.reserved;
+        if let Record::Applied { extent, .. } = &e.record {
+            self.cache.forget(*extent);
+        }
+        let effects = self.index.install(e.usn, e.record).expect("checked before it was queued");
+        for extent in effects.freed {
+            self.release(extent);
+        }
+        if effects.dirty {
+            self.dirty.insert(chunk);
+        } else {
+            self.dirty.remove(&chunk);
+        }
+        if self.checkpointing {
+            // Only a chunk that the checkpoint has not passed would be missed by its reader.
+            if effects.removed && self.cursor.is_none_or(|c| chunk > c) {
+                self.gone.insert(chunk, e.usn);
+            } else if self.index.get(chunk).is_some() {
+                self.gone.remove(&chunk);
+            }
+        }
+        if let Some(done) = e.done {
+            done.fill(Ok(()));
+        }
+        self.admit();
+    }
+
+    /// Frees an extent that no row refers to, now or when its last reader is done.
+    pub fn release(&mut self, extent: Extent) {
+        if self.pins.doom(extent) {
+            self.free(extent);
+        }
+    }
+
+    fn free(&mut self, extent: Extent) {
+        self.cache.forget(extent);
+        self.allocator.release(extent);
+        self.freed_bytes += extent.class.stride();
+    }
+
+    pub fn unpin(&mut self, extent: Extent, pin: u64) {
+        if let Some(extent) = self.pins.unpin(extent, pin) {
+            self.free(extent);
+        }
+    }
+
+    pub fn overlay(&self) -> usize {
+        self.index.overlay() + self.reserved
+    }
+
+    /// Reserves overlay room; the slot fills when there is some.
+    pub fn reserve(&mut self, bytes: usize) -> Option<Slot<()>> {
+        if self.room.is_empty() && self.roomy(bytes) {
+            self.reserved += bytes;
+            return None;
+        }
+        let slot = Slot::new();
+        self.room.push_back((bytes, slot.clone()));
+        Some(slot)
+    }
+
+    /// One update is let in whatever its size, so that a small budget slows but never stops.
+    fn roomy(&self, bytes: usize) -> bool {
+        let used = self.overlay();
+        used == 0 || used + bytes <= self.overlay_max
+    }
+
+    fn admit(&mut self) {
+        while let Some((bytes, _)) = self.room.front()
+            && self.roomy(*bytes)
+        {
+            let (bytes, slot) = self.room.pop_front().expect("looked at");
+            self.reserved += bytes;
+            slot.fill(());
+        }
+    }
+
+    /// Gives back what was reserved for an update that came to nothing.
+    pub fn unreserve(&mut self, bytes: usize) {
+        self.reserved -= bytes;
+        self.admit();
+    }
+
+    pub fn starved(&self) -> bool {
+        !self.room.is_empty()
+    }
+
+    /// Every extent has one owner and every owner is known; the overlay is what the layers hold.
+    /// Only between updates, when no reader holds what was freed.
+    pub fn assert_sound(&self) {
+        let mut owned = BTreeSet::new();
+        let mut overlay = 0;
+        for (chunk, row) in self.index.iter() {
+            let pending = row.pending().and_then(|p| p.extent());
+            for e in [row.base.extent, pending].into_iter().flatten() {
+                assert!(owned.insert(e), "chunk {chunk}: {e:?} has two owners");
+            }
+            assert!(row.state.version.0 > 0 || row.pending().is_some(), "chunk {chunk} is empty");
+            assert_eq!(self.index.pending().contains(chunk), row.pending().is_some());
+            let layered = row.layer().is_some_and(|l| !l.is_empty());
+            assert_eq!(self.dirty.contains(chunk), layered, "chunk {chunk}");
+            overlay += row.cost();
+        }
+        assert_eq!(overlay, self.index.overlay());
+        if self.busy.is_empty() && self.pins.is_empty() {
+            assert_eq!(owned.len() as u64, self.allocator.used_slots(), "extents leaked");
+            assert_eq!(self.reserved, 0);
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The steps behind `cargo ops check | fix | tidy | test | nightly`: cargo commands in an order,
+//! each announced by a line. `check` runs all its steps and tells all that failed; the others stop
+//! at the first.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::{command, tidy, workspace};
+
+/// The one profile that CI builds binaries and tests with, so that nothing is built twice.
+const PROFILE: &str = "ci";
+
+/// Seeds that every test run simulates, and those of a night.
+const SEEDS: u32 = 300;
+const SEEDS_NIGHTLY: u32 = 20_000;
+
+/// What the end-to-end tests run on the mount; `.ci/run` installs them.
+const E2E_TOOLS: [&str; 10] =
+    ["bash", "cp", "diff", "fusermount3", "git", "rsync", "setpriv", "sqlite3", "tar", "unshare"];
+
+/// Why a step failed, one line.
+pub type Failure = String;
+
+/// Format, lints, source rules. Never writes to the sources.
+pub fn check() -> Result<(), Failure> {
+    let steps = [
+        run(&mut cargo(&["fmt", "--all", "--check"])),
+        run(cargo(&CLIPPY).args(["--", "-D", "warnings"])),
+        tidy(),
+    ];
+    let failures: Vec<Failure> = steps.into_iter().filter_map(Result::err).collect();
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("\n")) }
+}
+
+const CLIPPY: [&str; 5] = ["clippy", "--workspace", "--all-targets", "--profile", PROFILE];
+
+/// Does by itself what `check` would ask for, as far as tools can.
+pub fn fix() -> Result<(), Failure> {
+    run(cargo(&CLIPPY).args(["--fix", "--allow-dirty", "--allow-staged"]))?;
+    run(&mut cargo(&["fmt", "--all"]))
+}
+
+/// The source rules alone; prints `file:line: rule: message` per finding.
+pub fn tidy() -> Result<(), Failure> {
+    announce("tidy");
+    let findings = tidy::check(&workspace::root()).map_err(|err| format!("tidy: {err}"))?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    match findings.len() {
+        0 => Ok(()),
+        count => Err(format!("tidy: {count} findings")),
+    }
+}
+
+/// Everything that the README promises. The tests come last, so that the last lines printed are the
+/// summary of all of them, those of the end-to-end tests included.
+pub fn test() -> Result<(), Failure> {
+    warn_of_missing_tools();
+    build()?;
+    simulate(SEEDS)?;
+    all_tests(&[])
+}
+
+/// `test` at length: more seeds, more crash rounds, whole trees instead of parts, then the
+/// benchmark.
+pub fn nightly() -> Result<(), Failure> {
+    build()?;
+    simulate(SEEDS_NIGHTLY)?;
+    all_tests(&[("T3FS_NIGHTLY", "1"), ("T3FS_ROUNDS", "20")])?;
+    run(&mut cargo(&["run", "--quiet", "--profile", PROFILE, "-p", "t3fs-ops", "--", "bench"]))
+}
+
+/// Test runners hide what a passing test prints, and a skipped test passes: so say it here.
+fn warn_of_missing_tools() {
+    let missing = E2E_TOOLS.into_iter().filter(|tool| !command::is_installed(tool));
+    let missing: Vec<&str> = missing.collect();
+    if !missing.is_empty() {
+        println!("WARNING: tests that need them are SKIPPED, not installed: {}", missing.join(" "));
+    }
+    if !Path::new("/dev/fuse").exists() {
+        println!("WARNING: all end-to-end tests are SKIPPED, there is no /dev/fuse");
+    }
+}
+
+fn build() -> Result<(), Failure> {
+    run(&mut cargo(&["build", "--workspace", "--profile", PROFILE]))
+}
+
+/// Builds one binary as users run it.
+pub fn build_release(package: &str, binary: &str) -> Result<(), Failure> {
+    run(&mut cargo(&["build", "--release", "--package", package, "--bin", binary]))
+}
+
+fn simulate(seeds: u32) -> Result<(), Failure> {
+    let mut simulator = Command::new(workspace::binary(PROFILE, "t3fs-sim"));
+    run(simulator.args(["run", "--seeds", &seeds.to_string()]))
+}
+
+/// Runs every test of the workspace, in nextest if it is installed (a process and a time limit for
+/// each test), else in cargo's own harness.
+fn all_tests(env: &[(&str, &str)]) -> Result<(), Failure> {
+    let nextest = ["nextest", "run", "--workspace", "--cargo-profile", PROFILE];
+    // The plain harness stops at the first binary that fails; all failures are wanted in one run.
+    let harness = ["test", "--workspace", "--profile", PROFILE, "--no-fail-fast"];
+    let mut command = if has_nextest() {
+        let mut command = cargo(&nextest);
+        command.args(["--no-fail-fast", "--config-file"]);
+        command.arg(workspace::root().join("ops/nextest.toml"));
+        command
+    } else {
+        cargo(&harness)
+    };
+    run(command.envs(env.iter().copied()))
+}
+
+fn has_nextest() -> bool {
+    let mut version = cargo(&["nextest", "--version"]);
+    let version = version.stdout(Stdio::null()).stderr(Stdio::null());
+    version.status().is_ok_and(|status| status.success())
+}
+
+/// A cargo command in the root of the work tree.
+fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(workspace::root());
+    command
+}
+
+/// Runs a command to its end with our own standard streams. Build and test commands carry their own
+/// limits (nextest's per test; CI's for the whole), so there is none here.
+fn run(command: &mut Command) -> Result<(), Failure> {
+    let program = Path::new(command.get_program()).file_name().unwrap_or_default();
+    let mut line = program.to_string_lossy().into_owned();
+    for arg in command.get_args() {
+        line.push(' ');
+        line.push_str(&arg.to_string_lossy());
+    }
+    announce(&line);
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("failed ({status}): {line}")),
+        Err(err) => Err(format!("could not start `{line}`: {err}")),
+    }
+}
+
+fn announce(step: &str) {
+    println!("==> {step}");
+}

@@ -1,0 +1,61 @@
+//! `cargo ops tidy`: source checks that the compiler does not make.
+//!
+//! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
+//! at tokens (`lex`), so comments and strings never trigger them. Rules about layers read the
+//! manifests. Nothing is ever written. Next: `source_rules.rs` and `manifest_rules.rs`, the rules
+//! themselves.
+
+pub mod lex;
+mod manifest_rules;
+mod source_rules;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::workspace;
+
+/// One place that breaks one rule.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub path: PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    pub rule: &'static str,
+    pub message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding { path, line, rule, message } = self;
+        write!(f, "{}:{line}: {rule}: {message}", path.display())
+    }
+}
+
+/// Checks every member of the workspace at `root`; an empty answer means tidy.
+pub fn check(root: &Path) -> io::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for path in workspace::rust_files(root)? {
+        let text = fs::read_to_string(root.join(&path))?;
+        findings.extend(source_rules::check(&path, &text));
+    }
+    for member in workspace::MEMBERS {
+        let path = Path::new(member).join("Cargo.toml");
+        let text = fs::read_to_string(root.join(&path))?;
+        findings.extend(manifest_rules::check(member, &path, &text));
+    }
+    Ok(findings)
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: the tree that these tests were built from is tidy. Method: run the real check on it.
+
+    #[test]
+    fn this_work_tree_is_tidy() {
+        let findings = super::check(&crate::workspace::root()).expect("the sources are readable");
+        let lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
+}

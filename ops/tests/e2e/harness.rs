@@ -1,0 +1,290 @@
+//! What every test uses: a file system of its own, programs with a time limit, a watchdog.
+//!
+//! A hung FUSE mount blocks whoever touches it, unkillably. So each file system has a watchdog with
+//! a limit for the whole test; when it fires, the connection is cut off, every blocked call returns
+//! an error, and the test fails in the ordinary way.
+
+use std::env;
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use t3fs_ops::command::{self, Finished};
+use t3fs_ops::mounts;
+use t3fs_ops::node::{Node, Setup};
+
+/// A test that takes longer is stuck.
+pub const TEST_LIMIT: Duration = Duration::from_secs(600);
+
+/// For one program, such as `diff` or `git`.
+pub const PROGRAM_LIMIT: Duration = Duration::from_secs(300);
+
+/// For commands of t3fs-node that refuse or answer at once.
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
+
+pub fn is_nightly() -> bool {
+    env::var_os("T3FS_NIGHTLY").is_some()
+}
+
+/// True, and loud, if this test cannot run here. Never quietly: in CI a missing part is a failure.
+pub fn skip_without(tools: &[&str]) -> bool {
+    let missing: Vec<&str> =
+        tools.iter().copied().filter(|tool| !command::is_installed(tool)).collect();
+    let mut reasons: Vec<String> = missing.iter().map(|tool| format!("no {tool}")).collect();
+    if !Path::new("/dev/fuse").exists() {
+        reasons.push("no /dev/fuse".into());
+    }
+    if reasons.is_empty() {
+        return false;
+    }
+    let reasons = reasons.join(", ");
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    assert!(env::var("CI").as_deref() != Ok("true"), "{name} cannot run: {reasons}");
+    eprintln!("\n******** SKIPPED {name}: {reasons} ********\n");
+    true
+}
+
+/// Like `skip_without`, for tests that mount, unmount or limit things themselves.
+pub fn skip_without_root() -> bool {
+    if rustix::process::geteuid().is_root() {
+        return skip_without(&[]);
+    }
+    eprintln!("\n******** SKIPPED: needs root ********\n");
+    true
+}
+
+/// The product under test.
+pub fn binary() -> PathBuf {
+    if let Some(binary) = env::var_os("T3FS_NODE") {
+        return binary.into();
+    }
+    let test = env::current_exe().expect("our own path");
+    // target/ci/deps/e2e-1234 -> target/ci/t3fs-node
+    let profile = test.ancestors().nth(2).expect("cargo's target folder");
+    let binary = profile.join("t3fs-node");
+    assert!(binary.exists(), "no {}: build the workspace first", binary.display());
+    binary
+}
+
+/// Folders for one file system: mount point, data, log. Removed when dropped.
+pub struct Site {
+    // Dropped in this order.
+    disks: Vec<SmallDisk>,
+    dir: tempfile::TempDir,
+    /// Also the cluster's name.
+    pub name: String,
+}
+
+impl Drop for Site {
+    /// A test that ended between `kill` and `up` leaves a dead mount to us, and a command that should
+    /// have refused may leave a live one. Nothing may be removed through it.
+    fn drop(&mut self) {
+        detach(&self.mount_point());
+    }
+}
+
+impl Site {
+    /// Below cargo's target folder: on a disk, which /tmp may not be.
+    pub fn new(name: &str) -> Site {
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        fs::create_dir_all(base).expect("cargo's folder for tests");
+        let base = base.canonicalize().expect("cargo's folder for tests");
+        let prefix = format!("{name}.");
+        let dir = tempfile::Builder::new().prefix(&prefix).tempdir_in(base).expect("a folder");
+        let site = Site { disks: Vec::new(), dir, name: name.to_owned() };
+        fs::create_dir(site.mount_point()).expect("a mount point");
+        site
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn mount_point(&self) -> PathBuf {
+        self.path("mnt")
+    }
+
+    pub fn data(&self, number: usize) -> PathBuf {
+        self.path(&format!("data{number}"))
+    }
+
+    /// Makes data folder `number` a disk of its own, in memory, of `mib` MiB. Needs root.
+    pub fn small_disk(&mut self, number: usize, mib: usize) {
+        let dir = self.data(number);
+        fs::create_dir_all(&dir).expect("a data folder");
+        let size = CString::new(format!("size={mib}m")).expect("no zeros");
+        let flags = MountFlags::empty();
+        mount("t3fs-test", &dir, "tmpfs", flags, size.as_c_str()).expect("a disk in memory");
+        self.disks.push(SmallDisk(dir));
+    }
+
+    /// `up` with this many data folders.
+    pub fn setup(&self, disks: usize) -> Setup {
+        let data: Vec<PathBuf> = (0..disks).map(|number| self.data(number)).collect();
+        for dir in &data {
+            fs::create_dir_all(dir).expect("a data folder");
+        }
+        Setup::t3fs(&binary(), &self.mount_point(), &data, &self.path("log"))
+            .arg("--cluster-id")
+            .arg(&self.name)
+    }
+}
+
+struct SmallDisk(PathBuf);
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        if let Err(err) = unmount(&self.0, UnmountFlags::DETACH) {
+            eprintln!("umount {}: {err}", self.0.display());
+        }
+    }
+}
+
+/// A mounted file system with everything that belongs to it. Dropping it ends and removes all.
+pub struct Mount {
+    // Dropped in this order.
+    node: Option<Node>,
+    _watchdog: Watchdog,
+    pub site: Site,
+}
+
+impl Mount {
+    /// One disk, one replica.
+    pub fn new(name: &str) -> Mount {
+        let site = Site::new(name);
+        let setup = site.setup(1);
+        Mount::with(site, setup)
+    }
+
+    pub fn with(site: Site, setup: Setup) -> Mount {
+        let watchdog = Watchdog::start(site.mount_point());
+        let node = Node::start(setup).expect("t3fs-node up");
+        Mount { node: Some(node), _watchdog: watchdog, site }
+    }
+
+    pub fn node(&mut self) -> &mut Node {
+        self.node.as_mut().expect("a running node")
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.site.mount_point()
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir().join(name)
+    }
+
+    /// `down`, which must succeed.
+    pub fn down(&mut self) {
+        self.node.take().expect("a running node").down().expect("t3fs-node down");
+    }
+
+    /// `up` again after `down` or `kill`.
+    pub fn up(&mut self, setup: Setup) {
+        assert!(self.node.is_none(), "still up");
+        self.node = Some(Node::start(setup).expect("t3fs-node up"));
+    }
+
+    pub fn restart(&mut self) {
+        let setup = self.node().setup().clone();
+        self.down();
+        self.up(setup);
+    }
+
+    /// After the node has ended by itself: `up` may be called.
+    pub fn forget_ended(&mut self) {
+        let mut node = self.node.take().expect("a node");
+        assert!(!node.is_running(), "it still runs");
+    }
+
+    /// `kill -9`; the mount stays behind, dead. Returns what to start again.
+    pub fn kill(&mut self) -> Setup {
+        let mut node = self.node.take().expect("a running node");
+        node.kill().expect("kill -9");
+        node.setup().clone()
+    }
+}
+
+/// Takes away whatever is still mounted at `mount_point`.
+pub fn detach(mount_point: &Path) {
+    while mounts::find(mount_point).is_some() {
+        if let Err(err) = mounts::detach(mount_point) {
+            eprintln!("detach {}: {err}", mount_point.display());
+            return;
+        }
+    }
+}
+
+/// Cuts a mount off if the test that uses it does not end in time.
+pub struct Watchdog {
+    /// Closed when dropped, which ends the thread.
+    _leash: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    pub fn start(mount_point: PathBuf) -> Watchdog {
+        let (leash, end) = mpsc::channel::<()>();
+        thread::spawn(move || {
+            if end.recv_timeout(TEST_LIMIT) == Err(RecvTimeoutError::Timeout) {
+                let shown = mount_point.display();
+                eprintln!("WATCHDOG: {shown} is cut off after {TEST_LIMIT:?}");
+                if let Err(err) = mounts::abort(&mount_point) {
+                    eprintln!("WATCHDOG: could not: {err}");
+                }
+            }
+        });
+        Watchdog { _leash: leash }
+    }
+}
+
+/// Runs a program that must succeed; returns what it printed to its standard output.
+#[track_caller]
+pub fn run(command: &mut Command) -> String {
+    let done = finish(command);
+    assert!(done.success(), "{command:?}: {}\n{}{}", done.status, done.stdout, done.stderr);
+    done.stdout
+}
+
+/// Runs a program, whatever comes of it.
+#[track_caller]
+pub fn finish(command: &mut Command) -> Finished {
+    command::finish(command, PROGRAM_LIMIT).expect("a program that ends")
+}
+
+/// A command line in a shell, run in `dir`.
+pub fn shell(dir: &Path, line: &str) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", line]).current_dir(dir);
+    command
+}
+
+/// A command of the product.
+pub fn t3fs<I: AsRef<OsStr>>(args: impl IntoIterator<Item = I>) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args);
+    command
+}
+
+/// Insists that `command` refuses: an exit status, and one line that holds all `words`.
+#[track_caller]
+pub fn assert_refused(command: &mut Command, words: &[&str]) {
+    let done = command::finish(command, COMMAND_LIMIT).expect("a command that ends");
+    assert!(
+        done.code().is_some_and(|code| code != 0),
+        "{command:?}: not refused ({}): {}{}",
+        done.status,
+        done.stdout,
+        done.stderr
+    );
+    let lines: Vec<&str> = done.stderr.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert_eq!(lines.len(), 1, "{command:?}: one line is wanted, got: {}", done.stderr);
+    for word in words {
+        assert!(lines[0].contains(word), "{command:?}: no {word:?} in: {}", lines[0]);
+    }
+    assert!(!lines[0].contains("panicked"), "{command:?}: {}", lines[0]);
+}

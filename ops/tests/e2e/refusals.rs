@@ -1,0 +1,156 @@
+//! Goal: wrong input is refused with one clear line, an exit status, and nothing touched. Method:
+//! each wrong input of the issue, and what is on disk and mounted afterwards.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use t3fs_ops::mounts;
+use t3fs_ops::node::{Node, Setup};
+
+use crate::harness::{
+    Mount, Site, Watchdog, assert_refused, binary, finish, run, skip_without, skip_without_root,
+    t3fs,
+};
+
+/// Names and sizes of all files below `dir`.
+fn listing(dir: &Path) -> String {
+    run(Command::new("find").arg(dir).args(["-printf", "%P %s\n"]))
+}
+
+#[test]
+fn a_mount_point_that_is_no_folder() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("nofolder");
+    let file = site.path("file");
+    fs::write(&file, "content").expect("write");
+    let data = site.data(0);
+    assert_refused(t3fs(["up"]).arg(&file).arg("--data").arg(&data), &[&file.to_string_lossy()]);
+    assert_eq!(fs::read_to_string(&file).expect("read"), "content");
+    assert!(!data.exists(), "nothing is made");
+}
+
+#[test]
+fn data_below_the_mount_point() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("below");
+    let data = site.mount_point().join("data");
+    assert_refused(t3fs(["up"]).arg(site.mount_point()).arg("--data").arg(&data), &["--data"]);
+    assert_eq!(listing(&site.mount_point()).lines().count(), 1, "nothing is made");
+}
+
+#[test]
+fn data_of_another_cluster() {
+    if skip_without(&[]) {
+        return;
+    }
+    let mut mount = Mount::new("mine");
+    mount.down();
+    let before = listing(&mount.site.data(0));
+    let mut up = t3fs(["up", "--cluster-id", "yours"]);
+    up.arg(mount.dir()).arg("--data").arg(mount.site.data(0));
+    assert_refused(&mut up, &["mine", "yours"]);
+    assert_eq!(listing(&mount.site.data(0)), before);
+}
+
+#[test]
+fn data_that_is_in_use() {
+    if skip_without(&[]) {
+        return;
+    }
+    let mount = Mount::new("inuse");
+    let other = mount.site.path("other");
+    fs::create_dir(&other).expect("mkdir");
+    let mut up = t3fs(["up", "--cluster-id", "inuse"]);
+    up.arg(&other).arg("--data").arg(mount.site.data(0));
+    assert_refused(&mut up, &[&mount.site.data(0).to_string_lossy()]);
+    fs::write(mount.path("file"), "content").expect("the first one still works");
+}
+
+#[test]
+fn more_replicas_than_disks_or_another_number_later() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("number");
+    let few = site.setup(2).arg("--replicas").arg("3");
+    assert_refused(&mut t3fs(&few.args), &["--replicas", "3", "2"]);
+    assert_eq!(listing(&site.data(0)).lines().count(), 1, "nothing is made");
+    let setup = site.setup(2).arg("--replicas").arg("2");
+    let mut mount = Mount::with(site, setup.clone());
+    mount.down();
+    let other = mount.site.setup(2).arg("--replicas").arg("1");
+    assert_refused(&mut t3fs(&other.args), &["replicas", "1", "2"]);
+    mount.up(setup);
+}
+
+#[test]
+fn a_mount_point_that_others_use() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("foreign");
+    let _watchdog = Watchdog::start(site.mount_point());
+    let nullfs = Path::new(env!("CARGO_BIN_EXE_nullfs"));
+    let log = site.path("null.log");
+    let mut other = Node::start(Setup::nullfs(nullfs, &site.mount_point(), &log)).expect("nullfs");
+    let setup = site.setup(1);
+    assert_refused(&mut t3fs(&setup.args), &["umount", &site.mount_point().to_string_lossy()]);
+    // Dead, but not ours either.
+    other.kill().expect("kill");
+    assert_refused(&mut t3fs(&setup.args), &["umount", &site.mount_point().to_string_lossy()]);
+    let found = mounts::find(&site.mount_point());
+    assert_eq!(found.expect("it is left alone").source, "hf3fs.null");
+}
+
+#[test]
+fn a_configuration_with_an_unknown_key() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("config");
+    let config = site.path("t3fs.toml");
+    fs::write(&config, "no_such_key = 1\n").expect("write");
+    let setup = site.setup(1).arg("--config").arg(&config);
+    assert_refused(&mut t3fs(&setup.args), &["no_such_key", &config.to_string_lossy()]);
+    assert_eq!(listing(&site.data(0)).lines().count(), 1, "nothing is made");
+    let setup = site.setup(1).arg("--config").arg(site.path("absent.toml"));
+    assert_refused(&mut t3fs(&setup.args), &["absent.toml"]);
+}
+
+#[test]
+fn words_that_mean_nothing() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("words");
+    for args in [&["up"][..], &["up", "DIR", "--no-such-option"], &["no-such-command"]] {
+        let done = finish(&mut t3fs(args));
+        assert_eq!(done.code(), Some(2), "{args:?}: {}{}", done.stdout, done.stderr);
+    }
+    for value in ["0", "-1", "many"] {
+        let setup = site.setup(1).arg("--replicas").arg(value);
+        let done = finish(&mut t3fs(&setup.args));
+        assert!(!done.success(), "--replicas {value}");
+    }
+    let done = finish(t3fs(["down"]).arg(site.mount_point()));
+    assert!(!done.success(), "nothing is mounted there");
+}
+
+#[test]
+fn a_machine_without_fuse() {
+    if skip_without_root() || skip_without(&["unshare"]) {
+        return;
+    }
+    let site = Site::new("nofuse");
+    let setup = site.setup(1);
+    // In a mount namespace of its own, /dev holds nothing.
+    let mut up = Command::new("unshare");
+    up.args(["--mount", "sh", "-c", "mount -t tmpfs none /dev && exec \"$@\"", "sh"]);
+    up.arg(binary()).args(&setup.args);
+    assert_refused(&mut up, &["/dev/fuse"]);
+}

@@ -1,0 +1,256 @@
+//! One chain of three under two clients: every acknowledged update is read by everyone from then on,
+//! whatever is lost, delayed, repeated, torn or restarted; and when all is well again all replicas
+//! are the same.
+
+use core::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use t3fs_actors::client::{FsError, Link};
+use t3fs_actors::meta::kv::MemoryDisk;
+use t3fs_actors::meta::kv::actor::Kv;
+use t3fs_actors::mgmtd::Mgmtd;
+use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
+use t3fs_actors::proto::mgmtd::{CreateChains, Register, TargetReport};
+use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, UpdateKind};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
+use t3fs_actors::storage::{PlantedBug, Storage, StorageConfig};
+use t3fs_runtime::{Addr, Bulk, Cx, DiskId, NodeId, RawAddr};
+
+use super::{Check, Run};
+use crate::faults::{Menu, Swarm};
+use crate::node::{Boot, NodeSpec};
+use crate::oracles::history::{Action, History, Told};
+use crate::rng::Rng;
+use crate::workloads::cells::Cells;
+use crate::world::Sim;
+
+pub(super) const CHECK: Check = Check {
+    name: "chain",
+    about: "a chain of three under two clients is linearizable per chunk and converges",
+    run,
+    mutants: &["commit-early"],
+};
+
+const CHAIN: ChainId = ChainId(1);
+const REPLICAS: u32 = 3;
+const CLIENTS: u32 = 2;
+const CHUNKS: u64 = 4;
+const OPS: u64 = 60;
+/// Faults end here at the latest; then everything must get done.
+const STORM: Duration = Duration::from_secs(8);
+const CALM: Duration = Duration::from_secs(120);
+
+fn mgmtd_addr(node: NodeId) -> Addr<Mgmtd> {
+    // Kv is the first actor of its node, mgmtd the second.
+    Addr::from_raw(RawAddr { node, shard: 0, slot: 1, epoch: RawAddr::ANY_EPOCH })
+}
+
+fn engine_config() -> EngineConfig {
+    EngineConfig {
+        overlay_bytes: 256 << 10,
+        journal_segment_bytes: 256 << 10,
+        small_update_max: 16 << 10,
+        reserve_bytes: 0,
+        ..EngineConfig::default()
+    }
+}
+
+/// Starts a storage node: opens (or makes) its target, serves it, registers.
+async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<PlantedBug>) {
+    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
+    let disk = DiskId(0);
+    let names = cx.disk(disk).list("target").await.unwrap_or_default();
+    let made = names.iter().any(|n| n == "superblock");
+    let opened = match made {
+        true => Engine::open(&cx, disk, "target", &identity, engine_config()).await,
+        false => Engine::create(&cx, disk, "target", &identity, engine_config()).await,
+    };
+    let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
+    let config = StorageConfig { engine, target, chain: CHAIN, mgmtd, disk, planted_bug: bug };
+    let addr = Storage::start(&cx, config).raw();
+    loop {
+        let targets = vec![TargetReport { target, addr }];
+        let m = Register { node: cx.node(), metas: Vec::new(), targets };
+        if matches!(cx.ask(mgmtd, m).await, Ok(Ok(_))) {
+            return;
+        }
+        cx.sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn run(run: &Run<'_>) -> Result<(), String> {
+    let world = run.world;
+    let bug = run.has("commit-early").then_some(PlantedBug::CommitBeforeSuccessor);
+    let manager = world.add_node(NodeSpec::new().boot(|b: &Boot| {
+        let cx = b.cx.clone();
+        b.cx.spawn(async move {
+            let kv = Kv::start(&cx, Box::new(MemoryDisk::new().open())).expect("an empty store");
+            Mgmtd::start(&cx, kv, "sim").await.expect("a new cluster");
+        });
+    }));
+    let mgmtd = mgmtd_addr(manager);
+    let servers: Vec<NodeId> = (1..=REPLICAS)
+        .map(|i| {
+            world.add_node(NodeSpec::new().disk(256 << 20).boot(move |b: &Boot| {
+                b.cx.spawn(storage_node(b.cx.clone(), TargetId(i), mgmtd, bug));
+            }))
+        })
+        .collect();
+    let clients: Vec<NodeId> = (0..CLIENTS).map(|_| world.add_node(NodeSpec::new())).collect();
+    let members = servers.iter().enumerate().map(|(i, n)| (TargetId(i as u32 + 1), *n)).collect();
+    let chains = CreateChains { chains: vec![(CHAIN, members)] };
+    world
+        .block_on(clients[0], |cx| async move {
+            while !matches!(cx.ask(mgmtd, chains.clone()).await, Ok(Ok(_))) {
+                cx.sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .map_err(|h| format!("no chain: {h:?}"))?;
+    // Targets register again once their chain is known, by way of a restart.
+    for n in &servers {
+        world.crash(*n, crate::world::Crash::Process);
+        world.restart(*n);
+    }
+
+    let history = History::new();
+    let done = Rc::new(Cell::new(0));
+    let wrong: Rc<RefCell<Option<String>>> = Rc::default();
+    for (i, node) in clients.iter().enumerate() {
+        let (history, done, wrong) = (history.clone(), Rc::clone(&done), Rc::clone(&wrong));
+        let rng = world.rng(100 + i as u64);
+        let sim = world.handle();
+        world.spawn(*node, 0, move |cx| async move {
+            if let Err(e) = client(&cx, &sim, i as u32, mgmtd, rng, history).await {
+                wrong.borrow_mut().get_or_insert(e);
+            }
+            done.set(done.get() + 1);
+        });
+    }
+    let all: Vec<NodeId> = world.nodes();
+    let menu = Menu::new(&servers, &all);
+    let swarm = Swarm::draw(&world.rng(7), &menu);
+    world.unleash(swarm, menu, STORM);
+    let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
+    if let Err(h) = world.run_until(finished, STORM)
+        && h != crate::drive::Halt::Late
+    {
+        return Err(format!("the storm ended with {h:?}"));
+    }
+    world.heal();
+    world
+        .run_until(finished, CALM)
+        .map_err(|h| format!("{} of {CLIENTS} clients got done: {h:?}", done.get()))?;
+    if let Some(e) = wrong.borrow_mut().take() {
+        return Err(e);
+    }
+    history.check().map_err(|v| v.to_string())?;
+    world
+        .block_on(clients[0], move |cx| async move { converge(&cx, mgmtd).await })
+        .map_err(|h| format!("the comparison ended with {h:?}"))?
+}
+
+/// One client: draws actions on a few chunks, one after another, and records what it was told.
+async fn client(
+    cx: &Cx,
+    sim: &Sim,
+    me: u32,
+    mgmtd: Addr<Mgmtd>,
+    rng: Rng,
+    history: History,
+) -> Result<(), String> {
+    let link = loop {
+        // The storm may outlast one attempt's patience.
+        match Link::open_chains(cx, mgmtd, "sim").await {
+            Ok(l) => break l,
+            Err(FsError::Unavailable(_)) => {}
+            Err(e) => return Err(format!("client {me} found no cluster: {e}")),
+        }
+    };
+    let cells = Cells {
+        cell_bytes: 2048,
+        cells_max: 8,
+        write_ppm: 450_000,
+        truncate_ppm: 50_000,
+        remove_ppm: 50_000,
+    };
+    for n in 0..OPS {
+        let chunk_number = rng.below(CHUNKS);
+        let chunk = ChunkId { inode: InodeId(9), index: chunk_number as u32 };
+        let value = u64::from(me + 1) << 32 | (n + 1);
+        let action = cells.draw(&rng, value);
+        let id = history.invoke(chunk_number, me, action.clone());
+        let bytes_of = |cell: u32| cell * cells.cell_bytes as u32;
+        let told = match &action {
+            Action::Read { cells: range } => {
+                let (from, len) = (bytes_of(range.start), bytes_of(range.len() as u32));
+                match link.read(cx, CHAIN, chunk, from, len).await {
+                    Ok(None) => Ok(Told::absent()),
+                    Ok(Some(d)) => {
+                        let seen = cells
+                            .understand(&d.data)
+                            .map_err(|e| format!("chunk {chunk} version {}: {e}", d.version))?;
+                        Ok(Told::read(d.version.0, seen))
+                    }
+                    Err(e) => Err(e),
+                }
+            }
+            update => {
+                let (kind, data) = match update {
+                    Action::Write { cells: range, value } => {
+                        let (offset, data) = cells.bytes(range, *value);
+                        (UpdateKind::Write { offset: offset as u32 }, Bulk::from(data))
+                    }
+                    Action::Truncate { len } => {
+                        (UpdateKind::Truncate { len: bytes_of(*len) }, Bulk::default())
+                    }
+                    _ => (UpdateKind::Remove, Bulk::default()),
+                };
+                let request = link.request();
+                let sent = link.update(cx, CHAIN, chunk, kind, data, request).await;
+                sent.map(|u| match update {
+                    Action::Write { .. } => Told::updated(u.version.0),
+                    _ => Told::default(),
+                })
+            }
+        };
+        match told {
+            Ok(told) => {
+                sim.note(&[u64::from(me), n], format_args!("client {me} op {n}: {told:?}"));
+                history.returned(id, told);
+            }
+            Err(FsError::Unavailable(_)) => {} // the outcome stays unknown
+            Err(e) => return Err(format!("client {me}, {action:?} of {chunk}: {e}")),
+        }
+        if rng.below(4) == 0 {
+            cx.sleep(Duration::from_millis(rng.below(200))).await;
+        }
+    }
+    Ok(())
+}
+
+/// All replicas list the same chunks, nothing pending, within bounded time.
+async fn converge(cx: &Cx, mgmtd: Addr<Mgmtd>) -> Result<(), String> {
+    let link = Link::open_chains(cx, mgmtd, "check").await.map_err(|e| e.to_string())?;
+    let mut last = String::new();
+    for _ in 0..100 {
+        let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();
+        let routing = link.routing();
+        let chain = routing.chain(CHAIN).ok_or("the chain is gone")?;
+        for t in &chain.targets {
+            let Some(addr) = t.addr else { continue };
+            let m = ListChunks { from: ChunkId::default(), limit: 1000 };
+            if let Ok(Ok(l)) = cx.ask(Addr::<Storage>::from_raw(addr), m).await {
+                lists.push(l);
+            }
+        }
+        let settled = lists.iter().flatten().all(|c| !c.pending);
+        if lists.len() == REPLICAS as usize && settled && lists.windows(2).all(|w| w[0] == w[1]) {
+            return Ok(());
+        }
+        last = format!("{lists:?}");
+        cx.sleep(Duration::from_millis(100)).await;
+        link.refresh(cx).await;
+    }
+    Err(format!("the replicas differ after the storm: {last}"))
+}

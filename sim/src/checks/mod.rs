@@ -1,0 +1,70 @@
+//! Checks: a cluster, a workload, faults, and what must hold; run seed by seed.
+//!
+//! A check is a function of a [`Run`]. It builds its nodes in `run.world`, lets clients work, plays a
+//! swarm, heals, demands progress, and says what was violated. What it draws comes from
+//! `run.world.rng(..)`, so a seed is the whole of it.
+
+mod chain;
+mod disk;
+pub mod engine;
+
+use crate::trace::Sink;
+use crate::world::World;
+
+/// One named check.
+#[derive(Clone, Copy)]
+pub struct Check {
+    pub name: &'static str,
+    /// One line for the list.
+    pub about: &'static str,
+    pub run: fn(&Run<'_>) -> Result<(), String>,
+    /// Deliberate bugs that the check must find: it runs with each on request only.
+    pub mutants: &'static [&'static str],
+}
+
+/// One seed of a check.
+pub struct Run<'a> {
+    pub world: &'a World,
+    /// The deliberate bug to run with.
+    pub mutant: Option<&'a str>,
+}
+
+impl Run<'_> {
+    pub fn has(&self, mutant: &str) -> bool {
+        self.mutant == Some(mutant)
+    }
+}
+
+/// What became of one seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub seed: u64,
+    pub result: Result<(), String>,
+    /// Digest of the whole log.
+    pub hash: u64,
+    pub events: u64,
+    pub polls: u64,
+    pub virtual_us: u64,
+    pub coverage: Vec<(&'static str, u64)>,
+}
+
+/// Every check there is.
+pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK];
+
+/// Runs one seed of a check in a world of its own.
+pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {
+    let world = World::new(seed);
+    if let Some(sink) = log {
+        world.log_to(sink);
+    }
+    let result = (check.run)(&Run { world: &world, mutant });
+    Outcome {
+        seed,
+        result,
+        hash: world.log_hash(),
+        events: world.events(),
+        polls: world.polls(),
+        virtual_us: world.now_us(),
+        coverage: world.coverage(),
+    }
+}

@@ -1,0 +1,4 @@
+//! What is true of every right run: one file per property, each usable without a world.
+
+pub mod history;
+pub mod linear;

@@ -1,0 +1,3 @@
+//! What clients do in a check: drawn from the run's seed, recorded in a history.
+
+pub mod cells;
