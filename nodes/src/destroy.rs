@@ -1,7 +1,7 @@
 //! `destroy`: deletes the data of a cluster, after its name was typed. What t3fs did not make stays.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::cli::DestroyArgs;
@@ -9,6 +9,7 @@ use crate::config;
 use crate::data::folder;
 use crate::data::lock::{FolderLock, Tried};
 use crate::failure::{Failure, failed, refused};
+use crate::logging::tell;
 
 pub fn run(args: &DestroyArgs) -> Result<(), Failure> {
     let settings = config::for_cluster(&args.cluster)?;
@@ -61,9 +62,9 @@ pub fn run(args: &DestroyArgs) -> Result<(), Failure> {
     for path in &folders {
         delete(path)?;
     }
-    println!("cluster {cluster} is deleted");
+    tell(&format!("cluster {cluster} is deleted"));
     if known > folders.len() {
-        println!("{} of its disks were not there and keep their data", known - folders.len());
+        tell(&format!("{} of its disks were not there and keep their data", known - folders.len()));
     }
     Ok(())
 }
@@ -72,14 +73,15 @@ fn confirm(given: Option<&str>, cluster: &str, folders: &[PathBuf]) -> Result<()
     let typed = match given {
         Some(name) => name.to_owned(),
         None => {
-            println!("This deletes all files of cluster {cluster}, in:");
+            tell(&format!("This deletes all files of cluster {cluster}, in:"));
             for f in folders {
-                println!("  {}", f.display());
+                tell(&format!("  {}", f.display()));
             }
-            print!("Type the name of the cluster to go on: ");
+            tell("Type the name of the cluster to go on:");
             let mut line = String::new();
-            let asked = io::stdout().flush().and_then(|()| io::stdin().read_line(&mut line));
-            asked.map_err(|e| refused(format!("cannot ask: {e}; use --yes-really {cluster}")))?;
+            io::stdin()
+                .read_line(&mut line)
+                .map_err(|e| refused(format!("cannot ask: {e}; use --yes-really {cluster}")))?;
             line.trim().to_owned()
         }
     };
@@ -118,7 +120,7 @@ fn delete(path: &Path) -> Result<(), Failure> {
                 io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::ResourceBusy
             ) =>
         {
-            println!("{} holds other things and stays", path.display());
+            tell(&format!("{} holds other things and stays", path.display()));
             Ok(())
         }
         other => other.map_err(|e| cannot(path, e)),

@@ -58,14 +58,14 @@ pub fn leave_terminal() -> Result<(), Failure> {
     rustix::process::setsid().map(drop).map_err(|e| failed(format!("cannot begin a session: {e}")))
 }
 
-/// The child's half, last: lets the command return, and keeps neither its terminal nor its folder.
-/// From here on only the log is there to be written to.
+/// The child's half, last: lets the command return and keeps nothing of its terminal. From here on
+/// only the log is there to be written to.
 pub fn ready() -> Result<(), Failure> {
     let cannot = |e: io::Error| failed(format!("cannot go to the background: {e}"));
-    std::env::set_current_dir("/").map_err(cannot)?;
-    io::stdout().write_all(&[READY]).and_then(|()| io::stdout().flush()).map_err(cannot)?;
+    let told = io::stdout().write_all(&[READY]).and_then(|()| io::stdout().flush());
     let null = rustix::fs::open(Path::new("/dev/null"), OFlags::RDWR, Mode::empty())
         .map_err(|e| cannot(e.into()))?;
     rustix::stdio::dup2_stdout(&null).map_err(|e| cannot(e.into()))?;
-    rustix::stdio::dup2_stderr(&null).map_err(|e| cannot(e.into()))
+    rustix::stdio::dup2_stderr(&null).map_err(|e| cannot(e.into()))?;
+    told.map_err(cannot)
 }

@@ -7,6 +7,7 @@ use crate::cli::{CheckArgs, DownArgs};
 use crate::control;
 use crate::data::lock::{FolderLock, Tried};
 use crate::failure::{Failure, failed, refused};
+use crate::logging::tell;
 use crate::mount::{self, mountinfo, place};
 use crate::registry::{self, Instance};
 
@@ -17,11 +18,10 @@ pub fn down(args: &DownArgs) -> Result<(), Failure> {
     let instance = match find(args.dir.as_deref())? {
         Found::Running(i) => i,
         Found::Left(dir) if args.force => {
-            return mount::unmount(&dir, true)
-                .map(|()| {
-                    println!("{} was left by a process that is gone; detached", dir.display())
-                })
-                .map_err(|e| failed(format!("cannot detach {}: {e:?}", dir.display())));
+            mount::unmount(&dir, true)
+                .map_err(|e| failed(format!("cannot detach {}: {e:?}", dir.display())))?;
+            tell(&format!("{} was left by a process that is gone; detached", dir.display()));
+            return Ok(());
         }
         Found::Left(dir) => {
             let shown = dir.display();
@@ -32,7 +32,7 @@ pub fn down(args: &DownArgs) -> Result<(), Failure> {
         }
     };
     let request = if args.force { "down force" } else { "down" };
-    let asked = control::ask(&instance.data, request, &mut |line| println!("{line}"));
+    let asked = control::ask(&instance.data, request, &mut tell);
     match asked {
         Ok(Some(end)) if end.status != 0 => Err(Failure { status: end.status, line: end.text }),
         Ok(_) => gone(&instance),
@@ -55,7 +55,7 @@ fn gone(instance: &Instance) -> Result<(), Failure> {
     let since = Instant::now();
     while since.elapsed() < END_MAX {
         if !matches!(FolderLock::try_existing(&instance.data), Ok(Tried::Held(_))) {
-            println!("{} is unmounted", instance.mount_point.display());
+            tell(&format!("{} is unmounted", instance.mount_point.display()));
             return Ok(());
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -77,7 +77,7 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
             )));
         }
     };
-    match control::ask(&instance.data, "check", &mut |line| println!("{line}")) {
+    match control::ask(&instance.data, "check", &mut tell) {
         Ok(Some(end)) if end.status == 0 => Ok(()),
         Ok(Some(end)) => Err(Failure { status: end.status, line: end.text }),
         Ok(None) => Err(failed("the node ended during the check; start it again")),

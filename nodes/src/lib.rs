@@ -24,6 +24,7 @@ pub mod node;
 pub mod registry;
 pub mod up;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -39,7 +40,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => down::check(&args),
         Command::Destroy(args) => destroy::run(&args),
         Command::Config => {
-            print!("{}", config::explain());
+            logging::tell(config::explain().trim_end());
             Ok(())
         }
     };
@@ -47,7 +48,8 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.line.is_empty() {
-                eprintln!("t3fs-node: {}", failure.line);
+                // Who closed our standard error wants no line.
+                let _ = writeln!(std::io::stderr(), "t3fs-node: {}", failure.line);
             }
             ExitCode::from(failure.status)
         }

@@ -1,12 +1,17 @@
 //! Where log lines go: standard error in the foreground, files below the data folder when detached.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::Path;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::{Failure, failed, refused};
+
+/// A line for the user. A terminal or pipe that has gone is no reason to end a mount.
+pub fn tell(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
 
 /// Log files that are kept, one per day.
 const FILES_MAX: usize = 14;
@@ -62,7 +67,10 @@ pub fn abort_on_panic() {
         let name = thread.name().unwrap_or("unnamed");
         let trace = std::backtrace::Backtrace::force_capture();
         tracing::error!("broken assertion in thread {name}: {info}\n{trace}");
-        eprintln!("t3fs-node: broken assertion in thread {name}: {info}; ending, start it again");
+        let mut to = io::stderr();
+        // The log has it as well.
+        let _ =
+            writeln!(to, "t3fs-node: broken assertion in thread {name}: {info}; start it again");
         std::process::abort();
     }));
 }

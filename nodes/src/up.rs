@@ -4,7 +4,7 @@
 //! created, the actors started, the mount made. The main thread waits for whichever comes first of a
 //! signal, a request on the control socket, and the end of the mount.
 
-use std::path::PathBuf;
+use PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::data::Data;
 use crate::data::plan::{Plan, Wanted, plan};
 use crate::failure::{Failure, failed, refused};
 use crate::fuse::{Fs, options};
+use crate::logging::tell;
 use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
 use crate::node::Node;
 use crate::registry::{self, Instance};
@@ -60,7 +61,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     if !args.detached {
         logging::to_stderr(log.as_deref())?;
     }
-    println!("t3fs-node {}", env!("CARGO_PKG_VERSION"));
+    tell(&format!("t3fs-node {}", env!("CARGO_PKG_VERSION")));
     let data = prepared.plan.commit()?;
     if args.detached {
         logging::to_files(&data.first.join("log"), log.as_deref())?;
@@ -69,6 +70,9 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     describe(&data);
     if prepared.stale {
         replace_stale(&prepared.dir)?;
+    }
+    if place::is_filled(&prepared.dir) {
+        say(&format!("{} is not empty; what is in it is hidden now", prepared.dir.display()));
     }
     serve(&prepared.settings, prepared.dir, data, args.detached)
 }
@@ -96,21 +100,17 @@ fn describe(data: &Data) {
     let folders: Vec<String> = data.disks.iter().map(|d| d.folder.display().to_string()).collect();
     let (what, replicas) = (if data.created { "new" } else { "existing" }, data.cluster.replicas);
     let copies = if replicas == 1 { "1 replica".into() } else { format!("{replicas} replicas") };
-    println!(
-        "{what} cluster {}, {copies}, data in {}",
-        data.cluster.cluster,
-        folders.join(" and ")
-    );
+    let (name, folders) = (&data.cluster.cluster, folders.join(" and "));
+    tell(&format!("{what} cluster {name}, {copies}, data in {folders}"));
     for remark in &data.remarks {
-        println!("{remark}");
-        tracing::warn!("{remark}");
+        say(remark);
     }
 }
 
-fn replace_stale(dir: &std::path::Path) -> Result<(), Failure> {
+fn replace_stale(dir: &Path) -> Result<(), Failure> {
     mount::unmount(dir, true)
         .map_err(|e| failed(format!("the dead mount at {} stays: {e:?}", dir.display())))?;
-    println!("replaced the mount that a killed process left at {}", dir.display());
+    tell(&format!("replaced the mount that a killed process left at {}", dir.display()));
     // What is below it could not be seen before.
     place::check(dir, "").map(drop)
 }
@@ -122,6 +122,8 @@ fn serve(settings: &Settings, dir: PathBuf, data: Data, detached: bool) -> Resul
     for remark in &probe.remarks {
         tracing::warn!("{remark}");
     }
+    // All paths are absolute now, and nobody should have to wait for our current folder.
+    std::env::set_current_dir("/").map_err(|e| failed(format!("cannot go to /: {e}")))?;
     let (events, inbox) = mpsc::channel();
     // Before any other thread exists: they all leave signals to this one.
     watch_signals(events.clone())?;
@@ -129,9 +131,8 @@ fn serve(settings: &Settings, dir: PathBuf, data: Data, detached: bool) -> Resul
     let label =
         format!("{} {}", rustix::system::uname().nodename().to_string_lossy(), dir.display());
     let node = Node::start(settings, &data, &label)?;
-    let mounted = begin(&node, settings, &dir, &data, events);
-    let (server, listed) = match mounted {
-        Ok(both) => both,
+    let served = match begin(&node, settings, dir, &data, events) {
+        Ok(served) => served,
         Err(e) => {
             if let Err(stop) = node.stop() {
                 tracing::error!("{stop}");
@@ -139,12 +140,12 @@ fn serve(settings: &Settings, dir: PathBuf, data: Data, detached: bool) -> Resul
             return Err(e);
         }
     };
-    announce(&node, settings, &dir, detached);
-    if detached {
-        detach::ready()?;
+    announce(&node, settings, &served.at.dir, detached);
+    if detached && let Err(e) = detach::ready() {
+        tracing::warn!("{e}"); // whoever waited for it has gone
     }
-    let asked = wait(&inbox, &node, &dir);
-    drop((server, listed));
+    let asked = wait(&inbox, &node, &served.at);
+    drop(served);
     let ended = end(node, &inbox, &asked);
     for reply in asked.replies {
         match &ended {
@@ -157,16 +158,34 @@ fn serve(settings: &Settings, dir: PathBuf, data: Data, detached: bool) -> Resul
     // `data` with its locks goes last, and after it the process.
 }
 
+/// Our mount, told from others that may be made over it.
+struct MountedAt {
+    dir: PathBuf,
+    device: mountinfo::Device,
+}
+
+/// What is there for as long as we serve.
+struct Served {
+    at: MountedAt,
+    _server: control::Server,
+    _listed: registry::Listed,
+}
+
 /// Mounts and begins to serve; what fails half way is undone.
 fn begin(
     node: &Node,
     settings: &Settings,
-    dir: &std::path::Path,
+    dir: PathBuf,
     data: &Data,
     events: Sender<Event>,
-) -> Result<(control::Server, registry::Listed), Failure> {
-    let device = mount::mount(dir, &settings.cluster_id)?;
+) -> Result<Served, Failure> {
+    let device = mount::mount(&dir, &settings.cluster_id)?;
     let started = || {
+        let found = mountinfo::at(&dir)
+            .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
+        let mounted = found.ok_or_else(|| {
+            failed(format!("{} was unmounted at once by somebody else", dir.display()))
+        })?;
         let (acl, config) = options::session(mount::allow_other());
         let session = fuser::Session::from_fd(Fs::new(node.hub()), device, acl, config)
             .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
@@ -178,28 +197,32 @@ fn begin(
                 let _ = unmounted.send(Event::Unmounted(session.run()));
             })
             .map_err(|e| failed(format!("cannot start the FUSE threads: {e}")))?;
-        if let Ok(Some(m)) = mountinfo::at(dir) {
-            mount::widen_read_ahead(m.device);
-        }
+        mount::widen_read_ahead(mounted.device);
         let server = control::serve(&data.first, node.checker(), move |down| {
             let _ = events.send(Event::Down(down)); // as above
         })?;
         let listed = registry::list(&Instance {
             pid: std::process::id(),
             cluster: settings.cluster_id.clone(),
-            mount_point: dir.to_owned(),
+            mount_point: dir.clone(),
             data: data.first.clone(),
         })?;
-        Ok((server, listed))
+        Ok((mounted.device, server, listed))
     };
-    started().inspect_err(|_| {
-        if let Err(e) = mount::unmount(dir, true) {
-            tracing::error!("the mount at {} stays: {e:?}", dir.display());
+    match started() {
+        Ok((device, server, listed)) => {
+            Ok(Served { at: MountedAt { dir, device }, _server: server, _listed: listed })
         }
-    })
+        Err(e) => {
+            if let Err(stays) = mount::unmount(&dir, true) {
+                tracing::error!("the mount at {} stays: {stays:?}", dir.display());
+            }
+            Err(e)
+        }
+    }
 }
 
-fn announce(node: &Node, settings: &Settings, dir: &std::path::Path, detached: bool) {
+fn announce(node: &Node, settings: &Settings, dir: &Path, detached: bool) {
     let space = match node.space() {
         Ok(s) => format!(" ({} free)", bytes(s.free)),
         Err(e) => {
@@ -207,11 +230,11 @@ fn announce(node: &Node, settings: &Settings, dir: &std::path::Path, detached: b
             String::new()
         }
     };
-    println!("mounted {} on {}{space}", mount::source(&settings.cluster_id), dir.display());
+    tell(&format!("mounted {} on {}{space}", mount::source(&settings.cluster_id), dir.display()));
     if detached {
-        println!("end it with `t3fs-node down {}`", dir.display());
+        tell(&format!("end it with `t3fs-node down {}`", dir.display()));
     } else {
-        println!("end it with Ctrl-C, or with `t3fs-node down {}`", dir.display());
+        tell(&format!("end it with Ctrl-C, or with `t3fs-node down {}`", dir.display()));
     }
     tracing::info!("mounted {} on {}", mount::source(&settings.cluster_id), dir.display());
 }
@@ -254,16 +277,19 @@ struct Asked {
 }
 
 /// Serves until it is to end. When this returns, the mount is gone from its place.
-fn wait(inbox: &Receiver<Event>, node: &Node, dir: &std::path::Path) -> Asked {
+fn wait(inbox: &Receiver<Event>, node: &Node, at: &MountedAt) -> Asked {
+    let dir = &at.dir;
     let mut ending = false;
     let mut asked = Asked { replies: Vec::new(), by_itself: None, forced: false };
     loop {
         let event = if ending {
             match inbox.recv_timeout(RETRY) {
-                Err(RecvTimeoutError::Timeout) => match mount::unmount(dir, false) {
-                    Ok(()) => return asked,
-                    Err(_) => continue,
-                },
+                Err(RecvTimeoutError::Timeout) => {
+                    match mount::unmount_device(dir, at.device, false) {
+                        Ok(()) => return asked,
+                        Err(_) => continue,
+                    }
+                }
                 other => other.ok(),
             }
         } else {
@@ -279,7 +305,7 @@ fn wait(inbox: &Receiver<Event>, node: &Node, dir: &std::path::Path) -> Asked {
                 if !ending {
                     say(&format!("{name}: flushing and unmounting {}", dir.display()));
                 }
-                match leave(node, dir, false) {
+                match leave(node, at, false) {
                     Ok(()) => return asked,
                     Err(why) => say(&format!(
                         "{why}; waiting for that, or detach it with `t3fs-node down --force {}`",
@@ -288,7 +314,7 @@ fn wait(inbox: &Receiver<Event>, node: &Node, dir: &std::path::Path) -> Asked {
                 }
                 ending = true;
             }
-            Event::Down(Down { force, reply }) => match leave(node, dir, force) {
+            Event::Down(Down { force, reply }) => match leave(node, at, force) {
                 Ok(()) => {
                     asked.forced = force;
                     asked.replies.push(reply);
@@ -302,17 +328,18 @@ fn wait(inbox: &Receiver<Event>, node: &Node, dir: &std::path::Path) -> Asked {
 
 /// To the terminal, and to the log where that goes elsewhere.
 fn say(line: &str) {
-    println!("{line}");
+    tell(line);
     tracing::info!("{line}");
 }
 
 /// Flushes and takes the mount away. If not, why.
-fn leave(node: &Node, dir: &std::path::Path, force: bool) -> Result<(), String> {
+fn leave(node: &Node, at: &MountedAt, force: bool) -> Result<(), String> {
+    let dir = &at.dir;
     if let Err(e) = node.sync() {
         // It is tried again at the end, and then it counts.
         tracing::warn!("{e}");
     }
-    match mount::unmount(dir, force) {
+    match mount::unmount_device(dir, at.device, force) {
         Ok(()) => Ok(()),
         Err(NotUnmounted::Busy) => {
             let who = holders::find(dir);

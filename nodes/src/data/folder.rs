@@ -29,9 +29,9 @@ impl Found {
 
 /// Names that t3fs makes in a data folder.
 pub fn is_ours(name: &str) -> bool {
-    is_early(name)
-        || matches!(name, "starts" | "starts.new" | "kv" | "control" | "log" | ClusterFile::NAME)
-        || name.strip_prefix("target-").is_some_and(|id| id.parse::<u32>().is_ok())
+    const LATER: [&str; 7] =
+        ["targets", "kv", "starts", "starts.new", "control", "log", ClusterFile::NAME];
+    is_early(name) || LATER.contains(&name)
 }
 
 /// Names that are there before a creation is finished.
@@ -181,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("lost+found")).unwrap();
         assert!(look(dir.path()).unwrap().is_blank());
-        fs::create_dir(dir.path().join("target-7")).unwrap();
+        fs::create_dir(dir.path().join("targets")).unwrap();
         assert!(look(dir.path()).unwrap().in_use);
         fs::write(dir.path().join("thesis.tex"), "").unwrap();
         assert_eq!(look(dir.path()).unwrap().foreign.as_deref(), Some("thesis.tex"));

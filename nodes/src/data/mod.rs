@@ -7,7 +7,7 @@
 //! <folder>/            mode 0700
 //!   t3fs-disk.toml     which disk of which cluster this is         (identity)
 //!   lock               flock(2) held by the process that uses it; holds its process id
-//!   target-<id>/       one chunk engine each
+//!   targets/<id>/      one chunk engine each
 //! and in the first folder
 //!   t3fs-cluster.toml  name, replicas, disks, targets, chains      (identity)
 //!   starts             how often the cluster was started: incarnations of addresses

@@ -255,7 +255,7 @@ fn known(
         && n != stored.replicas
     {
         return Err(refused(format!(
-            "cluster {} was created with {} replicas and {n} were asked for; leave --replicas out",
+            "cluster {} was created with --replicas {} and {n} was asked for; leave --replicas out",
             stored.cluster, stored.replicas
         )));
     }
@@ -334,13 +334,13 @@ fn check_missing(
     let lost = lost.count();
     if lost > 0 {
         return Err(refused(format!(
-            "{names} of cluster {} was not given, and {lost} of {} chains have no other replica; \
-             add --data for it",
-            file.cluster,
-            file.chains.len()
+            "without {names}, {lost} of {} chains of cluster {} have no other replica; give its \
+             --data too",
+            file.chains.len(),
+            file.cluster
         )));
     }
-    remarks.push(format!("starting degraded: {names} of cluster {} was not given", file.cluster));
+    remarks.push(format!("starting degraded, without {names}"));
     Ok(())
 }
 

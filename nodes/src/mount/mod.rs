@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{getegid, geteuid};
 
+use mountinfo::Device;
+
 use crate::failure::{Failure, failed, refused};
 
 const DEVICE: &str = "/dev/fuse";
@@ -45,7 +47,9 @@ pub fn preflight() -> Result<(), Failure> {
             "there is no {DEVICE}; load the module with `modprobe fuse`, or start the container \
              with --device {DEVICE} --cap-add SYS_ADMIN"
         )),
-        e => refused(format!("{DEVICE} cannot be opened: {e}; check its permissions")),
+        e => refused(format!(
+            "{DEVICE} cannot be opened: {e}; let users in with `chmod 666 {DEVICE}`"
+        )),
     })?;
     if !geteuid().is_root() && fusermount::find().is_none() {
         return Err(refused(
@@ -110,8 +114,22 @@ pub fn unmount(dir: &Path, detach: bool) -> Result<(), NotUnmounted> {
     }
 }
 
+/// As [`unmount`], for the mount with this device only: another one may lie over it by now.
+pub fn unmount_device(dir: &Path, device: Device, detach: bool) -> Result<(), NotUnmounted> {
+    let all = mountinfo::all().map_err(|e| NotUnmounted::Failed(e.to_string()))?;
+    let mut here = all.into_iter().filter(|m| m.point == dir).rev();
+    match here.next() {
+        Some(top) if top.device == device => unmount(dir, detach),
+        Some(top) if here.any(|m| m.device == device) => Err(NotUnmounted::Failed(format!(
+            "{} is mounted over it; unmount that first",
+            top.source
+        ))),
+        _ => Ok(()), // gone already
+    }
+}
+
 /// Lets the kernel read further ahead. Needs root; without it the default stays.
-pub fn widen_read_ahead(device: mountinfo::Device) {
+pub fn widen_read_ahead(device: Device) {
     let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor);
     let set = std::fs::write(&path, READ_AHEAD_KIB.to_string());
     if let Err(e) = set.or_else(|e| match e.kind() {

@@ -61,6 +61,11 @@ fn folder(dir: &Path) -> Result<(), Failure> {
     Err(refused(format!("{shown} is not a folder; give a folder to mount on")))
 }
 
+/// Whether a mount on DIR, where none is yet, would hide something.
+pub fn is_filled(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// What a mount says when it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {

@@ -98,7 +98,7 @@ impl Node {
 
     pub fn space(&self) -> Result<FsSpace, Failure> {
         on_shard(&self.shards.remotes[0], "free space", async |cx: Cx| match hub::client() {
-            Some(client) => client.statfs(&cx).await.map_err(|e| failed(format!("{e:?}"))),
+            Some(client) => client.statfs(&cx).await.map_err(|e| failed(format!("{e}"))),
             None => Err(failed("the client has stopped")),
         })?
     }
@@ -110,7 +110,7 @@ impl Node {
                 Some(client) => client.sync_all(&cx).await,
                 None => Ok(()),
             })?;
-            synced.map_err(|e| failed(format!("not everything could be flushed: {e:?}")))?;
+            synced.map_err(|e| failed(format!("not everything could be flushed: {e}")))?;
         }
         Ok(())
     }
@@ -128,7 +128,7 @@ impl Node {
                 }
             });
             let stopped = stopped.and_then(|r| {
-                r.map_err(|e| failed(format!("not everything could be flushed: {e:?}")))
+                r.map_err(|e| failed(format!("not everything could be flushed: {e}")))
             });
             result = result.and(stopped);
         }
@@ -136,8 +136,9 @@ impl Node {
             result = result.and(on_shard(remote, "close", parts::close_targets).and_then(|r| r));
         }
         let kv = self.core.kv();
-        let closed =
-            on_shard(&self.shards.remotes[0], "close", async move |cx| parts::close_core(cx, kv).await);
+        let closed = on_shard(&self.shards.remotes[0], "close", async move |cx| {
+            parts::close_core(cx, kv).await
+        });
         result = result.and(closed.and_then(|r| r));
         self.shards.stop();
         result

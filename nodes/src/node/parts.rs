@@ -6,7 +6,7 @@ use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
 use t3fs_actors::mgmtd::Mgmtd;
-use t3fs_actors::proto::ids::{ChainId, RoutingVersion, TargetId};
+use t3fs_actors::proto::ids::RoutingVersion;
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{
@@ -15,7 +15,7 @@ use t3fs_actors::proto::mgmtd::{
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
-use t3fs_runtime::{Addr, AskError, Cx, DiskId, NodeId, RawAddr};
+use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, NodeId, RawAddr};
 
 use crate::data::Data;
 use crate::failure::{Failure, failed};
@@ -69,6 +69,8 @@ pub async fn start_targets(
     index: usize,
     shards: usize,
 ) -> Result<Vec<TargetReport>, Failure> {
+    // Engines are made before their chains are: a target of a chain that mgmtd knows was there.
+    let known = routing(cx, mgmtd).await?;
     let mut reports = Vec::new();
     for disk in &data.disks {
         let record = &data.cluster.disks[disk.index];
@@ -77,7 +79,11 @@ pub async fn start_targets(
             let chain = data.cluster.chains.iter().find(|c| c.targets.contains(&target));
             let Some(chain) = chain.map(|c| c.id) else { continue };
             let id = DiskId(disk.index as u16);
-            let engine = open_target(cx, id, target, chain, data, budget).await?;
+            let existed = known.chain(chain).is_some();
+            let identity = TargetIdentity { cluster: data.cluster.cluster.clone(), target, chain };
+            let engine = open_target(cx, id, &identity, existed, budget).await.map_err(|why| {
+                failed(format!("target {target} in {}: {why}", disk.folder.display()))
+            })?;
             TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
             let config =
                 StorageConfig { engine, target, chain, mgmtd, disk: id, planted_bug: None };
@@ -87,31 +93,42 @@ pub async fn start_targets(
     Ok(reports)
 }
 
-/// Opens a target's folder, or makes it at the first start. A folder that is gone is not made
-/// again: what it held is for an operator to find.
+/// Opens a target, or makes it before its chain is made. One that is gone is not made again: empty,
+/// it would serve as if nothing had ever been written.
 async fn open_target(
     cx: &Cx,
     disk: DiskId,
-    target: TargetId,
-    chain: ChainId,
-    data: &Data,
+    identity: &TargetIdentity,
+    existed: bool,
     budget: &Budget,
-) -> Result<Engine, Failure> {
-    let identity = TargetIdentity { cluster: data.cluster.cluster.clone(), target, chain };
+) -> Result<Engine, String> {
     let config = EngineConfig {
         overlay_bytes: budget.overlay_bytes,
         checksum_cache_bytes: budget.checksum_cache_bytes,
         chunks_max: budget.chunks_per_target,
         ..EngineConfig::default()
     };
-    let dir = format!("targets/{target}");
-    let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
-    let opened = if names.iter().any(|n| n == "superblock") {
-        Engine::open(cx, disk, &dir, &identity, config).await
-    } else {
-        Engine::create(cx, disk, &dir, &identity, config).await
+    let dir = format!("targets/{}", identity.target);
+    let is_there = match cx.disk(disk).list(&dir).await {
+        Ok(names) => names.iter().any(|n| n == "superblock"),
+        Err(DiskError::NotFound) => false,
+        Err(e) => return Err(e.to_string()),
     };
-    opened.map_err(|e| failed(format!("target {target}: {e}")))
+    let opened = if is_there {
+        Engine::open(cx, disk, &dir, identity, config).await
+    } else if existed {
+        return Err(format!(
+            "{dir} is gone; restore it, or leave this --data out if its chains have other replicas"
+        ));
+    } else {
+        Engine::create(cx, disk, &dir, identity, config).await
+    };
+    opened.map_err(|e| e.to_string())
+}
+
+async fn routing(cx: &Cx, mgmtd: Addr<Mgmtd>) -> Result<Routing, Failure> {
+    let got = cx.ask(mgmtd, GetRouting { have: RoutingVersion(0) }).await;
+    got.map(Option::unwrap_or_default).map_err(|e| failed(format!("mgmtd did not answer: {e}")))
 }
 
 /// Makes the chains that mgmtd does not have yet (first start, added disk), then tells it what runs
@@ -124,11 +141,7 @@ pub async fn register(
     metas: Vec<RawAddr>,
     targets: Vec<TargetReport>,
 ) -> Result<(), Failure> {
-    let routing = cx
-        .ask(mgmtd, GetRouting { have: RoutingVersion(0) })
-        .await
-        .map_err(|e| failed(format!("mgmtd did not answer: {e}")))?
-        .unwrap_or_default();
+    let routing = routing(cx, mgmtd).await?;
     let new = data.cluster.chains.iter().filter(|c| routing.chain(c.id).is_none());
     let chains: Vec<_> =
         new.map(|c| (c.id, c.targets.iter().map(|t| (*t, node)).collect())).collect();
@@ -156,7 +169,7 @@ pub async fn start_client(
     let config = ClientConfig { mgmtd, label, write_buffer_bytes: budget.write_buffer_bytes };
     let client = Client::start(cx, config)
         .await
-        .map_err(|e| failed(format!("the cluster cannot be used: {e:?}")))?;
+        .map_err(|e| failed(format!("the cluster cannot be used: {e}")))?;
     hub::set_client(Some(client));
     Ok(())
 }
@@ -168,7 +181,7 @@ pub async fn give_root_to_user(cx: Cx) -> Result<(), Failure> {
         return Ok(());
     }
     let client = hub::client().ok_or_else(|| failed("the client has stopped"))?;
-    let cannot = |e| failed(format!("the root directory cannot be used: {e:?}"));
+    let cannot = |e| failed(format!("the root directory cannot be used: {e}"));
     let root = client.getattr(&cx, ROOT).await.map_err(cannot)?;
     if root.uid == 0 {
         let set =
