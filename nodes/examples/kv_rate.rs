@@ -43,24 +43,14 @@ fn create(kv: &mut Resolver, now_us: u64, n: u64) {
 
 fn resident_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .expect("Linux");
-    line.split_whitespace()
-        .nth(1)
-        .and_then(|kib| kib.parse::<u64>().ok())
-        .expect("a number")
-        / 1024
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("Linux");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
 }
 
 /// What this thread has spent on a core so far.
 fn on_core() -> Duration {
     let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
-    let nanos = stat
-        .split_whitespace()
-        .next()
-        .and_then(|nanos| nanos.parse().ok());
+    let nanos = stat.split_whitespace().next().and_then(|nanos| nanos.parse().ok());
     Duration::from_nanos(nanos.expect("a number"))
 }
 
@@ -71,10 +61,7 @@ struct Stopwatch {
 
 impl Stopwatch {
     fn start() -> Self {
-        Stopwatch {
-            clock: Instant::now(),
-            core: on_core(),
-        }
+        Stopwatch { clock: Instant::now(), core: on_core() }
     }
 
     fn report(&self, what: &str, count: u64) {
@@ -104,51 +91,27 @@ fn main() {
         if last_sync.elapsed() > SYNC_EVERY {
             last_sync = Instant::now();
             let sender = sender.clone();
-            kv.sync(Box::new(move |result| {
-                sender.send(result).expect("main waits")
-            }));
+            kv.sync(Box::new(move |result| sender.send(result).expect("main waits")));
             asked += 1;
         }
     }
     creating.report("creates (2 gets, 3 sets)", CREATES);
     println!("slowest create {slowest:?}, {asked} syncs asked for");
-    syncs
-        .iter()
-        .take(asked)
-        .for_each(|result| result.expect("syncs"));
+    syncs.iter().take(asked).for_each(|result| result.expect("syncs"));
 
     let get = |kv: &mut Resolver, what: &str, id: &dyn Fn(u64) -> u64, count: u64| {
         let (watch, now_us) = (Stopwatch::start(), start.elapsed().as_micros() as u64);
         let version = kv.read_version(now_us).expect("runs");
         let mut found = 0;
         for n in 0..count {
-            found += u64::from(
-                kv.get(version, &inode(scattered(id(n))))
-                    .expect("reads")
-                    .is_some(),
-            );
+            found += u64::from(kv.get(version, &inode(scattered(id(n)))).expect("reads").is_some());
         }
         watch.report(what, count);
         assert!(found == 0 || found == count);
     };
-    get(
-        &mut kv,
-        "gets, random of all",
-        &|n| scattered(n) % CREATES,
-        GETS,
-    );
-    get(
-        &mut kv,
-        "gets, random of 10 000",
-        &|n| scattered(n) % 10_000,
-        GETS,
-    );
-    get(
-        &mut kv,
-        "gets, random of 1 000",
-        &|n| scattered(n) % 1000,
-        GETS,
-    );
+    get(&mut kv, "gets, random of all", &|n| scattered(n) % CREATES, GETS);
+    get(&mut kv, "gets, random of 10 000", &|n| scattered(n) % 10_000, GETS);
+    get(&mut kv, "gets, random of 1 000", &|n| scattered(n) % 1000, GETS);
     get(&mut kv, "gets of absent keys", &|n| CREATES + n, GETS);
 
     let (watch, mut rows, mut listings) = (Stopwatch::start(), 0, 0);

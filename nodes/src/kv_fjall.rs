@@ -90,17 +90,12 @@ impl FjallStore {
         fs::create_dir_all(directory).map_err(|error| failed_io("create", directory, error))?;
         let lock = DirectoryLock::acquire(directory)?;
         let store = directory.join("store");
-        if !store
-            .try_exists()
-            .map_err(|error| failed_io("look for", &store, error))?
-        {
+        if !store.try_exists().map_err(|error| failed_io("look for", &store, error))? {
             create(directory, &store)?;
         }
         cut_torn_end(&store)?;
         let database = open_database(&store)?;
-        let keyspace = database
-            .keyspace(KEYSPACE, options)
-            .map_err(|e| failed(&store, e))?;
+        let keyspace = database.keyspace(KEYSPACE, options).map_err(|e| failed(&store, e))?;
         let incarnation = begin_incarnation(&database, &keyspace).map_err(|e| failed(&store, e))?;
 
         let stopped = Arc::new(Stopped::default());
@@ -221,9 +216,7 @@ impl Store for FjallStore {
                 None => writes.remove(&self.keyspace, &key[..]),
             }
         }
-        writes
-            .commit()
-            .map_err(|error| self.stopped.stop(&format!("write failed: {error}")))?;
+        writes.commit().map_err(|error| self.stopped.stop(&format!("write failed: {error}")))?;
         self.rows.borrow_mut().apply(batch);
         Ok(())
     }
@@ -236,9 +229,7 @@ impl Store for FjallStore {
         match syncs.try_send(done) {
             Ok(()) => {}
             Err(TrySendError::Full(done)) => {
-                done(Err(StoreError::Io(format!(
-                    "{SYNCS_MAX} syncs are waiting already"
-                ))));
+                done(Err(StoreError::Io(format!("{SYNCS_MAX} syncs are waiting already"))));
             }
             Err(TrySendError::Disconnected(done)) => {
                 done(Err(self.stopped.stop("the sync thread has ended")));
@@ -268,10 +259,7 @@ impl Snapshot for FjallSnapshot {
         if let Some(known) = self.rows.borrow_mut().get(key, self.number) {
             return Ok(known);
         }
-        let value = self
-            .snapshot
-            .get(&self.keyspace, key)
-            .map_err(failed_read)?;
+        let value = self.snapshot.get(&self.keyspace, key).map_err(failed_read)?;
         // A copy, because fjall's value may be a small part of a block.
         let value = value.map(|value| Bytes::copy_from_slice(&value));
         self.rows.borrow_mut().fetched(key, self.number, &value);
@@ -289,11 +277,7 @@ impl Snapshot for FjallSnapshot {
             return Ok(RangePage::default());
         }
         let rows = self.snapshot.range(&self.keyspace, begin..end);
-        if reverse {
-            page(rows.rev(), limit)
-        } else {
-            page(rows, limit)
-        }
+        if reverse { page(rows.rev(), limit) } else { page(rows, limit) }
     }
 }
 
@@ -337,10 +321,8 @@ impl Syncer {
 
     fn sync(&mut self) -> Result<(), StoreError> {
         self.stopped.check()?;
-        self.sync_last_journal().map_err(|error| {
-            self.stopped
-                .stop(&format!("sync of the journal failed: {error}"))
-        })?;
+        self.sync_last_journal()
+            .map_err(|error| self.stopped.stop(&format!("sync of the journal failed: {error}")))?;
         // Waits for a rotation under way and tells whether fjall's own syncs have failed.
         self.database
             .persist(PersistMode::Buffer)
@@ -350,11 +332,7 @@ impl Syncer {
     fn sync_last_journal(&mut self) -> io::Result<()> {
         loop {
             let last = last_journal(&self.directory)?;
-            if self
-                .journal
-                .as_ref()
-                .is_none_or(|(number, _)| *number != last)
-            {
+            if self.journal.as_ref().is_none_or(|(number, _)| *number != last) {
                 match File::open(self.directory.join(format!("{last}.jnl"))) {
                     Ok(file) => self.journal = Some((last, file)),
                     // Synced, written to tables and deleted since: there is a later one.
@@ -389,10 +367,7 @@ impl Stopped {
     /// Stops the store for `why`, unless it has stopped before; returns the first reason.
     fn stop(&self, why: &str) -> StoreError {
         let first = self.0.get_or_init(|| {
-            tracing::error!(
-                why,
-                "the key-value store stops: restart the node after repair"
-            );
+            tracing::error!(why, "the key-value store stops: restart the node after repair");
             why.to_owned()
         });
         StoreError::Stopped(first.clone())
@@ -407,9 +382,7 @@ impl DirectoryLock {
         let path = directory.join("lock");
         let mut open = OpenOptions::new();
         open.read(true).write(true).create(true).truncate(false);
-        let mut file = open
-            .open(&path)
-            .map_err(|error| failed_io("open", &path, error))?;
+        let mut file = open.open(&path).map_err(|error| failed_io("open", &path, error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -418,9 +391,7 @@ impl DirectoryLock {
                 let _ = file.read_to_string(&mut owner);
                 let owner = owner.trim();
                 let directory = directory.display();
-                return Err(StoreError::Locked(format!(
-                    "{directory} is open in process {owner}"
-                )));
+                return Err(StoreError::Locked(format!("{directory} is open in process {owner}")));
             }
             Err(error) => return Err(failed_io("lock", &path, error.into())),
         }

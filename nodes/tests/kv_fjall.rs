@@ -15,10 +15,7 @@ use t3fs_actors::meta::kv::{RangeLimit, Resolver, Snapshot, Store, StoreError, c
 use t3fs_nodes::kv_fjall::{FjallStore, MEMTABLE_BYTES};
 
 const CHILD_DIRECTORY: &str = "T3FS_TEST_KV_CHILD_DIRECTORY";
-const ALL: RangeLimit = RangeLimit {
-    rows: usize::MAX,
-    bytes: usize::MAX,
-};
+const ALL: RangeLimit = RangeLimit { rows: usize::MAX, bytes: usize::MAX };
 
 fn key(n: u64) -> Bytes {
     Bytes::from(format!("k{n:010}"))
@@ -26,23 +23,13 @@ fn key(n: u64) -> Bytes {
 
 /// Mostly small, some longer than the journal's buffer and several pages.
 fn value(n: u64) -> Bytes {
-    let length = if n % 7 == 3 {
-        5_000 + n * 13 % 15_000
-    } else {
-        40 + n * 31 % 300
-    };
-    Bytes::from(
-        (0..length)
-            .map(|i| (n * 131 + i * 7) as u8 | 1)
-            .collect::<Vec<_>>(),
-    )
+    let length = if n % 7 == 3 { 5_000 + n * 13 % 15_000 } else { 40 + n * 31 % 300 };
+    Bytes::from((0..length).map(|i| (n * 131 + i * 7) as u8 | 1).collect::<Vec<_>>())
 }
 
 fn apply(store: &mut FjallStore, n: u64) {
     let last = Bytes::from(n.to_string());
-    store
-        .apply(&[(key(n), Some(value(n))), ("last".into(), Some(last))])
-        .unwrap();
+    store.apply(&[(key(n), Some(value(n))), ("last".into(), Some(last))]).unwrap();
 }
 
 fn sync(store: &mut FjallStore) {
@@ -54,9 +41,7 @@ fn sync(store: &mut FjallStore) {
 /// The number of the next batch, after checking that all before it are there and nothing else is.
 fn check_prefix(snapshot: &dyn Snapshot) -> u64 {
     let last = snapshot.get(b"last").unwrap();
-    let next = last.map_or(0, |last| {
-        str::from_utf8(&last).unwrap().parse::<u64>().unwrap() + 1
-    });
+    let next = last.map_or(0, |last| str::from_utf8(&last).unwrap().parse::<u64>().unwrap() + 1);
     let rows = snapshot.range(b"k", b"l", ALL, false).unwrap().rows;
     assert_eq!(rows.len() as u64, next);
     for (n, row) in (0..).zip(rows) {
@@ -109,9 +94,7 @@ fn snapshots_stay_as_they_were_through_flushes() {
         apply(&mut store, next);
         next += 1;
     }
-    store
-        .apply(&[(key(5), None), (key(6), Some(Bytes::new()))])
-        .unwrap();
+    store.apply(&[(key(5), None), (key(6), Some(Bytes::new()))]).unwrap();
     assert_eq!(check_prefix(&*empty), 0);
     assert_eq!(check_prefix(&*thousand), 1000);
     assert_eq!(store.snapshot().get(&key(5)), Ok(None));
@@ -121,13 +104,8 @@ fn snapshots_stay_as_they_were_through_flushes() {
 fn a_second_opening_names_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let store = FjallStore::open(directory.path()).unwrap();
-    let Err(StoreError::Locked(why)) = FjallStore::open(directory.path()) else {
-        panic!("opened")
-    };
-    assert!(
-        why.contains(&format!("is open in process {}", std::process::id())),
-        "{why}"
-    );
+    let Err(StoreError::Locked(why)) = FjallStore::open(directory.path()) else { panic!("opened") };
+    assert!(why.contains(&format!("is open in process {}", std::process::id())), "{why}");
     drop(store);
     FjallStore::open(directory.path()).unwrap();
 }
@@ -174,12 +152,7 @@ fn kill_9_leaves_a_prefix_with_all_that_was_applied() {
     let mut before = 0;
     for round in 0..6 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "child_that_writes_until_killed",
-                "--ignored",
-                "--nocapture",
-            ])
+            .args(["--exact", "child_that_writes_until_killed", "--ignored", "--nocapture"])
             .env(CHILD_DIRECTORY, directory.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -267,11 +240,7 @@ fn power_loss_leaves_a_prefix_with_all_that_was_synced() {
         assert!((40..=80).contains(&next), "{next} batches");
         found.insert(next);
         let store = FjallStore::open(&damaged).unwrap();
-        assert_eq!(
-            check_prefix(&*store.snapshot()),
-            next + 1,
-            "writes after the repair stay"
-        );
+        assert_eq!(check_prefix(&*store.snapshot()), next + 1, "writes after the repair stay");
         drop(store);
         fs::remove_dir_all(&damaged).unwrap();
     }

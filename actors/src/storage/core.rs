@@ -136,8 +136,8 @@ impl Core {
             let (len, checksum) = committed.map_or((0, 0), |c| (c.len, c.checksum));
             Begin::Done(Updated { version, len, checksum })
         };
-        let removes = u.kind == UpdateKind::Remove
-            || (u.kind == UpdateKind::Replace && u.data.is_empty());
+        let removes =
+            u.kind == UpdateKind::Remove || (u.kind == UpdateKind::Replace && u.data.is_empty());
         if let Some(version) = u.version {
             // From our predecessor: it has stored exactly this version.
             if let Some(p) = pending {

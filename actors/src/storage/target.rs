@@ -149,9 +149,10 @@ impl Storage {
     /// At the head: takes an emptied chunk's row away, on all targets, unless it was written again.
     async fn purge(me: &Me<Self>, chunk: ChunkId, cx: &Cx) {
         let ready = me.with(|s| {
-            let empty = s.engine.info(chunk).is_some_and(|i| {
-                i.pending.is_none() && i.committed.is_some_and(|c| c.len == 0)
-            });
+            let empty = s
+                .engine
+                .info(chunk)
+                .is_some_and(|i| i.pending.is_none() && i.committed.is_some_and(|c| c.len == 0));
             let chain = s.core.chain().ok().map(|c| (c.version, c.writers().count()));
             chain.filter(|_| empty && s.core.is_head())
         });

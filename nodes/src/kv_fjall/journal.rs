@@ -32,10 +32,7 @@ const ITEM_HEADER: usize = 20;
 /// it cut off: none, unless power failed or the disk has changed something.
 pub(super) fn cut_torn_end(path: &Path) -> io::Result<u64> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let mut scan = Scan {
-        journal: BufReader::with_capacity(1 << 16, file),
-        hash: Xxh3::new(),
-    };
+    let mut scan = Scan { journal: BufReader::with_capacity(1 << 16, file), hash: Xxh3::new() };
     let mut sound = 0;
     while scan.batch()? {
         sound = scan.journal.stream_position()?;

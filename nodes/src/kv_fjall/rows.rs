@@ -51,13 +51,7 @@ impl Rows {
         for (key, value) in batch {
             if self.old.contains_key(key) || self.young.contains_key(key) {
                 let value = value.as_deref().map(Bytes::copy_from_slice);
-                self.put(
-                    key,
-                    Row {
-                        value,
-                        since: self.applied,
-                    },
-                );
+                self.put(key, Row { value, since: self.applied });
             }
         }
     }
@@ -76,13 +70,7 @@ impl Rows {
     /// Takes note of what the snapshot with number `snapshot` holds.
     pub(super) fn fetched(&mut self, key: &[u8], snapshot: u64, value: &Option<Bytes>) {
         if snapshot == self.applied {
-            self.put(
-                key,
-                Row {
-                    value: value.clone(),
-                    since: snapshot,
-                },
-            );
+            self.put(key, Row { value: value.clone(), since: snapshot });
         }
     }
 
@@ -114,9 +102,7 @@ mod tests {
     fn history(seed: u64, limit: usize) -> (u64, usize) {
         let mut state = seed;
         let mut roll = |sides: u64| {
-            state = state
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % sides
         };
         let mut rows = Rows::new(limit);
@@ -134,11 +120,7 @@ mod tests {
                 contents.push(content);
                 rows.apply(&[(key, value)]);
             } else {
-                let back = if roll(2) == 0 {
-                    0
-                } else {
-                    roll(contents.len() as u64)
-                };
+                let back = if roll(2) == 0 { 0 } else { roll(contents.len() as u64) };
                 let snapshot = contents.len() as u64 - 1 - back;
                 let held = contents[snapshot as usize].get(&key).cloned();
                 match rows.get(&key, snapshot) {

@@ -15,9 +15,7 @@ use bytes::Bytes;
 use t3fs_actors::proto::ids::{
     ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId,
 };
-use t3fs_actors::storage::engine::{
-    Engine, EngineConfig, EngineError, Op, TargetIdentity, Update,
-};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, Op, TargetIdentity, Update};
 use t3fs_runtime::{Cx, DiskId, join_all};
 
 use super::{Check, Run};
@@ -456,9 +454,8 @@ fn compare(found: &BTreeMap<ChunkId, ChunkState>, model: &Model) -> Result<Model
     if let Some(extra) = found.keys().find(|c| !model.contains_key(c)) {
         return Err(format!("{extra} was never written"));
     }
-    let settled = |(c, s): (&ChunkId, &ChunkState)| {
-        (*c, Chunk { now: s.clone(), allowed: vec![s.clone()] })
-    };
+    let settled =
+        |(c, s): (&ChunkId, &ChunkState)| (*c, Chunk { now: s.clone(), allowed: vec![s.clone()] });
     Ok(found.iter().map(settled).collect())
 }
 
@@ -474,9 +471,8 @@ async fn recovered(cx: Cx, model: Model, rng: Rng, cfg: EngineConfig) -> Result<
         return Ok(());
     }
     let s = Shared::new(now, 1_000_000, false);
-    let clients = (0..CLIENTS).map(|who| {
-        client(cx.clone(), engine.clone(), Rc::clone(&s), rng.fork(who), who, 4)
-    });
+    let clients = (0..CLIENTS)
+        .map(|who| client(cx.clone(), engine.clone(), Rc::clone(&s), rng.fork(who), who, 4));
     join_all(clients).await;
     s.ok()?;
     engine.assert_sound();

@@ -17,42 +17,21 @@ const CHECKS: &[(&str, fn(&mut Resolver))] = &[
     ("lost_update_refused", lost_update_refused),
     ("write_skew_refused", write_skew_refused),
     ("phantom_in_range_refused", phantom_in_range_refused),
-    (
-        "limited_range_conflicts_only_with_what_it_returned",
-        limited_range_conflicts,
-    ),
+    ("limited_range_conflicts_only_with_what_it_returned", limited_range_conflicts),
     ("blind_writes_do_not_conflict", blind_writes_do_not_conflict),
-    (
-        "snapshot_reads_do_not_conflict",
-        snapshot_reads_do_not_conflict,
-    ),
-    (
-        "clear_range_clears_and_conflicts",
-        clear_range_clears_and_conflicts,
-    ),
+    ("snapshot_reads_do_not_conflict", snapshot_reads_do_not_conflict),
+    ("clear_range_clears_and_conflicts", clear_range_clears_and_conflicts),
     ("clear_range_is_bounded", clear_range_is_bounded),
-    (
-        "mutations_take_effect_in_order",
-        mutations_take_effect_in_order,
-    ),
+    ("mutations_take_effect_in_order", mutations_take_effect_in_order),
     ("range_order_by_bytes", range_order_by_bytes),
     ("range_limits_and_reverse", range_limits_and_reverse),
-    (
-        "range_pages_are_bounded_in_bytes",
-        range_pages_are_bounded_in_bytes,
-    ),
+    ("range_pages_are_bounded_in_bytes", range_pages_are_bounded_in_bytes),
     ("atomic_add", atomic_add),
-    (
-        "versionstamps_unique_and_increasing",
-        versionstamps_unique_and_increasing,
-    ),
+    ("versionstamps_unique_and_increasing", versionstamps_unique_and_increasing),
     ("metadata_version", metadata_version),
     ("read_only_never_commits", read_only_never_commits),
     ("too_old", too_old),
-    (
-        "refused_commit_writes_nothing",
-        refused_commit_writes_nothing,
-    ),
+    ("refused_commit_writes_nothing", refused_commit_writes_nothing),
     ("sync_covers_what_was_applied", sync_covers_what_was_applied),
 ];
 
@@ -72,10 +51,7 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Store>) {
         let steps: Vec<u64> = (0..300).map(|_| serial::next_random(&mut seed)).collect();
         total += serial::check(make(), &steps);
     }
-    assert!(
-        total.committed > 300 && total.refused > 100,
-        "{total:?}: hardly anything was tested"
-    );
+    assert!(total.committed > 300 && total.refused > 100, "{total:?}: hardly anything was tested");
 }
 
 fn bytes(text: &str) -> Bytes {
@@ -93,13 +69,9 @@ fn put(kv: &mut Resolver, rows: &[(&str, &str)]) -> Committed {
 /// All user rows, as text.
 fn all(kv: &mut Resolver) -> Vec<(String, String)> {
     let mut txn = LocalTxn::begin(kv, 0);
-    let rows = txn
-        .range(kv, &KeyRange::new("", &b"\xff"[..]), 0, false)
-        .expect("reads");
+    let rows = txn.range(kv, &KeyRange::new("", &b"\xff"[..]), 0, false).expect("reads");
     let text = |bytes: Bytes| String::from_utf8(bytes.to_vec()).expect("text");
-    rows.into_iter()
-        .map(|(key, value)| (text(key), text(value)))
-        .collect()
+    rows.into_iter().map(|(key, value)| (text(key), text(value))).collect()
 }
 
 fn keys(rows: &[(Bytes, Bytes)]) -> Vec<&[u8]> {
@@ -186,9 +158,7 @@ fn limited_range_conflicts(kv: &mut Resolver) {
     put(kv, &[("a", "1"), ("c", "1"), ("e", "1"), ("g", "1")]);
     let attempt = |kv: &mut Resolver, reverse, written| {
         let mut reader = LocalTxn::begin(kv, 0);
-        let rows = reader
-            .range(kv, &KeyRange::new("a", "z"), 2, reverse)
-            .unwrap();
+        let rows = reader.range(kv, &KeyRange::new("a", "z"), 2, reverse).unwrap();
         assert_eq!(rows.len(), 2);
         reader.buffer.set(bytes("\x01"), bytes("1"));
         put(kv, &[(written, "2")]);
@@ -233,9 +203,7 @@ fn clear_range_clears_and_conflicts(kv: &mut Resolver) {
     let mut at_end = LocalTxn::begin(kv, 0);
     at_end.get(kv, b"c").unwrap();
     let mut overlap = LocalTxn::begin(kv, 0);
-    overlap
-        .range(kv, &KeyRange::new("a", "b\0"), 0, false)
-        .unwrap();
+    overlap.range(kv, &KeyRange::new("a", "b\0"), 0, false).unwrap();
 
     let mut clear = LocalTxn::begin(kv, 0);
     clear.buffer.clear_range(KeyRange::new("b", "c"));
@@ -255,10 +223,7 @@ fn clear_range_is_bounded(kv: &mut Resolver) {
     for chunk in 0..=CLEARED_KEYS_MAX / 10_000 {
         let mut txn = LocalTxn::begin(kv, 0);
         for key in 0..10_000 {
-            txn.buffer.set(
-                bytes(&format!("k{:08}", chunk * 10_000 + key)),
-                Bytes::new(),
-            );
+            txn.buffer.set(bytes(&format!("k{:08}", chunk * 10_000 + key)), Bytes::new());
         }
         txn.commit(kv, 0).unwrap();
     }
@@ -287,34 +252,18 @@ fn mutations_take_effect_in_order(kv: &mut Resolver) {
 }
 
 fn range_order_by_bytes(kv: &mut Resolver) {
-    let sorted: [&[u8]; 7] = [
-        b"\0",
-        b"\0\0",
-        b"A",
-        b"a",
-        b"a\0",
-        b"a\xff\xff",
-        b"\xfe\xff",
-    ];
+    let sorted: [&[u8]; 7] = [b"\0", b"\0\0", b"A", b"a", b"a\0", b"a\xff\xff", b"\xfe\xff"];
     let mut txn = LocalTxn::begin(kv, 0);
     for key in sorted.iter().rev() {
-        txn.buffer
-            .set(Bytes::from_static(key), Bytes::from_static(key));
+        txn.buffer.set(Bytes::from_static(key), Bytes::from_static(key));
     }
     txn.commit(kv, 0).unwrap();
     let mut txn = LocalTxn::begin(kv, 0);
-    let rows = txn
-        .range(kv, &KeyRange::new("", &b"\xff"[..]), 0, false)
-        .unwrap();
+    let rows = txn.range(kv, &KeyRange::new("", &b"\xff"[..]), 0, false).unwrap();
     assert_eq!(keys(&rows), sorted);
-    let rows = txn
-        .range(kv, &KeyRange::new("a", &b"a\xff\xff"[..]), 0, false)
-        .unwrap();
+    let rows = txn.range(kv, &KeyRange::new("a", &b"a\xff\xff"[..]), 0, false).unwrap();
     assert_eq!(keys(&rows), sorted[3..5]);
-    assert_eq!(
-        txn.range(kv, &KeyRange::new("b", "a"), 0, false),
-        Ok(vec![])
-    );
+    assert_eq!(txn.range(kv, &KeyRange::new("b", "a"), 0, false), Ok(vec![]));
 }
 
 fn range_limits_and_reverse(kv: &mut Resolver) {
@@ -323,17 +272,9 @@ fn range_limits_and_reverse(kv: &mut Resolver) {
     put(kv, &rows);
     let version = kv.read_version(0).unwrap();
     let read = |begin: &str, end: &str, limit, reverse| {
-        let page = kv
-            .range(version, begin.as_bytes(), end.as_bytes(), limit, reverse)
-            .unwrap();
+        let page = kv.range(version, begin.as_bytes(), end.as_bytes(), limit, reverse).unwrap();
         let text = |key: &Bytes| String::from_utf8(key.to_vec()).unwrap();
-        (
-            page.rows
-                .iter()
-                .map(|(key, _)| text(key))
-                .collect::<Vec<_>>(),
-            page.more,
-        )
+        (page.rows.iter().map(|(key, _)| text(key)).collect::<Vec<_>>(), page.more)
     };
     assert_eq!(read("k", "l", 10, false), (names[..10].to_vec(), true));
     assert_eq!(read("k15", "l", 10, false), (names[15..].to_vec(), false));
@@ -356,12 +297,7 @@ fn range_pages_are_bounded_in_bytes(kv: &mut Resolver) {
     let page = kv.range(txn.version, b"k", b"l", 0, false).unwrap();
     assert!(page.more && page.rows.len() <= RANGE_BYTES_MAX / 90_000 + 1);
     for reverse in [false, true] {
-        assert_eq!(
-            txn.range(kv, &KeyRange::prefix("k"), 0, reverse)
-                .unwrap()
-                .len(),
-            30
-        );
+        assert_eq!(txn.range(kv, &KeyRange::prefix("k"), 0, reverse).unwrap().len(), 30);
     }
 }
 
@@ -392,26 +328,16 @@ fn versionstamps_unique_and_increasing(kv: &mut Resolver) {
     for n in 0..50u8 {
         let mut txn = LocalTxn::begin(kv, 0);
         let key = Bytes::from([b"log/", &[0; 10][..], &[n]].concat());
-        txn.buffer
-            .set_versionstamped_key(key, 4, Bytes::from(vec![n]));
-        txn.buffer
-            .set_versionstamped_value(bytes("last"), template.clone(), 2);
+        txn.buffer.set_versionstamped_key(key, 4, Bytes::from(vec![n]));
+        txn.buffer.set_versionstamped_value(bytes("last"), template.clone(), 2);
         let committed = txn.commit(kv, 0).unwrap();
-        assert_eq!(
-            committed.versionstamp,
-            Versionstamp::new(committed.version, 0)
-        );
+        assert_eq!(committed.versionstamp, Versionstamp::new(committed.version, 0));
         let last = LocalTxn::begin(kv, 0).get(kv, b"last").unwrap().unwrap();
-        assert_eq!(
-            last[..],
-            [b"__", &committed.versionstamp.0[..], b"_"].concat()
-        );
+        assert_eq!(last[..], [b"__", &committed.versionstamp.0[..], b"_"].concat());
         stamps.push(committed.versionstamp);
     }
     assert!(stamps.windows(2).all(|pair| pair[0] < pair[1]));
-    let rows = LocalTxn::begin(kv, 0)
-        .range(kv, &KeyRange::prefix("log/"), 0, false)
-        .unwrap();
+    let rows = LocalTxn::begin(kv, 0).range(kv, &KeyRange::prefix("log/"), 0, false).unwrap();
     assert_eq!(rows.len(), 50);
     for (n, (key, value)) in rows.iter().enumerate() {
         assert_eq!(key[4..14], stamps[n].0);
@@ -419,9 +345,7 @@ fn versionstamps_unique_and_increasing(kv: &mut Resolver) {
     }
     // A stamped key conflicts with those who read where it lands.
     let mut reader = LocalTxn::begin(kv, 0);
-    reader
-        .range(kv, &KeyRange::prefix("log/"), 0, false)
-        .unwrap();
+    reader.range(kv, &KeyRange::prefix("log/"), 0, false).unwrap();
     reader.buffer.set(bytes("x"), bytes("1"));
     let mut writer = LocalTxn::begin(kv, 0);
     let key = Bytes::from([b"log/", &[0; 10][..]].concat());
@@ -436,9 +360,7 @@ fn metadata_version(kv: &mut Resolver) {
     assert_eq!(reader.get(kv, &key), Ok(None));
     reader.buffer.set(bytes("x"), bytes("1"));
     let mut writer = LocalTxn::begin(kv, 0);
-    writer
-        .buffer
-        .set_versionstamped_value(key.clone(), Bytes::from_static(&[0; 10]), 0);
+    writer.buffer.set_versionstamped_value(key.clone(), Bytes::from_static(&[0; 10]), 0);
     let stamp = writer.commit(kv, 0).unwrap().versionstamp;
     assert_eq!(reader.commit(kv, 0), Err(KvError::Conflict));
     let read = LocalTxn::begin(kv, 0).get(kv, &key).unwrap().unwrap();
@@ -453,13 +375,7 @@ fn read_only_never_commits(kv: &mut Resolver) {
     let before = kv.read_version(0).unwrap();
     let version = txn.version;
     let committed = txn.commit(kv, 0).unwrap();
-    assert_eq!(
-        committed,
-        Committed {
-            version,
-            versionstamp: Versionstamp::NONE
-        }
-    );
+    assert_eq!(committed, Committed { version, versionstamp: Versionstamp::NONE });
     assert_eq!(kv.read_version(0).unwrap(), before);
 }
 
@@ -486,10 +402,7 @@ fn too_old(kv: &mut Resolver) {
     assert_eq!(late.get(kv, b"z"), Err(KvError::TooOld));
     assert_eq!(late.commit(kv, now_us), Err(KvError::TooOld));
     blind.buffer.set(bytes("d"), bytes("1"));
-    assert!(
-        blind.commit(kv, now_us).is_ok(),
-        "what was not read cannot be too old"
-    );
+    assert!(blind.commit(kv, now_us).is_ok(), "what was not read cannot be too old");
     let future = CommitRequest {
         read_version: Version(u64::MAX),
         read_keys: vec![bytes("a")],
@@ -506,8 +419,7 @@ fn refused_commit_writes_nothing(kv: &mut Resolver) {
     txn.get(kv, b"a").unwrap();
     txn.buffer.set(bytes("b"), bytes("1"));
     txn.buffer.clear_range(KeyRange::new("a", "b"));
-    txn.buffer
-        .set_versionstamped_value(bytes("c"), Bytes::from_static(&[0; 10]), 0);
+    txn.buffer.set_versionstamped_value(bytes("c"), Bytes::from_static(&[0; 10]), 0);
     put(kv, &[("a", "2")]);
     let before = (all(kv), kv.read_version(0));
     assert_eq!(txn.commit(kv, 0), Err(KvError::Conflict));
@@ -529,10 +441,7 @@ fn sync_covers_what_was_applied(kv: &mut Resolver) {
         assert_eq!(version, committed.version);
     }
     drop(sender);
-    let ended: Vec<_> = ended
-        .iter()
-        .map(|(n, result)| result.map(|()| n).unwrap())
-        .collect();
+    let ended: Vec<_> = ended.iter().map(|(n, result)| result.map(|()| n).unwrap()).collect();
     assert_eq!(ended, Vec::from_iter(0..10), "every sync ends, in order");
 }
 

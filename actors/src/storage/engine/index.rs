@@ -182,10 +182,7 @@ impl Index {
     fn commit(&mut self, chunk: ChunkId, chain_version: ChainVersion) -> Effects {
         let row = self.rows.get_mut(&chunk).expect("looked up by the caller");
         match row.commit(chain_version) {
-            Some(freed) => Effects {
-                freed: freed.into_iter().collect(),
-                ..Effects::default()
-            },
+            Some(freed) => Effects { freed: freed.into_iter().collect(), ..Effects::default() },
             None => {
                 let row = self.rows.remove(&chunk).expect("just there");
                 Effects {
