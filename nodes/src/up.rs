@@ -4,7 +4,7 @@
 //! created, the actors started, the mount made. The main thread waits for whichever comes first of a
 //! signal, a request on the control socket, and the end of the mount.
 
-use PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};

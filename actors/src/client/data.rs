@@ -529,7 +529,7 @@ impl Client {
             // length is set; extending cuts what a crash may have left behind the old end.
             let edge = length.min(old);
             let (last, rest) = ((edge / u64::from(size)) as u32, (edge % u64::from(size)) as u32);
-            if length < old || length > old {
+            if length != old {
                 if rest > 0 {
                     let chunk = ChunkId { inode, index: last };
                     let chain = self.0.link.chain_of(&layout, last)?;

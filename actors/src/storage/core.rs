@@ -7,7 +7,7 @@ use t3fs_runtime::{Addr, RawAddr, Slot, Time};
 
 use super::engine::ChunkInfo;
 use super::target::Storage;
-use crate::proto::ids::{ChainId, ChainVersion, ChunkId, ChunkVersion, RequestId, TargetId};
+use crate::proto::ids::{ChainId, ChainVersion, ChunkId, ChunkVersion, TargetId};
 use crate::proto::mgmtd::{Chain, Routing, TargetState};
 use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
 
@@ -111,10 +111,7 @@ impl Core {
     /// The last target that serves reads, unless that is this one.
     pub(super) fn tail(&self) -> Option<Addr<Storage>> {
         let chain = self.chain().ok()?;
-        let serving = |t: &&_| {
-            matches!(t, &&crate::proto::mgmtd::ChainTarget { state: TargetState::Serving, .. })
-        };
-        let tail = chain.targets.iter().filter(serving).next_back()?;
+        let tail = chain.targets.iter().rfind(|t| t.state == TargetState::Serving)?;
         if tail.target == self.target {
             return None;
         }

@@ -175,7 +175,7 @@ impl Storage {
     async fn fetch_routing(me: &Me<Self>, cx: &Cx) {
         let Some((mgmtd, have)) = me.with(|s| {
             let free = !std::mem::replace(&mut s.fetching, true);
-            free.then(|| (s.mgmtd, s.core.routing.version))
+            free.then_some((s.mgmtd, s.core.routing.version))
         }) else {
             return cx.sleep(Duration::from_millis(5)).await;
         };

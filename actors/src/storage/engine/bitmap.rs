@@ -13,10 +13,6 @@ impl Bitmap {
         self.len
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     pub fn contains(&self, slot: u32) -> bool {
         let word = self.levels.first().and_then(|l| l.get(slot as usize / 64));
         word.is_some_and(|w| w >> (slot % 64) & 1 == 1)

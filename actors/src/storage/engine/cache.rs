@@ -45,10 +45,6 @@ impl PageCache {
         }
     }
 
-    pub fn clear(&mut self) {
-        self.pages.clear();
-    }
-
     fn evict(&mut self) {
         loop {
             let from = self.hand.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);

@@ -38,10 +38,6 @@ impl Index {
         self.rows.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
-
     /// Bytes of granules in layers.
     pub fn overlay(&self) -> usize {
         self.overlay

@@ -315,8 +315,7 @@ async fn replay(
         return bad(log.dir, why);
     }
     let mut last = None;
-    let mut next = first;
-    for &n in segments.range(first..) {
+    for (next, &n) in (first..).zip(segments.range(first..)) {
         if n != next {
             let why = format!("{} is missing; replace this target", journal_name(next));
             return bad(log.dir, why);
@@ -324,7 +323,6 @@ async fn replay(
         if log.segment(disk, n).await? {
             last = Some(n);
         }
-        next += 1;
     }
     Ok(last)
 }

@@ -69,7 +69,8 @@ impl<'a> Edit<'a> {
         if !self.data.is_empty() {
             return self.offset / GRANULE as u32..granules(self.end());
         }
-        let cut_inside = self.new_len < self.old_len && self.new_len % GRANULE as u32 != 0;
+        let cut_inside =
+            self.new_len < self.old_len && !self.new_len.is_multiple_of(GRANULE as u32);
         let end = granules(self.new_len);
         if cut_inside { end - 1..end } else { end..end }
     }
