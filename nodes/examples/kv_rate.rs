@@ -1,9 +1,9 @@
 //! What the embedded key-value store does per second, by way of the resolver, on one thread.
 //!
 //! `cargo run --profile ci --example kv_rate [DIRECTORY]`. Transactions look like the creation of a
-//! file: two reads, three writes. A sync is asked for every 50 ms, as the store's host does. Beside the
-//! rate by the clock it prints that by the time this thread spent on a core, which other load on the
-//! machine, and the store's own threads, change less.
+//! file: two reads, three writes. A sync is asked for every 50 ms, as the store's host does. Beside
+//! the rate by the clock it prints that by the time this thread spent on a core, which other load
+//! on the machine, and the store's own threads, change less.
 
 use bytes::Bytes;
 use std::sync::mpsc::channel;

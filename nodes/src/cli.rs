@@ -58,7 +58,8 @@ pub struct UpArgs {
     /// Threads for metadata and storage [default: cores - 1, at least 1]
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
-    /// What to log: error, warn, info, debug, or a tracing filter [default: warn; info with --detach]
+    /// What to log: error, warn, info, debug, or a tracing filter [default: warn; info with
+    /// --detach]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
     /// Returns when mounted and goes on in the background; logs below the data folder

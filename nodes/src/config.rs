@@ -1,4 +1,5 @@
-//! Settings: flags before environment before file before defaults. [`KEYS`] is the one list of them.
+//! Settings: flags before environment before file before defaults. [`KEYS`] is the one list of
+//! them.
 //!
 //! A key of the file that is not in the list is refused with file, line, key and the nearest known
 //! one. Of the environment, `T3FS_` names that look like a mistyped key are refused; others are not
@@ -294,7 +295,7 @@ fn one_line(text: &str) -> String {
 /// All settings, as the `config` command prints them: a commented file.
 pub fn explain() -> String {
     let mut out = String::from(
-        "# Settings of t3fs-node: flags before T3FS_* variables before the file given with --config\n",
+        "# Settings of t3fs-node: flags before T3FS_* variables before the --config file\n",
     );
     for k in KEYS {
         let upper = k.name.to_ascii_uppercase();

@@ -59,8 +59,8 @@ fn flat(text: &str) -> String {
     text.replace('\n', " ")
 }
 
-/// A path to the socket that fits into an address however deep the folder is: through a descriptor of
-/// the folder, which lives as long as the first of the pair.
+/// A path to the socket that fits into an address however deep the folder is: through a descriptor
+/// of the folder, which lives as long as the first of the pair.
 fn address(folder: &Path) -> io::Result<(fs::File, PathBuf)> {
     let f = fs::File::open(folder)?;
     let path = format!("/proc/self/fd/{}/{NAME}", f.as_raw_fd());

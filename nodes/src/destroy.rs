@@ -1,4 +1,5 @@
-//! `destroy`: deletes the data of a cluster, after its name was typed. What t3fs did not make stays.
+//! `destroy`: deletes the data of a cluster, after its name was typed. What t3fs did not make
+//! stays.
 
 use std::fs;
 use std::io;

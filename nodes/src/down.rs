@@ -1,4 +1,5 @@
-//! `down` and `check`: finding the running process, asking it, and what to do when it does not answer.
+//! `down` and `check`: finding the running process, asking it, and what to do when it does not
+//! answer.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,10 +1,10 @@
 //! The embedded [`Store`]: fjall, used as a plain ordered map in a directory of its own.
 //!
-//! Promises what `actors::meta::kv::Store` asks for. `apply` returns when the batch is in fjall's journal
-//! in the page cache, so it survives the end of this process, also by kill -9; `sync` makes it survive
-//! power loss, with `fdatasync` of the journal on a thread of its own, one for all requests that wait.
-//! That thread does not use fjall's `persist`, which holds the journal's lock for as long as the disk
-//! takes: reads and `apply` go on during a sync.
+//! Promises what `actors::meta::kv::Store` asks for. `apply` returns when the batch is in fjall's
+//! journal in the page cache, so it survives the end of this process, also by kill -9; `sync` makes
+//! it survive power loss, with `fdatasync` of the journal on a thread of its own, one for all
+//! requests that wait. That thread does not use fjall's `persist`, which holds the journal's lock
+//! for as long as the disk takes: reads and `apply` go on during a sync.
 //!
 //! # Directory
 //! ```text
@@ -12,13 +12,14 @@
 //! store/      fjall's: journals `N.jnl` (64 MiB each), tables in `keyspaces/`
 //! store.new/  a store that is being created; deleted if creation did not finish
 //! ```
-//! fjall syncs a journal before it begins the next one, and tables before it deletes their journals. So
-//! only the last journal can hold anything that is not durable.
+//! fjall syncs a journal before it begins the next one, and tables before it deletes their
+//! journals. So only the last journal can hold anything that is not durable.
 //!
 //! # Limits
-//! Caches [`BLOCK_CACHE_BYTES`] and [`ROW_CACHE_BYTES`]; memtables of [`MEMTABLE_BYTES`], at most four of them waiting to be written
-//! and one being filled; then `apply` waits. Journals up to [`JOURNAL_BYTES`] before fjall forces them out.
-//! One fjall thread (two would spin on this version's queue while one of them compacts) and one for syncs.
+//! Caches [`BLOCK_CACHE_BYTES`] and [`ROW_CACHE_BYTES`]; memtables of [`MEMTABLE_BYTES`], at most
+//! four of them waiting to be written and one being filled; then `apply` waits. Journals up to
+//! [`JOURNAL_BYTES`] before fjall forces them out. One fjall thread (two would spin on this
+//! version's queue while one of them compacts) and one for syncs.
 //!
 //! # Failure
 //! After the first failed write or sync the store refuses everything but reads from snapshots
@@ -84,8 +85,9 @@ impl FjallStore {
     /// Opens the store in `directory`, which is created if need be. Waits for the disk.
     ///
     /// # Errors
-    /// [`StoreError::Locked`] if another process has it open, [`StoreError::Corrupt`] if what is there
-    /// cannot be this store, [`StoreError::Io`] for everything that the operating system refused.
+    /// [`StoreError::Locked`] if another process has it open, [`StoreError::Corrupt`] if what is
+    /// there cannot be this store, [`StoreError::Io`] for everything that the operating system
+    /// refused.
     pub fn open(directory: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(directory).map_err(|error| failed_io("create", directory, error))?;
         let lock = DirectoryLock::acquire(directory)?;
@@ -123,8 +125,8 @@ impl FjallStore {
     }
 }
 
-/// Makes a store beside where it belongs and moves it there whole: fjall cannot open what a crash left
-/// of a creation.
+/// Makes a store beside where it belongs and moves it there whole: fjall cannot open what a crash
+/// left of a creation.
 fn create(directory: &Path, store: &Path) -> Result<(), StoreError> {
     let unfinished = directory.join("store.new");
     match fs::remove_dir_all(&unfinished) {

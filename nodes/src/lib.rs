@@ -1,11 +1,12 @@
 //! t3fs-node: what actors do not do. Configuration, data folders, threads, the FUSE mount, and the
 //! life of the process.
 //!
-//! `t3fs-node up DIR` goes through `config` -> `data` -> `node` -> `mount` -> `fuse`, in that order,
-//! in [`up`]. Everything that can refuse does so before anything is created.
+//! `t3fs-node up DIR` goes through `config` -> `data` -> `node` -> `mount` -> `fuse`, in that
+//! order, in [`up`]. Everything that can refuse does so before anything is created.
 //!
 //! **Architecture invariant:** no thread of this process touches a path below its own mount.
-//! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through rustix.
+//! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through
+//! rustix.
 
 pub mod cli;
 pub mod config;

@@ -1,5 +1,5 @@
-//! Which t3fs-node processes run on this machine: one small file each, below `/run/t3fs` as root, else
-//! below `$XDG_RUNTIME_DIR/t3fs`, or the user's data home where that is not set.
+//! Which t3fs-node processes run on this machine: one small file each, below `/run/t3fs` as root,
+//! else below `$XDG_RUNTIME_DIR/t3fs`, or the user's data home where that is not set.
 //!
 //! The files are hints. An instance counts only while the lock of its data folder is held by the
 //! process that the file names.

@@ -1,8 +1,8 @@
 //! `t3fs-node up DIR`: from the command line to a mount, and from a signal to a clean end.
 //!
-//! [`prepare`] only looks; everything that can be refused is refused there. Then the data folders are
-//! created, the actors started, the mount made. The main thread waits for whichever comes first of a
-//! signal, a request on the control socket, and the end of the mount.
+//! [`prepare`] only looks; everything that can be refused is refused there. Then the data folders
+//! are created, the actors started, the mount made. The main thread waits for whichever comes first
+//! of a signal, a request on the control socket, and the end of the mount.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The embedded store: the contract, restarts, kill -9, power loss, and who may open it.
 //!
-//! Numbered batches make a history that can be checked at a glance: batch `n` sets `last` to `n` and
+//! Numbered batches make a history that can be checked at a glance: batch `n` sets `last` to `n`
+//! and
 //! `k<n>` to a value that follows from `n`. Content is a prefix of the history exactly if all of
 //! `k0..=last` are there, are right, and nothing else is.
 
@@ -198,10 +199,10 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Goal: after power loss the content is a prefix with all that was synced, whichever pages of the rest
-/// of the journal reached the disk.
-/// Method: damage copies of the journal behind what was synced: cut it, and blank single pages, as in a
-/// file whose blocks were allocated but not written.
+/// Goal: after power loss the content is a prefix with all that was synced, whichever pages of the
+/// rest of the journal reached the disk.
+/// Method: damage copies of the journal behind what was synced: cut it, and blank single pages, as
+/// in a file whose blocks were allocated but not written.
 #[test]
 fn power_loss_leaves_a_prefix_with_all_that_was_synced() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The port: everything a shard asks of the world below it. Object-safe, so nothing above is generic.
+//! The port: everything a shard asks of the world below it. Object-safe, so nothing above is
+//! generic.
 
 use std::any::Any;
 use std::future::Future;

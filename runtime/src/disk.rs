@@ -1,9 +1,10 @@
 //! Disks: files below one folder, in aligned blocks, with explicit durability.
 //!
 //! Promises every backend keeps: an operation once started runs to its end; a write is durable only
-//! after a later [`Disk::sync`] of the same file has succeeded, until then a crash may keep, lose or
-//! tear it (at 512-byte granularity) in any order; a created, renamed or removed name is durable only
-//! after [`Disk::sync_dir`]. Offsets and lengths of reads and writes are multiples of [`ALIGN`].
+//! after a later [`Disk::sync`] of the same file has succeeded, until then a crash may keep, lose
+//! or tear it (at 512-byte granularity) in any order; a created, renamed or removed name is durable
+//! only after [`Disk::sync_dir`]. Offsets and lengths of reads and writes are multiples of
+//! [`ALIGN`].
 
 use std::rc::Rc;
 

@@ -1,5 +1,5 @@
-//! The command line of `t3fs-sim` over the toy cluster of the tests: a check with real actors in one
-//! file, and a place to measure the simulator itself.
+//! The command line of `t3fs-sim` over the toy cluster of the tests: a check with real actors in
+//! one file, and a place to measure the simulator itself.
 //!
 //! `cargo run --profile ci -p t3fs-sim --example toy -- run --check toy-rate --seeds 20`
 

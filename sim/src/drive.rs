@@ -27,7 +27,8 @@ pub enum Halt {
 const POLLS_AT_ONCE_MAX: u64 = 2_000_000;
 
 impl Sim {
-    /// Runs a future on the node's first shard until it is done, for at most an hour of virtual time.
+    /// Runs a future on the node's first shard until it is done, for at most an hour of virtual
+    /// time.
     pub fn block_on<T, F>(&self, id: NodeId, f: impl FnOnce(Cx) -> F) -> Result<T, Halt>
     where
         T: 'static,

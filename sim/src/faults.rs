@@ -1,4 +1,5 @@
-//! Swarms of faults: each run switches some on, each with a strength of its own, and heals at the end.
+//! Swarms of faults: each run switches some on, each with a strength of its own, and heals at the
+//! end.
 //!
 //! A run with everything on finds less than many runs with some of it (Groce and others, "Swarm
 //! Testing", 2012). [`Sim::unleash`] plays a swarm until a given time; [`Sim::heal`] ends it: all

@@ -1,9 +1,10 @@
 //! The simulator: whole clusters of real actors on one thread, in virtual time, from one seed.
 //!
-//! It is the second backend of `t3fs_runtime` ([`Backend`](t3fs_runtime::Backend)): the same actors,
-//! other time, randomness, disks and links. Nothing here knows a message or a role, except what
-//! `workloads` and `checks` start. Same seed, same log, byte for byte: nothing below may read a real
-//! clock, the environment, or iterate over anything whose order is not its own.
+//! It is the second backend of `t3fs_runtime` ([`Backend`](t3fs_runtime::Backend)): the same
+//! actors, other time, randomness, disks and links. Nothing here knows a message or a role, except
+//! what
+//! `workloads` and `checks` start. Same seed, same log, byte for byte: nothing below may read a
+//! real clock, the environment, or iterate over anything whose order is not its own.
 //!
 //! Read on at [`world`] (how to build and drive a cluster), [`faults`], [`checks`].
 

@@ -1,4 +1,5 @@
-//! Seeded randomness: one generator per purpose, so that one purpose's draws do not disturb another.
+//! Seeded randomness: one generator per purpose, so that one purpose's draws do not disturb
+//! another.
 //!
 //! splitmix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).
 

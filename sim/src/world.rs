@@ -369,8 +369,8 @@ impl Sim {
         self.0.rings.borrow_mut().retain(|(node, _, _), _| *node != id.0);
     }
 
-    /// Stops a node for a while, as a debugger, a hypervisor or a long page fault does: nothing of it
-    /// runs, nothing reaches it, its clock goes on.
+    /// Stops a node for a while, as a debugger, a hypervisor or a long page fault does: nothing of
+    /// it runs, nothing reaches it, its clock goes on.
     pub fn pause(&self, id: NodeId, d: Duration) {
         let until = self.now_us() + d.as_micros() as u64;
         if !self.is_up(id) || self.node(id, |n| n.paused_until.is_some()) {

@@ -1,8 +1,8 @@
 //! The client: what a mount (FUSE, USRBIO) and other users of the file system call on their shard.
 //!
-//! Plain async methods on a handle of one shard; several requests run at once. It keeps the routing,
-//! opens, write buffers and file lengths; it stripes, retries with request ids, and never lets a
-//! retry take effect twice.
+//! Plain async methods on a handle of one shard; several requests run at once. It keeps the
+//! routing, opens, write buffers and file lengths; it stripes, retries with request ids, and never
+//! lets a retry take effect twice.
 
 mod buffer;
 mod data;

@@ -1,8 +1,8 @@
 //! Checks everything that is stored: every entry has its inode, link counts are right, nothing is
 //! lost outside the garbage. For `t3fs-node check` and the simulator.
 //!
-//! Memory: about 64 bytes an inode. Pages are read one after the other, each at a version of its own,
-//! so nothing may change meanwhile; what changes is reported as damage.
+//! Memory: about 64 bytes an inode. Pages are read one after the other, each at a version of its
+//! own, so nothing may change meanwhile; what changes is reported as damage.
 
 use std::collections::BTreeMap;
 

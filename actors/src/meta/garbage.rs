@@ -1,8 +1,9 @@
-//! Removing what has no name any more: a file's chunks on every chain of its layout, then its inode.
+//! Removing what has no name any more: a file's chunks on every chain of its layout, then its
+//! inode.
 //!
 //! One task, the collector, starts when something loses its last name (and once at the start of the
-//! server), works through the garbage entries and ends. It stays only while files without a name are
-//! held open by a session, whose end mgmtd's routing tells, or while a chain cannot be reached.
+//! server), works through the garbage entries and ends. It stays only while files without a name
+//! are held open by a session, whose end mgmtd's routing tells, or while a chain cannot be reached.
 //! Everything here may run twice, or on several servers at once.
 
 use core::time::Duration;

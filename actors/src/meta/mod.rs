@@ -1,9 +1,9 @@
 //! Metadata: inodes and directory entries as transactions on an ordered key-value store.
 //!
-//! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may serve
-//! one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes what has
-//! no name any more, `fsck` checks it all. This file is the actor: it decides what an operation needs
-//! from outside (a number, a layout, the time) and runs it as a transaction.
+//! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may
+//! serve one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes
+//! what has no name any more, `fsck` checks it all. This file is the actor: it decides what an
+//! operation needs from outside (a number, a layout, the time) and runs it as a transaction.
 
 use std::rc::Rc;
 

@@ -11,18 +11,18 @@
 //! 'N' [inode u64]                 u64 LE      a directory's subdirectories; absent is 0
 //! 'G' [inode u64]                 GarbageV1   an inode without a name, whose content must go
 //! 'H' [inode u64] [session u64]   (empty)     this session still has that inode open
-//! 'R' [session u64] [slot u16]    RecentV1    what a request was answered; slot = seq % RECENT_SLOTS
-//! 'A'                             AllocV1     first inode number not reserved yet
+//! 'R' [session u64] [slot u16]    RecentV1    what a request was answered; slot = seq %
+//! RECENT_SLOTS 'A'                             AllocV1     first inode number not reserved yet
 //! 'C'                             u64 LE      inodes that exist
 //! ```
 //!
 //! *Why `T` and `N` are keys of their own.* Everything that makes or removes an entry changes its
 //! directory's times, and with directories its link count. In the inode, that would be a
-//! read-modify-write of one key by every create in a directory: optimistic transactions would refuse
-//! each other. So these writes are blind (a set, an atomic add), which conflict with nobody, and
-//! creates in one directory only share a *read* of its inode, which chmod, rename and rmdir of the
-//! directory write. A directory's mtime is `T`'s if there is a `T`; its ctime the later of both; its
-//! link count 2 + `N`.
+//! read-modify-write of one key by every create in a directory: optimistic transactions would
+//! refuse each other. So these writes are blind (a set, an atomic add), which conflict with nobody,
+//! and creates in one directory only share a *read* of its inode, which chmod, rename and rmdir of
+//! the directory write. A directory's mtime is `T`'s if there is a `T`; its ctime the later of
+//! both; its link count 2 + `N`.
 //!
 //! A type here is frozen: what changes gets a new version, and readers keep the one before.
 

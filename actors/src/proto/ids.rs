@@ -38,7 +38,8 @@ id!(
     ChainVersion(u32)
 );
 id!(
-    /// Grows with every update of a chunk, across removal and new creation too; 0 is "never written".
+    /// Grows with every update of a chunk, across removal and new creation too; 0 is "never
+    /// written".
     ChunkVersion(u64)
 );
 id!(

@@ -25,7 +25,8 @@ pub struct Values {
     pub values: Vec<Option<Bytes>>,
 }
 
-/// One page of a range: at most `limit` rows, 0 for as many as a page holds. `at` as in [`GetKeys`].
+/// One page of a range: at most `limit` rows, 0 for as many as a page holds. `at` as in
+/// [`GetKeys`].
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct GetRange {
     pub at: Option<Version>,

@@ -1,6 +1,6 @@
 //! What meta is asked: file system operations as transactions. Times are nanoseconds since the Unix
-//! epoch, lengths bytes. Every mutation carries a [`RequestId`]-like `op` so that a retry whose first
-//! attempt went through gets the first answer.
+//! epoch, lengths bytes. Every mutation carries a [`RequestId`]-like `op` so that a retry whose
+//! first attempt went through gets the first answer.
 //!
 //! Permission is the client's matter (the kernel checks with `default_permissions`); meta checks
 //! structure: names, types, emptiness, loops, limits.

@@ -1,4 +1,5 @@
-//! What a storage target is asked: by clients (no version given), and by its predecessor in the chain.
+//! What a storage target is asked: by clients (no version given), and by its predecessor in the
+//! chain.
 
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::buf::Carry;

@@ -3,10 +3,11 @@
 //! One [`Storage`] actor is one target. `core` decides, synchronously; `target` awaits between the
 //! decisions; `engine` keeps chunks on a disk.
 //!
-//! The protocol (CRAQ: Terrace and Freedman, USENIX ATC 2009): the head numbers an update, stores it
-//! as pending, *then* forwards it; each target does the same; the tail stores it committed; commits
-//! travel back with the replies. So what a target has stored, all before it have stored: after a
-//! crash a pending update is driven on by whoever holds it, and never taken back on a guess.
+//! The protocol (CRAQ: Terrace and Freedman, USENIX ATC 2009): the head numbers an update, stores
+//! it as pending, *then* forwards it; each target does the same; the tail stores it committed;
+//! commits travel back with the replies. So what a target has stored, all before it have stored:
+//! after a crash a pending update is driven on by whoever holds it, and never taken back on a
+//! guess.
 
 mod core;
 pub mod engine;

@@ -196,8 +196,8 @@ impl Storage {
         }
     }
 
-    /// One update, from admission to commit. A client's removal empties the chunk: its row stays for
-    /// a while, with what is known of its writers, and is purged later.
+    /// One update, from admission to commit. A client's removal empties the chunk: its row stays
+    /// for a while, with what is known of its writers, and is purged later.
     async fn update(me: &Me<Self>, mut u: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
         Self::admitted(me, &u, cx).await?;
         if u.version.is_none() && u.kind == UpdateKind::Remove {

@@ -1,7 +1,7 @@
 //! Which disks hold which replicas: chains over distinct disks, heads spread evenly.
 //!
-//! A chain starts on each disk in turn and goes on over the disks behind it, wrapping. So every disk
-//! is head, second, third .. of equally many chains, and has equally many targets.
+//! A chain starts on each disk in turn and goes on over the disks behind it, wrapping. So every
+//! disk is head, second, third .. of equally many chains, and has equally many targets.
 
 use t3fs_actors::proto::ids::{ChainId, TargetId};
 

@@ -162,7 +162,8 @@ pub fn free_bytes(folder: &Path) -> Result<u64, Failure> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: what is found is what is there, and paths mean one place whatever way they are written.
+    //! Goal: what is found is what is there, and paths mean one place whatever way they are
+    //! written.
     use super::*;
 
     #[test]

@@ -1,8 +1,8 @@
 //! The rules: may these folders be used together, for this cluster, on this mount point?
 //!
-//! [`plan`] only looks (and takes the locks of folders that have one); [`Plan::commit`] creates what
-//! is new. A creation ends with the rename of `t3fs-cluster.toml` into place; folders of one that
-//! was interrupted hold nothing, and the next start takes them as new.
+//! [`plan`] only looks (and takes the locks of folders that have one); [`Plan::commit`] creates
+//! what is new. A creation ends with the rename of `t3fs-cluster.toml` into place; folders of one
+//! that was interrupted hold nothing, and the next start takes them as new.
 
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -163,8 +163,8 @@ fn check_names(cluster: &str, folders: &[PathBuf], found: &[Found]) -> Result<()
             }
             (Some(name), _) if name != cluster => {
                 return Err(refused(format!(
-                    "data folder {shown} belongs to cluster {name}, not {cluster}; add --cluster-id \
-                     {name}, or give another --data"
+                    "data folder {shown} belongs to cluster {name}, not {cluster}; \
+                     add --cluster-id {name}, or give another --data"
                 )));
             }
             (Some(_), _) => {}
@@ -194,7 +194,7 @@ fn check_replicas(replicas: u8, disks: usize) -> Result<(), Failure> {
     let folders = if disks == 1 { "data folder" } else { "data folders" };
     Err(refused(format!(
         "{replicas} replicas need {replicas} disks and {disks} {folders} were given; give --data \
-         {replicas} times, each on another disk"
+         {replicas} times, each on another disk, or --replicas {disks}"
     )))
 }
 

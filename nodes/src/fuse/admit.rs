@@ -1,5 +1,5 @@
-//! How much the FUSE threads may have in flight. At the limit a thread waits before it takes the next
-//! request from the kernel, so pressure goes back to the programs.
+//! How much the FUSE threads may have in flight. At the limit a thread waits before it takes the
+//! next request from the kernel, so pressure goes back to the programs.
 //!
 //! Fewer requests than a shard's inbox holds: a shard that hands a step to another one never finds
 //! the inbox full.

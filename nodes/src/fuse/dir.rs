@@ -1,5 +1,5 @@
-//! Listings. An offset is how many entries were given so far (`.` and `..` are the first two), and a
-//! handle remembers which name each offset of its last reply stands for.
+//! Listings. An offset is how many entries were given so far (`.` and `..` are the first two), and
+//! a handle remembers which name each offset of its last reply stands for.
 //!
 //! The kernel asks again from an offset inside the last reply when the program's buffer was smaller
 //! than ours; then the name is exact, whatever was removed meanwhile. Older offsets (seekdir) are
@@ -77,8 +77,8 @@ impl Cursor {
 }
 
 /// Fills a reply from offset `from` on: `add` gets the offset behind the item and says whether the
-/// reply is full (and the item not in it). With `fresh`, attributes are as this mount's writers have
-/// made them.
+/// reply is full (and the item not in it). With `fresh`, attributes are as this mount's writers
+/// have made them.
 pub async fn list(
     here: &Here,
     inode: InodeId,
@@ -136,8 +136,8 @@ pub async fn list(
 
 #[cfg(test)]
 mod tests {
-    //! Goal: a listing gives every entry once, however it is cut into replies and whatever is removed
-    //! behind it. Method: the cursor against a sorted list of names, without a kernel.
+    //! Goal: a listing gives every entry once, however it is cut into replies and whatever is
+    //! removed behind it. Method: the cursor against a sorted list of names, without a kernel.
     use super::*;
     use std::collections::BTreeSet;
 

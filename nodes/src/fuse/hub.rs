@@ -1,8 +1,8 @@
 //! From FUSE threads to shards: which shard serves an inode, and how a request gets there.
 //!
-//! All operations on an inode run on one shard, [`Hub::shard_of`], because the client there keeps its
-//! opens, write buffer and length. Operations on names run on the parent's shard, except where they
-//! may end a file's last name (`names`), or change what is known of an open one.
+//! All operations on an inode run on one shard, [`Hub::shard_of`], because the client there keeps
+//! its opens, write buffer and length. Operations on names run on the parent's shard, except where
+//! they may end a file's last name (`names`), or change what is known of an open one.
 
 use std::cell::RefCell;
 use std::sync::Arc;

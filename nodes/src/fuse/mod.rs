@@ -1,7 +1,7 @@
 //! The FUSE mount: the kernel's requests, answered by the client actor of the inode's shard.
 //!
-//! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's task
-//! writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
+//! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's
+//! task writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
 //! attributes for [`options::TTL`], and a second cache with the same age limit would only be asked
 //! when it is as old as the kernel's. `options` has everything that the kernel is told at mount.
 

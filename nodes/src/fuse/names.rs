@@ -1,7 +1,7 @@
 //! Names: lookup, everything that makes an entry, everything that takes one away.
 //!
-//! What may take a file's last name runs where the file lives: its content must stay while it is open
-//! there. The kernel holds the parents' locks, so through this mount no name changes its inode
+//! What may take a file's last name runs where the file lives: its content must stay while it is
+//! open there. The kernel holds the parents' locks, so through this mount no name changes its inode
 //! between the look and the operation.
 
 use fuser::RenameFlags;

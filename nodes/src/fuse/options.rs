@@ -1,11 +1,11 @@
-//! What the kernel is told about this file system. `ops/bench/nullfs/options.rs` repeats it, so that
-//! the benchmark compares our work and not a setting: change both together.
+//! What the kernel is told about this file system. `ops/bench/nullfs/options.rs` repeats it, so
+//! that the benchmark compares our work and not a setting: change both together.
 //!
 //! Not asked for, on purpose: `WRITEBACK_CACHE` (write buffering is the client's, and the kernel's
-//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (fuser does not pass on its
-//! flag of setattr, so the kernel clears setuid bits itself, with a setattr), `DONT_MASK` (the kernel
-//! applies the umask before it asks), `AUTO_INVAL_DATA` (it drops the page cache after our own
-//! writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
+//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (fuser does not pass on
+//! its flag of setattr, so the kernel clears setuid bits itself, with a setattr), `DONT_MASK` (the
+//! kernel applies the umask before it asks), `AUTO_INVAL_DATA` (it drops the page cache after our
+//! own writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
 
 use std::time::Duration;
 

@@ -1,16 +1,17 @@
 //! What fjall does not do after power loss: drop the end of its last journal if that is torn.
 //!
 //! fjall cuts a journal where an entry stops making sense. But where pages reached the disk out of
-//! order, entries can look sound around a page that never arrived; fjall 3.1 then refuses to open, or
-//! panics. So before fjall opens it, the last journal is cut after its last batch whose checksum holds.
-//! All earlier journals were synced whole. What was synced of this one is before anything torn.
+//! order, entries can look sound around a page that never arrived; fjall 3.1 then refuses to open,
+//! or panics. So before fjall opens it, the last journal is cut after its last batch whose checksum
+//! holds. All earlier journals were synced whole. What was synced of this one is before anything
+//! torn.
 //!
 //! # Format (fjall 3.1, `src/journal/entry.rs`; numbers little-endian)
 //! ```text
 //! batch  start item* end
 //! start  1  count u32  sequence u64
-//! item   2  kind u8  compression u8  keyspace u64  key_len u16  value_len u32  stored_len u32  key  stored
-//! clear  4  keyspace u64                              (counts as an item)
+//! item   2  kind u8  compression u8  keyspace u64  key_len u16  value_len u32  stored_len u32  key
+//!  stored clear  4  keyspace u64                              (counts as an item)
 //! end    3  xxh3 of the items u64  "FJL\x03"
 //! ```
 //! Behind the last batch a journal is filled up with zeros.

@@ -1,12 +1,12 @@
 //! A cache of single rows in front of fjall, which takes several microseconds to find one.
 //!
-//! A cached row is what the store holds now. It also holds the number of the batch since which that is
-//! known: a snapshot may use the row if it was taken at that batch or later. Writing a row replaces what
-//! is cached; reading one fills the cache only if nothing was applied since the snapshot was taken,
-//! because only then is what was read known to be what the store holds now.
+//! A cached row is what the store holds now. It also holds the number of the batch since which that
+//! is known: a snapshot may use the row if it was taken at that batch or later. Writing a row
+//! replaces what is cached; reading one fills the cache only if nothing was applied since the
+//! snapshot was taken, because only then is what was read known to be what the store holds now.
 //!
-//! Bounded: rows live in a young and an old map. A row that is used moves to the young one; when that
-//! has half of the limit, it becomes the old one and the rows of the old one are forgotten.
+//! Bounded: rows live in a young and an old map. A row that is used moves to the young one; when
+//! that has half of the limit, it becomes the old one and the rows of the old one are forgotten.
 
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -94,8 +94,8 @@ impl Rows {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: whatever the cache answers is what the snapshot holds. Method: random batches and reads
-    //! at random snapshots, against all contents that ever were.
+    //! Goal: whatever the cache answers is what the snapshot holds. Method: random batches and
+    //! reads at random snapshots, against all contents that ever were.
     use super::*;
     use std::collections::BTreeMap;
 

@@ -98,7 +98,8 @@ fn map_device(line: &str) -> Option<Device> {
 
 #[cfg(test)]
 mod tests {
-    //! Goal: each way of holding is seen. Method: lines as the kernel prints them, and our own child.
+    //! Goal: each way of holding is seen. Method: lines as the kernel prints them, and our own
+    //! child.
     use super::*;
 
     #[test]

@@ -1,9 +1,9 @@
 //! The mount itself: what is at a path, making it, taking it away, and who holds it.
 //!
-//! Mounting is done here and not by fuser, so that each way it can fail has its own sentence, and so
-//! that an unmount that finds the mount in use leaves it as it is. Root mounts with mount(2), others
-//! through fusermount3. Nothing here opens a path below a mount of ours: what is known about mounts
-//! comes from /proc.
+//! Mounting is done here and not by fuser, so that each way it can fail has its own sentence, and
+//! so that an unmount that finds the mount in use leaves it as it is. Root mounts with mount(2),
+//! others through fusermount3. Nothing here opens a path below a mount of ours: what is known about
+//! mounts comes from /proc.
 
 pub mod fusermount;
 pub mod holders;

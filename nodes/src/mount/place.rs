@@ -1,5 +1,5 @@
-//! Is DIR a place to mount on? A stale mount of this cluster may be replaced; everything else that is
-//! mounted there is refused with the command that takes it away.
+//! Is DIR a place to mount on? A stale mount of this cluster may be replaced; everything else that
+//! is mounted there is refused with the command that takes it away.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,8 @@ fn answer(dir: &Path) -> Answer {
     let dir = dir.to_owned();
     std::thread::spawn(move || {
         // Nobody listens when it took too long.
-        let _ = say.send(rustix::fs::stat(&dir).map(drop));
+        // statfs always asks the process; stat may be answered from attributes the kernel keeps.
+        let _ = say.send(rustix::fs::statfs(&dir).map(drop));
     });
     match hear.recv_timeout(ANSWER_MAX) {
         Ok(Err(Errno::NOTCONN)) => Answer::Dead,
@@ -108,7 +109,10 @@ fn mounted(dir: &Path, mount: &Mount, source: &str, answer: Answer) -> Result<Pl
             "{shown} is a mount of {what} that does not answer; take it away with `{lazy} {shown}`"
         ),
         Answer::Alive if mount.is_fuse() && what.starts_with("hf3fs.") => {
-            format!("{shown} is already a mount of {what}; end it with `t3fs-node down {shown}`")
+            format!(
+                "{shown} is already a mount of {what}; end it with `t3fs-node down {shown}` (or, if \
+                 that knows nothing of it, `{unmount} {shown}`)"
+            )
         }
         Answer::Alive => format!(
             "{shown} is already a mount of {what} ({}); choose another folder, or take it away \

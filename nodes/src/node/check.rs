@@ -1,8 +1,9 @@
 //! `t3fs-node check`: all replicas of all chunks, compared and read.
 //!
 //! Of each chain every serving target lists its chunks; they are merged by id. A chunk is the same
-//! when version, length and checksum are, and nothing is pending. One that differs is looked at again
-//! for a while: a write may be on its way. Then every target reads what it has and verifies the bytes.
+//! when version, length and checksum are, and nothing is pending. One that differs is looked at
+//! again for a while: a write may be on its way. Then every target reads what it has and verifies
+//! the bytes.
 
 use core::time::Duration;
 use std::sync::mpsc::{self, Receiver};
@@ -214,8 +215,8 @@ async fn compare_page(
     Ok(merge(&lists, PAGE as usize))
 }
 
-/// Compares lists of up to `limit` chunks each. A full list ends somewhere: behind the first such end
-/// nothing can be said yet, so the next page begins there.
+/// Compares lists of up to `limit` chunks each. A full list ends somewhere: behind the first such
+/// end nothing can be said yet, so the next page begins there.
 fn merge(lists: &[Vec<ChunkSummary>], limit: usize) -> (Page, Option<ChunkId>) {
     let full = lists.iter().filter(|l| l.len() >= limit);
     let end = full.filter_map(|l| l.last().map(|s| s.chunk)).min();

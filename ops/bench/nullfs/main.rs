@@ -57,7 +57,8 @@ fn serve_until_unmounted(dir: &Path) -> io::Result<()> {
     let dir = dir.canonicalize()?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
     let is_root = rustix::process::geteuid().is_root();
-    // Without root, `allow_other` needs a line in /etc/fuse.conf that a fresh machine does not have.
+    // Without root, `allow_other` needs a line in /etc/fuse.conf that a fresh machine does not
+    // have.
     let (_, mut config) = options::session(is_root);
     config.mount_options =
         vec![MountOption::FSName(SOURCE.into()), MountOption::DefaultPermissions];

@@ -75,8 +75,8 @@ fn from_glommio(e: GlommioError<()>, what: &str, path: &Path) -> DiskError {
 
 /// Lets glommio find out whether a device can be polled, from a file that has a block on it.
 ///
-/// It asks once per device, with a read of the first file it opens there; of an empty file that read
-/// succeeds without reaching the device, and every later one would fail with EOPNOTSUPP.
+/// It asks once per device, with a read of the first file it opens there; of an empty file that
+/// read succeeds without reaching the device, and every later one would fail with EOPNOTSUPP.
 pub(super) async fn teach_polling(folders: &[PathBuf]) {
     for folder in folders {
         let thread = std::thread::current().id();
@@ -100,7 +100,8 @@ impl Disks {
         Disks { folders, files: RefCell::default(), next: Cell::new(1), warned: Cell::new(false) }
     }
 
-    /// A zeroed DMA buffer from the shard's registered memory, or from the heap when that is used up.
+    /// A zeroed DMA buffer from the shard's registered memory, or from the heap when that is used
+    /// up.
     pub(super) fn alloc(&self, len: usize) -> DiskReply {
         let mut b = ::glommio::allocate_dma_buffer(len);
         b.as_bytes_mut().fill(0);

@@ -1,6 +1,6 @@
-//! One chain of three under two clients: every acknowledged update is read by everyone from then on,
-//! whatever is lost, delayed, repeated, torn or restarted; and when all is well again all replicas
-//! are the same.
+//! One chain of three under two clients: every acknowledged update is read by everyone from then
+//! on, whatever is lost, delayed, repeated, torn or restarted; and when all is well again all
+//! replicas are the same.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
@@ -194,7 +194,8 @@ async fn client(
                         let seen = cells
                             .understand(&d.data)
                             .map_err(|e| format!("chunk {chunk} version {}: {e}", d.version))?;
-                        // Versions jump when a chunk is made anew, so order comes from values alone.
+                        // Versions jump when a chunk is made anew, so order comes from values
+                        // alone.
                         Ok(Told { version: None, cells: Some(seen) })
                     }
                     Err(e) => Err(e),

@@ -1,7 +1,7 @@
 //! Checks: a cluster, a workload, faults, and what must hold; run seed by seed.
 //!
-//! A check is a function of a [`Run`]. It builds its nodes in `run.world`, lets clients work, plays a
-//! swarm, heals, demands progress, and says what was violated. What it draws comes from
+//! A check is a function of a [`Run`]. It builds its nodes in `run.world`, lets clients work, plays
+//! a swarm, heals, demands progress, and says what was violated. What it draws comes from
 //! `run.world.rng(..)`, so a seed is the whole of it.
 
 mod chain;

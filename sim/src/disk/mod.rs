@@ -1,9 +1,9 @@
 //! A disk in memory that keeps what was synced apart from what was only written.
 //!
-//! It promises exactly what `runtime::disk` asks of a backend and no more: [`SimDisk::crash`] keeps,
-//! loses or tears (by 512-byte sectors) every write that was not synced, in any combination, and the
-//! same for lengths, reservations and names. A sync covers the writes that completed before it was
-//! called. Content that was synced stays with its file, whatever becomes of its name.
+//! It promises exactly what `runtime::disk` asks of a backend and no more: [`SimDisk::crash`]
+//! keeps, loses or tears (by 512-byte sectors) every write that was not synced, in any combination,
+//! and the same for lengths, reservations and names. A sync covers the writes that completed before
+//! it was called. Content that was synced stays with its file, whatever becomes of its name.
 //!
 //! Operations start and finish apart: the world decides how long they take. A clone is a snapshot
 //! and cheap (blocks are shared), so that many crash states can be explored from one point.

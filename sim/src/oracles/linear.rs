@@ -2,12 +2,12 @@
 //! each does what it said?
 //!
 //! The search is Wing and Gong's ("Testing and Verifying Concurrent Objects", 1993) as improved by
-//! Lowe ("Testing for Linearizability", 2017): depth first over what may come next, with a memory of
-//! the sets of operations already tried in the same state. Three observations keep it short. A read
-//! changes nothing, so it goes as early as it fits, without alternatives. Versions order updates, so
-//! an update that told its version has one place; and a state of version v must agree with every
-//! read that saw v, so a guess which unknown update filled a gap is refuted at once. Only gaps
-//! branch.
+//! Lowe ("Testing for Linearizability", 2017): depth first over what may come next, with a memory
+//! of the sets of operations already tried in the same state. Three observations keep it short. A
+//! read changes nothing, so it goes as early as it fits, without alternatives. Versions order
+//! updates, so an update that told its version has one place; and a state of version v must agree
+//! with every read that saw v, so a guess which unknown update filled a gap is refuted at once.
+//! Only gaps branch.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,5 @@
-//! Chunks as rows of cells: what a client of a chunk store writes, and how its reads are understood.
+//! Chunks as rows of cells: what a client of a chunk store writes, and how its reads are
+//! understood.
 //!
 //! A cell is a run of bytes that all writes respect; each write fills its cells with its own value,
 //! every eight bytes of it. So every byte that is read back says which write it came from, and a

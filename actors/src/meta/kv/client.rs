@@ -12,9 +12,9 @@ use crate::proto::kv::*;
 
 /// A transaction: reads from one version, writes kept here until the commit.
 ///
-/// *Fetching* a key is a snapshot read, on which nothing depends. *Reading* it makes the commit fail
-/// with [`KvError::Conflict`] if another commit writes it in between; [`Txn::depend`] turns the
-/// first into the second.
+/// *Fetching* a key is a snapshot read, on which nothing depends. *Reading* it makes the commit
+/// fail with [`KvError::Conflict`] if another commit writes it in between; [`Txn::depend`] turns
+/// the first into the second.
 pub struct Txn<'a> {
     cx: &'a Cx,
     kv: Addr<Kv>,
@@ -173,9 +173,9 @@ impl<E: fmt::Display> fmt::Display for Stop<E> {
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Runs `body` and commits, again from the start until that succeeds, it refuses, or `cx`'s deadline
-/// comes. An attempt whose outcome is unknown is repeated as well, so running `body` a second time
-/// after it was committed must be harmless, and should return the first answer.
+/// Runs `body` and commits, again from the start until that succeeds, it refuses, or `cx`'s
+/// deadline comes. An attempt whose outcome is unknown is repeated as well, so running `body` a
+/// second time after it was committed must be harmless, and should return the first answer.
 pub async fn transact<T, E>(
     cx: &Cx,
     kv: Addr<Kv>,

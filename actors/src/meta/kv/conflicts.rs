@@ -1,10 +1,10 @@
 //! Who wrote what lately: the conflict window of the resolver.
 //!
-//! Recent writes are kept as *generations*, oldest first, each covering a run of commits. Within one,
-//! the last writer of single keys is an ordered map and that of ranges a step function, so a key costs
-//! O(log n). A read looks only into generations newer than its read version, which for most
-//! transactions is the newest. Forgetting drops a whole generation, oldest first, by age or when
-//! memory runs out; transactions that began before it are too old from then on.
+//! Recent writes are kept as *generations*, oldest first, each covering a run of commits. Within
+//! one, the last writer of single keys is an ordered map and that of ranges a step function, so a
+//! key costs O(log n). A read looks only into generations newer than its read version, which for
+//! most transactions is the newest. Forgetting drops a whole generation, oldest first, by age or
+//! when memory runs out; transactions that began before it are too old from then on.
 
 use super::spans::{Steps, within};
 use super::{KeyRange, Version, WINDOW_US};

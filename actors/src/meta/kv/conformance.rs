@@ -1,7 +1,7 @@
 //! The contract of [`super`] as checks, one per rule, for any [`Store`] under the resolver.
 //!
-//! Not test code of this crate only: whoever brings a store calls [`run`] on it. A broken rule panics
-//! with the name of the check.
+//! Not test code of this crate only: whoever brings a store calls [`run`] on it. A broken rule
+//! panics with the name of the check.
 
 use super::{
     CLEARED_KEYS_MAX, CommitRequest, Committed, KeyRange, KvError, LocalTxn, METADATA_VERSION_KEY,

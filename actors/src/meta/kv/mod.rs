@@ -18,8 +18,9 @@
 //!   [`KvError::TooOld`].
 //!
 //! # The embedded implementation
-//! [`Resolver`] decides over a [`Store`]; [`TxnBuffer`] is what a client keeps locally. All of it is
-//! synchronous: no threads, clocks, files or locks. [`MemoryStore`] is the store of the simulator,
+//! [`Resolver`] decides over a [`Store`]; [`TxnBuffer`] is what a client keeps locally. All of it
+//! is synchronous: no threads, clocks, files or locks. [`MemoryStore`] is the store of the
+//! simulator,
 //! `nodes::kv_fjall` that of single-machine clusters. [`conformance`] checks a store.
 //!
 //! *Acknowledged is not durable.* A commit is visible, ordered and survives the end of the process;

@@ -21,7 +21,8 @@ pub(super) struct Effects {
     pub(super) ranges: Vec<KeyRange>,
 }
 
-/// Works out `mutations`, which have been checked, as of the commit `version`, on what `store` holds.
+/// Works out `mutations`, which have been checked, as of the commit `version`, on what `store`
+/// holds.
 pub(super) fn effects(
     store: &dyn Store,
     version: Version,

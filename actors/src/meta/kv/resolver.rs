@@ -1,13 +1,13 @@
 //! Decides which transactions commit, in which order, over one [`Store`].
 //!
-//! One resolver owns one store; it is a plain struct whose calls do not wait. It promises the contract
-//! of [`super`]. Memory is bounded: snapshots by [`SNAPSHOTS_MAX`], the conflict window by
+//! One resolver owns one store; it is a plain struct whose calls do not wait. It promises the
+//! contract of [`super`]. Memory is bounded: snapshots by [`SNAPSHOTS_MAX`], the conflict window by
 //! [`super::HISTORY_BYTES_MAX`]; beyond either, the oldest transactions are [`KvError::TooOld`].
 //!
-//! *Versions.* A version is `incarnation << 40 | count`. The store's incarnation is durable before the
-//! store opens, so versions grow across restarts even if a crash lost commits that had been
-//! acknowledged, and no read version from before a restart passes for one of now. The version of the
-//! last commit is kept in the store itself, in the batch of the commit, at `\xff/version`.
+//! *Versions.* A version is `incarnation << 40 | count`. The store's incarnation is durable before
+//! the store opens, so versions grow across restarts even if a crash lost commits that had been
+//! acknowledged, and no read version from before a restart passes for one of now. The version of
+//! the last commit is kept in the store itself, in the batch of the commit, at `\xff/version`.
 
 use super::conflicts::Conflicts;
 use super::mutate::{effects, failed};

@@ -2,10 +2,10 @@
 //!
 //! Each transaction logs what it did and what its reads returned. When it commits, the log is run
 //! again, alone, on a model: a plain map with the effects of all commits so far. Every read must
-//! return the same there. So the history equals one that runs transactions one by one, in the order of
-//! their commits, which is also the order of real time. However it ends, its reads must also fit the
-//! model as it was at its read version: a read-only transaction is serialised there, and one that will
-//! be refused must not see nonsense first.
+//! return the same there. So the history equals one that runs transactions one by one, in the order
+//! of their commits, which is also the order of real time. However it ends, its reads must also fit
+//! the model as it was at its read version: a read-only transaction is serialised there, and one
+//! that will be refused must not see nonsense first.
 
 use super::mutate::added;
 use super::{KeyRange, KvError, LocalTxn, Resolver, Store, Version};

@@ -118,7 +118,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn spans_hold_what_was_inserted(inserts in prop::collection::vec((0u8..40, 0u8..40), 0..20)) {
+        fn spans_hold_what_was_inserted(
+            inserts in prop::collection::vec((0u8..40, 0u8..40), 0..20),
+        ) {
             let (mut spans, mut model) = (Spans::default(), [false; 40]);
             for (begin, end) in inserts {
                 spans.insert(range(begin, end));

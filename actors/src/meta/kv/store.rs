@@ -2,12 +2,14 @@
 //!
 //! A store knows no transactions: it applies batches in order, reads from snapshots, and says when
 //! what it applied would survive a power failure. After a crash its content is that after some
-//! prefix of the batches, never part of one, and at least the batches that a completed sync covered.
+//! prefix of the batches, never part of one, and at least the batches that a completed sync
+//! covered.
 
 use bytes::Bytes;
 use core::fmt;
 
-/// Called once, possibly on another thread, when a sync ends. Dropped unheard if the store goes away.
+/// Called once, possibly on another thread, when a sync ends. Dropped unheard if the store goes
+/// away.
 pub type SyncDone = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// An ordered map of byte strings with atomic batches and cheap snapshots.
@@ -78,7 +80,8 @@ impl PageBuilder {
         PageBuilder { page: RangePage::default(), limit, bytes: 0 }
     }
 
-    /// Whether no further row fits. Ask before fetching a row; if one is left then, say [`Self::cut`].
+    /// Whether no further row fits. Ask before fetching a row; if one is left then, say
+    /// [`Self::cut`].
     pub fn is_full(&self) -> bool {
         self.page.rows.len() >= self.limit.rows || self.bytes >= self.limit.bytes
     }

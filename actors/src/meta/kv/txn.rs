@@ -1,15 +1,15 @@
 //! What a client keeps of a transaction: its writes, which its own reads see, and what it has read.
 //!
-//! Nothing here fetches. To read a key: ask [`TxnBuffer::local_get`]; if that does not know, fetch the
-//! value at the read version and pass it through [`TxnBuffer::merge_get`]; and unless it is a snapshot
-//! read, [`TxnBuffer::record_get`] either way. To read a range: fetch a page, pass it through
-//! [`TxnBuffer::merge_range`], and unless it is a snapshot read, [`TxnBuffer::add_read_conflict_range`]
-//! for the part that the merged page covers.
+//! Nothing here fetches. To read a key: ask [`TxnBuffer::local_get`]; if that does not know, fetch
+//! the value at the read version and pass it through [`TxnBuffer::merge_get`]; and unless it is a
+//! snapshot read, [`TxnBuffer::record_get`] either way. To read a range: fetch a page, pass it
+//! through [`TxnBuffer::merge_range`], and unless it is a snapshot read,
+//! [`TxnBuffer::add_read_conflict_range`] for the part that the merged page covers.
 //!
 //! As in FoundationDB, reading what this transaction has written itself conflicts with nobody, and
-//! adding a read conflict on it does nothing. A value set with a versionstamp, which is not known yet,
-//! cannot be read: trying to is a bug of the caller, and panics. Keys set with a versionstamp do not
-//! show in reads. Size is checked at commit.
+//! adding a read conflict on it does nothing. A value set with a versionstamp, which is not known
+//! yet, cannot be read: trying to is a bug of the caller, and panics. Keys set with a versionstamp
+//! do not show in reads. Size is checked at commit.
 
 use super::mutate::added;
 use super::spans::{Spans, within};

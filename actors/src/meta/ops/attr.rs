@@ -1,8 +1,8 @@
 //! Changing attributes.
 //!
-//! *Lengths.* `(truncations, length)` of a file never decreases lexicographically: a writer's report
-//! can only raise it, and a cut through `SetAttr` raises `truncations`. So a report that was sent
-//! before a cut and arrives after it does not bring the length back.
+//! *Lengths.* `(truncations, length)` of a file never decreases lexicographically: a writer's
+//! report can only raise it, and a cut through `SetAttr` raises `truncations`. So a report that was
+//! sent before a cut and arrives after it does not bring the length back.
 
 use super::create::MODE_BITS;
 use super::*;

@@ -117,8 +117,8 @@ fn creates_in_one_directory_do_not_conflict() {
     });
 }
 
-/// Goal: what excludes each other conflicts. Method: pairs of operations read, then both commit; the
-/// second is refused.
+/// Goal: what excludes each other conflicts. Method: pairs of operations read, then both commit;
+/// the second is refused.
 #[test]
 fn operations_that_exclude_each_other_conflict() {
     in_world(async |w| {

@@ -1,7 +1,7 @@
 //! The meta server as a whole, on the real runtime with the memory store.
 //!
-//! [`World`] starts `Kv` and `Meta` on one shard; the rest of the cluster is [`Beside`], which knows
-//! one chain and notes what is removed from it.
+//! [`World`] starts `Kv` and `Meta` on one shard; the rest of the cluster is [`Beside`], which
+//! knows one chain and notes what is removed from it.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -1,7 +1,7 @@
 //! Random operations against a model of a POSIX tree.
 //!
-//! The model is a list of nodes with their entries, changed by the plainest code that says what POSIX
-//! says. Every answer must be the model's, and so must the whole tree at the end.
+//! The model is a list of nodes with their entries, changed by the plainest code that says what
+//! POSIX says. Every answer must be the model's, and so must the whole tree at the end.
 
 use std::collections::BTreeMap;
 
@@ -309,7 +309,11 @@ async fn compare(w: &World, model: &Model) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 150,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn any_sequence_does_what_posix_says(steps in steps()) {

@@ -305,8 +305,8 @@ fn a_directory_is_listed_in_pages_in_byte_order() {
     });
 }
 
-/// Goal: what was acknowledged as durable survives a power failure, numbers are not given twice, and
-/// the rest is a prefix. Method: crash the disk, start again on what is left.
+/// Goal: what was acknowledged as durable survives a power failure, numbers are not given twice,
+/// and the rest is a prefix. Method: crash the disk, start again on what is left.
 #[test]
 fn after_a_power_failure_the_synced_prefix_is_there() {
     in_world(async |w| {

@@ -20,8 +20,8 @@ async fn twice<T>(w: &World, mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>)
     transact(&w.cx, w.kv, Durability::Now, &mut body).await
 }
 
-/// Goal: after an unknown outcome a retry gets the first answer, and acts once. Method: each kind of
-/// operation is committed with its acknowledgement lost, then run again; the store stays whole.
+/// Goal: after an unknown outcome a retry gets the first answer, and acts once. Method: each kind
+/// of operation is committed with its acknowledgement lost, then run again; the store stays whole.
 #[test]
 fn a_retry_after_an_unknown_outcome_gets_the_first_answer() {
     in_world(async |w| {

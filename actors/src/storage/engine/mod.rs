@@ -39,9 +39,6 @@ mod sums;
 mod superblock;
 mod update;
 
-#[cfg(test)]
-mod tests;
-
 use bytes::Bytes;
 
 pub use engine::Engine;

@@ -1,4 +1,5 @@
-//! Opening a target: the newest checkpoint, the journal behind it, then the allocator from the rows.
+//! Opening a target: the newest checkpoint, the journal behind it, then the allocator from the
+//! rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
