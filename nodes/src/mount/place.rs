@@ -110,8 +110,8 @@ fn mounted(dir: &Path, mount: &Mount, source: &str, answer: Answer) -> Result<Pl
         ),
         Answer::Alive if mount.is_fuse() && what.starts_with("hf3fs.") => {
             format!(
-                "{shown} is already a mount of {what}; end it with `t3fs-node down {shown}` (or, if \
-                 that knows nothing of it, `{unmount} {shown}`)"
+                "{shown} is already a mount of {what}; end it with `t3fs-node down {shown}` \
+                 (or, if that knows nothing of it, `{unmount} {shown}`)"
             )
         }
         Answer::Alive => format!(
