@@ -49,6 +49,8 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
 const REMOVE_WIDTH: usize = 16;
 /// How often emptied chunks are looked at.
 const PURGE_EVERY: Duration = Duration::from_secs(10);
+/// What a target's journal takes at most, in bytes: six segments of the default size.
+const JOURNAL_MAX: u64 = 192 << 20;
 /// Most chunks in one listing.
 const LIST_MAX: u32 = 4096;
 
@@ -539,9 +541,11 @@ impl Handle<GetSpace> for Storage {
         let (engine, disk) = me.with(|s| (s.engine.clone(), s.disk));
         let below = cx.disk(disk).space().await.map_err(|e| StorageError::Failed(e.to_string()))?;
         let s = engine.space();
+        // The journal grows and shrinks up to a limit: that much is never promised to users.
+        let journal = JOURNAL_MAX.saturating_sub(s.journal_bytes);
         Ok(TargetSpace {
             disk_capacity: below.capacity,
-            disk_free: below.free,
+            disk_free: below.free.saturating_sub(journal),
             reusable: s.reusable,
             used: s.used,
             chunks: s.chunks,
