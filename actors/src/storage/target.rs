@@ -384,8 +384,14 @@ impl Storage {
                 _ => Ok(()),
             }
         });
-        if let Err(e) = done {
-            panic!("commit of {chunk} version {version}: {e}");
+        match done {
+            Ok(()) => {}
+            // Stored, and driven on again at the next start: the target was closed, or its disk
+            // failed, while the chain was answering.
+            Err(EngineError::Failed(why)) => {
+                tracing::warn!("{chunk} version {version} stays pending: {why}");
+            }
+            Err(e) => panic!("commit of {chunk} version {version}: {e}"),
         }
     }
 
