@@ -21,7 +21,7 @@ pub(crate) struct SimBackend {
 
 impl SimBackend {
     pub(crate) fn new(world: Weak<Inner>, owner: Owner, shard: u16, drift_ppm: i64) -> SimBackend {
-        SimBackend { world, owner, shard, drift_ppm: drift_ppm }
+        SimBackend { world, owner, shard, drift_ppm }
     }
 
     /// The world, while this run of the node lives in it. What a dropped task still calls on its

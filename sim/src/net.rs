@@ -114,7 +114,7 @@ impl Net {
         let s = &self.speed;
         let r = rng.draw();
         let jitter = if r & 15 == 0 { s.jitter_us * 8 } else { s.jitter_us };
-        s.latency_us + ((r >> 32) * jitter >> 32) + bytes as u64 / s.bytes_per_us.max(1)
+        s.latency_us + (((r >> 32) * jitter) >> 32) + bytes as u64 / s.bytes_per_us.max(1)
     }
 }
 
