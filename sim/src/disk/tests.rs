@@ -87,7 +87,7 @@ fn a_sync_covers_what_completed_before_it() {
         b.disk.crash(&b.rng);
         let bytes = b.disk.peek("a").unwrap();
         assert!(bytes[..ALIGN].iter().all(|x| *x == 1));
-        lost += u32::from(bytes.len() == ALIGN || bytes[ALIGN..].iter().any(|x| *x == 0));
+        lost += u32::from(bytes.len() == ALIGN || bytes[ALIGN..].contains(&0));
     }
     assert!(lost > 20, "{lost}");
 }
