@@ -5,7 +5,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::buf::Carry;
 use t3fs_runtime::{Bulk, no_bulk, protocol};
 
-use super::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, TargetId};
+use super::ids::{
+    ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, RoutingVersion, SessionId, TargetId,
+};
 use super::mgmtd::Routing;
 use crate::storage::Storage;
 
@@ -21,7 +23,7 @@ pub enum UpdateKind {
         len: u32,
     },
     Remove,
-    /// `data` is the whole content (from a predecessor that re-drives or syncs).
+    /// `data` is the whole content (from a predecessor that drives a pending update on).
     Replace,
 }
 
@@ -44,6 +46,8 @@ pub struct UpdateChunk {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Updated {
     pub version: ChunkVersion,
+    /// The chain's version when the tail committed it: the same on all replicas.
+    pub chain_version: ChainVersion,
     /// The chunk's length after the update.
     pub len: u32,
     /// Digest over length and granule checksums: equal on all replicas.
@@ -127,6 +131,63 @@ pub struct TargetSpace {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct GetSpace;
 
+/// The last update of one client to a chunk, as a replica remembers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RecentWriter {
+    pub session: SessionId,
+    pub seq: u64,
+    pub version: ChunkVersion,
+}
+
+/// To a syncing successor: its predecessor begins to bring it up to date. Answered when nothing of
+/// earlier chain versions is under way there any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncStart {
+    pub chain_version: ChainVersion,
+    /// Larger than that of any earlier attempt of the sender.
+    pub session: u64,
+}
+
+/// To a syncing successor: the chunk is this, whatever is known of it there.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncChunk {
+    pub chunk: ChunkId,
+    pub chain_version: ChainVersion,
+    pub session: u64,
+    /// Of this message within the session.
+    pub number: u64,
+    /// Messages with lower numbers were answered or given up.
+    pub floor: u64,
+    /// `None`: there is no such chunk.
+    pub content: Option<SyncContent>,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+/// What goes with the data of a chunk.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncContent {
+    pub version: ChunkVersion,
+    /// The chain's version when it was committed.
+    pub committed_in: ChainVersion,
+    pub recents: Vec<RecentWriter>,
+}
+
+/// To a syncing successor: everything was sent and stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncDone {
+    pub chain_version: ChainVersion,
+    pub session: u64,
+}
+
+/// From the agent: this target may serve until `until_us` of the process's own clock (`Cx::now`),
+/// once its routing is no older than `routing`: a lease renewed after a death comes with the news.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct LeaseHeld {
+    pub until_us: u64,
+    pub routing: RoutingVersion,
+}
+
 /// New routing, told by whoever has it.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct NewRouting {
@@ -152,7 +213,7 @@ pub enum StorageError {
         have: ChunkVersion,
         sent: ChunkVersion,
     },
-    /// This request number was followed by a later one of the same client.
+    /// This request number was followed by a later one of the same sender.
     Superseded,
     NoSpace,
     /// Too many clients write this chunk at once.
@@ -190,6 +251,12 @@ impl Carry for UpdateChunk {
     }
 }
 
+impl Carry for SyncChunk {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+
 impl Carry for ChunkData {
     fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
         each(&mut self.data);
@@ -207,15 +274,22 @@ no_bulk!(
     TargetSpace,
     GetSpace,
     NewRouting,
+    SyncStart,
+    SyncDone,
+    LeaseHeld,
     TargetId
 );
 
 protocol! { Storage as StorageMsg = 0x0300 {
-    1 v 1 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
+    1 v 2 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
     2 v 1 ReadChunk -> Result<Option<ChunkData>, StorageError>, Bulk, 10_000 ms;
     3 v 1 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
     5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
     6 v 1 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
     7 v 1 NewRouting -> (), Control, 5_000 ms;
+    8 v 1 LeaseHeld -> (), Control, 1_000 ms;
+    9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
+    10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;
+    11 v 1 SyncDone -> Result<(), StorageError>, Control, 5_000 ms;
 } }
