@@ -1,15 +1,18 @@
 //! The client's way to the cluster: routing, a session, and asks that are tried again.
 //!
 //! A retry carries the same request id as the first attempt, so it cannot take effect twice, and
-//! goes to whoever today's routing names. After [`PATIENCE`] the user gets an error.
+//! goes to whoever today's routing names. While nobody can serve it waits; after the patience it was
+//! started with ([`PATIENCE`] unless told otherwise) the user gets an error.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Time};
+use t3fs_runtime::slot::before;
+use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Slot};
 
 use super::FsError;
+use super::retry::{Retry, Subject, Watchers};
 use crate::meta::Meta;
 use crate::mgmtd::Mgmtd;
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
@@ -22,10 +25,17 @@ use crate::proto::storage::{
 };
 use crate::storage::Storage;
 
-/// How long a request is tried before its user gets an error.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE_MIN: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a request is tried before its user gets an error. At most [`PATIENCE_MAX`].
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Storage remembers the writers of a removed chunk for longer than this.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(240);
+/// How long a client that starts waits for the cluster.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for one answer of a replica while there may be others, and of anybody else.
+const READ_ATTEMPT: Duration = Duration::from_secs(1);
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// How often the routing is looked at while requests wait.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 struct State {
@@ -34,37 +44,19 @@ struct State {
     session: Cell<SessionId>,
     seq: Cell<u64>,
     open: Cell<bool>,
+    patience: Cell<Duration>,
+    /// The meta server that answered last.
+    meta: Cell<Option<RawAddr>>,
+    watchers: Watchers,
 }
 
 /// Shared by the client's parts, and by meta for the removal of chunks.
 #[derive(Clone)]
 pub struct Link(Rc<State>);
 
-/// Pauses that grow, until patience ends.
-struct Retry {
-    until: Time,
-    pause: Duration,
-}
-
-impl Retry {
-    fn new(cx: &Cx) -> Retry {
-        Retry { until: cx.deadline().min(cx.now() + PATIENCE), pause: PAUSE_MIN }
-    }
-
-    /// `false` when there is no time left.
-    async fn again(&mut self, cx: &Cx) -> bool {
-        if cx.now() + self.pause >= self.until {
-            return false;
-        }
-        let jitter = cx.rand() % (self.pause.as_micros() as u64 / 2).max(1);
-        cx.sleep(self.pause + Duration::from_micros(jitter)).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        true
-    }
-}
-
 impl Link {
-    /// Opens a session and waits until all chains and a meta server can be reached.
+    /// Opens a session and waits until chains and a meta server are known. Some of them may be down:
+    /// requests that need those wait.
     pub async fn open(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
         Self::open_when(cx, mgmtd, label, true).await
     }
@@ -86,9 +78,12 @@ impl Link {
             session: Cell::new(SessionId(0)),
             seq: Cell::new(1),
             open: Cell::new(true),
+            patience: Cell::new(PATIENCE),
+            meta: Cell::new(None),
+            watchers: Watchers::default(),
         }));
         let nonce = cx.rand();
-        let mut retry = Retry::new(cx);
+        let mut retry = Retry::new(cx, OPEN_MAX);
         loop {
             let ask = OpenSession { label: label.into(), nonce };
             match cx.ask(mgmtd, ask).await {
@@ -96,7 +91,7 @@ impl Link {
                     link.0.session.set(s);
                     break;
                 }
-                other if !retry.again(cx).await => {
+                other if !retry.again(cx, Slot::new()).await => {
                     return Err(FsError::Unavailable(format!("mgmtd gave no session: {other:?}")));
                 }
                 _ => {}
@@ -105,13 +100,11 @@ impl Link {
         loop {
             link.refresh(cx).await;
             let r = link.routing();
-            let usable = (!needs_meta || !r.metas.is_empty())
-                && !r.chains.is_empty()
-                && r.chains.iter().all(|c| c.writers().all(|t| t.addr.is_some()));
+            let usable = (!needs_meta || !r.metas.is_empty()) && !r.chains.is_empty();
             if usable {
                 break;
             }
-            if !retry.again(cx).await {
+            if !retry.again(cx, Slot::new()).await {
                 return Err(FsError::Unavailable(format!(
                     "the cluster is not complete: {} chains, {} meta servers",
                     r.chains.len(),
@@ -167,7 +160,46 @@ impl Link {
         if let Ok(Some(r)) = cx.ask(self.0.mgmtd, GetRouting { have }).await
             && r.version > self.routing().version
         {
-            *self.0.routing.borrow_mut() = Rc::new(r);
+            let old = self.0.routing.replace(Rc::new(r));
+            self.0.watchers.news(&old, &self.routing());
+        }
+    }
+
+    /// Sets how long requests are tried; at most [`PATIENCE_MAX`].
+    pub fn set_patience(&self, patience: Duration) {
+        self.0.patience.set(patience.min(PATIENCE_MAX));
+    }
+
+    /// Fills with news of the subject, which is looked for as long as somebody waits.
+    fn watch(&self, cx: &Cx, subject: Subject) -> Slot<()> {
+        let slot = self.0.watchers.watch(subject);
+        if !self.0.watchers.looking.replace(true) {
+            let (state, long) = (Rc::downgrade(&self.0), cx.outlive());
+            cx.spawn(async move {
+                loop {
+                    long.sleep(LOOK_EVERY).await;
+                    let Some(s) = state.upgrade() else { return };
+                    if s.watchers.idle() {
+                        s.watchers.looking.set(false);
+                        return;
+                    }
+                    Link(s).refresh(&long).await;
+                }
+            });
+        }
+        slot
+    }
+
+    /// The meta server to ask: the one that answered last, else any but the one that did not.
+    fn pick_meta(&self, cx: &Cx, not: Option<RawAddr>) -> Option<RawAddr> {
+        let metas = &self.routing().metas;
+        if let Some(last) = self.0.meta.get().filter(|m| metas.contains(m)) {
+            return Some(last);
+        }
+        let others: Vec<RawAddr> = metas.iter().copied().filter(|m| Some(*m) != not).collect();
+        match others.len() {
+            0 => metas.first().copied(),
+            n => others.get(cx.rand() as usize % n).copied(),
         }
     }
 
@@ -177,20 +209,29 @@ impl Link {
         M: t3fs_runtime::Ask<Meta, Reply = Result<T, MetaError>> + Clone,
         Meta: Handle<M>,
     {
-        let mut retry = Retry::new(cx);
-        let mut turn = 0;
+        let mut retry = Retry::new(cx, self.0.patience.get());
+        let mut failed = None;
         loop {
-            let metas = self.routing().metas.clone();
-            let why = match metas.get(turn % metas.len().max(1)) {
+            let to = self.pick_meta(cx, failed);
+            let news = self.watch(cx, Subject::Meta(to));
+            let why = match to {
                 None => "no meta server is known".to_owned(),
-                Some(&to) => match cx.ask(Addr::<Meta>::from_raw(to), message.clone()).await {
-                    Ok(Err(MetaError::Unavailable(why))) => why,
-                    Ok(reply) => return reply.map_err(FsError::from),
-                    Err(e @ (AskError::NotSent(_) | AskError::Unknown(_))) => e.to_string(),
-                },
+                Some(to) => {
+                    let attempt = cx.within(ATTEMPT);
+                    let ask = attempt.ask(Addr::<Meta>::from_raw(to), message.clone());
+                    let gone = Err(AskError::Unknown("the meta server is gone"));
+                    match before(ask, news.clone()).await.unwrap_or(gone) {
+                        Ok(Err(MetaError::Unavailable(why))) => why,
+                        Ok(reply) => {
+                            self.0.meta.set(Some(to));
+                            return reply.map_err(FsError::from);
+                        }
+                        Err(e @ (AskError::NotSent(_) | AskError::Unknown(_))) => e.to_string(),
+                    }
+                }
             };
-            turn += 1;
-            if !retry.again(cx).await {
+            (failed, _) = (to, self.0.meta.take());
+            if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("meta: {why}")));
             }
             self.refresh(cx).await;
@@ -213,35 +254,42 @@ impl Link {
         Some((Addr::from_raw(choose(c)?), c.version, c.writers().count().saturating_sub(1) as u8))
     }
 
-    /// Runs one storage request until it is answered for good.
+    /// Runs one storage request until it is answered for good. `choose` is told who failed last.
     async fn storage<T>(
         &self,
         cx: &Cx,
         chain: ChainId,
-        mut choose: impl FnMut(&Chain) -> Option<RawAddr>,
+        mut choose: impl FnMut(&Chain, Option<RawAddr>) -> Option<RawAddr>,
         mut attempt: impl AsyncFnMut(
             Addr<Storage>,
             ChainVersion,
             u8,
         ) -> Result<Result<T, StorageError>, AskError>,
     ) -> Result<T, FsError> {
-        let mut retry = Retry::new(cx);
+        let mut retry = Retry::new(cx, self.0.patience.get());
+        let mut failed = None;
         loop {
-            let why = match self.pick(chain, &mut choose) {
+            let news = self.watch(cx, Subject::Chain(chain));
+            let why = match self.pick(chain, |c| choose(c, failed)) {
                 None => format!("chain {chain} has no target that serves"),
-                Some((to, version, hops)) => match attempt(to, version, hops).await {
-                    Ok(Ok(v)) => return Ok(v),
-                    Ok(Err(
-                        e @ (StorageError::StaleChain { .. }
-                        | StorageError::BehindChain { .. }
-                        | StorageError::WrongTarget
-                        | StorageError::NotReady),
-                    )) => e.to_string(),
-                    Ok(Err(e)) => return Err(e.into()),
-                    Err(e) => e.to_string(),
-                },
+                Some((to, version, hops)) => {
+                    failed = Some(to.raw());
+                    let changed = Err(AskError::Unknown("the chain has changed"));
+                    let answer = before(attempt(to, version, hops), news.clone()).await;
+                    match answer.unwrap_or(changed) {
+                        Ok(Ok(v)) => return Ok(v),
+                        Ok(Err(
+                            e @ (StorageError::StaleChain { .. }
+                            | StorageError::BehindChain { .. }
+                            | StorageError::WrongTarget
+                            | StorageError::NotReady),
+                        )) => e.to_string(),
+                        Ok(Err(e)) => return Err(e.into()),
+                        Err(e) => e.to_string(),
+                    }
+                }
             };
-            if !retry.again(cx).await {
+            if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("chain {chain}: {why}")));
             }
             self.refresh(cx).await;
@@ -275,17 +323,18 @@ impl Link {
         offset: u32,
         len: u32,
     ) -> Result<Option<ChunkData>, FsError> {
-        let any = |c: &Chain| {
-            let serving =
-                || c.targets.iter().filter(|t| t.state == TargetState::Serving && t.addr.is_some());
-            match serving().count() {
-                0 => None,
-                1 => serving().next()?.addr,
-                n => serving().nth(cx.rand() as usize % n)?.addr,
+        let any = |c: &Chain, not: Option<RawAddr>| {
+            let serving = c.targets.iter().filter(|t| t.state == TargetState::Serving);
+            let all: Vec<RawAddr> = serving.filter_map(|t| t.addr).collect();
+            let others = all.iter().filter(|a| Some(**a) != not);
+            match others.clone().count() {
+                0 => all.first().copied(),
+                n => others.copied().nth(cx.rand() as usize % n),
             }
         };
         self.storage(cx, chain, any, async |to, chain_version, _| {
-            cx.ask(to, ReadChunk { chunk, chain_version, offset, len }).await
+            let attempt = cx.within(READ_ATTEMPT);
+            attempt.ask(to, ReadChunk { chunk, chain_version, offset, len }).await
         })
         .await
     }
@@ -313,7 +362,7 @@ impl Link {
     }
 }
 
-fn head(c: &Chain) -> Option<RawAddr> {
+fn head(c: &Chain, _: Option<RawAddr>) -> Option<RawAddr> {
     c.writers().next()?.addr
 }
 
