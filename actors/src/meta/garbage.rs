@@ -1,8 +1,8 @@
 //! Removing what has no name any more: a file's chunks on every chain of its layout, then its
 //! inode.
 //!
-//! One task, the collector, starts when something loses its last name (and once at the start of the
-//! server), works through the garbage entries and ends. It stays only while files without a name
+//! One task, the collector, starts when something loses its last name (and at the start of the
+//! server and now and then, for what another server left that has died), works through the garbage entries and ends. It stays only while files without a name
 //! are held open by a session, whose end mgmtd's routing tells, or while a chain cannot be reached.
 //! Everything here may run twice, or on several servers at once.
 
@@ -40,6 +40,8 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 const HELD_PAUSE: Duration = Duration::from_secs(5);
 /// Shortest and longest pause after a pass that left something undone.
 const FAILED_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+/// Shortest pause between two looks for what other servers left.
+const LOOK_PAUSE: Duration = Duration::from_secs(30);
 /// Longest wait for one transaction.
 const TXN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -102,6 +104,16 @@ enum Next {
     Sleep,
     Doze(Slot<()>),
     End,
+}
+
+/// For ever: looks now and then for what another server left.
+pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
+    loop {
+        kick(&me, &cx);
+        // Servers that started together do not look together.
+        let jitter = Duration::from_micros(cx.rand() % LOOK_PAUSE.as_micros() as u64);
+        cx.sleep(LOOK_PAUSE + jitter).await;
+    }
 }
 
 /// Has garbage collected, soon.

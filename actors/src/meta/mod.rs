@@ -102,7 +102,7 @@ impl Meta {
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
         let MetaConfig { chunk_size, stripe, table, routing, .. } = config;
-        let meta = cx.start(Meta {
+        let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
             outside,
             ids: InodeIds::default(),
@@ -110,10 +110,7 @@ impl Meta {
             refreshing: None,
             collector: Collector::default(),
         });
-        // What an earlier run left behind.
-        if let Err(why) = cx.tell(meta, CollectGarbage) {
-            tracing::warn!("garbage is not collected until something new is removed: {why}");
-        }
+        cx.spawn(garbage::watch(me, cx.outlive()));
         Ok(meta)
     }
 }

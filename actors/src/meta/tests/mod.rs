@@ -26,6 +26,7 @@ mod concurrent;
 mod model;
 mod posix;
 mod retries;
+mod several;
 mod speed;
 
 /// The rest of the cluster.
