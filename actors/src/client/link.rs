@@ -13,13 +13,12 @@ use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Slot};
 
 use super::FsError;
 use super::retry::{Retry, Subject, Watchers};
+use crate::agent::Agent;
 use crate::meta::Meta;
-use crate::mgmtd::Mgmtd;
+use crate::proto::agent::GetRouting;
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
 use crate::proto::meta::{Layout, MetaError, Stripes};
-use crate::proto::mgmtd::{
-    Chain, CloseSession, ExtendSession, GetRouting, OpenSession, Routing, TargetState,
-};
+use crate::proto::mgmtd::{Chain, CloseSession, ExtendSession, OpenSession, Routing, TargetState};
 use crate::proto::storage::{
     ChunkData, ReadChunk, RemoveChunks, StorageError, UpdateChunk, UpdateKind, Updated,
 };
@@ -34,12 +33,14 @@ const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for one answer of a replica while there may be others, and of anybody else.
 const READ_ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// Longest wait for newer routing.
+const FETCH_MAX: Duration = Duration::from_millis(500);
 /// How often the routing is looked at while requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 struct State {
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
     routing: RefCell<Rc<Routing>>,
     session: Cell<SessionId>,
     seq: Cell<u64>,
@@ -57,23 +58,23 @@ pub struct Link(Rc<State>);
 impl Link {
     /// Opens a session and waits until chains and a meta server are known. Some of them may be down:
     /// requests that need those wait.
-    pub async fn open(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
-        Self::open_when(cx, mgmtd, label, true).await
+    pub async fn open(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
+        Self::open_when(cx, agent, label, true).await
     }
 
     /// The same for users of chunks alone.
-    pub async fn open_chains(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
-        Self::open_when(cx, mgmtd, label, false).await
+    pub async fn open_chains(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
+        Self::open_when(cx, agent, label, false).await
     }
 
     async fn open_when(
         cx: &Cx,
-        mgmtd: Addr<Mgmtd>,
+        agent: Addr<Agent>,
         label: &str,
         needs_meta: bool,
     ) -> Result<Link, FsError> {
         let link = Link(Rc::new(State {
-            mgmtd,
+            agent,
             routing: RefCell::default(),
             session: Cell::new(SessionId(0)),
             seq: Cell::new(1),
@@ -86,7 +87,7 @@ impl Link {
         let mut retry = Retry::new(cx, OPEN_MAX);
         loop {
             let ask = OpenSession { label: label.into(), nonce };
-            match cx.ask(mgmtd, ask).await {
+            match cx.ask(agent, ask).await {
                 Ok(Ok(s)) => {
                     link.0.session.set(s);
                     break;
@@ -118,10 +119,10 @@ impl Link {
                 long.sleep(EXTEND_EVERY).await;
                 let Some(s) = state.upgrade().filter(|s| s.open.get()) else { return };
                 let session = s.session.get();
-                if let Ok(Ok(false)) = long.ask(s.mgmtd, ExtendSession { session }).await {
+                if let Ok(false) = long.ask(s.agent, ExtendSession { session }).await {
                     tracing::error!("session {session} ended at mgmtd: opening another");
                     let again = OpenSession { label: "again".into(), nonce: long.rand() };
-                    if let Ok(Ok(new)) = long.ask(s.mgmtd, again).await {
+                    if let Ok(Ok(new)) = long.ask(s.agent, again).await {
                         s.session.set(new);
                     }
                 }
@@ -135,7 +136,7 @@ impl Link {
         self.0.open.set(false);
         let session = self.0.session.get();
         // Should it not arrive, the session's lease runs out.
-        let _ = cx.ask(self.0.mgmtd, CloseSession { session }).await;
+        let _ = cx.ask(self.0.agent, CloseSession { session }).await;
     }
 
     pub fn session(&self) -> SessionId {
@@ -153,11 +154,16 @@ impl Link {
         RequestId { session: self.0.session.get(), seq }
     }
 
-    /// Fetches newer routing, if mgmtd answers.
+    /// Takes newer routing, if the agent has it.
     pub async fn refresh(&self, cx: &Cx) {
+        self.fetch(cx, false).await;
+    }
+
+    async fn fetch(&self, cx: &Cx, fresh: bool) {
         let have = self.routing().version;
         // No answer: whoever needs newer routing comes back.
-        if let Ok(Some(r)) = cx.ask(self.0.mgmtd, GetRouting { have }).await
+        if let Ok(Some(r)) =
+            cx.within(FETCH_MAX).ask(self.0.agent, GetRouting { have, fresh }).await
             && r.version > self.routing().version
         {
             let old = self.0.routing.replace(Rc::new(r));
@@ -270,6 +276,7 @@ impl Link {
         let mut failed = None;
         loop {
             let news = self.watch(cx, Subject::Chain(chain));
+            let mut fresh = false;
             let why = match self.pick(chain, |c| choose(c, failed)) {
                 None => format!("chain {chain} has no target that serves"),
                 Some((to, version, hops)) => {
@@ -278,9 +285,12 @@ impl Link {
                     let answer = before(attempt(to, version, hops), news.clone()).await;
                     match answer.unwrap_or(changed) {
                         Ok(Ok(v)) => return Ok(v),
+                        Ok(Err(e @ StorageError::StaleChain { .. })) => {
+                            fresh = true;
+                            e.to_string()
+                        }
                         Ok(Err(
-                            e @ (StorageError::StaleChain { .. }
-                            | StorageError::BehindChain { .. }
+                            e @ (StorageError::BehindChain { .. }
                             | StorageError::WrongTarget
                             | StorageError::NotReady),
                         )) => e.to_string(),
@@ -292,7 +302,7 @@ impl Link {
             if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("chain {chain}: {why}")));
             }
-            self.refresh(cx).await;
+            self.fetch(cx, fresh).await;
         }
     }
 

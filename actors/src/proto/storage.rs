@@ -180,18 +180,18 @@ pub struct SyncDone {
     pub session: u64,
 }
 
+/// New routing, told by whoever has it.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NewRouting {
+    pub routing: Routing,
+}
+
 /// From the agent: this target may serve until `until_us` of the process's own clock (`Cx::now`),
 /// once its routing is no older than `routing`: a lease renewed after a death comes with the news.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct LeaseHeld {
     pub until_us: u64,
     pub routing: RoutingVersion,
-}
-
-/// New routing, told by whoever has it.
-#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct NewRouting {
-    pub routing: Routing,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]

@@ -63,6 +63,8 @@ pub(super) struct Membership {
     sync_in: Option<SyncIn>,
     /// Everything of the chain is here, as of this chain version.
     synced: Option<ChainVersion>,
+    /// Its disk has failed: it serves no more in this run of the process.
+    retired: bool,
     /// Who waits for the chain to change.
     waiting: Vec<Slot<()>>,
 }
@@ -70,7 +72,7 @@ pub(super) struct Membership {
 impl Membership {
     pub(super) fn new(target: TargetId, chain_id: ChainId) -> Membership {
         let lease =
-            Lease { since: Time::default(), until: Time::NEVER, routing: RoutingVersion(0) };
+            Lease { since: Time::default(), until: Time::default(), routing: RoutingVersion(0) };
         Membership {
             target,
             chain_id,
@@ -78,6 +80,7 @@ impl Membership {
             lease,
             sync_in: None,
             synced: None,
+            retired: false,
             waiting: Vec::new(),
         }
     }
@@ -121,12 +124,28 @@ impl Membership {
     }
 
     pub(super) fn serving(&self) -> bool {
-        self.state() == Some(TargetState::Serving)
+        !self.retired && self.state() == Some(TargetState::Serving)
+    }
+
+    pub(super) fn chain_id(&self) -> ChainId {
+        self.chain_id
+    }
+
+    /// Ends this target's service for good. `false`: it had ended.
+    pub(super) fn retire(&mut self) -> bool {
+        for w in self.waiting.drain(..) {
+            w.fill(());
+        }
+        !std::mem::replace(&mut self.retired, true)
+    }
+
+    pub(super) fn retired(&self) -> bool {
+        self.retired
     }
 
     pub(super) fn is_head(&self) -> bool {
         let head = self.chain().ok().and_then(|c| c.writers().next());
-        head.is_some_and(|t| t.target == self.target && t.state == TargetState::Serving)
+        self.serving() && head.is_some_and(|t| t.target == self.target)
     }
 
     /// Whether a report may call this target up to date, and for which chain version.

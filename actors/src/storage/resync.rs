@@ -19,7 +19,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
-use super::target::{Locked, Storage};
+use super::target::{Locked, PlantedBug, Storage};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::*;
 
@@ -380,10 +380,16 @@ impl Handle<SyncStart> for Storage {
         if let Err(StorageError::BehindChain { .. } | StorageError::NotReady) =
             me.with(|s| s.core.member.sync_start(m.chain_version, m.session))
         {
-            Self::fetch_routing(me, cx).await;
+            Self::fetch_routing(me, true, cx).await;
         }
         me.with(|s| s.core.member.sync_start(m.chain_version, m.session))?;
         Self::quiesce(me).await;
+        if me.with(|s| s.planted_bug == Some(PlantedBug::ServeBeforeSync)) {
+            me.with(|s| {
+                s.tell.fill(());
+                s.core.member.sync_done(m.chain_version, m.session)
+            })?;
+        }
         Ok(())
     }
 }
@@ -396,8 +402,10 @@ impl Handle<SyncChunk> for Storage {
 
 impl Handle<SyncDone> for Storage {
     async fn handle(me: &Me<Self>, m: SyncDone, _: &Cx) -> Result<(), StorageError> {
-        me.with(|s| s.core.member.sync_done(m.chain_version, m.session))?;
-        Ok(())
+        me.with(|s| {
+            s.tell.fill(());
+            s.core.member.sync_done(m.chain_version, m.session)
+        })
     }
 }
 

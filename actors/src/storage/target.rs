@@ -4,14 +4,15 @@
 use core::time::Duration;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Time, join_all};
+use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
 
 use super::core::Core;
 use super::engine::{ChunkInfo, Engine, EngineError};
 use super::resync::{ResyncStats, SyncOut};
-use crate::mgmtd::Mgmtd;
-use crate::proto::ids::{ChainId, ChunkId, RequestId, TargetId};
-use crate::proto::mgmtd::GetRouting;
+use crate::agent::Agent;
+use crate::proto::agent::{GetRouting, ReportTarget};
+use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
+use crate::proto::mgmtd::{LocalState, Routing, TargetReport};
 use crate::proto::storage::*;
 
 /// Mistakes that tests plant to see that the simulator finds them.
@@ -29,7 +30,7 @@ pub struct StorageConfig {
     pub engine: Engine,
     pub target: TargetId,
     pub chain: ChainId,
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
     pub disk: DiskId,
     /// `None` outside of tests.
     pub planted_bug: Option<PlantedBug>,
@@ -39,7 +40,8 @@ pub struct StorageConfig {
 pub struct Storage {
     pub(super) core: Core,
     pub(super) engine: Engine,
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
+    target: TargetId,
     /// Its own address.
     pub(super) me: RawAddr,
     disk: DiskId,
@@ -51,6 +53,8 @@ pub struct Storage {
     /// Sessions so far.
     pub(super) sync_sessions: u64,
     pub(super) stats: ResyncStats,
+    /// Filled to tell the agent now.
+    pub(super) tell: Slot<()>,
 }
 
 impl Actor for Storage {
@@ -59,6 +63,10 @@ impl Actor for Storage {
 
 /// Pending updates driven on side by side.
 const DRIVE_WIDTH: usize = 16;
+/// Longest wait for newer routing.
+const FETCH_MAX: Duration = Duration::from_millis(500);
+/// How often the agent is told how full the target is, and that its disk still works.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often emptied chunks are looked at.
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What a target's journal takes at most, in bytes: six segments of the default size.
@@ -107,7 +115,8 @@ impl Storage {
         let actor = Storage {
             core: Core::new(config.target, config.chain),
             engine: config.engine,
-            mgmtd: config.mgmtd,
+            agent: config.agent,
+            target: config.target,
             me: RawAddr::default(),
             disk: config.disk,
             planted_bug: config.planted_bug,
@@ -115,13 +124,47 @@ impl Storage {
             sync_out: None,
             sync_sessions: 0,
             stats: ResyncStats::default(),
+            tell: Slot::new(),
         };
         let (addr, me) = cx.start_with(actor);
         me.with(|s| s.me = addr.raw());
+        cx.spawn(Self::report(me.clone(), cx.outlive()));
         cx.spawn(Self::drive(me.clone(), cx.outlive()));
         cx.spawn(Self::resync(me.clone(), cx.outlive()));
         cx.spawn(Self::purge_all(me, cx.outlive()));
         addr
+    }
+
+    /// For ever: tells the agent what this target is, at once when that changes.
+    async fn report(me: Me<Self>, cx: Cx) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let (agent, report, tell) = me.with(|s| {
+                s.tell = Slot::new();
+                (s.agent, s.state(), s.tell.clone())
+            });
+            let told = cx.within(FETCH_MAX).ask(agent, ReportTarget { report }).await.is_ok();
+            pause = if told { TELL_EVERY } else { (pause * 2).min(TELL_EVERY) };
+            // Ended either way: it tells again.
+            let _ = before(cx.sleep(pause), tell).await;
+        }
+    }
+
+    /// What mgmtd is to know of this target.
+    fn state(&mut self) -> TargetReport {
+        if let Some(why) = self.engine.failure()
+            && self.core.member.retire()
+        {
+            tracing::error!("target {} serves no more: {why}", self.target);
+        }
+        let member = &self.core.member;
+        let (local, chain_version) = match member.up_to_date() {
+            _ if member.retired() => (LocalState::Offline, ChainVersion(0)),
+            Some(version) => (LocalState::UpToDate, version),
+            None => (LocalState::Online, ChainVersion(0)),
+        };
+        let used_bytes = self.engine.space().used;
+        TargetReport { target: self.target, addr: self.me, local, chain_version, used_bytes }
     }
 
     /// For ever: while this target serves, drives on what is pending, after a start and after each
@@ -131,7 +174,7 @@ impl Storage {
         loop {
             let change = me.with(|s| s.core.member.change());
             if me.with(|s| s.core.member.chain().is_err()) {
-                Self::fetch_routing(&me, &cx).await;
+                Self::fetch_routing(&me, false, &cx).await;
                 // Ended by the one or the other: it looks again.
                 let _ = before(cx.sleep(Duration::from_millis(20)), change).await;
                 continue;
@@ -216,14 +259,15 @@ impl Storage {
         }
     }
 
-    pub(super) async fn fetch_routing(me: &Me<Self>, cx: &Cx) {
-        let Some((mgmtd, have)) = me.with(|s| {
+    /// Asks the agent for newer routing; `fresh`: because mgmtd certainly has some.
+    pub(super) async fn fetch_routing(me: &Me<Self>, fresh: bool, cx: &Cx) {
+        let Some((agent, have)) = me.with(|s| {
             let free = !std::mem::replace(&mut s.fetching, true);
-            free.then_some((s.mgmtd, s.core.member.routing.version))
+            free.then_some((s.agent, s.core.member.routing.version))
         }) else {
             return cx.sleep(Duration::from_millis(5)).await;
         };
-        let got = cx.ask(mgmtd, GetRouting { have }).await;
+        let got = cx.within(FETCH_MAX).ask(agent, GetRouting { have, fresh }).await;
         me.with(|s| {
             s.fetching = false;
             // No answer: the caller tries again, it needs the routing to go on.
@@ -233,8 +277,12 @@ impl Storage {
         });
     }
 
-    fn adopt(&mut self, routing: crate::proto::mgmtd::Routing) {
+    fn adopt(&mut self, routing: Routing) {
         let known = &self.core.member.routing;
+        let version = |r: &Routing| r.chain(self.core.member.chain_id()).map(|c| c.version);
+        if version(known) != version(&routing) {
+            self.tell.fill(());
+        }
         let ended = known.session_max != routing.session_max || known.sessions != routing.sessions;
         if self.core.member.adopt(routing) && ended {
             let routing = &self.core.member.routing;
@@ -269,7 +317,7 @@ impl Handle<ReadChunk> for Storage {
         if let Err(StorageError::BehindChain { .. } | StorageError::NotReady) =
             me.with(|s| s.core.member.admit_read(m.chain_version))
         {
-            Self::fetch_routing(me, cx).await;
+            Self::fetch_routing(me, true, cx).await;
         }
         let dirty = |s: &Storage| s.engine.info(m.chunk).is_some_and(|i| i.pending.is_some());
         let (engine, tail) = me.with(|s| {
@@ -369,7 +417,13 @@ impl Handle<GetSpace> for Storage {
 impl Handle<LeaseHeld> for Storage {
     async fn handle(me: &Me<Self>, m: LeaseHeld, cx: &Cx) {
         let now = cx.now();
-        me.with(|s| s.core.member.grant(Time::from_us(m.until_us), m.routing, now));
+        let behind = me.with(|s| {
+            s.core.member.grant(Time::from_us(m.until_us), m.routing, now);
+            s.core.member.routing.version < m.routing
+        });
+        if behind {
+            Self::fetch_routing(me, false, cx).await;
+        }
     }
 }
 

@@ -26,6 +26,8 @@ enum Attempt {
     Gap,
     /// It will not take it for now, for a reason of its own.
     Refused(StorageError),
+    /// It knows a later version of the chain.
+    Behind,
     /// Nobody knows, or the chain has changed.
     Again,
 }
@@ -145,7 +147,7 @@ impl Storage {
     async fn admitted(me: &Me<Self>, u: &UpdateChunk, cx: &Cx) -> Result<(), StorageError> {
         match me.with(|s| s.core.member.admit(u)) {
             Err(StorageError::BehindChain { .. } | StorageError::NotReady) => {
-                Self::fetch_routing(me, cx).await;
+                Self::fetch_routing(me, true, cx).await;
                 me.with(|s| s.core.member.admit(u))
             }
             other => other,
@@ -169,6 +171,7 @@ impl Storage {
                 Next::Tail(chain_version) => return Ok(chain_version),
                 Next::To(next) => next,
             };
+            let mut behind = false;
             match Self::attempt(me, &mut u, next, cx).await {
                 Attempt::Done(updated) => return Ok(updated.chain_version),
                 Attempt::Gap => {
@@ -180,11 +183,15 @@ impl Storage {
                     tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
                     pause = RETRY_PAUSE_MAX;
                 }
+                Attempt::Behind => behind = true,
                 Attempt::Again => {}
             }
             Self::pause_or_change(me, pause, cx).await;
             pause = (pause * 2).min(RETRY_PAUSE_MAX);
-            Self::fetch_routing(me, cx).await;
+            // The agent's news come by themselves; only the successor may know more than it.
+            if behind {
+                Self::fetch_routing(me, true, cx).await;
+            }
         }
     }
 
@@ -202,6 +209,7 @@ impl Storage {
         match answer {
             Ok(Ok(updated)) => Attempt::Done(updated),
             Ok(Err(StorageError::VersionGap { .. })) if !next.syncing => Attempt::Gap,
+            Ok(Err(StorageError::StaleChain { .. })) => Attempt::Behind,
             Ok(Err(
                 e @ (StorageError::NoSpace
                 | StorageError::TooManyWriters

@@ -235,6 +235,11 @@ impl Engine {
         })
     }
 
+    /// Why the target takes no updates any more, if so: its disk has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.0.with(|s| s.failed.clone())
+    }
+
     pub fn space(&self) -> Space {
         self.0.with(|s| {
             let j = &s.journal;
