@@ -16,4 +16,4 @@ mod resync;
 mod target;
 mod write;
 
-pub use target::{PlantedBug, Storage, StorageConfig};
+pub use target::{PlantedBug, Seen, Storage, StorageConfig};

@@ -19,7 +19,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
-use super::target::{Locked, PlantedBug, Storage};
+use super::target::{Locked, PlantedBug, Seen, Storage};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::*;
 
@@ -403,8 +403,11 @@ impl Handle<SyncChunk> for Storage {
 impl Handle<SyncDone> for Storage {
     async fn handle(me: &Me<Self>, m: SyncDone, _: &Cx) -> Result<(), StorageError> {
         me.with(|s| {
+            s.core.member.sync_done(m.chain_version, m.session)?;
+            let chain_version = m.chain_version;
+            s.seen(|target, chain| Seen::Synced { target, chain, chain_version });
             s.tell.fill(());
-            s.core.member.sync_done(m.chain_version, m.session)
+            Ok(())
         })
     }
 }

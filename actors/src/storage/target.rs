@@ -2,6 +2,7 @@
 //! Updates are in `write.rs`, bringing another target up to date in `resync.rs`.
 
 use core::time::Duration;
+use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
@@ -32,8 +33,20 @@ pub struct StorageConfig {
     pub chain: ChainId,
     pub agent: Addr<Agent>,
     pub disk: DiskId,
-    /// `None` outside of tests.
+    /// `None` outside of tests, like the next.
     pub planted_bug: Option<PlantedBug>,
+    pub watch: Option<Rc<dyn Fn(&Seen)>>,
+}
+
+/// What a target does that only a member in good standing may, for those who check it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// It answers a read.
+    Served { target: TargetId, chain: ChainId },
+    /// It acknowledges an update that nobody else has.
+    AckedAlone { target: TargetId, chain: ChainId },
+    /// Its predecessor has told it that everything is here.
+    Synced { target: TargetId, chain: ChainId, chain_version: ChainVersion },
 }
 
 /// One target.
@@ -55,6 +68,7 @@ pub struct Storage {
     pub(super) stats: ResyncStats,
     /// Filled to tell the agent now.
     pub(super) tell: Slot<()>,
+    watch: Option<Rc<dyn Fn(&Seen)>>,
 }
 
 impl Actor for Storage {
@@ -125,6 +139,7 @@ impl Storage {
             sync_sessions: 0,
             stats: ResyncStats::default(),
             tell: Slot::new(),
+            watch: config.watch,
         };
         let (addr, me) = cx.start_with(actor);
         me.with(|s| s.me = addr.raw());
@@ -290,6 +305,12 @@ impl Storage {
         }
     }
 
+    pub(super) fn seen(&self, what: impl FnOnce(TargetId, ChainId) -> Seen) {
+        if let Some(watch) = &self.watch {
+            watch(&what(self.target, self.core.member.chain_id()));
+        }
+    }
+
     /// Refuses what needs a lease.
     pub(super) fn leased(&self, now: Time) -> Result<(), StorageError> {
         self.leased_since(now, now)
@@ -344,7 +365,9 @@ impl Handle<ReadChunk> for Storage {
         let now = cx.now();
         me.with(|s| {
             s.core.member.admit_read(m.chain_version)?;
-            s.leased_since(start, now)
+            s.leased_since(start, now)?;
+            s.seen(|target, chain| Seen::Served { target, chain });
+            Ok::<_, StorageError>(())
         })?;
         match read {
             Ok(r) if r.chunk_len == 0 => Ok(None), // removed, its row not purged yet

@@ -8,7 +8,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
 use super::membership::{Next, Successor};
-use super::target::{LIST_MAX, Locked, PlantedBug, Storage};
+use super::target::{LIST_MAX, Locked, PlantedBug, Seen, Storage};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::*;
 
@@ -87,7 +87,13 @@ impl Storage {
         if from_client {
             // Whoever acknowledges alone asks itself again whether it still may.
             let now = cx.now();
-            me.with(|s| if s.core.member.alone() { s.leased(now) } else { Ok(()) })?;
+            me.with(|s| {
+                if s.core.member.alone() {
+                    s.leased(now)?;
+                    s.seen(|target, chain| Seen::AckedAlone { target, chain });
+                }
+                Ok::<_, StorageError>(())
+            })?;
         }
         Ok(updated)
     }

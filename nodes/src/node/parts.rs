@@ -91,7 +91,7 @@ pub async fn start_targets(
             })?;
             TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
             let config =
-                StorageConfig { engine, target, chain, agent, disk: id, planted_bug: None };
+                StorageConfig { engine, target, chain, agent, disk: id, planted_bug: None, watch: None };
             reports.push(TargetReport::online(target, Storage::start(cx, config).raw()));
         }
     }
