@@ -48,12 +48,17 @@ fn mgmtd_addr(node: NodeId) -> Addr<Mgmtd> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 1, epoch: RawAddr::ANY_EPOCH })
 }
 
+/// The agent of a client's node, the first actor there.
+fn agent_addr(node: NodeId) -> Addr<Agent> {
+    Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
+}
+
 /// No death: members stay as they are, and come back with all they had.
 fn timing() -> Timing {
     Timing { node_lease: Duration::from_secs(3600), ..Timing::default() }
 }
 
-fn agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<Agent> {
+fn start_agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<Agent> {
     let config = AgentConfig { server, timing: timing(), ..AgentConfig::new("sim", vec![mgmtd]) };
     Agent::start(cx, config)
 }
@@ -79,7 +84,7 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
         false => Engine::create(&cx, disk, "target", &identity, engine_config()).await,
     };
     let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
-    let agent = agent(&cx, mgmtd, Some(ServerInfo::default()));
+    let agent = start_agent(&cx, mgmtd, Some(ServerInfo::default()));
     let config =
         StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug, watch: None };
     let addr = Storage::start(&cx, config).raw();
@@ -109,12 +114,15 @@ fn run(run: &Run<'_>) -> Result<(), String> {
             }))
         })
         .collect();
-    let clients: Vec<NodeId> = (0..CLIENTS).map(|_| world.add_node(NodeSpec::new())).collect();
+    let with_agent = NodeSpec::new().boot(move |b: &Boot| {
+        start_agent(&b.cx, mgmtd, None);
+    });
+    let clients: Vec<NodeId> = (0..CLIENTS).map(|_| world.add_node(with_agent.clone())).collect();
     let members = servers.iter().enumerate().map(|(i, n)| (TargetId(i as u32 + 1), *n)).collect();
     let chains = CreateChains { chains: vec![(CHAIN, members)] };
     world
         .block_on(clients[0], |cx| async move {
-            let agent = agent(&cx, mgmtd, None);
+            let agent = agent_addr(cx.node());
             while !matches!(cx.ask(agent, chains.clone()).await, Ok(Ok(_))) {
                 cx.sleep(Duration::from_millis(10)).await;
             }
@@ -129,7 +137,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         let rng = world.rng(100 + i as u64);
         let sim = world.handle();
         world.spawn(*node, 0, move |cx| async move {
-            if let Err(e) = client(&cx, &sim, i as u32, mgmtd, rng, history).await {
+            if let Err(e) = client(&cx, &sim, i as u32, rng, history).await {
                 wrong.borrow_mut().get_or_insert(e);
             }
             done.set(done.get() + 1);
@@ -154,20 +162,13 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     check(&history)?;
     world
-        .block_on(clients[0], move |cx| async move { converge(&cx, mgmtd).await })
+        .block_on(clients[0], move |cx| async move { converge(&cx).await })
         .map_err(|h| format!("the comparison ended with {h:?}"))?
 }
 
 /// One client: draws actions on a few chunks, one after another, and records what it was told.
-async fn client(
-    cx: &Cx,
-    sim: &Sim,
-    me: u32,
-    mgmtd: Addr<Mgmtd>,
-    rng: Rng,
-    history: History,
-) -> Result<(), String> {
-    let agent = agent(cx, mgmtd, None);
+async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Result<(), String> {
+    let agent = agent_addr(cx.node());
     let link = loop {
         // The storm may outlast one attempt's patience.
         match Link::open_chains(cx, agent, "sim").await {
@@ -182,9 +183,9 @@ async fn client(
 }
 
 /// All replicas list the same chunks, nothing pending, within bounded time.
-async fn converge(cx: &Cx, mgmtd: Addr<Mgmtd>) -> Result<(), String> {
-    let link =
-        Link::open_chains(cx, agent(cx, mgmtd, None), "check").await.map_err(|e| e.to_string())?;
+async fn converge(cx: &Cx) -> Result<(), String> {
+    let opened = Link::open_chains(cx, agent_addr(cx.node()), "check").await;
+    let link = opened.map_err(|e| e.to_string())?;
     let mut last = String::new();
     for _ in 0..100 {
         let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();

@@ -340,9 +340,10 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         return Err(format!("the storm ended with {h:?}"));
     }
     world.heal();
-    world
-        .run_until(finished, CALM)
-        .map_err(|h| format!("{} of {CLIENTS} clients got done: {h:?}", done.get()))?;
+    world.run_until(finished, CALM).map_err(|h| {
+        let states = &plan.watch.borrow().stored;
+        format!("{} of {CLIENTS} clients got done: {h:?}; {states:?}", done.get())
+    })?;
     let failed = wrong.borrow_mut().take().or(plan.watch.borrow().wrong.clone());
     if let Some(e) = failed {
         return Err(e);
