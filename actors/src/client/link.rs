@@ -318,7 +318,8 @@ impl Link {
     ) -> Result<Updated, FsError> {
         self.storage(cx, chain, head, async |to, chain_version, hops| {
             let data = data.clone();
-            let u = UpdateChunk { chunk, chain_version, kind, data, request, version: None, hops };
+            let (version, born) = (None, chain_version);
+            let u = UpdateChunk { chunk, chain_version, kind, data, request, version, born, hops };
             cx.ask(to, u).await
         })
         .await

@@ -38,6 +38,9 @@ pub struct UpdateChunk {
     pub request: RequestId,
     /// `None` from a client to the head; the head's choice from there on.
     pub version: Option<ChunkVersion>,
+    /// The chain's version when the head numbered it: with `version`, it names the update for good.
+    /// A client leaves it open.
+    pub born: ChainVersion,
     /// Targets behind the receiver.
     pub hops: u8,
 }
@@ -46,8 +49,6 @@ pub struct UpdateChunk {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Updated {
     pub version: ChunkVersion,
-    /// The chain's version when the tail committed it: the same on all replicas.
-    pub chain_version: ChainVersion,
     /// The chunk's length after the update.
     pub len: u32,
     /// Digest over length and granule checksums: equal on all replicas.
@@ -101,6 +102,7 @@ pub struct ListChunks {
 pub struct ChunkSummary {
     pub chunk: ChunkId,
     pub version: ChunkVersion,
+    /// See [`UpdateChunk::born`].
     pub chain_version: ChainVersion,
     pub len: u32,
     pub checksum: u32,
@@ -168,8 +170,8 @@ pub struct SyncChunk {
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct SyncContent {
     pub version: ChunkVersion,
-    /// The chain's version when it was committed.
-    pub committed_in: ChainVersion,
+    /// See [`UpdateChunk::born`].
+    pub born: ChainVersion,
     pub recents: Vec<RecentWriter>,
 }
 

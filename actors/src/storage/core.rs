@@ -153,5 +153,5 @@ impl Core {
 /// What a committed version answers; all zeros without one.
 pub(super) fn updated(committed: Option<&State>) -> Updated {
     let c = committed.copied().unwrap_or_default();
-    Updated { version: c.version, chain_version: c.chain_version, len: c.len, checksum: c.checksum }
+    Updated { version: c.version, len: c.len, checksum: c.checksum }
 }

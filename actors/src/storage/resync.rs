@@ -86,12 +86,15 @@ impl Storage {
                 change.await;
                 continue;
             };
-            let pause = match Self::bring(&me, peer, &cx).await {
-                Ok(()) => SETTLE,
-                Err(why) => {
+            // Whatever it waits for, a change of the chain ends it: what is under way then may
+            // itself wait for a session with the new successor.
+            let pause = match before(Self::bring(&me, peer, &cx), change.clone()).await {
+                Some(Ok(())) => SETTLE,
+                Some(Err(why)) => {
                     tracing::warn!("a resync for {:?} begins again: {why}", peer.0);
                     PAUSE
                 }
+                None => continue,
             };
             // Ended by the one or the other: it looks again.
             let _ = before(cx.sleep(pause), change).await;
@@ -262,10 +265,7 @@ impl Storage {
         chunk: ChunkId,
         cx: &Cx,
     ) -> Result<(Option<SyncContent>, bytes::Bytes), EngineError> {
-        let (engine, info, chain_version) = me.with(|s| {
-            let version = s.core.member.chain().map_or(ChainVersion(0), |c| c.version);
-            (s.engine.clone(), s.engine.info(chunk), version)
-        });
+        let (engine, info) = me.with(|s| (s.engine.clone(), s.engine.info(chunk)));
         let Some(info) = info else { return Ok((None, bytes::Bytes::new())) };
         let recents = info.recent.iter().map(|r| RecentWriter {
             session: r.session,
@@ -278,13 +278,13 @@ impl Storage {
             else {
                 return Ok((None, bytes::Bytes::new()));
             };
-            // The successor is the last one: it commits, in the version that chain has.
-            let (version, committed_in) = (p.version, chain_version);
-            return Ok((Some(SyncContent { version, committed_in, recents }), data));
+            // The successor is the last one: it commits.
+            let (version, born) = (p.version, p.chain_version);
+            return Ok((Some(SyncContent { version, born, recents }), data));
         }
         let read = engine.read(cx, chunk, 0, u32::MAX).await?;
-        let committed_in = info.committed.map_or(chain_version, |c| c.chain_version);
-        Ok((Some(SyncContent { version: read.version, committed_in, recents }), read.data))
+        let born = info.committed.map_or(ChainVersion(0), |c| c.chain_version);
+        Ok((Some(SyncContent { version: read.version, born, recents }), read.data))
     }
 
     async fn take_chunk(me: &Me<Self>, m: SyncChunk, cx: &Cx) -> Result<Updated, StorageError> {
@@ -294,22 +294,19 @@ impl Storage {
             Ok::<_, StorageError>(s.engine.clone())
         })?;
         let cx = &cx.outlive(); // begun: the sender may give up, the update may not
-        let gone = SyncContent {
-            version: ChunkVersion(1),
-            committed_in: m.chain_version,
-            recents: Vec::new(),
-        };
+        let gone =
+            SyncContent { version: ChunkVersion(1), born: m.chain_version, recents: Vec::new() };
         let removed = m.content.is_none();
         let c = m.content.unwrap_or(gone);
         let recents =
             c.recents.iter().map(|r| Recent { session: r.session, seq: r.seq, version: r.version });
-        let (versions, data) = ((c.version, c.committed_in), (!removed).then_some(m.data.0));
+        let (versions, data) = ((c.version, c.born), (!removed).then_some(m.data.0));
         let done = engine.overwrite(cx, m.chunk, versions, data, recents.collect()).await;
         match done {
-            Ok(_) => Ok(match me.with(|s| s.engine.info(m.chunk)) {
-                Some(i) => updated(i.committed.as_ref()),
-                None => Updated { chain_version: m.chain_version, ..updated(None) },
-            }),
+            Ok(_) => {
+                let info = me.with(|s| s.engine.info(m.chunk));
+                Ok(updated(info.and_then(|i| i.committed).as_ref()))
+            }
             Err(EngineError::Busy) => Err(StorageError::NotReady),
             Err(e) => Err(e.into()),
         }
@@ -345,8 +342,8 @@ fn differences(
     (work, end.and_then(ChunkId::next))
 }
 
-/// One chain version has one tail, which commits one update as a version: so the same version,
-/// committed in the same chain version, is the same update with the same history.
+/// One chain version has one head, which gives a number to one update: so the same version born in
+/// the same chain version is the same update with the same history.
 fn same(mine: &ChunkInfo, theirs: &ChunkSummary) -> bool {
     let settled = mine.pending.is_none() && !theirs.pending;
     settled

@@ -266,6 +266,7 @@ impl Storage {
             data: Bulk::default(),
             request: RequestId::default(),
             version: None,
+            born: chain_version,
             hops: targets.saturating_sub(1) as u8,
         };
         // A refusal (the chain has changed) leaves the row to the next start or removal.

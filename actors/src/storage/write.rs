@@ -9,7 +9,7 @@ use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
 use super::membership::{Next, Successor};
 use super::target::{LIST_MAX, Locked, PlantedBug, Seen, Storage};
-use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId};
+use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::*;
 
 /// Longest pause between attempts at a successor.
@@ -21,7 +21,7 @@ const REMOVE_WIDTH: usize = 16;
 
 /// What became of one attempt at the successor.
 enum Attempt {
-    Done(Updated),
+    Done,
     /// The successor lacks the version before.
     Gap,
     /// It will not take it for now, for a reason of its own.
@@ -118,18 +118,14 @@ impl Storage {
         let update = Update {
             chunk,
             version,
-            chain_version: u.chain_version,
+            chain_version: u.born,
             op,
             request: Some(u.request),
             commit: is_tail || early,
         };
         let applied = engine.apply(cx, update).await?;
-        let mut out = Updated {
-            version: applied.version,
-            chain_version: u.chain_version,
-            len: applied.len,
-            checksum: applied.checksum,
-        };
+        let out =
+            Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
         // A tail may have got a successor while it wrote.
         if is_tail && me.with(|s| !matches!(s.core.member.next(), Next::To(_))) {
             return Ok(out);
@@ -140,12 +136,8 @@ impl Storage {
             cx.spawn(async move { drop(Self::forward(&me, u, version, &task).await) });
             return Ok(out);
         }
-        out.chain_version = Self::forward(me, u, version, cx).await?;
-        if is_tail {
-            out.chain_version = update_chain(&engine, chunk).unwrap_or(out.chain_version);
-        } else {
-            Self::commit(me, chunk, version, out.chain_version, cx);
-        }
+        Self::forward(me, u, version, cx).await?;
+        Self::commit(me, chunk, version, cx);
         Ok(out)
     }
 
@@ -161,25 +153,25 @@ impl Storage {
     }
 
     /// Sends a stored version to the successor until that has it, whatever it takes: the chain may
-    /// change meanwhile, the version may not. Gives the chain version it was committed in. At the
-    /// (new) tail there is nothing to do; out of the chain nothing may be done: it stays pending.
+    /// change meanwhile, the version may not. At the (new) tail there is nothing to do; out of the
+    /// chain nothing may be done: it stays pending.
     async fn forward(
         me: &Me<Self>,
         mut u: UpdateChunk,
         version: ChunkVersion,
         cx: &Cx,
-    ) -> Result<ChainVersion, StorageError> {
+    ) -> Result<(), StorageError> {
         let mut pause = Duration::from_millis(1);
         u.version = Some(version);
         loop {
             let next = match me.with(|s| s.core.member.next()) {
                 Next::Out => return Err(StorageError::WrongTarget),
-                Next::Tail(chain_version) => return Ok(chain_version),
+                Next::Tail(_) => return Ok(()),
                 Next::To(next) => next,
             };
             let mut behind = false;
             match Self::attempt(me, &mut u, next, cx).await {
-                Attempt::Done(updated) => return Ok(updated.chain_version),
+                Attempt::Done => return Ok(()),
                 Attempt::Gap => {
                     u = Self::whole(me, &u, cx).await?;
                     continue;
@@ -213,7 +205,7 @@ impl Storage {
             before(ask, change).await.unwrap_or(Err(AskError::Unknown("the chain has changed")))
         };
         match answer {
-            Ok(Ok(updated)) => Attempt::Done(updated),
+            Ok(Ok(_)) => Attempt::Done,
             Ok(Err(StorageError::VersionGap { .. })) if !next.syncing => Attempt::Gap,
             Ok(Err(StorageError::StaleChain { .. })) => Attempt::Behind,
             Ok(Err(
@@ -286,32 +278,22 @@ impl Storage {
             data: Bulk::default(),
             request,
             version: Some(version),
+            born: p.chain_version,
             hops: 0,
         };
         let u = Self::whole(me, &u, cx).await?;
-        let chain_version = Self::forward(me, u, version, cx).await?;
-        Self::commit(me, chunk, version, chain_version, cx);
+        Self::forward(me, u, version, cx).await?;
+        Self::commit(me, chunk, version, cx);
         let info = me.with(|s| s.engine.info(chunk));
         let mut out = committed(info.as_ref());
-        if out.version < version {
-            (out.version, out.chain_version) = (version, chain_version);
-        }
+        out.version = out.version.max(version);
         Ok(out)
     }
 
-    fn commit(
-        me: &Me<Self>,
-        chunk: ChunkId,
-        version: ChunkVersion,
-        chain_version: ChainVersion,
-        cx: &Cx,
-    ) {
-        let done = me.with(|s| {
-            let pending = s.engine.info(chunk).and_then(|i| i.pending.map(|p| p.version));
-            match pending {
-                Some(p) if p == version => s.engine.commit(cx, chunk, version, chain_version),
-                _ => Ok(()),
-            }
+    fn commit(me: &Me<Self>, chunk: ChunkId, version: ChunkVersion, cx: &Cx) {
+        let done = me.with(|s| match s.engine.info(chunk).and_then(|i| i.pending) {
+            Some(p) if p.version == version => s.engine.commit(cx, chunk, version, p.chain_version),
+            _ => Ok(()),
         });
         match done {
             Ok(()) => {}
@@ -341,15 +323,11 @@ impl Storage {
             data: Bulk::default(),
             request: m.request,
             version: None,
+            born: m.chain_version,
             hops,
         };
         Self::update(me, u, cx).await.map(drop)
     }
-}
-
-/// The chain version that the committed content was committed in.
-fn update_chain(engine: &Engine, chunk: ChunkId) -> Option<ChainVersion> {
-    engine.info(chunk)?.committed.map(|c| c.chain_version)
 }
 
 /// Chunks of a file that hold anything, at most `limit` of them, and whether there are more.
