@@ -208,11 +208,20 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
         Kv::start(&b.cx, Box::new(disk.open())).expect("the store opens");
     }));
     let bug = run.has("no-fence").then_some(PlantedBug::NoFence);
-    for _ in 0..MGMTDS {
-        let seen = Rc::clone(members);
+    for i in 0..MGMTDS {
+        let (seen, sim) = (Rc::clone(members), world.handle());
+        let pauses = rng.fork(20 + u64::from(i));
         add(Box::new(move |b| {
             let (node, seen) = (b.node, Rc::clone(&seen));
-            let watch = Rc::new(move |what: &mgmtd::Seen<'_>| seen.mgmtd(node, what));
+            let (sim, pauses) = (sim.clone(), pauses.fork(u64::from(b.epoch)));
+            let watch = Rc::new(move |what: &mgmtd::Seen<'_>| {
+                seen.mgmtd(node, what);
+                let decided = matches!(what, mgmtd::Seen::Decided { .. });
+                if decided && seen.storming() && pauses.chance(60_000) {
+                    // Where it hurts: another may lead before this is written.
+                    sim.pause(node, Duration::from_millis(1000 + pauses.below(3000)));
+                }
+            });
             let config = MgmtdConfig {
                 timing: timing(),
                 planted_bug: bug,
@@ -313,7 +322,8 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     members.storm(false);
     world.heal();
-    let done = || wrong().is_some() || whole(&members, &sessions.borrow()).is_ok();
+    let well = || members.acting().is_some() && whole(&members, &sessions.borrow()).is_ok();
+    let done = || wrong().is_some() || well();
     let healed = world.run_until(done, CALM);
     if let Some(w) = wrong() {
         return Err(w);
@@ -321,8 +331,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     healed.map_err(|h| {
         let why = whole(&members, &sessions.borrow()).err().unwrap_or_default();
         format!("{h:?} after the heal: {why}")
-    })?;
-    members.one_acts()
+    })
 }
 
 /// Without any other fault: the primary dies, another leads, and no chain has changed.

@@ -204,15 +204,12 @@ impl Members {
         self.state.borrow().terms.last_key_value().map_or(0, |(t, _)| *t)
     }
 
+    /// Who may act now.
     pub fn acting(&self) -> Option<NodeId> {
         let now = self.sim.now_us();
         let s = self.state.borrow();
         let acts = |(n, (_, until)): &(&NodeId, &(u64, u64))| *until > now && self.sim.is_up(**n);
         s.acts.iter().find(acts).map(|(n, _)| *n)
-    }
-
-    pub fn one_acts(&self) -> Result<(), String> {
-        self.acting().map(drop).ok_or_else(|| "nobody leads".into())
     }
 }
 
