@@ -43,7 +43,10 @@ struct State {
     agent: Addr<Agent>,
     routing: RefCell<Rc<Routing>>,
     session: Cell<SessionId>,
+    /// Of updates of chunks, and of operations of meta: meta keeps answers for so many of the
+    /// latest.
     seq: Cell<u64>,
+    op: Cell<u64>,
     open: Cell<bool>,
     patience: Cell<Duration>,
     /// The meta server that answered last.
@@ -78,6 +81,7 @@ impl Link {
             routing: RefCell::default(),
             session: Cell::new(SessionId(0)),
             seq: Cell::new(1),
+            op: Cell::new(1),
             open: Cell::new(true),
             patience: Cell::new(PATIENCE),
             meta: Cell::new(None),
@@ -119,17 +123,27 @@ impl Link {
                 long.sleep(EXTEND_EVERY).await;
                 let Some(s) = state.upgrade().filter(|s| s.open.get()) else { return };
                 let session = s.session.get();
-                if let Ok(false) = long.ask(s.agent, ExtendSession { session }).await {
-                    tracing::error!("session {session} ended at mgmtd: opening another");
-                    let again = OpenSession { label: "again".into(), nonce: long.rand() };
-                    if let Ok(Ok(new)) = long.ask(s.agent, again).await {
-                        s.session.set(new);
-                    }
+                let lives = long.ask(s.agent, ExtendSession { session }).await;
+                let link = Link(s);
+                if lives == Ok(false) {
+                    link.reopen(&long, session).await;
                 }
-                Link(s).refresh(&long).await;
+                link.refresh(&long).await;
             }
         });
         Ok(link)
+    }
+
+    /// The session has ended: requests from now on go under another one.
+    async fn reopen(&self, cx: &Cx, ended: SessionId) {
+        tracing::error!("session {ended} has ended at mgmtd: opening another");
+        let again = OpenSession { label: "again".into(), nonce: cx.rand() };
+        // No answer: whoever meets the ended session next comes here again.
+        if let Ok(Ok(new)) = cx.ask(self.0.agent, again).await
+            && self.0.session.get() == ended
+        {
+            self.0.session.set(new);
+        }
     }
 
     pub async fn close(&self, cx: &Cx) {
@@ -147,7 +161,14 @@ impl Link {
         Rc::clone(&self.0.routing.borrow())
     }
 
-    /// A request id that no request of this client had.
+    /// An id that no other operation of this client's at meta had.
+    pub fn op(&self) -> RequestId {
+        let seq = self.0.op.get();
+        self.0.op.set(seq + 1);
+        RequestId { session: self.0.session.get(), seq }
+    }
+
+    /// An id that no other update of chunks by this client had.
     pub fn request(&self) -> RequestId {
         let seq = self.0.seq.get();
         self.0.seq.set(seq + 1);
@@ -316,13 +337,18 @@ impl Link {
         data: t3fs_runtime::Bulk,
         request: RequestId,
     ) -> Result<Updated, FsError> {
-        self.storage(cx, chain, head, async |to, chain_version, hops| {
+        let done = self.storage(cx, chain, head, async |to, chain_version, hops| {
             let data = data.clone();
             let (version, born) = (None, chain_version);
             let u = UpdateChunk { chunk, chain_version, kind, data, request, version, born, hops };
             cx.ask(to, u).await
-        })
-        .await
+        });
+        let done = done.await;
+        let session = request.session;
+        if done.is_err() && !self.routing().session_alive(session) {
+            self.reopen(cx, session).await;
+        }
+        done
     }
 
     /// Reads one chunk from any replica that serves.

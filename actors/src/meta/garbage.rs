@@ -7,12 +7,12 @@
 //! Everything here may run twice, or on several servers at once.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use futures::StreamExt;
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, Cx, Me, Slot};
+use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
 
 use super::kv::client::{Txn, transact};
 use super::kv::{KeyRange, KvError, key_after};
@@ -46,7 +46,6 @@ const LOOK_PAUSE: Duration = Duration::from_secs(30);
 const TXN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The collector's state: whether its task lives, and whether there is news for it.
-#[derive(Default)]
 pub struct Collector {
     running: bool,
     news: bool,
@@ -55,9 +54,34 @@ pub struct Collector {
     seq: u64,
     /// Routing by which answers kept for dead sessions were last removed.
     swept: RoutingVersion,
+    /// Dead sessions whose answers are still kept, and since when this server knows.
+    dead: BTreeMap<SessionId, Time>,
+    keep_answers: Duration,
 }
 
 impl Collector {
+    pub fn new(keep_answers: Duration) -> Collector {
+        Collector {
+            running: false,
+            news: false,
+            asleep: None,
+            seq: 0,
+            swept: RoutingVersion(0),
+            dead: BTreeMap::new(),
+            keep_answers,
+        }
+    }
+
+    /// Whether the answers kept for a dead session may go.
+    fn forgettable(&mut self, session: SessionId, now: Time) -> bool {
+        let since = *self.dead.entry(session).or_insert(now);
+        let may = now.since(since) >= self.keep_answers;
+        if may {
+            self.dead.remove(&session);
+        }
+        may
+    }
+
     /// Says that there is garbage; whether the task must be started.
     fn kick(&mut self) -> bool {
         self.news = true;
@@ -318,16 +342,17 @@ async fn remove_from(me: &Me<Meta>, cx: &Cx, inode: InodeId, chain: ChainId) -> 
     Err(why)
 }
 
-/// Removes the answers kept for sessions that have ended, once per routing.
+/// Removes the answers kept for sessions that ended a while ago.
 async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
     if me.with(|m| m.place.routing.version) == RoutingVersion::default() {
         refresh_routing(me, cx).await;
     }
     let (kv, routing, swept) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
-    if routing.version == swept {
+    if routing.version == swept && me.with(|m| m.collector.dead.is_empty()) {
         return Ok(());
     }
     let mut from = SessionId(0);
+    let mut kept = BTreeSet::new();
     loop {
         let cx = cx.within(TXN_LIMIT);
         let page = Txn::new(&cx, kv).fetch_range(&recent_from(from), 1, false).await?;
@@ -335,7 +360,9 @@ async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
             break;
         };
         let session = SessionId(session);
-        if !routing.session_alive(session) {
+        kept.insert(session);
+        let now = cx.now();
+        if !routing.session_alive(session) && me.with(|m| m.collector.forgettable(session, now)) {
             transact(&cx, kv, Durability::Soon, async |txn| -> Done<()> {
                 txn.clear_range(recent_range(session));
                 Ok(())
@@ -344,6 +371,9 @@ async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
         }
         from = SessionId(session.0 + 1);
     }
-    me.with(|m| m.collector.swept = routing.version);
+    me.with(|m| {
+        m.collector.swept = routing.version;
+        m.collector.dead.retain(|s, _| kept.contains(s)); // another server may have been here
+    });
     Ok(())
 }

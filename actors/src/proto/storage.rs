@@ -217,6 +217,8 @@ pub enum StorageError {
     },
     /// This request number was followed by a later one of the same sender.
     Superseded,
+    /// The client's session has ended, and with it what is known of its earlier requests.
+    SessionEnded,
     NoSpace,
     /// Too many clients write this chunk at once.
     TooManyWriters,
@@ -238,6 +240,7 @@ impl std::fmt::Display for StorageError {
                 write!(f, "chunk is at version {have}, {sent} does not follow")
             }
             StorageError::Superseded => f.write_str("a later request of the same client is done"),
+            StorageError::SessionEnded => f.write_str("the client's session has ended"),
             StorageError::NoSpace => f.write_str("no space left on the target"),
             StorageError::TooManyWriters => f.write_str("too many clients write this chunk"),
             StorageError::InvalidArgument(s)

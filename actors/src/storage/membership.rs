@@ -12,7 +12,7 @@
 use t3fs_runtime::{Addr, RawAddr, Slot, Time};
 
 use super::target::Storage;
-use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, TargetId};
+use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::{Chain, Routing, TargetState};
 use crate::proto::storage::{StorageError, SyncChunk, UpdateChunk};
 
@@ -175,6 +175,16 @@ impl Membership {
             return Err(StorageError::WrongTarget);
         }
         Ok(())
+    }
+
+    /// What is remembered of a session's requests goes with the session, so a late retry could not
+    /// be told from a new request.
+    pub(super) fn admit_session(&self, session: SessionId) -> Result<(), StorageError> {
+        let own = session == SessionId(0); // meta's and storage's own, which may come twice
+        match own || self.routing.session_alive(session) {
+            true => Ok(()),
+            false => Err(StorageError::SessionEnded),
+        }
     }
 
     pub(super) fn admit_read(&self, version: ChainVersion) -> Result<(), StorageError> {

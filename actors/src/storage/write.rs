@@ -64,6 +64,7 @@ impl Storage {
                 let info = s.engine.info(u.chunk);
                 if from_client {
                     s.leased(now)?;
+                    s.core.member.admit_session(u.request.session)?;
                 }
                 if from_client && u.kind == UpdateKind::Remove {
                     let committed = info.as_ref().and_then(|i| i.committed.as_ref());
