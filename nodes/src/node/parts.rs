@@ -52,15 +52,8 @@ pub async fn start_core(cx: &Cx, data: &Data) -> Result<Core, Failure> {
     let roles = vec![Role::Mgmtd, Role::Kv, Role::Meta, Role::Storage];
     let server = Some(ServerInfo { roles, ..ServerInfo::default() });
     let agent = Agent::start(cx, AgentConfig { server, ..AgentConfig::new(cluster, vec![mgmtd]) });
-    let config = MetaConfig {
-        kv,
-        agent,
-        chunk_size: CHUNK_SIZE,
-        stripe: STRIPE,
-        table: 1,
-        root_owner: (0, 0),
-        routing: Routing::default(),
-    };
+    let config =
+        MetaConfig { chunk_size: CHUNK_SIZE, stripe: STRIPE, ..MetaConfig::new(kv, agent) };
     let meta = Meta::start(cx, config).await.map_err(failed)?;
     Ok(Core { agent, metas: vec![meta.raw()], kv })
 }
@@ -90,8 +83,15 @@ pub async fn start_targets(
                 failed(format!("target {target} in {}: {why}", disk.folder.display()))
             })?;
             TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
-            let config =
-                StorageConfig { engine, target, chain, agent, disk: id, planted_bug: None, watch: None };
+            let config = StorageConfig {
+                engine,
+                target,
+                chain,
+                agent,
+                disk: id,
+                planted_bug: None,
+                watch: None,
+            };
             reports.push(TargetReport::online(target, Storage::start(cx, config).raw()));
         }
     }
