@@ -29,6 +29,15 @@ pub(super) struct Took {
     pub(super) named: Vec<TargetId>,
 }
 
+/// What a target's report brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reported {
+    /// Its actor is new here.
+    pub(super) attached: bool,
+    /// mgmtd should hear it soon.
+    pub(super) urgent: bool,
+}
+
 struct Candidate {
     addr: Addr<Mgmtd>,
     /// Heartbeats to it that are under way.
@@ -251,11 +260,14 @@ impl Core {
         Took { routing: self.routing.apply(update), ..Took::default() }
     }
 
-    /// `true`: it says something new, and mgmtd should hear it soon.
-    pub(super) fn report(&mut self, r: TargetReport) -> bool {
+    /// What is new in a report.
+    pub(super) fn report(&mut self, r: TargetReport) -> Reported {
         let old = self.targets.insert(r.target, r);
         let said = |r: TargetReport| (r.addr, r.local, r.chain_version);
-        self.announced && old.map(said) != Some(said(r))
+        Reported {
+            attached: old.map(|o| o.addr) != Some(r.addr),
+            urgent: self.announced && old.map(said) != Some(said(r)),
+        }
     }
 
     pub(super) fn announce(&mut self, m: Announce) {

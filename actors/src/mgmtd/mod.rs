@@ -221,10 +221,10 @@ impl Mgmtd {
     /// Tries for the lease, then keeps it, for ever.
     async fn hold_lease(me: &Me<Self>, cx: &Cx) {
         loop {
-            let pause = me.with(|m| m.lease.pause());
             let began = cx.now();
+            let patience = me.with(|m| m.lease.patience());
             let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
-            if !for_good && let Err(why) = Self::attempt(me, &cx.within(pause)).await {
+            if !for_good && let Err(why) = Self::attempt(me, &cx.within(patience)).await {
                 tracing::debug!("the lease could not be looked at: {why}");
             }
             let load = me.with(|m| {
@@ -240,6 +240,7 @@ impl Mgmtd {
                 let (me, long) = (me.clone(), cx.clone());
                 cx.spawn(async move { Self::take_over(&me, term, &long).await });
             }
+            let pause = me.with(|m| m.lease.pause(cx.now()));
             let rest = pause.saturating_sub(cx.now() - began);
             let jitter = Duration::from_micros(cx.rand() % 20_000);
             cx.sleep(rest + jitter).await;
