@@ -297,7 +297,7 @@ impl Storage {
                 Ok(updated(info.and_then(|i| i.committed).as_ref()))
             }
             Err(EngineError::Busy) => Err(StorageError::NotReady),
-            Err(e) => Err(e.into()),
+            Err(e) => Err(me.with(|s| s.refusal(e))),
         }
     }
 }
