@@ -205,7 +205,7 @@ impl Storage {
             if me.with(|s| s.core.member.chain().is_err()) {
                 Self::fetch_routing(&me, false, &cx).await;
                 // Ended by the one or the other: it looks again.
-                let _ = before(cx.sleep(Duration::from_millis(20)), change).await;
+                let _ = before(cx.sleep(Duration::from_millis(200)), change).await;
                 continue;
             }
             let (serves, is_head) = me.with(|s| (s.core.member.serving(), s.core.member.is_head()));
