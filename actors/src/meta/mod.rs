@@ -5,11 +5,12 @@
 //! what has no name any more, `fsck` checks it all. This file is the actor: it decides what an
 //! operation needs from outside (a number, a layout, the time) and runs it as a transaction.
 
+use core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot};
 
-use crate::mgmtd::Mgmtd;
+use crate::agent::Agent;
 use crate::proto::ids::InodeId;
 use crate::proto::kv::{Barrier, Durability};
 use crate::proto::meta::*;
@@ -38,7 +39,7 @@ use schema::*;
 #[derive(Clone, Debug)]
 pub struct MetaConfig {
     pub kv: Addr<Kv>,
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
     /// Bytes; of new files.
     pub chunk_size: u32,
     /// Chains per new file, at most.
@@ -47,20 +48,24 @@ pub struct MetaConfig {
     pub table: u32,
     /// Owner and group of the root directory when it is made.
     pub root_owner: (u32, u32),
+    /// How long the answers to a session's requests are kept after its end: longer than any client
+    /// tries.
+    pub keep_answers: Duration,
     /// What is known at the start; asked for when it is not enough.
     pub routing: Routing,
 }
 
 impl MetaConfig {
     /// With 1 MiB chunks on one chain of table 1, a root of uid 0, and routing to be asked for.
-    pub fn new(kv: Addr<Kv>, mgmtd: Addr<Mgmtd>) -> MetaConfig {
+    pub fn new(kv: Addr<Kv>, agent: Addr<Agent>) -> MetaConfig {
         MetaConfig {
             kv,
-            mgmtd,
+            agent,
             chunk_size: 1 << 20,
             stripe: 1,
             table: 1,
             root_owner: (0, 0),
+            keep_answers: Duration::from_secs(600),
             routing: Routing::default(),
         }
     }
@@ -85,7 +90,7 @@ impl Meta {
     /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
     /// deadline. An error is a sentence.
     pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
-        let outside = Rc::new(Cluster { mgmtd: config.mgmtd });
+        let outside = Rc::new(Cluster { agent: config.agent });
         Meta::start_beside(cx, config, outside).await
     }
 
@@ -101,19 +106,16 @@ impl Meta {
         })
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
-        let MetaConfig { chunk_size, stripe, table, routing, .. } = config;
-        let meta = cx.start(Meta {
+        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, .. } = config;
+        let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
             outside,
             ids: InodeIds::default(),
             place: Placement::new(routing, chunk_size, stripe, table),
             refreshing: None,
-            collector: Collector::default(),
+            collector: Collector::new(keep_answers),
         });
-        // What an earlier run left behind.
-        if let Err(why) = cx.tell(meta, CollectGarbage) {
-            tracing::warn!("garbage is not collected until something new is removed: {why}");
-        }
+        cx.spawn(garbage::watch(me, cx.outlive()));
         Ok(meta)
     }
 }
@@ -199,7 +201,7 @@ async fn inode_id(me: &Me<Meta>, cx: &Cx) -> Result<InodeId, MetaError> {
     }
 }
 
-/// Asks mgmtd for newer routing; those who ask meanwhile wait for the same answer.
+/// Asks the agent for newer routing; those who ask meanwhile wait for the same answer.
 async fn refresh_routing(me: &Me<Meta>, cx: &Cx) {
     let joined = me.with(|m| match &mut m.refreshing {
         Some(waiting) => {
