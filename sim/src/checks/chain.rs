@@ -12,19 +12,19 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
 use t3fs_actors::proto::agent::Announce;
-use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
+use t3fs_actors::proto::ids::{ChainId, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
-use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, UpdateKind};
+use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{PlantedBug, Storage, StorageConfig};
-use t3fs_runtime::{Addr, Bulk, Cx, DiskId, NodeId, RawAddr};
+use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
 use crate::node::{Boot, NodeSpec};
-use crate::oracles::history::{Action, History, Told};
+use crate::oracles::history::History;
 use crate::rng::Rng;
-use crate::workloads::cells::Cells;
+use crate::workloads::chunks::{ChunkClient, check};
 use crate::world::Sim;
 
 pub(super) const CHECK: Check = Check {
@@ -63,7 +63,7 @@ fn start_agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<
     Agent::start(cx, config)
 }
 
-fn engine_config() -> EngineConfig {
+pub(super) fn engine_config() -> EngineConfig {
     EngineConfig {
         overlay_bytes: 256 << 10,
         journal_segment_bytes: 256 << 10,
@@ -85,7 +85,8 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
     };
     let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
     let agent = start_agent(&cx, mgmtd, Some(ServerInfo::default()));
-    let config = StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug };
+    let config =
+        StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug, watch: None };
     let addr = Storage::start(&cx, config).raw();
     let m = Announce { metas: Vec::new(), targets: vec![TargetReport::online(target, addr)] };
     while cx.ask(agent, m.clone()).await.is_err() {
@@ -159,11 +160,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     if let Some(e) = wrong.borrow_mut().take() {
         return Err(e);
     }
-    history.check().map_err(|v| {
-        let all = v.chunk.map(|c| history.chunk(c)).unwrap_or_default();
-        let lines: Vec<String> = all.iter().map(|o| format!("  {o:?}")).collect();
-        format!("{v}\nall of the chunk:\n{}", lines.join("\n"))
-    })?;
+    check(&history)?;
     world
         .block_on(clients[0], move |cx| async move { converge(&cx).await })
         .map_err(|h| format!("the comparison ended with {h:?}"))?
@@ -180,65 +177,9 @@ async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Resu
             Err(e) => return Err(format!("client {me} found no cluster: {e}")),
         }
     };
-    let cells = Cells {
-        cell_bytes: 2048,
-        cells_max: 8,
-        write_ppm: 450_000,
-        truncate_ppm: 50_000,
-        remove_ppm: 50_000,
-    };
-    for n in 0..OPS {
-        let chunk_number = rng.below(CHUNKS);
-        let chunk = ChunkId { inode: InodeId(9), index: chunk_number as u32 };
-        let value = u64::from(me + 1) << 32 | (n + 1);
-        let action = cells.draw(&rng, value);
-        let id = history.invoke(chunk_number, me, action.clone());
-        let bytes_of = |cell: u32| cell * cells.cell_bytes as u32;
-        let told = match &action {
-            Action::Read { cells: range } => {
-                let (from, len) = (bytes_of(range.start), bytes_of(range.len() as u32));
-                match link.read(cx, CHAIN, chunk, from, len).await {
-                    Ok(None) => Ok(Told::absent()),
-                    Ok(Some(d)) => {
-                        let seen = cells
-                            .understand(&d.data)
-                            .map_err(|e| format!("chunk {chunk} version {}: {e}", d.version))?;
-                        // Versions jump when a chunk is made anew, so order comes from values
-                        // alone.
-                        Ok(Told { version: None, cells: Some(seen) })
-                    }
-                    Err(e) => Err(e),
-                }
-            }
-            update => {
-                let (kind, data) = match update {
-                    Action::Write { cells: range, value } => {
-                        let (offset, data) = cells.bytes(range, *value);
-                        (UpdateKind::Write { offset: offset as u32 }, Bulk::from(data))
-                    }
-                    Action::Truncate { len } => {
-                        (UpdateKind::Truncate { len: bytes_of(*len) }, Bulk::default())
-                    }
-                    _ => (UpdateKind::Remove, Bulk::default()),
-                };
-                let request = link.request();
-                let sent = link.update(cx, CHAIN, chunk, kind, data, request).await;
-                sent.map(|_| Told::default())
-            }
-        };
-        match told {
-            Ok(told) => {
-                sim.note(&[u64::from(me), n], format_args!("client {me} op {n}: {told:?}"));
-                history.returned(id, told);
-            }
-            Err(FsError::Unavailable(_)) => {} // the outcome stays unknown
-            Err(e) => return Err(format!("client {me}, {action:?} of {chunk}: {e}")),
-        }
-        if rng.below(4) == 0 {
-            cx.sleep(Duration::from_millis(rng.below(200))).await;
-        }
-    }
-    Ok(())
+    let pause = Duration::from_millis(200);
+    let client = ChunkClient { me, chains: vec![CHAIN], chunks: CHUNKS, ops: OPS, pause };
+    client.run(cx, sim, &link, &rng, &history).await
 }
 
 /// All replicas list the same chunks, nothing pending, within bounded time.

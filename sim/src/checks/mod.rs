@@ -7,6 +7,7 @@
 mod chain;
 mod disk;
 pub mod engine;
+mod members;
 mod mgmtd;
 
 use crate::trace::Sink;
@@ -50,7 +51,7 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK, mgmtd::CHECK];
+pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK, mgmtd::CHECK, members::CHECK];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {
