@@ -65,6 +65,8 @@ impl Default for Timing {
 pub enum PlantedBug {
     /// State is written without looking at the lease.
     NoFence,
+    /// A node gets a lease while its end is being stored.
+    GrantToCondemned,
 }
 
 /// What a primary does, for those who check it.
@@ -444,7 +446,7 @@ impl Mgmtd {
         let (kv, bug, mine) = me.with(|m| (m.config.kv, m.config.planted_bug, m.record(term)));
         let saved = match bug {
             Some(PlantedBug::NoFence) => store::save_unfenced(cx, kv, Some(before), after).await,
-            None => store::save(cx, kv, mine, Some(before), after).await,
+            _ => store::save(cx, kv, mine, Some(before), after).await,
         };
         match saved {
             Ok(()) => Ok(()),
