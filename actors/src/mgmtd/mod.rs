@@ -132,6 +132,8 @@ pub struct Mgmtd {
     busy: bool,
     line: VecDeque<Slot<()>>,
     settling: bool,
+    /// When the members were last looked over.
+    looked: Time,
 }
 
 /// Changes that may wait for their turn.
@@ -198,6 +200,7 @@ impl Mgmtd {
             busy: false,
             line: VecDeque::new(),
             settling: false,
+            looked: cx.now(),
             config,
         });
         me.with(|m| {
@@ -357,6 +360,12 @@ impl Mgmtd {
     fn settle(me: &Me<Self>, cx: &Cx) {
         let now = cx.now();
         let begin = me.with(|m| {
+            // Whoever was silent while this process stood still has perhaps been speaking.
+            let stood_still = now.since(m.looked) > m.config.timing.node_lease / 3;
+            m.looked = now;
+            if stood_still && let Some(lead) = &mut m.lead {
+                lead.live.hear_all(now);
+            }
             if m.settling || m.leading(now).is_ok_and(|l| !l.live.is_due(&l.state, now)) {
                 return false;
             }
