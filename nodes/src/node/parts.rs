@@ -90,8 +90,15 @@ pub async fn start_targets(
                 failed(format!("target {target} in {}: {why}", disk.folder.display()))
             })?;
             TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
-            let config =
-                StorageConfig { engine, target, chain, agent, disk: id, planted_bug: None, watch: None };
+            let config = StorageConfig {
+                engine,
+                target,
+                chain,
+                agent,
+                disk: id,
+                planted_bug: None,
+                watch: None,
+            };
             reports.push(TargetReport::online(target, Storage::start(cx, config).raw()));
         }
     }
