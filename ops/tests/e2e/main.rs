@@ -10,6 +10,7 @@
 mod harness;
 
 mod crash;
+mod hosts;
 mod large;
 mod lifecycle;
 mod posix;
