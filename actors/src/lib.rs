@@ -3,6 +3,7 @@
 //! Nothing here names a thread, a socket, a file of the host or a clock: an actor reaches the world
 //! through `runtime::Cx` only, so the same code runs on glommio and in the simulator.
 
+pub mod agent;
 pub mod client;
 pub mod meta;
 pub mod mgmtd;

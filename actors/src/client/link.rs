@@ -10,13 +10,12 @@ use std::rc::Rc;
 use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Time};
 
 use super::FsError;
+use crate::agent::Agent;
 use crate::meta::Meta;
-use crate::mgmtd::Mgmtd;
+use crate::proto::agent::GetRouting;
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
 use crate::proto::meta::{Layout, MetaError, Stripes};
-use crate::proto::mgmtd::{
-    Chain, CloseSession, ExtendSession, GetRouting, OpenSession, Routing, TargetState,
-};
+use crate::proto::mgmtd::{Chain, CloseSession, ExtendSession, OpenSession, Routing, TargetState};
 use crate::proto::storage::{
     ChunkData, ReadChunk, RemoveChunks, StorageError, UpdateChunk, UpdateKind, Updated,
 };
@@ -29,7 +28,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 struct State {
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
     routing: RefCell<Rc<Routing>>,
     session: Cell<SessionId>,
     seq: Cell<u64>,
@@ -65,23 +64,23 @@ impl Retry {
 
 impl Link {
     /// Opens a session and waits until all chains and a meta server can be reached.
-    pub async fn open(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
-        Self::open_when(cx, mgmtd, label, true).await
+    pub async fn open(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
+        Self::open_when(cx, agent, label, true).await
     }
 
     /// The same for users of chunks alone.
-    pub async fn open_chains(cx: &Cx, mgmtd: Addr<Mgmtd>, label: &str) -> Result<Link, FsError> {
-        Self::open_when(cx, mgmtd, label, false).await
+    pub async fn open_chains(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
+        Self::open_when(cx, agent, label, false).await
     }
 
     async fn open_when(
         cx: &Cx,
-        mgmtd: Addr<Mgmtd>,
+        agent: Addr<Agent>,
         label: &str,
         needs_meta: bool,
     ) -> Result<Link, FsError> {
         let link = Link(Rc::new(State {
-            mgmtd,
+            agent,
             routing: RefCell::default(),
             session: Cell::new(SessionId(0)),
             seq: Cell::new(1),
@@ -91,7 +90,7 @@ impl Link {
         let mut retry = Retry::new(cx);
         loop {
             let ask = OpenSession { label: label.into(), nonce };
-            match cx.ask(mgmtd, ask).await {
+            match cx.ask(agent, ask).await {
                 Ok(Ok(s)) => {
                     link.0.session.set(s);
                     break;
@@ -125,10 +124,10 @@ impl Link {
                 long.sleep(EXTEND_EVERY).await;
                 let Some(s) = state.upgrade().filter(|s| s.open.get()) else { return };
                 let session = s.session.get();
-                if let Ok(Ok(false)) = long.ask(s.mgmtd, ExtendSession { session }).await {
+                if let Ok(false) = long.ask(s.agent, ExtendSession { session }).await {
                     tracing::error!("session {session} ended at mgmtd: opening another");
                     let again = OpenSession { label: "again".into(), nonce: long.rand() };
-                    if let Ok(Ok(new)) = long.ask(s.mgmtd, again).await {
+                    if let Ok(Ok(new)) = long.ask(s.agent, again).await {
                         s.session.set(new);
                     }
                 }
@@ -142,7 +141,7 @@ impl Link {
         self.0.open.set(false);
         let session = self.0.session.get();
         // Should it not arrive, the session's lease runs out.
-        let _ = cx.ask(self.0.mgmtd, CloseSession { session }).await;
+        let _ = cx.ask(self.0.agent, CloseSession { session }).await;
     }
 
     pub fn session(&self) -> SessionId {
@@ -160,11 +159,11 @@ impl Link {
         RequestId { session: self.0.session.get(), seq }
     }
 
-    /// Fetches newer routing, if mgmtd answers.
+    /// Takes newer routing, if the agent has it.
     pub async fn refresh(&self, cx: &Cx) {
         let have = self.routing().version;
         // No answer: whoever needs newer routing comes back.
-        if let Ok(Some(r)) = cx.ask(self.0.mgmtd, GetRouting { have }).await
+        if let Ok(Some(r)) = cx.ask(self.0.agent, GetRouting { have, fresh: false }).await
             && r.version > self.routing().version
         {
             *self.0.routing.borrow_mut() = Rc::new(r);

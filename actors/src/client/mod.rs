@@ -15,7 +15,7 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Addr, Cx, Slot};
 
-use crate::mgmtd::Mgmtd;
+use crate::agent::Agent;
 use crate::proto::ids::InodeId;
 use crate::proto::meta::MetaError;
 use crate::proto::storage::StorageError;
@@ -45,7 +45,7 @@ pub enum FsError {
 
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
     /// For people: host name and mount point.
     pub label: String,
     /// Dirty bytes held before writers wait.
@@ -151,7 +151,7 @@ pub struct Client(Rc<Inner>);
 impl Client {
     /// Opens a session with mgmtd and waits until the cluster can be used (at most 30 s).
     pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
-        let link = Link::open(cx, config.mgmtd, &config.label).await?;
+        let link = Link::open(cx, config.agent, &config.label).await?;
         Ok(Client(Rc::new(Inner {
             link,
             write_buffer_bytes: config.write_buffer_bytes,

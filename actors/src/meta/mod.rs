@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot};
 
-use crate::mgmtd::Mgmtd;
+use crate::agent::Agent;
 use crate::proto::ids::InodeId;
 use crate::proto::kv::{Barrier, Durability};
 use crate::proto::meta::*;
@@ -38,7 +38,7 @@ use schema::*;
 #[derive(Clone, Debug)]
 pub struct MetaConfig {
     pub kv: Addr<Kv>,
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
     /// Bytes; of new files.
     pub chunk_size: u32,
     /// Chains per new file, at most.
@@ -53,10 +53,10 @@ pub struct MetaConfig {
 
 impl MetaConfig {
     /// With 1 MiB chunks on one chain of table 1, a root of uid 0, and routing to be asked for.
-    pub fn new(kv: Addr<Kv>, mgmtd: Addr<Mgmtd>) -> MetaConfig {
+    pub fn new(kv: Addr<Kv>, agent: Addr<Agent>) -> MetaConfig {
         MetaConfig {
             kv,
-            mgmtd,
+            agent,
             chunk_size: 1 << 20,
             stripe: 1,
             table: 1,
@@ -85,7 +85,7 @@ impl Meta {
     /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
     /// deadline. An error is a sentence.
     pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
-        let outside = Rc::new(Cluster { mgmtd: config.mgmtd });
+        let outside = Rc::new(Cluster { agent: config.agent });
         Meta::start_beside(cx, config, outside).await
     }
 
@@ -199,7 +199,7 @@ async fn inode_id(me: &Me<Meta>, cx: &Cx) -> Result<InodeId, MetaError> {
     }
 }
 
-/// Asks mgmtd for newer routing; those who ask meanwhile wait for the same answer.
+/// Asks the agent for newer routing; those who ask meanwhile wait for the same answer.
 async fn refresh_routing(me: &Me<Meta>, cx: &Cx) {
     let joined = me.with(|m| match &mut m.refreshing {
         Some(waiting) => {

@@ -5,10 +5,11 @@ use std::rc::Rc;
 use futures::future::LocalBoxFuture;
 use t3fs_runtime::{Addr, AskError, Cx};
 
-use crate::mgmtd::Mgmtd;
+use crate::agent::Agent;
+use crate::proto::agent::GetRouting;
 use crate::proto::ids::{ChainId, RoutingVersion};
 use crate::proto::meta::{Layout, MetaError, Stripes};
-use crate::proto::mgmtd::{GetRouting, Routing};
+use crate::proto::mgmtd::Routing;
 use crate::proto::storage::{RemoveChunks, Removed, StorageError};
 use crate::storage::Storage;
 
@@ -32,7 +33,7 @@ pub trait Outside {
 
 /// The cluster itself.
 pub struct Cluster {
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
 }
 
 impl Outside for Cluster {
@@ -42,8 +43,8 @@ impl Outside for Cluster {
         have: RoutingVersion,
     ) -> LocalBoxFuture<'a, Option<Routing>> {
         Box::pin(async move {
-            cx.ask(self.mgmtd, GetRouting { have }).await.unwrap_or_else(|why| {
-                tracing::debug!("no routing from mgmtd: {why}");
+            cx.ask(self.agent, GetRouting { have, fresh: false }).await.unwrap_or_else(|why| {
+                tracing::debug!("no routing from the agent: {why}");
                 None
             })
         })

@@ -1,141 +1,65 @@
 //! What mgmtd knows and decides, without awaiting.
+//!
+//! [`State`] is what survives, and the routing is all of it that anyone sees. [`Live`] is what this
+//! primary has heard since it took over. [`settle`] makes the next state of the two.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use t3fs_runtime::{NodeId, RawAddr, Time};
 
-use super::store::{SessionV1, Stored, StoredChain};
+use super::chain_table;
+use super::store::SessionV1;
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 
-#[derive(Clone)]
-pub(super) struct Core {
-    routing: Routing,
-    sessions: BTreeMap<SessionId, (SessionV1, Time)>,
-    /// The latest incarnation of each node that has registered.
-    epochs: BTreeMap<NodeId, u32>,
+/// What survives a change of primary.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct State {
+    pub(super) routing: Routing,
+    pub(super) sessions: BTreeMap<SessionId, SessionV1>,
 }
 
-impl Core {
-    pub(super) fn new(cluster: &str) -> Core {
+impl State {
+    pub(super) fn new(cluster: &str) -> State {
         let routing = Routing {
             version: RoutingVersion(1),
             cluster: cluster.into(),
             tables: vec![ChainTable { id: 1, version: 1, chains: Vec::new() }],
             ..Routing::default()
         };
-        Core { routing, sessions: BTreeMap::new(), epochs: BTreeMap::new() }
+        State { routing, sessions: BTreeMap::new() }
     }
 
-    /// What was stored, with every address unknown and every session given its full life again.
-    pub(super) fn restore(s: Stored, now: Time) -> Core {
-        let chains = s.chains.iter().map(|(id, c)| Chain {
-            id: *id,
-            version: c.version,
-            targets: c
-                .targets
-                .iter()
-                .map(|(target, node, state)| ChainTarget {
-                    target: *target,
-                    node: *node,
-                    addr: None,
-                    state: *state,
-                })
-                .collect(),
-        });
-        let mut core = Core {
-            routing: Routing {
-                version: RoutingVersion(s.version.0 + 1),
-                cluster: s.cluster,
-                chains: chains.collect(),
-                tables: s.tables,
-                session_max: s.session_max,
-                ..Routing::default()
-            },
-            sessions: s.sessions.into_iter().map(|(id, v)| (id, (v, now))).collect(),
-            epochs: BTreeMap::new(),
-        };
-        core.list_sessions();
-        core
-    }
-
-    /// What has to survive of this.
-    pub(super) fn stored(&self) -> Stored {
-        let r = &self.routing;
-        let chains = r.chains.iter().map(|c| {
-            let targets = c.targets.iter().map(|t| (t.target, t.node, t.state)).collect();
-            (c.id, StoredChain { version: c.version, targets })
-        });
-        Stored {
-            cluster: r.cluster.clone(),
-            version: r.version,
-            session_max: r.session_max,
-            chains: chains.collect(),
-            tables: r.tables.clone(),
-            sessions: self.sessions.iter().map(|(id, (s, _))| (*id, s.clone())).collect(),
+    /// What follows from the rest: addresses of targets, the metas, the list of sessions.
+    pub(super) fn derive(&mut self) {
+        let r = &mut self.routing;
+        let mut known: BTreeMap<(NodeId, TargetId), RawAddr> = BTreeMap::new();
+        for n in &r.nodes {
+            known.extend(n.targets.iter().map(|(t, a)| ((n.node, *t), *a)));
         }
-    }
-
-    pub(super) fn invariants(&self) {
-        assert!(self.routing.chains.is_sorted_by_key(|c| c.id));
-        assert_eq!(self.routing.sessions.len(), self.sessions.len());
-    }
-
-    pub(super) fn routing(&self) -> &Routing {
-        &self.routing
-    }
-
-    fn changed(&mut self) -> RoutingVersion {
-        self.routing.version.0 += 1;
-        self.routing.version
-    }
-
-    fn list_sessions(&mut self) {
-        self.routing.sessions = self.sessions.keys().copied().collect();
-    }
-
-    /// A node is up. Its addresses replace those of its earlier incarnation; a registration of an
-    /// earlier one that lingered in the network changes nothing.
-    pub(super) fn register(&mut self, m: &Register) -> RoutingVersion {
-        let reported = m.metas.iter().chain(m.targets.iter().map(|t| &t.addr));
-        let epoch = reported.map(|a| a.epoch).max().unwrap_or(0);
-        let latest = self.epochs.entry(m.node).or_insert(epoch);
-        if epoch < *latest {
-            return self.routing.version;
+        for t in r.chains.iter_mut().flat_map(|c| &mut c.targets) {
+            t.addr = known.get(&(t.node, t.target)).copied();
         }
-        *latest = epoch;
-        let of = |t: TargetId| m.targets.iter().find(|r| r.target == t).map(|r| r.addr);
-        let mut new = false;
-        for t in self.routing.chains.iter_mut().flat_map(|c| &mut c.targets) {
-            if t.node == m.node || of(t.target).is_some() {
-                let addr = of(t.target);
-                new |= t.addr != addr || t.node != m.node;
-                t.addr = addr;
-                t.node = m.node;
-            }
-        }
-        for c in &mut self.routing.chains {
-            new |= drop_absent(c, m);
-        }
-        let others = self.routing.metas.iter().filter(|a| a.node != m.node);
-        let mut metas: Vec<RawAddr> = others.chain(&m.metas).copied().collect();
-        metas.sort();
-        new |= metas != self.routing.metas;
-        self.routing.metas = metas;
-        if new { self.changed() } else { self.routing.version }
+        let alive = r.nodes.iter().filter(|n| n.status == NodeStatus::Alive);
+        r.metas = alive.flat_map(|n| n.metas.iter().copied()).collect();
+        r.metas.sort();
+        r.sessions = self.sessions.keys().copied().collect();
     }
 
     /// Makes chains; the same chain again is no change, a different one under its id is refused.
-    pub(super) fn create_chains(&mut self, m: &CreateChains) -> Result<RoutingVersion, String> {
+    pub(super) fn create_chains(&mut self, m: &CreateChains) -> Result<(), String> {
         let mut new = Vec::new();
         for (id, targets) in &m.chains {
             if targets.is_empty() {
                 return Err(format!("chain {id} has no targets"));
             }
             if let Some(c) = self.routing.chain(*id) {
-                let same = c.targets.iter().map(|t| t.target).eq(targets.iter().map(|t| t.0));
-                if !same {
+                let mut has: Vec<TargetId> = c.targets.iter().map(|t| t.target).collect();
+                let mut asked: Vec<TargetId> = targets.iter().map(|t| t.0).collect();
+                has.sort();
+                asked.sort();
+                if has != asked {
                     return Err(format!("chain {id} exists with other targets"));
                 }
                 continue;
@@ -148,7 +72,7 @@ impl Core {
             new.push((*id, targets.clone()));
         }
         if new.is_empty() {
-            return Ok(self.routing.version);
+            return Ok(());
         }
         let mut table = self.routing.tables.last().expect("table 1 exists from the start").clone();
         for (id, targets) in new {
@@ -170,7 +94,7 @@ impl Core {
             table.version += 1;
         }
         self.routing.tables.push(table);
-        Ok(self.changed())
+        Ok(())
     }
 
     fn holder(&self, t: TargetId) -> Option<ChainId> {
@@ -179,151 +103,389 @@ impl Core {
     }
 
     /// A retry with the same nonce gets the same session.
-    pub(super) fn open_session(&mut self, m: &OpenSession, now: Time) -> SessionId {
+    pub(super) fn open_session(&mut self, m: &OpenSession) -> SessionId {
         let same = |s: &SessionV1| s.nonce == m.nonce && s.label == m.label;
-        if let Some((id, _)) = self.sessions.iter().find(|(_, (s, _))| same(s)) {
+        if let Some((id, _)) = self.sessions.iter().find(|(_, s)| same(s)) {
             return *id;
         }
         let id = SessionId(self.routing.session_max.0 + 1);
         self.routing.session_max = id;
-        self.sessions.insert(id, (SessionV1 { label: m.label.clone(), nonce: m.nonce }, now));
-        self.list_sessions();
-        self.changed();
+        self.sessions.insert(id, SessionV1 { label: m.label.clone(), nonce: m.nonce });
         id
     }
 
-    pub(super) fn close_session(&mut self, id: SessionId) -> Result<(), String> {
-        if self.sessions.remove(&id).is_some() {
-            self.list_sessions();
-            self.changed();
+    /// Derives, and counts the version up if this differs from `before`.
+    pub(super) fn finish(&mut self, before: &State) -> bool {
+        self.derive();
+        let changed = self != before;
+        if changed {
+            self.routing.version = RoutingVersion(before.routing.version.0 + 1);
+        }
+        changed
+    }
+}
+
+/// An agent as last heard.
+#[derive(Clone, Debug)]
+pub(super) struct Heard {
+    pub(super) agent: RawAddr,
+    number: u64,
+    pub(super) at: Time,
+    /// When this incarnation was first heard.
+    began: Time,
+    pub(super) report: Option<NodeReport>,
+}
+
+/// How often each part of the routing has changed since this primary took over.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    /// Changes up to this version are not known.
+    from: RoutingVersion,
+    nodes: BTreeMap<NodeId, RoutingVersion>,
+    chains: BTreeMap<ChainId, RoutingVersion>,
+    tables: BTreeMap<(u32, u32), RoutingVersion>,
+    metas: RoutingVersion,
+    sessions: RoutingVersion,
+}
+
+/// What a primary has heard itself.
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    node_lease: Duration,
+    session_lease: Duration,
+    /// Everyone counts as heard of at this time: silence before it was ours.
+    since: Time,
+    pub(super) agents: BTreeMap<NodeId, Heard>,
+    sessions: BTreeMap<SessionId, Time>,
+    /// Chains whose targets are not all up for the first time yet, and how long that may take.
+    newborn: BTreeMap<ChainId, Time>,
+    changes: Changes,
+    /// A report has come that may change something.
+    dirty: bool,
+}
+
+/// Agents remembered at most; a client beyond that is not pushed changes.
+const AGENTS_MAX: usize = 1 << 16;
+
+/// What is known of a target's local state.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    Is(LocalState),
+    /// Its node has been silent for less than a lease, or has just restarted.
+    Unknown,
+    /// Its node runs but is not done starting.
+    Starting,
+}
+
+impl Live {
+    pub(super) fn new(
+        node_lease: Duration,
+        session_lease: Duration,
+        state: &State,
+        now: Time,
+    ) -> Live {
+        Live {
+            node_lease,
+            session_lease,
+            since: now,
+            agents: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            newborn: BTreeMap::new(),
+            changes: Changes { from: state.routing.version, ..Changes::default() },
+            dirty: true,
+        }
+    }
+
+    /// Leave to act begins (again): nobody could be heard before.
+    pub(super) fn hear_all(&mut self, now: Time) {
+        self.since = now;
+    }
+
+    fn heard(&self, node: NodeId) -> Time {
+        self.agents.get(&node).map_or(self.since, |h| h.at.max(self.since))
+    }
+
+    pub(super) fn silent(&self, node: NodeId, now: Time) -> Duration {
+        now.since(self.heard(node))
+    }
+
+    fn is_dead(&self, node: NodeId, now: Time) -> bool {
+        self.silent(node, now) > self.node_lease
+    }
+
+    /// Takes a heartbeat meant for this primary. An error says why nothing was taken.
+    pub(super) fn hear(
+        &mut self,
+        state: &State,
+        m: &Heartbeat,
+        now: Time,
+    ) -> Result<(), MgmtdError> {
+        let (node, incarnation) = (m.agent.node, m.agent.epoch);
+        let stored = state.routing.node(node).map_or(0, |n| n.incarnation);
+        let heard = self.agents.get(&node);
+        let latest = heard.map_or(0, |h| h.agent.epoch).max(stored);
+        if incarnation < latest {
+            return Err(MgmtdError::Refused(format!(
+                "node {} is known with incarnation {latest}, later than {incarnation}; is its \
+                 number used twice, or was its state folder restored?",
+                node.0
+            )));
+        }
+        let same = heard.filter(|h| h.agent.epoch == incarnation);
+        if same.is_some_and(|h| m.number <= h.number) {
+            return Err(MgmtdError::Unavailable("a later heartbeat has come before".into()));
+        }
+        let began = same.map_or(now, |h| h.began);
+        self.dirty |= same.is_none_or(|h| matters(h.report.as_ref(), m.node.as_ref()));
+        // One that was dead comes back even if nothing else about it is new.
+        let status = state.routing.node(node).map(|n| n.status);
+        self.dirty |= m.node.is_some() && status != Some(NodeStatus::Alive);
+        if heard.is_some() || self.agents.len() < AGENTS_MAX || m.node.is_some() {
+            let heard =
+                Heard { agent: m.agent, number: m.number, at: now, began, report: m.node.clone() };
+            self.agents.insert(node, heard);
+        }
+        for s in &m.sessions {
+            if state.sessions.contains_key(s) {
+                self.sessions.insert(*s, now);
+            }
         }
         Ok(())
     }
 
-    pub(super) fn extend(&mut self, id: SessionId, now: Time) -> bool {
-        match self.sessions.get_mut(&id) {
-            Some((_, heard)) => {
-                *heard = now;
-                true
-            }
-            None => false,
+    /// Sessions whose clients have been silent for a session lease.
+    fn overdue<'a>(&'a self, state: &'a State, now: Time) -> impl Iterator<Item = SessionId> + 'a {
+        state.sessions.keys().copied().filter(move |id| {
+            let heard = self.sessions.get(id).copied().unwrap_or_default().max(self.since);
+            now.since(heard) > self.session_lease
+        })
+    }
+
+    /// Whether [`settle`] may change something.
+    pub(super) fn is_due(&self, state: &State, now: Time) -> bool {
+        let dies = |n: &NodeInfo| n.status == NodeStatus::Alive && self.is_dead(n.node, now);
+        let starting = |h: &Heard| h.report.as_ref().is_some_and(|r| r.actors.is_none());
+        self.dirty
+            || state.routing.nodes.iter().any(dies)
+            || self.agents.values().any(starting)
+            || self.newborn.values().any(|until| now >= *until)
+            || self.overdue(state, now).next().is_some()
+    }
+
+    /// A settling begins that sees everything heard so far.
+    pub(super) fn clean(&mut self) {
+        self.dirty = false;
+    }
+
+    /// It was not stored, or it may go on from where it ended.
+    pub(super) fn again(&mut self) {
+        self.dirty = true;
+    }
+
+    fn seen(&self, chain: &Chain, t: &ChainTarget, now: Time) -> Seen {
+        if self.is_dead(t.node, now) {
+            return Seen::Is(LocalState::Offline);
         }
-    }
-
-    /// Sessions not heard of for `life`.
-    pub(super) fn overdue(&self, now: Time, life: Duration) -> Vec<SessionId> {
-        let late = |heard: &Time| now.since(*heard) > life;
-        self.sessions.iter().filter(|(_, (_, h))| late(h)).map(|(id, _)| *id).collect()
-    }
-}
-
-/// Takes targets out of a chain that their node came up without (a missing disk), as long as one
-/// that serves is left. They go behind the others: whoever comes back is behind in content too.
-fn drop_absent(c: &mut Chain, m: &Register) -> bool {
-    let gone = |t: &ChainTarget| t.node == m.node && t.addr.is_none();
-    let serving = |t: &&ChainTarget| t.state == TargetState::Serving;
-    let absent = c.targets.iter().filter(serving).filter(|t| gone(t)).count();
-    if absent == 0 || !c.targets.iter().filter(serving).any(|t| !gone(t)) {
-        return false;
-    }
-    for t in c.targets.iter_mut().filter(|t| t.state == TargetState::Serving) {
-        if gone(t) {
-            t.state = TargetState::Offline;
-        }
-    }
-    c.targets.sort_by_key(|t| t.state != TargetState::Serving);
-    c.version.0 += 1;
-    true
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn chains(n: u32) -> CreateChains {
-        let chain = |i| (ChainId(i), vec![(TargetId(i * 10), NodeId(1))]);
-        CreateChains { chains: (1..=n).map(chain).collect() }
-    }
-
-    fn raw(slot: u16, epoch: u32) -> RawAddr {
-        RawAddr { node: NodeId(1), shard: 0, slot, epoch }
-    }
-
-    /// Goal: the same request twice is one change; contradictions are refused.
-    #[test]
-    fn chains_are_made_once() {
-        let mut c = Core::new("t");
-        let v = c.create_chains(&chains(2)).unwrap();
-        assert_eq!(c.create_chains(&chains(2)), Ok(v));
-        assert!(c.create_chains(&chains(3)).unwrap() > v);
-        let versions: Vec<_> =
-            c.routing.tables.iter().map(|t| (t.version, t.chains.len())).collect();
-        assert_eq!(versions, [(1, 2), (2, 3)], "a table version never changes");
-        let other = CreateChains { chains: vec![(ChainId(1), vec![(TargetId(99), NodeId(1))])] };
-        assert!(c.create_chains(&other).unwrap_err().contains("other targets"));
-        let taken = CreateChains { chains: vec![(ChainId(9), vec![(TargetId(10), NodeId(1))])] };
-        assert!(c.create_chains(&taken).unwrap_err().contains("in chain 1"));
-    }
-
-    /// Goal: a restarted node's new addresses replace the old ones and raise the version once.
-    #[test]
-    fn registration_replaces_addresses() {
-        let mut c = Core::new("t");
-        c.create_chains(&chains(1)).unwrap();
-        let mut m = Register {
-            node: NodeId(1),
-            metas: vec![raw(1, 5)],
-            targets: vec![TargetReport { target: TargetId(10), addr: raw(2, 5) }],
+        let Some(h) = self.agents.get(&t.node) else { return Seen::Unknown };
+        let Some(report) = &h.report else { return Seen::Is(LocalState::Offline) };
+        let Some(actors) = &report.actors else {
+            let waited = now.since(h.began.max(self.since));
+            return if waited > self.node_lease { Seen::Starting } else { Seen::Unknown };
         };
-        let v = c.register(&m);
-        assert_eq!(c.register(&m), v);
-        m.metas = vec![raw(1, 6)];
-        m.targets[0].addr = raw(2, 6);
-        assert!(c.register(&m) > v);
-        assert_eq!(c.routing.metas, [raw(1, 6)]);
-        assert_eq!(c.routing.chains[0].targets[0].addr, Some(raw(2, 6)));
-        // Regression (sim check chain, seed 282): a registration that was sent before a restart
-        // arrived after that of the new incarnation, and everybody asked a dead address for ever.
-        m.targets[0].addr = raw(2, 5);
-        m.metas = vec![raw(1, 5)];
-        c.register(&m);
-        assert_eq!(c.routing.chains[0].targets[0].addr, Some(raw(2, 6)));
+        let found = actors.targets.iter().find(|r| r.target == t.target);
+        Seen::Is(match found {
+            None => LocalState::Offline,
+            Some(r) if r.local == LocalState::UpToDate && r.chain_version != chain.version => {
+                LocalState::Online
+            }
+            Some(r) => r.local,
+        })
     }
 
-    /// Goal: a chain goes on without the replica of a missing disk, and never without all.
-    #[test]
-    fn a_missing_replica_is_taken_out() {
-        let mut c = Core::new("t");
-        let targets = vec![(TargetId(1), NodeId(1)), (TargetId(2), NodeId(1))];
-        c.create_chains(&CreateChains { chains: vec![(ChainId(1), targets)] }).unwrap();
-        let mut m = Register { node: NodeId(1), metas: vec![], targets: vec![] };
-        c.register(&m);
-        assert_eq!(c.routing.chains[0].version, ChainVersion(1), "nobody is left to serve");
-        m.targets = vec![TargetReport { target: TargetId(2), addr: raw(2, 5) }];
-        c.register(&m);
-        let chain = &c.routing.chains[0];
-        assert_eq!(chain.version, ChainVersion(2));
-        let states: Vec<_> = chain.targets.iter().map(|t| (t.target.0, t.state)).collect();
-        assert_eq!(states, [(2, TargetState::Serving), (1, TargetState::Offline)]);
+    /// The chain's targets with their local states, or `None` while it is too early to judge.
+    fn local_states(&self, c: &Chain, now: Time) -> Option<Vec<(TargetState, LocalState)>> {
+        let seen: Vec<Seen> = c.targets.iter().map(|t| self.seen(c, t, now)).collect();
+        let alive = |s: &Seen| matches!(s, Seen::Is(LocalState::Online | LocalState::UpToDate));
+        let newborn = self.newborn.get(&c.id).is_some_and(|until| now < *until);
+        if seen.contains(&Seen::Unknown)
+            || (seen.contains(&Seen::Starting) && !seen.iter().any(alive))
+            || (newborn && !seen.iter().all(alive))
+        {
+            return None;
+        }
+        let local = |s: &Seen| match s {
+            Seen::Is(l) => *l,
+            Seen::Unknown | Seen::Starting => LocalState::Offline,
+        };
+        Some(c.targets.iter().zip(&seen).map(|(t, s)| (t.state, local(s))).collect())
     }
 
-    /// Goal: sessions survive a restart with their ids, end when silent, and ids are never reused.
-    #[test]
-    fn sessions_live_and_end() {
-        let mut c = Core::new("t");
-        let now = Time::from_us(0);
-        let ask = |n| OpenSession { label: "x".into(), nonce: n };
-        let a = c.open_session(&ask(1), now);
-        assert_eq!(c.open_session(&ask(1), now), a);
-        let b = c.open_session(&ask(2), now);
-        let mut c = Core::restore(c.stored(), Time::from_us(10));
-        assert!(c.routing.session_alive(a) && c.routing.session_alive(b));
-        let later = Time::from_us(10) + Duration::from_secs(61);
-        assert!(c.extend(b, later));
-        assert_eq!(c.overdue(later, Duration::from_secs(60)), [a]);
-        c.close_session(a).unwrap();
-        assert!(!c.routing.session_alive(a) && !c.extend(a, later));
-        assert!(c.open_session(&ask(3), later) > b);
-        assert!(c.routing.session_alive(SessionId(99)), "newer than this routing knows");
+    /// The state has changed from `old` to `new`.
+    pub(super) fn adopt(&mut self, old: &State, new: &State, now: Time) {
+        let (old_r, new_r, v) = (&old.routing, &new.routing, new.routing.version);
+        for n in new_r.nodes.iter().filter(|n| old_r.node(n.node) != Some(n)) {
+            self.changes.nodes.insert(n.node, v);
+        }
+        for c in new_r.chains.iter().filter(|c| old_r.chain(c.id) != Some(c)) {
+            self.changes.chains.insert(c.id, v);
+            if old_r.chain(c.id).is_none() {
+                self.newborn.insert(c.id, now + self.node_lease * 10);
+                self.dirty = true;
+            }
+        }
+        for t in new_r.tables.iter().filter(|t| old_r.table(t.id, t.version) != Some(t)) {
+            self.changes.tables.insert((t.id, t.version), v);
+        }
+        if old_r.metas != new_r.metas {
+            self.changes.metas = v;
+        }
+        if old_r.sessions != new_r.sessions {
+            self.changes.sessions = v;
+            self.sessions.retain(|id, _| new.sessions.contains_key(id));
+            for id in new.sessions.keys().filter(|id| !old.sessions.contains_key(id)) {
+                self.sessions.insert(*id, now);
+            }
+        }
+        let up = |c: &Chain| c.targets.iter().all(|t| t.addr.is_some());
+        let grown = |id: &ChainId| new_r.chain(*id).is_some_and(up);
+        self.newborn.retain(|id, until| now < *until && !grown(id));
+        // A client process that is silent for long is gone; a server is kept by its record.
+        let life = self.session_lease;
+        self.agents.retain(|_, h| h.report.is_some() || now.since(h.at) <= life);
     }
+
+    /// What is newer than `have`.
+    pub(super) fn update(&self, r: &Routing, have: RoutingVersion) -> Option<RoutingUpdate> {
+        if have >= r.version {
+            return None;
+        }
+        let changes = &self.changes;
+        if have < changes.from {
+            return Some(RoutingUpdate::Full(r.clone()));
+        }
+        let newer = |v: Option<&RoutingVersion>| v.is_some_and(|v| *v > have);
+        let nodes = r.nodes.iter().filter(|n| newer(changes.nodes.get(&n.node)));
+        let chains = r.chains.iter().filter(|c| newer(changes.chains.get(&c.id)));
+        let tables = r.tables.iter().filter(|t| newer(changes.tables.get(&(t.id, t.version))));
+        Some(RoutingUpdate::Delta(RoutingDelta {
+            from: have,
+            version: r.version,
+            nodes: nodes.cloned().collect(),
+            chains: chains.cloned().collect(),
+            tables: tables.cloned().collect(),
+            metas: (changes.metas > have).then(|| r.metas.clone()),
+            sessions: (changes.sessions > have).then(|| r.sessions.clone()),
+            session_max: r.session_max,
+        }))
+    }
+}
+
+/// Whether a new report can change the state. How full targets are does not.
+fn matters(old: Option<&NodeReport>, new: Option<&NodeReport>) -> bool {
+    let (Some(a), Some(b)) = (old, new) else { return old.is_some() != new.is_some() };
+    let told = |r: &NodeReport| {
+        let of = |t: &TargetReport| (t.target, t.addr, t.local, t.chain_version);
+        r.actors.as_ref().map(|x| (x.metas.clone(), x.targets.iter().map(of).collect::<Vec<_>>()))
+    };
+    (&a.roles, &a.addresses, &a.tags) != (&b.roles, &b.addresses, &b.tags) || told(a) != told(b)
+}
+
+/// A server's record, made of what it says of itself.
+fn info(h: &Heard, report: &NodeReport) -> NodeInfo {
+    let mut roles = report.roles.clone();
+    roles.sort();
+    let (mut metas, mut targets) = (Vec::new(), Vec::new());
+    if let Some(a) = &report.actors {
+        metas.clone_from(&a.metas);
+        targets = a.targets.iter().map(|t| (t.target, t.addr)).collect();
+    }
+    metas.sort();
+    targets.sort();
+    NodeInfo {
+        node: h.agent.node,
+        incarnation: h.agent.epoch,
+        status: NodeStatus::Alive,
+        roles,
+        addresses: report.addresses.clone(),
+        tags: report.tags.clone(),
+        metas,
+        targets,
+    }
+}
+
+/// Brings the state up to what has been heard: registrations, deaths, chains, ends of sessions.
+pub(super) fn settle(state: &mut State, live: &Live, now: Time) {
+    for h in live.agents.values() {
+        let Some(report) = &h.report else { continue };
+        if live.is_dead(h.agent.node, now) {
+            continue;
+        }
+        let new = info(h, report);
+        match state.routing.nodes.binary_search_by_key(&new.node, |n| n.node) {
+            Ok(i) => state.routing.nodes[i] = new,
+            Err(i) => state.routing.nodes.insert(i, new),
+        }
+    }
+    for n in &mut state.routing.nodes {
+        if live.is_dead(n.node, now) {
+            n.status = NodeStatus::Dead;
+        }
+    }
+    move_targets(&mut state.routing);
+    for c in &mut state.routing.chains {
+        let Some(old) = live.local_states(c, now) else { continue };
+        let new = chain_table::next(&old);
+        let same = new.iter().enumerate().all(|(i, (from, s))| i == *from && old[i].0 == *s);
+        if !same {
+            let moved =
+                |(i, state): (usize, TargetState)| ChainTarget { state, ..c.targets[i].clone() };
+            c.targets = new.into_iter().map(moved).collect();
+            c.version.0 += 1;
+        }
+    }
+    let ended: Vec<SessionId> = live.overdue(state, now).collect();
+    for id in ended {
+        state.sessions.remove(&id);
+    }
+}
+
+/// A target whose disk was moved is where it is reported now.
+fn move_targets(r: &mut Routing) {
+    let mut found: BTreeMap<TargetId, NodeId> = BTreeMap::new();
+    let mut here: BTreeSet<(NodeId, TargetId)> = BTreeSet::new();
+    for n in r.nodes.iter().filter(|n| n.status == NodeStatus::Alive) {
+        for (t, _) in &n.targets {
+            found.insert(*t, n.node);
+            here.insert((n.node, *t));
+        }
+    }
+    for t in r.chains.iter_mut().flat_map(|c| &mut c.targets) {
+        if !here.contains(&(t.node, t.target))
+            && let Some(node) = found.get(&t.target)
+        {
+            t.node = *node;
+        }
+    }
+}
+
+/// Nodes that must not be given a lease until the change from `old` to `new` is stored: what they
+/// know of themselves is about to end.
+pub(super) fn condemned(old: &Routing, new: &Routing) -> BTreeSet<NodeId> {
+    let dies = |n: &&NodeInfo| {
+        n.status == NodeStatus::Dead
+            && old.node(n.node).is_some_and(|o| o.status == NodeStatus::Alive)
+    };
+    let mut out: BTreeSet<NodeId> = new.nodes.iter().filter(dies).map(|n| n.node).collect();
+    for c in &new.chains {
+        let Some(before) = old.chain(c.id).filter(|o| o.version != c.version) else { continue };
+        let serves = |c: &Chain, t: TargetId| {
+            c.targets.iter().any(|x| x.target == t && x.state == TargetState::Serving)
+        };
+        for t in &before.targets {
+            if serves(before, t.target) && !serves(c, t.target) {
+                out.insert(t.node);
+            }
+        }
+    }
+    out
 }

@@ -1,154 +1,545 @@
-//! The cluster manager: keeps who is in the cluster and hands out routing.
+//! The cluster manager: knows who is in the cluster and hands out routing.
 //!
-//! What must survive (chains, chain tables, sessions, the routing version) is in the KV, written
-//! before it is told to anyone; addresses are what nodes report, and are gone with this process.
-//! `core` decides, synchronously; `store` is the stored form.
+//! Several may run over one KV; one of them, the primary, holds the lease and answers. What it
+//! answers is what is stored: a change is decided on a copy, stored in a transaction that finds
+//! this mgmtd in the lease, and only then adopted and told. The KV may be slow or away: changes
+//! wait for it, and a primary without it stops acting when its lease runs out.
+//!
+//! `lease` decides who leads, `core` and `chain_table` what becomes of the cluster, `store` is the
+//! stored form, and this file awaits between them.
 
+mod chain_table;
 mod core;
+mod lease;
 mod store;
 
 use ::core::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
 
-use t3fs_runtime::{Actor, Addr, Cx, Handle, Me};
+use bytes::Bytes;
+use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, NodeId, RawAddr, Slot, Time};
 
-use self::core::Core;
+use self::core::{Live, State, condemned, settle};
+pub use self::lease::usable;
+use self::lease::{Lease, LeaseV1, Step};
+use crate::agent::Agent;
+use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
+use crate::meta::kv::client::{Stop, Txn};
+use crate::proto::agent::RoutingChanged;
 use crate::proto::ids::{RoutingVersion, SessionId};
+use crate::proto::kv::Durability;
 use crate::proto::mgmtd::*;
-use crate::proto::storage::NewRouting;
-use crate::storage::Storage;
 
-/// A session ends when its client has not been heard of for this long.
-pub const SESSION_LIFE: Duration = Duration::from_secs(60);
-const SESSION_CHECK: Duration = Duration::from_secs(15);
-
-/// The primary of a cluster.
-pub struct Mgmtd {
-    core: Core,
-    kv: Addr<Kv>,
-    /// Changes are stored and told one after another; others wait their turn here.
-    busy: bool,
+/// How fast the cluster notices things. The same everywhere in a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// Between two heartbeats of a server.
+    pub heartbeat: Duration,
+    /// Between two heartbeats of a process of clients.
+    pub client_heartbeat: Duration,
+    /// A server that was not heard of for this long is dead.
+    pub node_lease: Duration,
+    /// A primary whose record has not changed for this long is succeeded.
+    pub mgmtd_lease: Duration,
+    /// A session ends when its client has not been heard of for this long.
+    pub session_lease: Duration,
 }
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing {
+            heartbeat: Duration::from_millis(200),
+            client_heartbeat: Duration::from_millis(1000),
+            node_lease: Duration::from_millis(1500),
+            mgmtd_lease: Duration::from_millis(1500),
+            session_lease: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Mistakes that tests plant to see that the simulator finds them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlantedBug {
+    /// State is written without looking at the lease.
+    NoFence,
+}
+
+/// What a primary does, for those who check it.
+pub enum Seen<'a> {
+    /// It may act until then, on its node's clock.
+    Acts { term: u64, until: Time },
+    /// It has taken over.
+    Leads { term: u64, routing: &'a Routing },
+    /// A change was stored.
+    Changed { term: u64, before: &'a Routing, after: &'a Routing },
+    /// It has decided on a change, which is not stored yet.
+    Decided { term: u64, before: &'a Routing, after: &'a Routing },
+}
+
+#[derive(Clone)]
+pub struct MgmtdConfig {
+    pub kv: Addr<Kv>,
+    pub cluster: String,
+    pub timing: Timing,
+    /// No other process can reach the KV: this mgmtd leads at once and for good.
+    pub alone: bool,
+    /// `None` outside of tests, like the next.
+    pub planted_bug: Option<PlantedBug>,
+    pub watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+}
+
+impl MgmtdConfig {
+    pub fn new(kv: Addr<Kv>, cluster: &str) -> MgmtdConfig {
+        MgmtdConfig {
+            kv,
+            cluster: cluster.into(),
+            timing: Timing::default(),
+            alone: false,
+            planted_bug: None,
+            watch: None,
+        }
+    }
+}
+
+/// What a primary works with.
+struct Lead {
+    term: u64,
+    state: State,
+    live: Live,
+    /// Nodes that get no lease while the change that ends them is being stored.
+    condemned: BTreeSet<NodeId>,
+}
+
+/// One of the mgmtds of a cluster.
+pub struct Mgmtd {
+    config: MgmtdConfig,
+    node: NodeId,
+    incarnation: u32,
+    lease: Lease,
+    lead: Option<Lead>,
+    /// The state of this term is being loaded.
+    loading: Option<u64>,
+    /// Why this mgmtd can never lead, as a sentence.
+    unfit: Option<String>,
+    /// A change is being made; who waits to make the next one.
+    busy: bool,
+    line: VecDeque<Slot<()>>,
+    settling: bool,
+}
+
+/// Changes that may wait for their turn.
+const LINE_MAX: usize = 1024;
 
 impl Actor for Mgmtd {
     type Msg = MgmtdMsg;
 
     fn invariants(&self) {
-        self.core.invariants();
+        assert!(self.line.len() <= LINE_MAX);
+        assert!(self.busy || self.line.is_empty());
+    }
+}
+
+/// Leave to make a change; passed on at the end of its scope.
+struct Turn(Me<Mgmtd>);
+
+impl Turn {
+    async fn take(me: &Me<Mgmtd>) -> Result<Turn, MgmtdError> {
+        let place = me.with(|m| {
+            if !std::mem::replace(&mut m.busy, true) {
+                return Ok(None);
+            }
+            m.line.retain(|w| !w.abandoned());
+            if m.line.len() >= LINE_MAX {
+                return Err(MgmtdError::Unavailable("too many changes wait".into()));
+            }
+            let slot = Slot::new();
+            m.line.push_back(slot.clone());
+            Ok(Some(slot))
+        })?;
+        if let Some(place) = place {
+            place.await;
+        }
+        Ok(Turn(me.clone()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.with(|m| {
+            while let Some(next) = m.line.pop_front() {
+                if !next.abandoned() {
+                    return next.fill(());
+                }
+            }
+            m.busy = false;
+        });
     }
 }
 
 impl Mgmtd {
-    /// Loads the cluster's state, or begins it under this name. Refuses another cluster's state.
-    pub async fn start(cx: &Cx, kv: Addr<Kv>, cluster: &str) -> Result<Addr<Mgmtd>, String> {
-        let stored = store::load(cx, kv).await?;
-        let core = match stored {
-            None => Core::new(cluster),
-            Some(s) if s.cluster == cluster => Core::restore(s, cx.now()),
-            Some(s) => {
-                return Err(format!(
-                    "the store belongs to cluster {}, not {cluster}; start with --cluster-id {}",
-                    s.cluster, s.cluster
-                ));
-            }
-        };
-        let (addr, me) = cx.start_with(Mgmtd { core, kv, busy: false });
-        let long = cx.outlive();
-        cx.spawn(async move {
-            loop {
-                long.sleep(SESSION_CHECK).await;
-                let now = long.now();
-                let ended = me.with(|m| m.core.overdue(now, SESSION_LIFE));
-                for session in ended {
-                    tracing::warn!("session {session} has ended: its client was not heard of");
-                    if let Err(e) = Self::change(&me, &long, |c| c.close_session(session)).await {
-                        tracing::warn!("the end of session {session} was not stored: {e}");
-                    }
-                }
-            }
+    /// Starts one; it leads when it can. Another cluster's store is never touched.
+    pub fn start(cx: &Cx, config: MgmtdConfig) -> Addr<Mgmtd> {
+        let lease = Lease::new(cx.node(), 0, config.timing.mgmtd_lease, config.alone);
+        let (addr, me) = cx.start_with(Mgmtd {
+            node: cx.node(),
+            incarnation: 0,
+            lease,
+            lead: None,
+            loading: None,
+            unfit: None,
+            busy: false,
+            line: VecDeque::new(),
+            settling: false,
+            config,
         });
-        Ok(addr)
+        me.with(|m| {
+            let (life, alone) = (m.config.timing.mgmtd_lease, m.config.alone);
+            m.incarnation = addr.raw().epoch;
+            m.lease = Lease::new(m.node, m.incarnation, life, alone);
+        });
+        let (watcher, long) = (me.clone(), cx.outlive());
+        cx.spawn(async move { Self::hold_lease(&watcher, &long).await });
+        let long = cx.outlive();
+        cx.spawn(async move { Self::look_around(&me, &long).await });
+        addr
     }
 
-    /// Makes one change: decided on a copy, stored, adopted, told.
+    /// Whether the store is new or this cluster's; a sentence if not, or if it cannot be read.
+    pub async fn check_store(cx: &Cx, kv: Addr<Kv>, cluster: &str) -> Result<(), String> {
+        match store::load(cx, kv).await.map_err(|e| e.to_string())? {
+            Some(s) => fits(&s, cluster),
+            None => Ok(()),
+        }
+    }
+
+    /// Tries for the lease, then keeps it, for ever.
+    async fn hold_lease(me: &Me<Self>, cx: &Cx) {
+        loop {
+            let pause = me.with(|m| m.lease.pause());
+            let began = cx.now();
+            let for_good = me.with(|m| m.config.alone && m.lease.acts(began));
+            if !for_good && let Err(why) = Self::attempt(me, &cx.within(pause)).await {
+                tracing::debug!("the lease could not be looked at: {why}");
+            }
+            let load = me.with(|m| {
+                let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
+                let has = m.lead.as_ref().is_some_and(|l| l.term == term);
+                if has || m.loading == Some(term) || m.unfit.is_some() {
+                    return None;
+                }
+                m.loading = Some(term);
+                Some(term)
+            });
+            if let Some(term) = load {
+                let (me, long) = (me.clone(), cx.clone());
+                cx.spawn(async move { Self::take_over(&me, term, &long).await });
+            }
+            let rest = pause.saturating_sub(cx.now() - began);
+            let jitter = Duration::from_micros(cx.rand() % 20_000);
+            cx.sleep(rest + jitter).await;
+        }
+    }
+
+    /// Looks at the lease record once, and writes it if it is ours or free.
+    async fn attempt(me: &Me<Self>, cx: &Cx) -> Result<(), String> {
+        let sent = cx.now();
+        let key = Bytes::from_static(lease::KEY);
+        let mut txn = Txn::new(cx, me.with(|m| m.config.kv));
+        let [record] = txn.read([&key]).await.map_err(|e: KvError| e.to_string())?;
+        let record = record.map(|r| LeaseV1::decode(&r)).transpose()?;
+        let step = me.with(|m| {
+            let step = m.lease.step(record, cx.now());
+            if m.lead.as_ref().is_some_and(|l| Some(l.term) != m.lease.term()) {
+                tracing::info!("another mgmtd leads now");
+                m.lead = None;
+            }
+            step
+        });
+        let Step::Write(mine) = step else { return Ok(()) };
+        txn.set(key, mine.encode());
+        txn.commit(Durability::Now).await.map_err(|e| e.to_string())?;
+        me.with(|m| {
+            let now = cx.now();
+            if m.lease.acknowledged(mine, sent, now)
+                && let Some(lead) = &mut m.lead
+            {
+                lead.live.hear_all(now);
+            }
+            m.see(&Seen::Acts { term: mine.term, until: m.lease.until() });
+        });
+        Ok(())
+    }
+
+    /// Loads the cluster's state, or begins it, and leads from then on.
+    async fn take_over(me: &Me<Self>, term: u64, cx: &Cx) {
+        let loaded = Self::load(me, term, cx).await;
+        me.with(|m| {
+            if m.loading == Some(term) {
+                m.loading = None;
+            }
+            match loaded {
+                Ok(state) if m.lease.term() == Some(term) => {
+                    let now = cx.now();
+                    tracing::info!(term, "leads cluster {}", state.routing.cluster);
+                    let t = m.config.timing;
+                    let live = Live::new(t.node_lease, t.session_lease, &state, now);
+                    m.see(&Seen::Leads { term, routing: &state.routing });
+                    m.lead = Some(Lead { term, state, live, condemned: BTreeSet::new() });
+                }
+                Ok(_) => {}
+                Err(Stop::Refused(why)) => {
+                    tracing::error!("this mgmtd cannot lead: {why}");
+                    m.unfit = Some(why);
+                }
+                Err(Stop::Kv(e)) => tracing::warn!("the state was not loaded: {e}"),
+            }
+        });
+    }
+
+    async fn load(me: &Me<Self>, term: u64, cx: &Cx) -> Result<State, Stop<String>> {
+        let (kv, cluster, mine) =
+            me.with(|m| (m.config.kv, m.config.cluster.clone(), m.record(term)));
+        if let Some(state) = store::load(cx, kv).await? {
+            fits(&state, &cluster).map_err(Stop::Refused)?;
+            return Ok(state);
+        }
+        let state = State::new(&cluster);
+        match store::save(cx, kv, mine, None, &state).await {
+            Ok(()) => Ok(state),
+            Err(Stop::Kv(e)) => Err(Stop::Kv(e)),
+            // Whoever deposed us has begun it: the next term loads that.
+            Err(Stop::Refused(store::Deposed)) => Err(Stop::Kv(KvError::Conflict)),
+        }
+    }
+
+    fn record(&self, term: u64) -> LeaseV1 {
+        LeaseV1 { holder: self.node, incarnation: self.incarnation, term, counter: 0 }
+    }
+
+    fn see(&self, what: &Seen<'_>) {
+        if let Some(watch) = &self.config.watch {
+            watch(what);
+        }
+    }
+
+    fn leading(&mut self, now: Time) -> Result<&mut Lead, MgmtdError> {
+        if let Some(why) = &self.unfit {
+            return Err(MgmtdError::Refused(why.clone()));
+        }
+        if !self.lease.acts(now) {
+            return Err(MgmtdError::NotPrimary { hint: self.lease.hint(now) });
+        }
+        let taking = || MgmtdError::Unavailable("the new primary is taking over".into());
+        let term = self.lease.term();
+        self.lead.as_mut().filter(|l| Some(l.term) == term).ok_or_else(taking)
+    }
+
+    /// Looks for deaths and whatever else time alone brings.
+    async fn look_around(me: &Me<Self>, cx: &Cx) {
+        let every = me.with(|m| m.config.timing.node_lease) / 15;
+        loop {
+            cx.sleep(every).await;
+            Self::settle(me, cx);
+        }
+    }
+
+    /// Brings the state up to what was heard, if it is not, in the background.
+    fn settle(me: &Me<Self>, cx: &Cx) {
+        let now = cx.now();
+        let begin = me.with(|m| {
+            if m.settling || m.leading(now).is_ok_and(|l| !l.live.is_due(&l.state, now)) {
+                return false;
+            }
+            m.settling = m.leading(now).is_ok();
+            m.settling
+        });
+        if !begin {
+            return;
+        }
+        let (me, cx) = (me.clone(), cx.outlive());
+        cx.clone().spawn(async move {
+            let done = Self::change(&me, &cx, |state, live, now| {
+                live.clean();
+                settle(state, live, now);
+                Ok(())
+            })
+            .await;
+            if let Err(e) = done {
+                tracing::debug!("what was heard is not stored: {e}");
+            }
+            me.with(|m| m.settling = false);
+        });
+    }
+
+    /// Makes one change: decided on a copy, stored, adopted, told. Returns the version with it.
     async fn change<T>(
         me: &Me<Self>,
         cx: &Cx,
-        decide: impl FnOnce(&mut Core) -> Result<T, String>,
-    ) -> Result<T, MgmtdError> {
-        while me.with(|m| std::mem::replace(&mut m.busy, true)) {
-            cx.sleep(Duration::from_millis(1)).await;
-        }
-        let cx = &cx.outlive(); // the turn must be given back
-        let (mut next, kv, before) = me.with(|m| (m.core.clone(), m.kv, m.core.stored()));
-        let decided = decide(&mut next).map_err(MgmtdError::Refused);
-        let result = match decided {
-            Err(e) => Err(e),
-            Ok(v) => {
-                let after = next.stored();
-                let saved = if after == before {
-                    Ok(())
-                } else {
-                    store::save(cx, kv, &before, &after).await.map_err(MgmtdError::Unavailable)
-                };
-                saved.map(|()| v)
+        decide: impl FnOnce(&mut State, &mut Live, Time) -> Result<T, String>,
+    ) -> Result<(T, RoutingVersion), MgmtdError> {
+        let _turn = Turn::take(me).await?;
+        let now = cx.now();
+        let (value, term, before, after) = me.with(|m| {
+            let lead = m.leading(now)?;
+            let before = lead.state.clone();
+            let mut after = before.clone();
+            let value = decide(&mut after, &mut lead.live, now).map_err(MgmtdError::Refused)?;
+            let term = lead.term;
+            if after.finish(&before) {
+                lead.condemned = condemned(&before.routing, &after.routing);
+                m.see(&Seen::Decided { term, before: &before.routing, after: &after.routing });
             }
-        };
+            Ok::<_, MgmtdError>((value, term, before, after))
+        })?;
+        let version = after.routing.version;
+        if version == before.routing.version {
+            return Ok((value, version));
+        }
+        let cx = &cx.outlive(); // begun: the turn is kept until the outcome is known
+        let saved = Self::save(me, cx, term, &before, &after).await;
         let told = me.with(|m| {
-            m.busy = false;
-            let newer = result.is_ok() && next.routing().version > m.core.routing().version;
-            if result.is_ok() {
-                m.core = next;
+            if saved.is_ok() {
+                m.see(&Seen::Changed { term, before: &before.routing, after: &after.routing });
             }
-            newer.then(|| m.core.routing().clone())
+            let lead = m.lead.as_mut().filter(|l| l.term == term)?;
+            lead.condemned.clear();
+            lead.live.again();
+            if saved.is_err() {
+                return None;
+            }
+            lead.live.adopt(&lead.state, &after, cx.now());
+            lead.state = after;
+            let update = lead.live.update(&lead.state.routing, before.routing.version)?;
+            let agents: Vec<RawAddr> = lead.live.agents.values().map(|h| h.agent).collect();
+            Some((update, agents))
         });
-        if let Some(routing) = told {
-            for t in routing.chains.iter().flat_map(|c| &c.targets) {
-                if let Some(a) = t.addr {
-                    // Who misses it fetches the routing when a request is refused.
-                    let m = NewRouting { routing: routing.clone() };
-                    let _ = cx.tell(Addr::<Storage>::from_raw(a), m);
-                }
+        if let Some((update, agents)) = told {
+            for agent in agents {
+                // Who misses it gets it with the next heartbeat.
+                let m = RoutingChanged { term, update: update.clone() };
+                let _ = cx.tell(Addr::<Agent>::from_raw(agent), m);
             }
         }
-        result
+        saved.map(|()| (value, version)).map_err(MgmtdError::Unavailable)
+    }
+
+    async fn save(
+        me: &Me<Self>,
+        cx: &Cx,
+        term: u64,
+        before: &State,
+        after: &State,
+    ) -> Result<(), String> {
+        let (kv, bug, mine) = me.with(|m| (m.config.kv, m.config.planted_bug, m.record(term)));
+        let saved = match bug {
+            Some(PlantedBug::NoFence) => store::save_unfenced(cx, kv, Some(before), after).await,
+            None => store::save(cx, kv, mine, Some(before), after).await,
+        };
+        match saved {
+            Ok(()) => Ok(()),
+            Err(Stop::Refused(store::Deposed)) => Err("another mgmtd has taken over".into()),
+            Err(Stop::Kv(e)) => {
+                // Nothing is known of what is stored now: begin anew from there.
+                me.with(|m| m.lead = None);
+                Err(e.to_string())
+            }
+        }
     }
 }
 
-impl Handle<Register> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: Register, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
-        Self::change(me, cx, |c| Ok(c.register(&m))).await
+fn fits(state: &State, cluster: &str) -> Result<(), String> {
+    let found = &state.routing.cluster;
+    if found == cluster {
+        return Ok(());
+    }
+    Err(format!(
+        "the store belongs to cluster {found}, not {cluster}; start with --cluster-id {found}"
+    ))
+}
+
+impl Handle<Heartbeat> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: Heartbeat, cx: &Cx) -> Result<HeartbeatReply, MgmtdError> {
+        let now = cx.now();
+        let reply = me.with(|s| {
+            if m.cluster != s.config.cluster {
+                return Err(MgmtdError::Refused(format!(
+                    "this is cluster {}, not {}: check --cluster-id and --cluster",
+                    s.config.cluster, m.cluster
+                )));
+            }
+            let lead = s.leading(now)?;
+            let term = lead.term;
+            if m.term != term {
+                return Err(MgmtdError::OtherTerm { term });
+            }
+            if lead.condemned.contains(&m.agent.node) {
+                return Err(MgmtdError::Unavailable("the node's end is being stored".into()));
+            }
+            lead.live.hear(&lead.state, &m, now)?;
+            let r = &lead.state.routing;
+            let ended = m.sessions.iter().copied().filter(|id| !r.session_alive(*id)).collect();
+            Ok(HeartbeatReply { term, routing: lead.live.update(r, m.have), ended })
+        });
+        Self::settle(me, cx);
+        reply
     }
 }
 
-impl Handle<GetRouting> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: GetRouting, _: &Cx) -> Option<Routing> {
-        me.with(|s| (s.core.routing().version > m.have).then(|| s.core.routing().clone()))
+impl Handle<FetchRouting> for Mgmtd {
+    async fn handle(
+        me: &Me<Self>,
+        m: FetchRouting,
+        cx: &Cx,
+    ) -> Result<Option<RoutingUpdate>, MgmtdError> {
+        me.with(|s| {
+            let lead = s.leading(cx.now())?;
+            Ok(lead.live.update(&lead.state.routing, m.have))
+        })
+    }
+}
+
+impl Handle<ListNodes> for Mgmtd {
+    async fn handle(me: &Me<Self>, _: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
+        let now = cx.now();
+        me.with(|s| {
+            let lead = s.leading(now)?;
+            let line = |info: &NodeInfo| {
+                let heard = lead.live.agents.get(&info.node);
+                let report = heard.and_then(|h| h.report.as_ref());
+                let actors = report.and_then(|r| r.actors.as_ref());
+                NodeLine {
+                    info: info.clone(),
+                    silent_us: lead.live.silent(info.node, now).as_micros() as u64,
+                    targets: actors.map(|a| a.targets.clone()).unwrap_or_default(),
+                }
+            };
+            Ok(lead.state.routing.nodes.iter().map(line).collect())
+        })
     }
 }
 
 impl Handle<CreateChains> for Mgmtd {
     async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
-        Self::change(me, cx, |c| c.create_chains(&m)).await
+        let done = Self::change(me, cx, |s, _, _| s.create_chains(&m)).await;
+        Self::settle(me, cx);
+        done.map(|((), version)| version)
     }
 }
 
 impl Handle<OpenSession> for Mgmtd {
     async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        let now = cx.now();
-        Self::change(me, cx, |c| Ok(c.open_session(&m, now))).await
+        Self::change(me, cx, |s, _, _| Ok(s.open_session(&m))).await.map(|(id, _)| id)
     }
 }
 
 impl Handle<CloseSession> for Mgmtd {
     async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
-        Self::change(me, cx, |c| c.close_session(m.session)).await
-    }
-}
-
-impl Handle<ExtendSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: ExtendSession, cx: &Cx) -> Result<bool, MgmtdError> {
-        let now = cx.now();
-        Ok(me.with(|s| s.core.extend(m.session, now)))
+        let done = Self::change(me, cx, |s, _, _| {
+            s.sessions.remove(&m.session);
+            Ok(())
+        });
+        done.await.map(drop)
     }
 }

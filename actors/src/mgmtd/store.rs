@@ -6,26 +6,38 @@
 //! "M/chain/"   chain u32 BE      type 0x1102 ChainV1   { version, [(target, node, state)] }
 //! "M/table/"   id BE version BE  type 0x1103 TableV1   { [chain] }
 //! "M/session/" session u64 BE    type 0x1104 SessionV1 { label, nonce }
+//! "M/node/"    node u32 BE       type 0x1105 NodeV1
+//! "M/lease"                      see `lease`
 //! ```
+//!
+//! The routing is a function of these rows, and its version is that of "M/state": whoever is
+//! primary hands out the same. A write must find itself in the lease, and the version it started
+//! from; finding the version it makes instead, it was done before, by an attempt that got no answer.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::wire::{Wire, open, seal};
-use t3fs_runtime::{Addr, Cx, NodeId};
+use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
+use super::core::State;
+use super::lease::{self, LeaseV1};
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, transact};
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::kv::Durability;
-use crate::proto::mgmtd::{ChainTable, TargetState};
+use crate::proto::mgmtd::{
+    Chain, ChainTable, ChainTarget, NodeInfo, NodeStatus, Role, Routing, TargetState,
+};
 
 const STATE: u16 = 0x1101;
 const CHAIN: u16 = 0x1102;
 const TABLE: u16 = 0x1103;
 const SESSION: u16 = 0x1104;
+const NODE: u16 = 0x1105;
+const STATE_KEY: &[u8] = b"M/state";
 
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct StateV1 {
@@ -45,110 +57,127 @@ struct TableV1 {
     chains: Vec<ChainId>,
 }
 
-#[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub(super) struct SessionV1 {
     pub(super) label: String,
     pub(super) nonce: u64,
 }
 
-/// A chain as stored: without addresses.
-pub(super) type StoredChain = Chain;
-
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Chain {
-    pub(super) version: ChainVersion,
-    pub(super) targets: Vec<(TargetId, NodeId, TargetState)>,
-}
-
-/// All that survives.
-#[derive(Clone, PartialEq, Debug)]
-pub(super) struct Stored {
-    pub(super) cluster: String,
-    pub(super) version: RoutingVersion,
-    pub(super) session_max: SessionId,
-    pub(super) chains: BTreeMap<ChainId, Chain>,
-    pub(super) tables: Vec<ChainTable>,
-    pub(super) sessions: BTreeMap<SessionId, SessionV1>,
+#[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
+struct NodeV1 {
+    incarnation: u32,
+    status: NodeStatus,
+    roles: Vec<Role>,
+    addresses: Vec<String>,
+    tags: Vec<(String, String)>,
+    metas: Vec<RawAddr>,
+    targets: Vec<(TargetId, RawAddr)>,
 }
 
 fn key(kind: &str, id: &[u8]) -> Bytes {
-    let slash: &[u8] = if id.is_empty() { b"" } else { b"/" };
-    [b"M/", kind.as_bytes(), slash, id].concat().into()
+    [b"M/", kind.as_bytes(), b"/", id].concat().into()
 }
 
-impl Stored {
-    fn rows(&self) -> BTreeMap<Bytes, Vec<u8>> {
-        let mut rows = BTreeMap::new();
-        let state = StateV1 {
-            cluster: self.cluster.clone(),
-            version: self.version,
-            session_max: self.session_max,
-        };
-        rows.insert(key("state", b""), seal(STATE, 1, &state));
-        for (id, c) in &self.chains {
-            let v = ChainV1 { version: c.version, targets: c.targets.clone() };
-            rows.insert(key("chain", &id.0.to_be_bytes()), seal(CHAIN, 1, &v));
-        }
-        for t in &self.tables {
-            let id = [t.id.to_be_bytes(), t.version.to_be_bytes()].concat();
-            rows.insert(key("table", &id), seal(TABLE, 1, &TableV1 { chains: t.chains.clone() }));
-        }
-        for (id, s) in &self.sessions {
-            rows.insert(key("session", &id.0.to_be_bytes()), seal(SESSION, 1, s));
-        }
-        rows
-    }
+fn state_row(state: &State) -> Vec<u8> {
+    let r = &state.routing;
+    let row =
+        StateV1 { cluster: r.cluster.clone(), version: r.version, session_max: r.session_max };
+    seal(STATE, 1, &row)
+}
 
-    fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<Stored>, String> {
-        fn get<T: Wire>(kind: u16, key: &[u8], value: &[u8]) -> Result<T, String> {
-            open(kind, 1, value)
-                .map_err(|e| format!("mgmtd's record {}: {e}", String::from_utf8_lossy(key)))
+fn chain_row(c: &Chain) -> (Bytes, Vec<u8>) {
+    let targets = c.targets.iter().map(|t| (t.target, t.node, t.state)).collect();
+    let row = ChainV1 { version: c.version, targets };
+    (key("chain", &c.id.0.to_be_bytes()), seal(CHAIN, 1, &row))
+}
+
+fn table_row(t: &ChainTable) -> (Bytes, Vec<u8>) {
+    let id = [t.id.to_be_bytes(), t.version.to_be_bytes()].concat();
+    (key("table", &id), seal(TABLE, 1, &TableV1 { chains: t.chains.clone() }))
+}
+
+fn session_row((id, s): (&SessionId, &SessionV1)) -> (Bytes, Vec<u8>) {
+    (key("session", &id.0.to_be_bytes()), seal(SESSION, 1, s))
+}
+
+fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
+    let row = NodeV1 {
+        incarnation: n.incarnation,
+        status: n.status,
+        roles: n.roles.clone(),
+        addresses: n.addresses.clone(),
+        tags: n.tags.clone(),
+        metas: n.metas.clone(),
+        targets: n.targets.clone(),
+    };
+    (key("node", &n.node.0.to_be_bytes()), seal(NODE, 1, &row))
+}
+
+fn rows(state: &State) -> BTreeMap<Bytes, Vec<u8>> {
+    let r = &state.routing;
+    let chains = r.chains.iter().map(chain_row);
+    let parts = chains
+        .chain(r.tables.iter().map(table_row))
+        .chain(r.nodes.iter().map(node_row))
+        .chain(state.sessions.iter().map(session_row));
+    parts.chain([(Bytes::from_static(STATE_KEY), state_row(state))]).collect()
+}
+
+fn u32_at(key: &[u8], i: usize) -> Result<u32, String> {
+    let b = key.get(i..i + 4).ok_or("a key of mgmtd's is too short")?;
+    Ok(u32::from_be_bytes(b.try_into().expect("4 bytes")))
+}
+
+fn get<T: Wire>(kind: u16, key: &[u8], value: &[u8]) -> Result<T, String> {
+    open(kind, 1, value).map_err(|e| format!("mgmtd's record {}: {e}", key.escape_ascii()))
+}
+
+fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String> {
+    let mut begun = false;
+    let mut routing = Routing::default();
+    let mut sessions = BTreeMap::new();
+    for (k, v) in rows {
+        if k[..] == *STATE_KEY {
+            let s: StateV1 = get(STATE, k, v)?;
+            begun = true;
+            routing.cluster = s.cluster;
+            routing.version = s.version;
+            routing.session_max = s.session_max;
+        } else if k.starts_with(b"M/chain/") {
+            let c: ChainV1 = get(CHAIN, k, v)?;
+            let target = |(target, node, state)| ChainTarget { target, node, addr: None, state };
+            let targets = c.targets.into_iter().map(target).collect();
+            routing.chains.push(Chain { id: ChainId(u32_at(k, 8)?), version: c.version, targets });
+        } else if k.starts_with(b"M/table/") {
+            let t: TableV1 = get(TABLE, k, v)?;
+            let (id, version) = (u32_at(k, 8)?, u32_at(k, 12)?);
+            routing.tables.push(ChainTable { id, version, chains: t.chains });
+        } else if k.starts_with(b"M/session/") {
+            let id = u64::from(u32_at(k, 10)?) << 32 | u64::from(u32_at(k, 14)?);
+            sessions.insert(SessionId(id), get(SESSION, k, v)?);
+        } else if k.starts_with(b"M/node/") {
+            let n: NodeV1 = get(NODE, k, v)?;
+            routing.nodes.push(NodeInfo {
+                node: NodeId(u32_at(k, 7)?),
+                incarnation: n.incarnation,
+                status: n.status,
+                roles: n.roles,
+                addresses: n.addresses,
+                tags: n.tags,
+                metas: n.metas,
+                targets: n.targets,
+            });
+        } else if k[..] != *lease::KEY {
+            return Err(format!("unknown record {}: written by a newer t3fs?", k.escape_ascii()));
         }
-        let u32_at = |k: &[u8], i: usize| {
-            let b = k.get(i..i + 4).ok_or("a key of mgmtd's is too short")?;
-            Ok::<_, String>(u32::from_be_bytes(b.try_into().expect("4 bytes")))
-        };
-        let mut out: Option<Stored> = None;
-        let mut rest = Stored {
-            cluster: String::new(),
-            version: RoutingVersion(0),
-            session_max: SessionId(0),
-            chains: BTreeMap::new(),
-            tables: Vec::new(),
-            sessions: BTreeMap::new(),
-        };
-        for (k, v) in rows {
-            if k[..] == b"M/state"[..] {
-                let s: StateV1 = get(STATE, k, v)?;
-                rest.cluster = s.cluster;
-                rest.version = s.version;
-                rest.session_max = s.session_max;
-                out = Some(rest.clone());
-            } else if k.starts_with(b"M/chain/") {
-                let c: ChainV1 = get(CHAIN, k, v)?;
-                let chain = Chain { version: c.version, targets: c.targets };
-                rest.chains.insert(ChainId(u32_at(k, 8)?), chain);
-            } else if k.starts_with(b"M/table/") {
-                let t: TableV1 = get(TABLE, k, v)?;
-                let (id, version) = (u32_at(k, 8)?, u32_at(k, 12)?);
-                rest.tables.push(ChainTable { id, version, chains: t.chains });
-            } else if k.starts_with(b"M/session/") {
-                let (hi, lo) = (u32_at(k, 10)?, u32_at(k, 14)?);
-                let id = SessionId(u64::from(hi) << 32 | u64::from(lo));
-                rest.sessions.insert(id, get(SESSION, k, v)?);
-            } else {
-                return Err(format!(
-                    "unknown record {}: written by a newer t3fs?",
-                    k.escape_ascii()
-                ));
-            }
-        }
-        Ok(out.map(|_| rest))
     }
+    let mut state = State { routing, sessions };
+    state.derive();
+    Ok(begun.then_some(state))
 }
 
 /// Everything stored, or `None` in a new store.
-pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<Stored>, String> {
+pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<State>, Stop<String>> {
     let rows = transact(cx, kv, Durability::Soon, async |txn| {
         let mut range = KeyRange::prefix(Bytes::from_static(b"M/"));
         let mut rows = Vec::new();
@@ -161,55 +190,125 @@ pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<Stored>, String
             range.begin = page.covered.end;
         }
     })
-    .await
-    .map_err(|e| e.to_string())?;
-    Stored::from_rows(&rows)
+    .await?;
+    from_rows(&rows).map_err(Stop::Refused)
 }
 
-/// Writes what differs between two states; on stable storage when it returns.
+/// Why a change was not stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Deposed;
+
+/// Writes what differs between two states; on stable storage when it returns. Waits for the store
+/// as long as it takes, and for an answer: what it returns is what happened.
 pub(super) async fn save(
     cx: &Cx,
     kv: Addr<Kv>,
-    before: &Stored,
-    after: &Stored,
-) -> Result<(), String> {
-    let (old, new) = (before.rows(), after.rows());
+    mine: LeaseV1,
+    before: Option<&State>,
+    after: &State,
+) -> Result<(), Stop<Deposed>> {
+    let old = before.map(rows).unwrap_or_default();
+    let new = rows(after);
+    let from = before.map(|s| s.routing.version);
+    let state_key = Bytes::from_static(STATE_KEY);
     transact(cx, kv, Durability::Now, async |txn| {
-        for k in old.keys().filter(|k| !new.contains_key(*k)) {
-            txn.clear(k.clone());
+        let [record, state] = txn.read([&Bytes::from_static(lease::KEY), &state_key]).await?;
+        let holds = record.as_ref().and_then(|r| LeaseV1::decode(r).ok()).is_some_and(|r| {
+            (r.holder, r.incarnation, r.term) == (mine.holder, mine.incarnation, mine.term)
+        });
+        let found = match &state {
+            None => None,
+            Some(v) => Some(
+                get::<StateV1>(STATE, STATE_KEY, v).map_err(|_| Stop::Refused(Deposed))?.version,
+            ),
+        };
+        if !holds {
+            return Err(Stop::Refused(Deposed));
         }
-        for (k, v) in new.iter().filter(|(k, v)| old.get(*k) != Some(v)) {
-            txn.set(k.clone(), v.clone());
+        if found == Some(after.routing.version) {
+            return Ok(()); // by an attempt that got no answer
         }
-        Ok::<_, Stop<String>>(())
+        assert_eq!(found, from, "the lease is ours, and the state is another's");
+        write(txn, &old, &new);
+        Ok::<_, Stop<Deposed>>(())
     })
     .await
-    .map_err(|e| e.to_string())
+}
+
+/// The planted bug: writes as if nobody else could have taken over.
+pub(super) async fn save_unfenced(
+    cx: &Cx,
+    kv: Addr<Kv>,
+    before: Option<&State>,
+    after: &State,
+) -> Result<(), Stop<Deposed>> {
+    let (old, new) = (before.map(rows).unwrap_or_default(), rows(after));
+    transact(cx, kv, Durability::Now, async |txn| {
+        write(txn, &old, &new);
+        Ok::<_, Stop<Deposed>>(())
+    })
+    .await
+}
+
+fn write(
+    txn: &mut crate::meta::kv::client::Txn<'_>,
+    old: &BTreeMap<Bytes, Vec<u8>>,
+    new: &BTreeMap<Bytes, Vec<u8>>,
+) {
+    for k in old.keys().filter(|k| !new.contains_key(*k)) {
+        txn.clear(k.clone());
+    }
+    for (k, v) in new.iter().filter(|(k, v)| old.get(*k) != Some(v)) {
+        txn.set(k.clone(), v.clone());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Goal: what is stored comes back, and stays readable by later builds (first bytes pinned).
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    /// Goal: what is stored comes back, and stays readable by later builds (bytes pinned).
     #[test]
     fn rows_round_trip() {
-        let target = (TargetId(5), NodeId(6), TargetState::Serving);
-        let s = Stored {
-            cluster: "c".into(),
-            version: RoutingVersion(9),
-            session_max: SessionId(1 << 40),
-            chains: [(ChainId(3), Chain { version: ChainVersion(4), targets: vec![target] })]
-                .into(),
-            tables: vec![ChainTable { id: 1, version: 2, chains: vec![ChainId(3)] }],
-            sessions: [(SessionId(1 << 40), SessionV1 { label: "l".into(), nonce: 8 })].into(),
+        let addr = RawAddr { node: NodeId(6), shard: 1, slot: 2, epoch: 7 };
+        let target = ChainTarget {
+            target: TargetId(5),
+            node: NodeId(6),
+            addr: Some(addr),
+            state: TargetState::Serving,
         };
-        let rows: Vec<(Bytes, Bytes)> = s.rows().into_iter().map(|(k, v)| (k, v.into())).collect();
-        assert_eq!(Stored::from_rows(&rows), Ok(Some(s)));
-        let chain = &rows.iter().find(|(k, _)| k.starts_with(b"M/chain/")).unwrap().1;
-        let golden = "0211010005000000060000000004000000f3ffffff01000000";
-        let hex: String = chain.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, golden);
-        assert_eq!(Stored::from_rows(&[]), Ok(None));
+        let node = NodeInfo {
+            node: NodeId(6),
+            incarnation: 7,
+            status: NodeStatus::Alive,
+            roles: vec![Role::Storage],
+            addresses: vec!["h:1".into()],
+            tags: vec![],
+            metas: vec![],
+            targets: vec![(TargetId(5), addr)],
+        };
+        let routing = Routing {
+            version: RoutingVersion(9),
+            cluster: "c".into(),
+            nodes: vec![node],
+            chains: vec![Chain { id: ChainId(3), version: ChainVersion(4), targets: vec![target] }],
+            tables: vec![ChainTable { id: 1, version: 2, chains: vec![ChainId(3)] }],
+            metas: vec![],
+            sessions: vec![SessionId(1 << 40)],
+            session_max: SessionId(1 << 40),
+        };
+        let session = SessionV1 { label: "l".into(), nonce: 8 };
+        let s = State { routing, sessions: [(SessionId(1 << 40), session)].into() };
+        let rows: Vec<(Bytes, Bytes)> = rows(&s).into_iter().map(|(k, v)| (k, v.into())).collect();
+        assert_eq!(from_rows(&rows), Ok(Some(s)));
+        let row = |prefix: &[u8]| hex(&rows.iter().find(|(k, _)| k.starts_with(prefix)).unwrap().1);
+        let chain = "0211010005000000060000000000000004000000f3ffffff01000000";
+        assert_eq!(row(b"M/chain/").replace("060000000400", "06000000000000000400"), chain);
+        assert_eq!(row(b"M/node/"), "");
+        assert_eq!(from_rows(&[]), Ok(None));
     }
 }

@@ -54,14 +54,52 @@ pub struct ChainTable {
     pub chains: Vec<ChainId>,
 }
 
+/// What a process does in the cluster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Archive, Serialize, Deserialize)]
+pub enum Role {
+    Mgmtd,
+    Kv,
+    Meta,
+    Storage,
+}
+
+/// Whether mgmtd hears of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum NodeStatus {
+    Alive,
+    /// Not heard of for a whole node lease: it has stopped serving by itself before.
+    Dead,
+}
+
+/// A server as everyone knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NodeInfo {
+    pub node: NodeId,
+    /// Which run of its process this is: higher than any earlier one.
+    pub incarnation: u32,
+    pub status: NodeStatus,
+    /// Sorted.
+    pub roles: Vec<Role>,
+    /// Where its links are accepted, as configured: mgmtd does not look into them.
+    pub addresses: Vec<String>,
+    pub tags: Vec<(String, String)>,
+    /// Meta actors of this run.
+    pub metas: Vec<RawAddr>,
+    /// Storage actors of this run.
+    pub targets: Vec<(TargetId, RawAddr)>,
+}
+
 /// Everything a node needs to find the others.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct Routing {
     pub version: RoutingVersion,
     pub cluster: String,
     /// Sorted by id.
+    pub nodes: Vec<NodeInfo>,
+    /// Sorted by id.
     pub chains: Vec<Chain>,
     pub tables: Vec<ChainTable>,
+    /// Of nodes that are alive, sorted.
     pub metas: Vec<RawAddr>,
     /// Clients whose lease runs, sorted. A session that is not here and not newer than
     /// `session_max` is dead: what replicas remember of it may go.
@@ -74,6 +112,10 @@ impl Routing {
         self.chains.binary_search_by_key(&id, |c| c.id).ok().map(|i| &self.chains[i])
     }
 
+    pub fn node(&self, id: NodeId) -> Option<&NodeInfo> {
+        self.nodes.binary_search_by_key(&id, |n| n.node).ok().map(|i| &self.nodes[i])
+    }
+
     pub fn table(&self, id: u32, version: u32) -> Option<&ChainTable> {
         self.tables.iter().find(|t| t.id == id && t.version == version)
     }
@@ -83,25 +125,170 @@ impl Routing {
     }
 }
 
+/// What changed between two routings: whole parts, so that applying it twice is harmless.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RoutingDelta {
+    /// Applies to this version and to all up to `version`.
+    pub from: RoutingVersion,
+    pub version: RoutingVersion,
+    pub nodes: Vec<NodeInfo>,
+    pub chains: Vec<Chain>,
+    pub tables: Vec<ChainTable>,
+    /// All of them, if they changed.
+    pub metas: Option<Vec<RawAddr>>,
+    /// All of them, if they changed.
+    pub sessions: Option<Vec<SessionId>>,
+    pub session_max: SessionId,
+}
+
+/// Newer routing, as little of it as the sender can tell.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum RoutingUpdate {
+    Delta(RoutingDelta),
+    Full(Routing),
+}
+
+impl RoutingUpdate {
+    /// Which version it leads to.
+    pub fn version(&self) -> RoutingVersion {
+        match self {
+            RoutingUpdate::Delta(d) => d.version,
+            RoutingUpdate::Full(r) => r.version,
+        }
+    }
+}
+
+impl Routing {
+    /// Takes what is newer. `false`: it is not, or parts between are missing.
+    pub fn apply(&mut self, update: RoutingUpdate) -> bool {
+        let d = match update {
+            RoutingUpdate::Full(r) if r.version > self.version => {
+                *self = r;
+                return true;
+            }
+            RoutingUpdate::Delta(d) if d.from <= self.version && d.version > self.version => d,
+            _ => return false,
+        };
+        self.version = d.version;
+        for n in d.nodes {
+            match self.nodes.binary_search_by_key(&n.node, |x| x.node) {
+                Ok(i) => self.nodes[i] = n,
+                Err(i) => self.nodes.insert(i, n),
+            }
+        }
+        for c in d.chains {
+            match self.chains.binary_search_by_key(&c.id, |x| x.id) {
+                Ok(i) => self.chains[i] = c,
+                Err(i) => self.chains.insert(i, c),
+            }
+        }
+        for t in d.tables {
+            self.tables.retain(|x| (x.id, x.version) != (t.id, t.version));
+            self.tables.push(t);
+        }
+        self.tables.sort_by_key(|t| (t.id, t.version));
+        if let Some(metas) = d.metas {
+            self.metas = metas;
+        }
+        if let Some(sessions) = d.sessions {
+            self.sessions = sessions;
+        }
+        self.session_max = d.session_max;
+        true
+    }
+}
+
+/// A target's state as its own node sees it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Archive, Serialize, Deserialize)]
+pub enum LocalState {
+    /// It has all that its chain has acknowledged.
+    UpToDate,
+    /// It answers, and may lack something.
+    Online,
+    /// It does not serve, and has stopped before this was said.
+    Offline,
+}
+
 /// A target as its node reports it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct TargetReport {
     pub target: TargetId,
     pub addr: RawAddr,
+    pub local: LocalState,
+    /// The chain as the target knew it when it came to `local`. `UpToDate` counts only with the
+    /// version that the chain has: after a change the target says it again, if it still is.
+    pub chain_version: ChainVersion,
+    pub used_bytes: u64,
 }
 
-/// A node is up, with these actors. Repeated at every start.
+impl TargetReport {
+    /// A target that has just come up.
+    pub fn online(target: TargetId, addr: RawAddr) -> TargetReport {
+        let chain_version = ChainVersion(0);
+        TargetReport { target, addr, local: LocalState::Online, chain_version, used_bytes: 0 }
+    }
+}
+
+/// What runs in a server.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct Register {
-    pub node: NodeId,
+pub struct Actors {
     pub metas: Vec<RawAddr>,
     pub targets: Vec<TargetReport>,
 }
 
+/// A server of itself.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub roles: Vec<Role>,
+    pub addresses: Vec<String>,
+    pub tags: Vec<(String, String)>,
+    /// `None` while it is starting. From then on complete: what is missing does not run.
+    pub actors: Option<Actors>,
+}
+
+/// An agent lives; it registers its node, extends its sessions, and asks for newer routing.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Heartbeat {
+    pub cluster: String,
+    /// Of the primary it is meant for, as the agent knows it; 0 for none. Another primary takes
+    /// nothing from it: it may be old.
+    pub term: u64,
+    /// The sender: node and incarnation are its process's.
+    pub agent: RawAddr,
+    /// Grows with every heartbeat of an incarnation.
+    pub number: u64,
+    pub have: RoutingVersion,
+    /// `None` from a process of clients.
+    pub node: Option<NodeReport>,
+    pub sessions: Vec<SessionId>,
+}
+
+/// The sender has a lease for `node_lease` from before it sent the heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct HeartbeatReply {
+    pub term: u64,
+    /// `None`: there is nothing newer.
+    pub routing: Option<RoutingUpdate>,
+    /// Those of the sender's sessions that have ended.
+    pub ended: Vec<SessionId>,
+}
+
 /// The routing, if it is newer than what the caller has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct GetRouting {
+pub struct FetchRouting {
     pub have: RoutingVersion,
+}
+
+/// Every server with what it last reported; for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ListNodes;
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NodeLine {
+    pub info: NodeInfo,
+    /// Since its last heartbeat, or since this primary took over.
+    pub silent_us: u64,
+    pub targets: Vec<TargetReport>,
 }
 
 /// Makes chains over targets and appends them to chain table 1.
@@ -134,7 +321,11 @@ pub struct ExtendSession {
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum MgmtdError {
-    /// The store below could not be reached in time; ask again.
+    /// Ask another one: this one perhaps.
+    NotPrimary { hint: Option<NodeId> },
+    /// The heartbeat was meant for another primary than the present one, which has this term.
+    OtherTerm { term: u64 },
+    /// No primary, or its store, could be reached in time; ask again.
     Unavailable(String),
     /// The request contradicts what is recorded; the text says which.
     Refused(String),
@@ -143,15 +334,24 @@ pub enum MgmtdError {
 impl std::fmt::Display for MgmtdError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            MgmtdError::Unavailable(why) => write!(f, "mgmtd cannot reach its store: {why}"),
+            MgmtdError::NotPrimary { hint: None } => f.write_str("this mgmtd is not the primary"),
+            MgmtdError::NotPrimary { hint: Some(n) } => {
+                write!(f, "this mgmtd is not the primary, node {} may be", n.0)
+            }
+            MgmtdError::OtherTerm { term } => write!(f, "the primary of term {term} leads"),
+            MgmtdError::Unavailable(why) => write!(f, "mgmtd cannot answer: {why}"),
             MgmtdError::Refused(why) => write!(f, "mgmtd refused: {why}"),
         }
     }
 }
 
 no_bulk!(
-    Register,
-    GetRouting,
+    Heartbeat,
+    HeartbeatReply,
+    FetchRouting,
+    RoutingUpdate,
+    ListNodes,
+    NodeLine,
     CreateChains,
     OpenSession,
     CloseSession,
@@ -162,10 +362,10 @@ no_bulk!(
 );
 
 protocol! { Mgmtd as MgmtdMsg = 0x0100 {
-    1 v 1 Register -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
-    2 v 1 GetRouting -> Option<Routing>, Control, 2_000 ms;
-    3 v 1 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
-    4 v 1 OpenSession -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
-    5 v 1 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
-    6 v 1 ExtendSession -> Result<bool, MgmtdError>, Control, 5_000 ms;
+    1 v 2 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
+    2 v 2 FetchRouting -> Result<Option<RoutingUpdate>, MgmtdError>, Control, 2_000 ms;
+    3 v 2 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
+    4 v 2 OpenSession -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
+    5 v 2 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
+    7 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 2_000 ms;
 } }

@@ -1,5 +1,6 @@
 //! Every message and shared identifier, one file per receiver.
 
+pub mod agent;
 pub mod ids;
 pub mod kv;
 pub mod meta;

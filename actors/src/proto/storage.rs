@@ -5,7 +5,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::buf::Carry;
 use t3fs_runtime::{Bulk, no_bulk, protocol};
 
-use super::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, TargetId};
+use super::ids::{
+    ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, RoutingVersion, TargetId,
+};
 use super::mgmtd::Routing;
 use crate::storage::Storage;
 
@@ -133,6 +135,14 @@ pub struct NewRouting {
     pub routing: Routing,
 }
 
+/// From the agent: this target may serve until `until_us` of the process's own clock (`Cx::now`),
+/// once its routing is no older than `routing`: a lease renewed after a death comes with the news.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct LeaseHeld {
+    pub until_us: u64,
+    pub routing: RoutingVersion,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum StorageError {
     /// The sender's routing is older; it should fetch and ask again.
@@ -207,6 +217,7 @@ no_bulk!(
     TargetSpace,
     GetSpace,
     NewRouting,
+    LeaseHeld,
     TargetId
 );
 
@@ -218,4 +229,5 @@ protocol! { Storage as StorageMsg = 0x0300 {
     5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
     6 v 1 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
     7 v 1 NewRouting -> (), Control, 5_000 ms;
+    8 v 1 LeaseHeld -> (), Control, 1_000 ms;
 } }

@@ -6,9 +6,10 @@ use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, DiskId, Handle, Me, join_all
 
 use super::core::{Begin, Core};
 use super::engine::{ChunkInfo, Engine, EngineError, Op, Update};
-use crate::mgmtd::Mgmtd;
+use crate::agent::Agent;
+use crate::proto::agent::{GetRouting, ReportTarget};
 use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, InodeId, RequestId, TargetId};
-use crate::proto::mgmtd::GetRouting;
+use crate::proto::mgmtd::TargetReport;
 use crate::proto::storage::*;
 
 /// Mistakes that tests plant to see that the simulator finds them.
@@ -22,7 +23,7 @@ pub struct StorageConfig {
     pub engine: Engine,
     pub target: TargetId,
     pub chain: ChainId,
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
     pub disk: DiskId,
     /// `None` outside of tests.
     pub planted_bug: Option<PlantedBug>,
@@ -32,11 +33,12 @@ pub struct StorageConfig {
 pub struct Storage {
     core: Core,
     engine: Engine,
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
     disk: DiskId,
     planted_bug: Option<PlantedBug>,
     /// A routing fetch is under way; others wait for its result by polling their own.
     fetching: bool,
+    lease: LeaseHeld,
 }
 
 impl Actor for Storage {
@@ -96,15 +98,20 @@ impl Storage {
         let actor = Storage {
             core: Core::new(config.target, config.chain),
             engine: config.engine,
-            mgmtd: config.mgmtd,
+            agent: config.agent,
             disk: config.disk,
             planted_bug: config.planted_bug,
             fetching: false,
+            lease: LeaseHeld::default(),
         };
         let (addr, me) = cx.start_with(actor);
         let cx2 = cx.outlive();
         cx.spawn(async move {
             let cx = &cx2;
+            let report = TargetReport::online(config.target, addr.raw());
+            while cx.ask(config.agent, ReportTarget { report }).await.is_err() {
+                cx.sleep(Duration::from_millis(20)).await;
+            }
             while me.with(|s| s.core.chain().is_err()) {
                 Self::fetch_routing(&me, cx).await;
                 if me.with(|s| s.core.chain().is_err()) {
@@ -175,13 +182,13 @@ impl Storage {
     }
 
     async fn fetch_routing(me: &Me<Self>, cx: &Cx) {
-        let Some((mgmtd, have)) = me.with(|s| {
+        let Some((agent, have)) = me.with(|s| {
             let free = !std::mem::replace(&mut s.fetching, true);
-            free.then_some((s.mgmtd, s.core.routing.version))
+            free.then_some((s.agent, s.core.routing.version))
         }) else {
             return cx.sleep(Duration::from_millis(5)).await;
         };
-        let got = cx.ask(mgmtd, GetRouting { have }).await;
+        let got = cx.ask(agent, GetRouting { have, fresh: false }).await;
         me.with(|s| {
             s.fetching = false;
             // No answer: the caller tries again, it needs the routing to go on.
@@ -563,5 +570,15 @@ impl Handle<GetSpace> for Storage {
 impl Handle<NewRouting> for Storage {
     async fn handle(me: &Me<Self>, m: NewRouting, _: &Cx) {
         me.with(|s| s.adopt(m.routing));
+    }
+}
+
+impl Handle<LeaseHeld> for Storage {
+    async fn handle(me: &Me<Self>, m: LeaseHeld, _: &Cx) {
+        me.with(|s| {
+            if m.until_us > s.lease.until_us {
+                s.lease = m;
+            }
+        });
     }
 }

@@ -8,9 +8,10 @@
 use core::time::Duration;
 use std::sync::mpsc::{self, Receiver};
 
-use t3fs_actors::mgmtd::Mgmtd;
+use t3fs_actors::agent::Agent;
+use t3fs_actors::proto::agent::GetRouting;
 use t3fs_actors::proto::ids::{ChunkId, InodeId, RoutingVersion, TargetId};
-use t3fs_actors::proto::mgmtd::{Chain, GetRouting, TargetState};
+use t3fs_actors::proto::mgmtd::{Chain, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, ScrubChunks, StorageError};
 use t3fs_actors::storage::Storage;
 use t3fs_runtime::glommio::Remote;
@@ -30,7 +31,7 @@ const TOLD_MAX: u64 = 20;
 #[derive(Clone)]
 pub struct Checker {
     pub remote: Remote,
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
 }
 
 /// What a check says on its way.
@@ -60,13 +61,13 @@ impl Checker {
     /// Begins a check; what it says comes over the channel.
     pub fn run(&self) -> Receiver<Said> {
         let (say, hear) = mpsc::channel();
-        let mgmtd = self.mgmtd;
+        let agent = self.agent;
         self.remote.run(Box::new(move |shard| {
             let cx = shard.cx();
             cx.clone().spawn(async move {
                 // Who asked may have gone away: then the check has nobody to tell.
                 let tell = |said| _ = say.send(said);
-                let well = match check(&cx, mgmtd, &|line| tell(Said::Line(line))).await {
+                let well = match check(&cx, agent, &|line| tell(Said::Line(line))).await {
                     Ok(well) => well,
                     Err(why) => {
                         tell(Said::Line(format!("check could not finish: {why}")));
@@ -80,11 +81,11 @@ impl Checker {
     }
 }
 
-async fn check(cx: &Cx, mgmtd: Addr<Mgmtd>, tell: &dyn Fn(String)) -> Result<bool, String> {
+async fn check(cx: &Cx, agent: Addr<Agent>, tell: &dyn Fn(String)) -> Result<bool, String> {
     let routing = cx
-        .ask(mgmtd, GetRouting { have: RoutingVersion(0) })
+        .ask(agent, GetRouting { have: RoutingVersion(0), fresh: true })
         .await
-        .map_err(|e| format!("mgmtd: {e}"))?
+        .map_err(|e| format!("agent: {e}"))?
         .unwrap_or_default();
     let mut totals = Totals::default();
     for chain in &routing.chains {

@@ -93,7 +93,7 @@ impl Node {
 
     /// For checks from other threads.
     pub fn checker(&self) -> check::Checker {
-        check::Checker { remote: self.shards.remotes[0].clone(), mgmtd: self.core.mgmtd }
+        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.core.agent }
     }
 
     pub fn space(&self) -> Result<FsSpace, Failure> {
@@ -163,20 +163,20 @@ fn start_actors(
         on_shard(first, "mgmtd and meta", async move |cx: Cx| parts::start_core(&cx, &d).await)??;
     let mut reports = Vec::new();
     for (index, remote) in remotes.iter().enumerate() {
-        let (d, shards, mgmtd) = (Arc::clone(data), remotes.len(), core.mgmtd);
+        let (d, shards, agent) = (Arc::clone(data), remotes.len(), core.agent);
         let started = on_shard(remote, "storage targets", async move |cx: Cx| {
-            parts::start_targets(&cx, &d, &budget, mgmtd, index, shards).await
+            parts::start_targets(&cx, &d, &budget, agent, index, shards).await
         })??;
         reports.extend(started);
     }
-    let (d, mgmtd, metas) = (Arc::clone(data), core.mgmtd, core.metas.clone());
+    let (d, agent, metas) = (Arc::clone(data), core.agent, core.metas.clone());
     on_shard(first, "registration with mgmtd", async move |cx: Cx| {
-        parts::register(&cx, &d, NODE, mgmtd, metas, reports).await
+        parts::register(&cx, &d, NODE, agent, metas, reports).await
     })??;
     for (index, remote) in remotes.iter().enumerate() {
         let label = format!("{label} shard {index}");
         on_shard(remote, "client", async move |cx: Cx| {
-            parts::start_client(&cx, mgmtd, label, &budget).await
+            parts::start_client(&cx, agent, label, &budget).await
         })??;
     }
     on_shard(first, "root directory", parts::give_root_to_user)??;

@@ -2,16 +2,16 @@
 
 use std::cell::RefCell;
 
+use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
-use t3fs_actors::mgmtd::Mgmtd;
+use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig};
+use t3fs_actors::proto::agent::{Announce, GetRouting};
 use t3fs_actors::proto::ids::RoutingVersion;
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
-use t3fs_actors::proto::mgmtd::{
-    CreateChains, GetRouting, MgmtdError, Register, Routing, TargetReport,
-};
+use t3fs_actors::proto::mgmtd::{CreateChains, Role, Routing, TargetReport};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
@@ -25,7 +25,7 @@ use crate::kv_fjall::FjallStore;
 /// Where the parts that there is one of live.
 #[derive(Clone)]
 pub struct Core {
-    pub mgmtd: Addr<Mgmtd>,
+    pub agent: Addr<Agent>,
     pub metas: Vec<RawAddr>,
     kv: Addr<Kv>,
 }
@@ -41,15 +41,20 @@ thread_local! {
     static TARGETS: RefCell<Vec<Engine>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The store, mgmtd and meta, on the first shard.
+/// The store, mgmtd, the agent and meta, on the first shard.
 pub async fn start_core(cx: &Cx, data: &Data) -> Result<Core, Failure> {
     let store = FjallStore::open(&data.first.join(KV_FOLDER))
         .map_err(|e| failed(format!("the metadata store does not open: {e}")))?;
     let kv = Kv::start(cx, Box::new(store)).map_err(failed)?;
-    let mgmtd = Mgmtd::start(cx, kv, &data.cluster.cluster).await.map_err(failed)?;
+    let cluster = &data.cluster.cluster;
+    Mgmtd::check_store(cx, kv, cluster).await.map_err(failed)?;
+    let mgmtd = Mgmtd::start(cx, MgmtdConfig { alone: true, ..MgmtdConfig::new(kv, cluster) });
+    let roles = vec![Role::Mgmtd, Role::Kv, Role::Meta, Role::Storage];
+    let server = Some(ServerInfo { roles, ..ServerInfo::default() });
+    let agent = Agent::start(cx, AgentConfig { server, ..AgentConfig::new(cluster, vec![mgmtd]) });
     let config = MetaConfig {
         kv,
-        mgmtd,
+        agent,
         chunk_size: CHUNK_SIZE,
         stripe: STRIPE,
         table: 1,
@@ -57,7 +62,7 @@ pub async fn start_core(cx: &Cx, data: &Data) -> Result<Core, Failure> {
         routing: Routing::default(),
     };
     let meta = Meta::start(cx, config).await.map_err(failed)?;
-    Ok(Core { mgmtd, metas: vec![meta.raw()], kv })
+    Ok(Core { agent, metas: vec![meta.raw()], kv })
 }
 
 /// The targets of this shard: target i of a disk on shard i modulo the number of shards.
@@ -65,12 +70,12 @@ pub async fn start_targets(
     cx: &Cx,
     data: &Data,
     budget: &Budget,
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
     index: usize,
     shards: usize,
 ) -> Result<Vec<TargetReport>, Failure> {
     // Engines are made before their chains are: a target of a chain that mgmtd knows was there.
-    let known = routing(cx, mgmtd).await?;
+    let known = routing(cx, agent).await?;
     let mut reports = Vec::new();
     for disk in &data.disks {
         let record = &data.cluster.disks[disk.index];
@@ -86,8 +91,8 @@ pub async fn start_targets(
             })?;
             TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
             let config =
-                StorageConfig { engine, target, chain, mgmtd, disk: id, planted_bug: None };
-            reports.push(TargetReport { target, addr: Storage::start(cx, config).raw() });
+                StorageConfig { engine, target, chain, agent, disk: id, planted_bug: None };
+            reports.push(TargetReport::online(target, Storage::start(cx, config).raw()));
         }
     }
     Ok(reports)
@@ -126,9 +131,10 @@ async fn open_target(
     opened.map_err(|e| e.to_string())
 }
 
-async fn routing(cx: &Cx, mgmtd: Addr<Mgmtd>) -> Result<Routing, Failure> {
-    let got = cx.ask(mgmtd, GetRouting { have: RoutingVersion(0) }).await;
-    got.map(Option::unwrap_or_default).map_err(|e| failed(format!("mgmtd did not answer: {e}")))
+async fn routing(cx: &Cx, agent: Addr<Agent>) -> Result<Routing, Failure> {
+    let got = cx.ask(agent, GetRouting { have: RoutingVersion(0), fresh: true }).await;
+    let got = got.map_err(|e| failed(format!("the agent did not answer: {e}")))?;
+    got.ok_or_else(|| failed("mgmtd did not answer"))
 }
 
 /// Makes the chains that mgmtd does not have yet (first start, added disk), then tells it what runs
@@ -137,36 +143,33 @@ pub async fn register(
     cx: &Cx,
     data: &Data,
     node: NodeId,
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
     metas: Vec<RawAddr>,
     targets: Vec<TargetReport>,
 ) -> Result<(), Failure> {
-    let routing = routing(cx, mgmtd).await?;
+    let routing = routing(cx, agent).await?;
     let new = data.cluster.chains.iter().filter(|c| routing.chain(c.id).is_none());
     let chains: Vec<_> =
         new.map(|c| (c.id, c.targets.iter().map(|t| (*t, node)).collect())).collect();
     if !chains.is_empty() {
-        accepted(cx.ask(mgmtd, CreateChains { chains }).await)?;
+        let made = cx.ask(agent, CreateChains { chains }).await.map_err(no_answer)?;
+        made.map_err(|e| failed(e.to_string()))?;
     }
-    accepted(cx.ask(mgmtd, Register { node, metas, targets }).await)
+    cx.ask(agent, Announce { metas, targets }).await.map_err(no_answer)
 }
 
-fn accepted(r: Result<Result<RoutingVersion, MgmtdError>, AskError>) -> Result<(), Failure> {
-    match r {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(e)) => Err(failed(e.to_string())),
-        Err(e) => Err(failed(format!("mgmtd did not answer: {e}"))),
-    }
+fn no_answer(e: AskError) -> Failure {
+    failed(format!("the agent did not answer: {e}"))
 }
 
 /// This shard's client, for the FUSE threads.
 pub async fn start_client(
     cx: &Cx,
-    mgmtd: Addr<Mgmtd>,
+    agent: Addr<Agent>,
     label: String,
     budget: &Budget,
 ) -> Result<(), Failure> {
-    let config = ClientConfig { mgmtd, label, write_buffer_bytes: budget.write_buffer_bytes };
+    let config = ClientConfig { agent, label, write_buffer_bytes: budget.write_buffer_bytes };
     let client = Client::start(cx, config)
         .await
         .map_err(|e| failed(format!("the cluster cannot be used: {e}")))?;

@@ -6,12 +6,14 @@ use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
 use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::Mgmtd;
+use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
-use t3fs_actors::proto::mgmtd::{CreateChains, Register, TargetReport};
+use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, UpdateKind};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{PlantedBug, Storage, StorageConfig};
@@ -46,6 +48,16 @@ fn mgmtd_addr(node: NodeId) -> Addr<Mgmtd> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 1, epoch: RawAddr::ANY_EPOCH })
 }
 
+/// No death: members stay as they are, and come back with all they had.
+fn timing() -> Timing {
+    Timing { node_lease: Duration::from_secs(3600), ..Timing::default() }
+}
+
+fn agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<Agent> {
+    let config = AgentConfig { server, timing: timing(), ..AgentConfig::new("sim", vec![mgmtd]) };
+    Agent::start(cx, config)
+}
+
 fn engine_config() -> EngineConfig {
     EngineConfig {
         overlay_bytes: 256 << 10,
@@ -67,14 +79,11 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
         false => Engine::create(&cx, disk, "target", &identity, engine_config()).await,
     };
     let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
-    let config = StorageConfig { engine, target, chain: CHAIN, mgmtd, disk, planted_bug: bug };
+    let agent = agent(&cx, mgmtd, Some(ServerInfo::default()));
+    let config = StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug };
     let addr = Storage::start(&cx, config).raw();
-    loop {
-        let targets = vec![TargetReport { target, addr }];
-        let m = Register { node: cx.node(), metas: Vec::new(), targets };
-        if matches!(cx.ask(mgmtd, m).await, Ok(Ok(_))) {
-            return;
-        }
+    let m = Announce { metas: Vec::new(), targets: vec![TargetReport::online(target, addr)] };
+    while cx.ask(agent, m.clone()).await.is_err() {
         cx.sleep(Duration::from_millis(20)).await;
     }
 }
@@ -86,7 +95,9 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         let cx = b.cx.clone();
         b.cx.spawn(async move {
             let kv = Kv::start(&cx, Box::new(MemoryDisk::new().open())).expect("an empty store");
-            Mgmtd::start(&cx, kv, "sim").await.expect("a new cluster");
+            let config =
+                MgmtdConfig { timing: timing(), alone: true, ..MgmtdConfig::new(kv, "sim") };
+            Mgmtd::start(&cx, config);
         });
     }));
     let mgmtd = mgmtd_addr(manager);
@@ -102,16 +113,12 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let chains = CreateChains { chains: vec![(CHAIN, members)] };
     world
         .block_on(clients[0], |cx| async move {
-            while !matches!(cx.ask(mgmtd, chains.clone()).await, Ok(Ok(_))) {
+            let agent = agent(&cx, mgmtd, None);
+            while !matches!(cx.ask(agent, chains.clone()).await, Ok(Ok(_))) {
                 cx.sleep(Duration::from_millis(10)).await;
             }
         })
         .map_err(|h| format!("no chain: {h:?}"))?;
-    // Targets register again once their chain is known, by way of a restart.
-    for n in &servers {
-        world.crash(*n, crate::world::Crash::Process);
-        world.restart(*n);
-    }
 
     let history = History::new();
     let done = Rc::new(Cell::new(0));
@@ -163,9 +170,10 @@ async fn client(
     rng: Rng,
     history: History,
 ) -> Result<(), String> {
+    let agent = agent(cx, mgmtd, None);
     let link = loop {
         // The storm may outlast one attempt's patience.
-        match Link::open_chains(cx, mgmtd, "sim").await {
+        match Link::open_chains(cx, agent, "sim").await {
             Ok(l) => break l,
             Err(FsError::Unavailable(_)) => {}
             Err(e) => return Err(format!("client {me} found no cluster: {e}")),
@@ -234,7 +242,8 @@ async fn client(
 
 /// All replicas list the same chunks, nothing pending, within bounded time.
 async fn converge(cx: &Cx, mgmtd: Addr<Mgmtd>) -> Result<(), String> {
-    let link = Link::open_chains(cx, mgmtd, "check").await.map_err(|e| e.to_string())?;
+    let link =
+        Link::open_chains(cx, agent(cx, mgmtd, None), "check").await.map_err(|e| e.to_string())?;
     let mut last = String::new();
     for _ in 0..100 {
         let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();

@@ -93,8 +93,8 @@ impl World {
 
     async fn start_on(cx: Cx, disk: MemoryDisk, beside: Rc<Beside>) -> World {
         let kv = Kv::start(&cx, Box::new(disk.open())).unwrap();
-        let mgmtd = Addr::from_raw(RawAddr::default());
-        let config = MetaConfig { stripe: 2, ..MetaConfig::new(kv, mgmtd) };
+        let agent = Addr::from_raw(RawAddr::default());
+        let config = MetaConfig { stripe: 2, ..MetaConfig::new(kv, agent) };
         let meta = Meta::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();
         World { cx, disk, kv, meta, beside, seq: Cell::new(0) }
     }

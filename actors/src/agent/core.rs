@@ -1,0 +1,275 @@
+//! What an agent knows and decides, without awaiting.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+
+use t3fs_runtime::{Addr, RawAddr, Time};
+
+use super::{AgentConfig, ServerInfo};
+use crate::mgmtd::{Mgmtd, Timing, usable};
+use crate::proto::agent::Announce;
+use crate::proto::ids::{SessionId, TargetId};
+use crate::proto::mgmtd::*;
+use crate::storage::Storage;
+
+/// When to send the next heartbeat.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    Wait,
+    Now,
+}
+
+/// What an answer brought.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Took {
+    /// The routing is newer now.
+    pub(super) routing: bool,
+    /// The lease of `named` lasts until then.
+    pub(super) lease: Option<Time>,
+    pub(super) named: Vec<TargetId>,
+}
+
+struct Candidate {
+    addr: Addr<Mgmtd>,
+    /// A heartbeat to it is under way.
+    asked: bool,
+}
+
+struct Session {
+    /// When its client last said that it lives.
+    wanted: Time,
+    ended: bool,
+}
+
+/// A client of this process that is silent for this long is gone, without having said so.
+const SESSION_SILENCE: Duration = Duration::from_secs(30);
+
+pub(super) struct Core {
+    cluster: String,
+    timing: Timing,
+    server: Option<ServerInfo>,
+    pub(super) agent: RawAddr,
+    mgmtds: Vec<Candidate>,
+    primary: Option<Addr<Mgmtd>>,
+    /// The term of the primary, as far as it is known.
+    term: u64,
+    number: u64,
+    routing: Routing,
+    metas: Vec<RawAddr>,
+    targets: BTreeMap<TargetId, TargetReport>,
+    /// All actors of this process run.
+    announced: bool,
+    sessions: BTreeMap<SessionId, Session>,
+    lease: Time,
+}
+
+/// Targets that a heartbeat says are alive: those that its answer gives a lease.
+pub(super) fn named(m: &Heartbeat) -> Vec<TargetId> {
+    let actors = m.node.as_ref().and_then(|n| n.actors.as_ref());
+    let targets = actors.map(|a| &a.targets[..]).unwrap_or_default();
+    targets.iter().filter(|t| t.local != LocalState::Offline).map(|t| t.target).collect()
+}
+
+impl Core {
+    pub(super) fn new(config: AgentConfig) -> Core {
+        let mut core = Core {
+            cluster: config.cluster,
+            timing: config.timing,
+            server: config.server,
+            agent: RawAddr::default(),
+            mgmtds: Vec::new(),
+            primary: None,
+            term: 0,
+            number: 0,
+            routing: Routing::default(),
+            metas: Vec::new(),
+            targets: BTreeMap::new(),
+            announced: false,
+            sessions: BTreeMap::new(),
+            lease: Time::from_us(0),
+        };
+        core.set_mgmtds(config.mgmtds);
+        core
+    }
+
+    pub(super) fn routing(&self) -> &Routing {
+        &self.routing
+    }
+
+    pub(super) fn primary(&self) -> Option<Addr<Mgmtd>> {
+        self.primary
+    }
+
+    pub(super) fn set_mgmtds(&mut self, mgmtds: Vec<Addr<Mgmtd>>) {
+        self.primary = self.primary.filter(|p| mgmtds.contains(p));
+        let asked = |a| self.mgmtds.iter().any(|c| c.addr == a && c.asked);
+        self.mgmtds =
+            mgmtds.into_iter().map(|addr| Candidate { addr, asked: asked(addr) }).collect();
+    }
+
+    pub(super) fn every(&self) -> Duration {
+        match self.server {
+            // Without a primary there is a lease to lose.
+            Some(_) => self.timing.heartbeat,
+            None if self.primary.is_none() => self.timing.heartbeat,
+            None => self.timing.client_heartbeat,
+        }
+    }
+
+    /// How long one heartbeat waits for its answer: an answer that comes later is worth little.
+    pub(super) fn patience(&self) -> Duration {
+        self.timing.node_lease / 3
+    }
+
+    /// The heartbeats to send now: to the primary, or to all if it is not known.
+    pub(super) fn heartbeats(&mut self, now: Time) -> Vec<(Addr<Mgmtd>, Heartbeat)> {
+        self.sessions.retain(|_, s| now.since(s.wanted) < SESSION_SILENCE);
+        let primary = self.primary;
+        let due = |c: &Candidate| !c.asked && primary.is_none_or(|p| p == c.addr);
+        let to: Vec<Addr<Mgmtd>> = self.mgmtds.iter().filter(|c| due(c)).map(|c| c.addr).collect();
+        for c in self.mgmtds.iter_mut().filter(|c| due(c)) {
+            c.asked = true;
+        }
+        if to.is_empty() {
+            return Vec::new();
+        }
+        self.number += 1;
+        let message = self.message();
+        to.into_iter().map(|a| (a, message.clone())).collect()
+    }
+
+    fn message(&self) -> Heartbeat {
+        let node = self.server.as_ref().map(|s| NodeReport {
+            roles: s.roles.clone(),
+            addresses: s.addresses.clone(),
+            tags: s.tags.clone(),
+            actors: self.announced.then(|| Actors {
+                metas: self.metas.clone(),
+                targets: self.targets.values().copied().collect(),
+            }),
+        });
+        Heartbeat {
+            cluster: self.cluster.clone(),
+            term: self.term,
+            agent: self.agent,
+            number: self.number,
+            have: self.routing.version,
+            node,
+            sessions: self.sessions.iter().filter(|(_, s)| !s.ended).map(|(id, _)| *id).collect(),
+        }
+    }
+
+    fn done(&mut self, by: Addr<Mgmtd>) {
+        if let Some(c) = self.mgmtds.iter_mut().find(|c| c.addr == by) {
+            c.asked = false;
+        }
+    }
+
+    pub(super) fn answered(
+        &mut self,
+        by: Addr<Mgmtd>,
+        r: HeartbeatReply,
+        named: &[TargetId],
+        sent: Time,
+    ) -> Took {
+        self.done(by);
+        if r.term >= self.term {
+            self.term = r.term;
+            self.primary = self.mgmtds.iter().any(|c| c.addr == by).then_some(by);
+        }
+        for id in r.ended {
+            if let Some(s) = self.sessions.get_mut(&id) {
+                s.ended = true;
+            }
+        }
+        let newest = r.routing.as_ref().map_or(self.routing.version, RoutingUpdate::version);
+        let mut took = r.routing.map(|u| self.take(u)).unwrap_or_default();
+        // With a gap in the routing, what came with the lease is not known: no lease.
+        if self.routing.version >= newest {
+            self.lease = self.lease.max(sent + usable(self.timing.node_lease));
+            took.lease = (!named.is_empty()).then_some(self.lease);
+            took.named = named.to_vec();
+        }
+        took
+    }
+
+    /// An answer that gives nothing.
+    pub(super) fn refused(&mut self, by: Addr<Mgmtd>, e: MgmtdError) -> Next {
+        self.done(by);
+        match e {
+            MgmtdError::OtherTerm { term } if term > self.term => {
+                self.term = term;
+                self.primary = Some(by);
+                Next::Now
+            }
+            MgmtdError::NotPrimary { hint } => {
+                let was = self.primary == Some(by);
+                if was {
+                    self.primary = None;
+                }
+                let known = hint.filter(|n| *n != by.raw().node);
+                if let Some(n) = known
+                    && self.primary.is_none()
+                    && was
+                {
+                    let named = |c: &&Candidate| c.addr.raw().node == n;
+                    self.primary = self.mgmtds.iter().find(named).map(|c| c.addr);
+                }
+                if was { Next::Now } else { Next::Wait }
+            }
+            MgmtdError::Refused(why) => {
+                tracing::error!("{why}");
+                Next::Wait
+            }
+            MgmtdError::OtherTerm { .. } | MgmtdError::Unavailable(_) => Next::Wait,
+        }
+    }
+
+    pub(super) fn unanswered(&mut self, by: Addr<Mgmtd>) -> Next {
+        self.done(by);
+        if self.primary != Some(by) {
+            return Next::Wait;
+        }
+        self.primary = None;
+        Next::Now
+    }
+
+    pub(super) fn take(&mut self, update: RoutingUpdate) -> Took {
+        Took { routing: self.routing.apply(update), ..Took::default() }
+    }
+
+    /// `true`: it says something new, and mgmtd should hear it soon.
+    pub(super) fn report(&mut self, r: TargetReport) -> bool {
+        let old = self.targets.insert(r.target, r);
+        let said = |r: TargetReport| (r.addr, r.local, r.chain_version);
+        self.announced && old.map(said) != Some(said(r))
+    }
+
+    pub(super) fn announce(&mut self, m: Announce) {
+        self.metas = m.metas;
+        for r in m.targets {
+            self.targets.entry(r.target).or_insert(r);
+        }
+        self.announced = true;
+    }
+
+    pub(super) fn targets(&self) -> Vec<Addr<Storage>> {
+        self.targets.values().map(|t| Addr::from_raw(t.addr)).collect()
+    }
+
+    pub(super) fn targets_named(&self, named: &[TargetId]) -> Vec<Addr<Storage>> {
+        let of = |t| self.targets.get(t).map(|r| Addr::from_raw(r.addr));
+        named.iter().filter_map(of).collect()
+    }
+
+    /// The session's client lives. `false`: the session has ended.
+    pub(super) fn extend(&mut self, id: SessionId, now: Time) -> bool {
+        let s = self.sessions.entry(id).or_insert(Session { wanted: now, ended: false });
+        s.wanted = now;
+        !s.ended
+    }
+
+    pub(super) fn forget(&mut self, id: SessionId) {
+        self.sessions.remove(&id);
+    }
+}

@@ -1,0 +1,292 @@
+//! The agent: one in each process, on its first shard; the process's only door to mgmtd.
+//!
+//! It finds the primary among the mgmtds it is told of, registers its node and says with every
+//! heartbeat what runs here, keeps a copy of the routing, and tells the storage targets beside it
+//! what is new and how long they may serve. Questions that only a primary can answer it passes on,
+//! again and again until they are answered or their time is over.
+//!
+//! A lease counts from before the heartbeat was sent, and only for targets that the heartbeat
+//! named: of the others mgmtd may think what it likes.
+
+mod core;
+
+use ::core::time::Duration;
+use std::rc::Rc;
+
+use t3fs_runtime::slot::before;
+use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, Slot, Time};
+
+use self::core::{Core, Next, Took};
+use crate::mgmtd::{Mgmtd, Timing};
+use crate::proto::agent::*;
+use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
+use crate::proto::mgmtd::*;
+use crate::proto::storage::{LeaseHeld, NewRouting};
+use crate::storage::Storage;
+
+/// What a server says of itself; a process of clients says nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ServerInfo {
+    pub roles: Vec<Role>,
+    /// Where its links are accepted.
+    pub addresses: Vec<String>,
+    pub tags: Vec<(String, String)>,
+}
+
+/// What an agent has learned, for those who check it.
+pub enum Seen<'a> {
+    Routing(&'a Routing),
+    /// These targets were told that they may serve until then, on the node's clock.
+    Lease {
+        targets: &'a [TargetId],
+        until: Time,
+    },
+}
+
+#[derive(Clone)]
+pub struct AgentConfig {
+    pub cluster: String,
+    /// Where mgmtds may be.
+    pub mgmtds: Vec<Addr<Mgmtd>>,
+    pub server: Option<ServerInfo>,
+    pub timing: Timing,
+    /// `None` outside of tests.
+    pub watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+}
+
+impl AgentConfig {
+    /// For a process of clients.
+    pub fn new(cluster: &str, mgmtds: Vec<Addr<Mgmtd>>) -> AgentConfig {
+        let timing = Timing::default();
+        AgentConfig { cluster: cluster.into(), mgmtds, server: None, timing, watch: None }
+    }
+}
+
+/// This process's view of the cluster.
+pub struct Agent {
+    core: Core,
+    watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+    /// Filled to send the next heartbeat now.
+    hurry: Slot<()>,
+}
+
+impl Actor for Agent {
+    type Msg = AgentMsg;
+}
+
+/// Between two attempts to pass a question on.
+const PASS_PAUSE: Duration = Duration::from_millis(40);
+/// One attempt of it.
+const PASS_MAX: Duration = Duration::from_millis(1500);
+
+impl Agent {
+    pub fn start(cx: &Cx, config: AgentConfig) -> Addr<Agent> {
+        let watch = config.watch.clone();
+        let agent = Agent { core: Core::new(config), watch, hurry: Slot::new() };
+        let (addr, me) = cx.start_with(agent);
+        me.with(|a| a.core.agent = addr.raw());
+        let long = cx.outlive();
+        cx.spawn(async move { Self::beat(&me, &long).await });
+        addr
+    }
+
+    /// Heartbeats, for ever.
+    async fn beat(me: &Me<Self>, cx: &Cx) {
+        loop {
+            for (to, message) in me.with(|a| a.core.heartbeats(cx.now())) {
+                let (me, cx) = (me.clone(), cx.clone());
+                cx.clone().spawn(async move { Self::heartbeat(&me, to, message, &cx).await });
+            }
+            let (every, hurry) = me.with(|a| {
+                a.hurry = Slot::new();
+                (a.core.every(), a.hurry.clone())
+            });
+            // Agents that began together do not stay in step.
+            let eighth = (every.as_micros() as u64 / 8).max(1);
+            let jitter = Duration::from_micros(cx.rand() % (2 * eighth));
+            let rest = every - Duration::from_micros(eighth) + jitter;
+            let _ = before(cx.sleep(rest), hurry).await; // either way it is time
+        }
+    }
+
+    async fn heartbeat(me: &Me<Self>, to: Addr<Mgmtd>, message: Heartbeat, cx: &Cx) {
+        let sent = cx.now();
+        let patience = me.with(|a| a.core.patience());
+        let named = core::named(&message);
+        let reply = cx.within(patience).ask(to, message).await;
+        me.with(|a| {
+            let next = match reply {
+                Ok(Ok(r)) => {
+                    let took = a.core.answered(to, r, &named, sent);
+                    a.tell(cx, took);
+                    Next::Wait
+                }
+                Ok(Err(e)) => a.core.refused(to, e),
+                Err(AskError::NotSent(_) | AskError::Unknown(_)) => a.core.unanswered(to),
+            };
+            if next == Next::Now {
+                a.hurry.fill(());
+            }
+        });
+    }
+
+    /// Passes what is new on to the targets: routing always before the lease that came with it.
+    fn tell(&mut self, cx: &Cx, took: Took) {
+        if took.routing {
+            let routing = self.core.routing();
+            if let Some(watch) = &self.watch {
+                watch(&Seen::Routing(routing));
+            }
+            for to in self.core.targets() {
+                // Who misses it sees a lease that needs it, and asks.
+                let _ = cx.tell(to, NewRouting { routing: routing.clone() });
+            }
+        }
+        let Some(until) = took.lease else { return };
+        let held = LeaseHeld { until_us: until.us(), routing: self.core.routing().version };
+        if let Some(watch) = &self.watch {
+            watch(&Seen::Lease { targets: &took.named, until });
+        }
+        for to in self.core.targets_named(&took.named) {
+            let _ = cx.tell(to, held); // the next heartbeat brings another
+        }
+    }
+
+    /// Asks the primary until it answers for good.
+    async fn pass_on<M, T>(me: &Me<Self>, cx: &Cx, message: M) -> Result<T, MgmtdError>
+    where
+        Mgmtd: Handle<M>,
+        M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,
+    {
+        let mut why = MgmtdError::Unavailable("no mgmtd leads, or it cannot be reached".into());
+        // The answer has to arrive before the asker stops waiting.
+        let margin = PASS_PAUSE * 2;
+        loop {
+            if let Some(primary) = me.with(|a| a.core.primary()) {
+                match cx.within(PASS_MAX).ask(primary, message.clone()).await {
+                    Ok(Ok(value)) => return Ok(value),
+                    Ok(Err(e @ MgmtdError::Refused(_))) => return Err(e),
+                    Ok(Err(e @ MgmtdError::NotPrimary { .. })) => {
+                        if me.with(|a| a.core.refused(primary, e)) == Next::Now {
+                            me.with(|a| a.hurry.fill(()));
+                        }
+                    }
+                    Ok(Err(e)) => why = e,
+                    Err(e) => why = MgmtdError::Unavailable(e.to_string()),
+                }
+            }
+            if cx.now() + margin >= cx.deadline() {
+                return Err(why);
+            }
+            let jitter = Duration::from_micros(cx.rand() % 20_000);
+            cx.sleep(PASS_PAUSE + jitter).await;
+        }
+    }
+
+    /// Fetches from the primary until this copy is at least as new as `wanted`.
+    async fn fetch(me: &Me<Self>, cx: &Cx, wanted: RoutingVersion) {
+        let have = me.with(|a| a.core.routing().version);
+        if let Ok(Some(update)) = Self::pass_on(me, cx, FetchRouting { have }).await {
+            me.with(|a| {
+                let took = a.core.take(update);
+                a.tell(cx, took);
+            });
+        }
+        let have = me.with(|a| a.core.routing().version);
+        if have < wanted {
+            tracing::debug!("routing {wanted} is announced, {have} is here");
+        }
+    }
+}
+
+impl Handle<GetRouting> for Agent {
+    async fn handle(me: &Me<Self>, m: GetRouting, cx: &Cx) -> Option<Routing> {
+        if m.fresh {
+            Self::fetch(me, cx, RoutingVersion(0)).await;
+        }
+        me.with(|a| {
+            let r = a.core.routing();
+            (r.version > m.have).then(|| r.clone())
+        })
+    }
+}
+
+impl Handle<ReportTarget> for Agent {
+    async fn handle(me: &Me<Self>, m: ReportTarget, cx: &Cx) {
+        me.with(|a| {
+            if a.core.report(m.report) {
+                a.hurry.fill(());
+            }
+            let routing = a.core.routing();
+            if routing.version > RoutingVersion(0) {
+                let to = Addr::<Storage>::from_raw(m.report.addr);
+                let _ = cx.tell(to, NewRouting { routing: routing.clone() });
+            }
+        });
+    }
+}
+
+impl Handle<Announce> for Agent {
+    async fn handle(me: &Me<Self>, m: Announce, _: &Cx) {
+        me.with(|a| {
+            a.core.announce(m);
+            a.hurry.fill(());
+        });
+    }
+}
+
+impl Handle<SetMgmtds> for Agent {
+    async fn handle(me: &Me<Self>, m: SetMgmtds, _: &Cx) {
+        me.with(|a| a.core.set_mgmtds(m.mgmtds.into_iter().map(Addr::from_raw).collect()));
+    }
+}
+
+impl Handle<RoutingChanged> for Agent {
+    async fn handle(me: &Me<Self>, m: RoutingChanged, cx: &Cx) {
+        me.with(|a| {
+            let newest = m.update.version();
+            let took = a.core.take(m.update);
+            let missed = !took.routing && newest > a.core.routing().version;
+            a.tell(cx, took);
+            if missed {
+                a.hurry.fill(()); // something between was lost: the reply has all
+            }
+        });
+    }
+}
+
+impl Handle<CreateChains> for Agent {
+    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
+        let version = Self::pass_on(me, cx, m).await?;
+        Self::fetch(me, cx, version).await;
+        Ok(version)
+    }
+}
+
+impl Handle<OpenSession> for Agent {
+    async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
+        let session = Self::pass_on(me, cx, m).await?;
+        me.with(|a| a.core.extend(session, cx.now()));
+        Ok(session)
+    }
+}
+
+impl Handle<CloseSession> for Agent {
+    async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
+        me.with(|a| a.core.forget(m.session));
+        Self::pass_on(me, cx, m).await
+    }
+}
+
+impl Handle<ExtendSession> for Agent {
+    /// What the latest heartbeat said; this one's news goes with the next.
+    async fn handle(me: &Me<Self>, m: ExtendSession, cx: &Cx) -> bool {
+        me.with(|a| a.core.extend(m.session, cx.now()))
+    }
+}
+
+impl Handle<ListNodes> for Agent {
+    async fn handle(me: &Me<Self>, m: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
+        Self::pass_on(me, cx, m).await
+    }
+}

@@ -1,0 +1,64 @@
+//! What the agent of a process is asked: by the actors beside it, and told by mgmtd.
+//!
+//! Sessions and chains go through it in mgmtd's own messages: it passes them on to the primary.
+
+use rkyv::{Archive, Deserialize, Serialize};
+use t3fs_runtime::{RawAddr, no_bulk, protocol};
+
+use super::ids::{RoutingVersion, SessionId};
+use super::mgmtd::{
+    CloseSession, CreateChains, ExtendSession, ListNodes, MgmtdError, NodeLine, OpenSession,
+    Routing, RoutingUpdate, TargetReport,
+};
+use crate::agent::Agent;
+
+/// The routing, if the agent has a newer one than the caller: answered at once from its copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct GetRouting {
+    pub have: RoutingVersion,
+    /// Asks the primary first, and waits for it as long as the request may.
+    pub fresh: bool,
+}
+
+/// A target of this process runs, or its state has changed. Told again after every change, it is
+/// what heartbeats report. The first one makes the agent tell the target of routing and leases.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ReportTarget {
+    pub report: TargetReport,
+}
+
+/// All actors of this process run: its metas are these, and its targets those that have reported
+/// themselves or are in this list. Until then the node is starting, and targets get no lease.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Announce {
+    pub metas: Vec<RawAddr>,
+    pub targets: Vec<TargetReport>,
+}
+
+/// Where mgmtds may be, from now on. One that leads and is not in the list is left.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SetMgmtds {
+    pub mgmtds: Vec<RawAddr>,
+}
+
+/// From the primary: the routing has changed. A lost one is made good by the next heartbeat.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RoutingChanged {
+    pub term: u64,
+    pub update: RoutingUpdate,
+}
+
+no_bulk!(GetRouting, ReportTarget, Announce, SetMgmtds, RoutingChanged);
+
+protocol! { Agent as AgentMsg = 0x0600 {
+    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
+    2 v 1 ReportTarget -> (), Control, 1_000 ms;
+    3 v 1 Announce -> (), Control, 5_000 ms;
+    4 v 1 SetMgmtds -> (), Control, 5_000 ms;
+    5 v 1 RoutingChanged -> (), Control, 1_000 ms;
+    6 v 1 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 10_000 ms;
+    7 v 1 OpenSession -> Result<SessionId, MgmtdError>, Control, 10_000 ms;
+    8 v 1 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
+    9 v 1 ExtendSession -> bool, Control, 5_000 ms;
+    10 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 5_000 ms;
+} }
