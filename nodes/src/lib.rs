@@ -8,6 +8,7 @@
 //! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through
 //! rustix.
 
+pub mod chains;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -23,6 +24,8 @@ pub mod logging;
 pub mod mount;
 pub mod node;
 pub mod registry;
+pub mod run;
+pub mod service;
 pub mod up;
 
 use std::io::Write;
@@ -35,13 +38,17 @@ use cli::{Cli, Command};
 /// The whole program.
 pub fn main() -> ExitCode {
     // clap prints its own errors (what is wrong, how it is used) and ends with status 2.
-    let result = match Cli::parse().command {
+    let cli = Cli::parse();
+    let result = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Up(args) => up::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Mount(args) => run::mount(&args),
+        Command::MakeChains(args) => chains::run(&args),
         Command::Down(args) => down::down(&args),
         Command::Check(args) => down::check(&args),
         Command::Destroy(args) => destroy::run(&args),
         Command::Config => {
-            logging::tell(config::explain().trim_end());
+            logging::tell(config::keys::explain().trim_end());
             Ok(())
         }
     };
