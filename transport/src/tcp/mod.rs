@@ -106,6 +106,21 @@ impl TcpLinks {
         Ok(known)
     }
 
+    /// Ends this shard's links to a node, which is known to be gone: asks in flight end as `Unknown`
+    /// now. The next frame makes a new link.
+    pub fn close(&self, node: NodeId) {
+        let Some(shard) = self.0.shard.upgrade() else { return };
+        let range = (node, 0)..=(node, u16::MAX);
+        let links: Vec<_> = self.0.links.borrow().range(range).map(|l| Rc::clone(l.1)).collect();
+        for link in links {
+            self.0.lose_current(&link, "closed");
+            if let State::Down { retry_at } = &mut *link.state.borrow_mut() {
+                *retry_at = shard.cx().now();
+                link.backoff.set(Duration::ZERO);
+            }
+        }
+    }
+
     /// Closes the listener and all links; asks in flight end as `Unknown`.
     pub fn stop(&self) {
         self.0.stopped.set(true);
