@@ -1,13 +1,15 @@
 //! `cargo ops bench net`: round trips and bulk rate of a TCP link beside plain std sockets.
 //!
-//! Client and server are pinned to one core each, links and sockets to the same ones. Runs are
-//! interleaved, and the median of the rounds counts, so that the machine's moods hit both. The
-//! plain program is the usual blocking one: a buffered reader, one write per message.
+//! Client and server are processes of their own, pinned to one core each; the plain program's
+//! threads are pinned to the same cores. Runs are interleaved, and the median of the rounds counts,
+//! so that the machine's moods hit both. The plain program is the usual blocking one: a buffered
+//! reader, one write per message. Arguments: rounds, and a part of a row's name.
 
 use std::future::Future;
-use std::io::{BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::pin::Pin;
+use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -108,17 +110,36 @@ fn node(id: u32, core: usize, spin: Duration, peer: Option<(u32, SocketAddr)>) -
     Node { shards, at: rx.recv().expect("the shard starts") }
 }
 
-/// A client and a server node.
+/// A client node here and a server node in a process of its own.
 struct Link {
     client: Node,
-    _server: Node,
+    server: Child,
+}
+
+/// The argument that makes this program a server; the spin in microseconds follows.
+const SERVE: &str = "--serve";
+
+/// Prints where it listens, and serves until it is killed.
+fn serve(spin: Duration) -> ! {
+    let it = node(2, 1, spin, None);
+    println!("{}", it.at);
+    loop {
+        std::thread::park();
+    }
 }
 
 impl Link {
     fn new(spin: Duration) -> Link {
-        let server = node(2, 1, spin, None);
-        let client = node(1, 0, spin, Some((2, server.at)));
-        Link { client, _server: server }
+        let mut server = Command::new(std::env::current_exe().expect("this program"))
+            .args([SERVE, &spin.as_micros().to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program runs");
+        let mut at = String::new();
+        let mut said = BufReader::new(server.stdout.take().expect("piped"));
+        said.read_line(&mut at).expect("the server says where it is");
+        let at = at.trim().parse().expect("an address");
+        Link { client: node(1, 0, spin, Some((2, at))), server }
     }
 
     fn run<F: Future<Output = f64> + 'static>(
@@ -235,12 +256,17 @@ fn row(name: &str, unit: &str, rounds: usize, link: impl Fn() -> f64, plain: imp
 }
 
 fn main() {
-    let mut args = std::env::args().skip(1);
-    let rounds = args.next().and_then(|a| a.parse().ok()).unwrap_or(7);
-    let only = args.next().unwrap_or_default();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [serve_it, spin] = &args[..]
+        && serve_it == SERVE
+    {
+        serve(Duration::from_micros(spin.parse().expect("microseconds")));
+    }
+    let rounds = args.first().and_then(|a| a.parse().ok()).unwrap_or(7);
+    let only = args.get(1).cloned().unwrap_or_default();
     let t = Duration::from_millis(400);
-    let parked = Link::new(Duration::ZERO);
-    let busy = Link::new(Duration::from_micros(500));
+    let mut parked = Link::new(Duration::ZERO);
+    let mut busy = Link::new(Duration::from_micros(500));
     println!("{:<44} {:>10} {:>10} {:<6} {:>6}", "", "link", "plain", "", "ratio");
     let want = |name: &str| name.contains(&only);
     if want("trip1") {
@@ -263,6 +289,10 @@ fn main() {
             let mib = len as f64 / 1048576.0;
             row(name, "MiB/s", rounds, || parked.bulk(len, t), || plain(len, 4, t) * mib);
         }
+    }
+    for link in [&mut parked, &mut busy] {
+        link.server.kill().expect("our own child");
+        link.server.wait().expect("our own child");
     }
     // The shards' threads end with the process.
     std::process::exit(0);
