@@ -75,19 +75,20 @@ struct Node {
 }
 
 fn node(id: u32, core: usize, spin: Duration, peer: Option<(u32, SocketAddr)>) -> Node {
-    pin(core);
     let layout = Layout {
         node: NodeId(id),
         epoch: 1,
-        shards: 1,
+        // A pinned shard's core is its index; only pinned shards spin.
+        shards: core + 1,
         disks: vec![],
-        pin: false,
+        pin: true,
         io_memory: 1 << 20,
         spin,
     };
     let peers = Peers::new(Config {
         node: NodeId(id),
         incarnation: 1,
+        shards: layout.shards as u16,
         cluster: "bench".into(),
         secret: b"sixteen bytes and more".to_vec(),
         ..Config::default()
@@ -102,8 +103,10 @@ fn node(id: u32, core: usize, spin: Duration, peer: Option<(u32, SocketAddr)>) -
         Box::pin(async move {
             let links = tcp::start(&shard, &peers);
             shard.cx().start(Server);
-            let any = "127.0.0.1:0".parse().expect("an address");
-            tx.send(links.listen(any).expect("a free port")).expect("main waits");
+            if shard.cx().shard_index() == 0 {
+                let any = "127.0.0.1:0".parse().expect("an address");
+                tx.send(links.listen(any).expect("a free port")).expect("main waits");
+            }
         })
     });
     let shards = launch(&layout, start).expect("io_uring works");
@@ -149,7 +152,7 @@ impl Link {
         let (tx, rx) = mpsc::channel();
         self.client.shards.remotes[0].run(Box::new(move |shard: &Rc<Shard>| {
             let cx = shard.cx();
-            let to = RawAddr { node: NodeId(2), shard: 0, slot: 0, epoch: 1 };
+            let to = RawAddr { node: NodeId(2), shard: 1, slot: 0, epoch: 1 };
             cx.clone().spawn(async move {
                 tx.send(f(cx, Addr::from_raw(to)).await).expect("main waits");
             });
@@ -244,16 +247,45 @@ fn median(mut all: Vec<f64>) -> f64 {
     all[all.len() / 2]
 }
 
-/// Measures both in turn, and prints a row.
-fn row(name: &str, unit: &str, rounds: usize, link: impl Fn() -> f64, plain: impl Fn() -> f64) {
-    let (mut a, mut b) = (Vec::new(), Vec::new());
-    for _ in 0..rounds {
-        a.push(link());
-        b.push(plain());
-    }
-    let (a, b) = (median(a), median(b));
-    println!("{name:<44} {a:>10.0} {b:>10.0} {unit:<6} {:>6.2}", a / b);
+/// Core time in seconds that a process has used so far, all threads; this one's includes those that
+/// have ended.
+fn core_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    let behind_name = stat.rsplit(')').next().expect("a name in parentheses");
+    let ticks = behind_name.split_whitespace().skip(11).take(2);
+    ticks.map(|t| t.parse::<f64>().expect("a number")).sum::<f64>() / 100.0
 }
+
+/// Measures both in turn, and prints a row: rates, their ratio, and core time per operation of both
+/// sides together.
+fn row(
+    name: &str,
+    unit: &str,
+    rounds: usize,
+    server: u32,
+    link: impl Fn() -> f64,
+    plain: impl Fn() -> f64,
+) {
+    let me = std::process::id();
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    let (mut used_a, mut used_b) = (0.0, 0.0);
+    for _ in 0..rounds {
+        let before = core_time(me) + core_time(server);
+        a.push(link());
+        let between = core_time(me) + core_time(server);
+        b.push(plain());
+        used_a += between - before;
+        used_b += core_time(me) + core_time(server) - between;
+    }
+    let time = TIME.as_secs_f64();
+    let us = |used: f64, rates: &[f64]| used * 1e6 / (rates.iter().sum::<f64>() * time);
+    let (ua, ub) = (us(used_a, &a), us(used_b, &b));
+    let (a, b) = (median(a), median(b));
+    println!("{name:<44} {a:>9.0} {b:>9.0} {unit:<6} {:>6.2} {ua:>9.1} {ub:>9.1}", a / b);
+}
+
+/// Length of one run.
+const TIME: Duration = Duration::from_millis(400);
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -264,30 +296,34 @@ fn main() {
     }
     let rounds = args.first().and_then(|a| a.parse().ok()).unwrap_or(7);
     let only = args.get(1).cloned().unwrap_or_default();
-    let t = Duration::from_millis(400);
+    let t = TIME;
     let mut parked = Link::new(Duration::ZERO);
     let mut busy = Link::new(Duration::from_micros(500));
-    println!("{:<44} {:>10} {:>10} {:<6} {:>6}", "", "link", "plain", "", "ratio");
+    let (p, b) = (parked.server.id(), busy.server.id());
+    println!(
+        "{:<44} {:>9} {:>9} {:<6} {:>6} {:>9} {:>9}",
+        "", "link", "plain", "", "ratio", "core us", "core us"
+    );
     let want = |name: &str| name.contains(&only);
-    if want("trip1") {
+    if want("trip1,") {
         let one = || plain(SMALL, 1, t);
-        row("round trips, 1 in flight, parked", "/s", rounds, || parked.trips(1, t), one);
-        row("round trips, 1 in flight, busy", "/s", rounds, || busy.trips(1, t), one);
+        row("round trips, 1 in flight, parked", "/s", rounds, p, || parked.trips(1, t), one);
+        row("round trips, 1 in flight, busy", "/s", rounds, b, || busy.trips(1, t), one);
     }
     if want("trip16") {
         let piped = || plain(SMALL, 16, t);
         let name = "round trips, 16 in flight, parked";
-        row(name, "/s", rounds, || parked.trips(16, t), piped);
-        row("round trips, 16 in flight, busy", "/s", rounds, || busy.trips(16, t), piped);
+        row(name, "/s", rounds, p, || parked.trips(16, t), piped);
+        row("round trips, 16 in flight, busy", "/s", rounds, b, || busy.trips(16, t), piped);
         let name = "the same, beside 16 connections and threads";
-        row(name, "/s", rounds, || parked.trips(16, t), || plain_threads(16, t));
+        row(name, "/s", rounds, p, || parked.trips(16, t), || plain_threads(16, t));
     }
-    if want("bulk") {
-        for (name, len) in
-            [("bulk, 1 MiB, 4 in flight", 1 << 20), ("bulk, 64 KiB, 4 in flight", 64 << 10)]
-        {
+    for (name, len) in
+        [("bulk, 1 MiB, 4 in flight", 1 << 20), ("bulk, 64 KiB, 4 in flight", 64 << 10)]
+    {
+        if want(name) {
             let mib = len as f64 / 1048576.0;
-            row(name, "MiB/s", rounds, || parked.bulk(len, t), || plain(len, 4, t) * mib);
+            row(name, "MiB/s", rounds, p, || parked.bulk(len, t), || plain(len, 4, t) * mib);
         }
     }
     for link in [&mut parked, &mut busy] {
