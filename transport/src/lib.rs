@@ -52,6 +52,7 @@
 
 mod address;
 mod peers;
+mod pool;
 pub mod tcp;
 
 pub use address::{Address, AddressError, Fabric};

@@ -30,17 +30,14 @@ impl Pair {
         Pair { nodes, to }
     }
 
-    fn ask<T: Send_, F: Future<Output = T> + 'static>(
+    fn ask<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
-        f: impl FnOnce(Cx, Addr<Echo>) -> F + Send_,
+        f: impl FnOnce(Cx, Addr<Echo>) -> F + Send + 'static,
     ) -> T {
         let to = self.to;
         self.nodes[0].on(0, move |cx| f(cx, to))
     }
 }
-
-trait Send_: std::marker::Send + 'static {}
-impl<T: std::marker::Send + 'static> Send_ for T {}
 
 fn each_link(test: impl Fn(&Pair)) {
     for (name, pair) in
@@ -57,7 +54,8 @@ fn order_per_lane_and_no_duplicates() {
         let order = pair.ask(|cx, to| async move {
             let control = join_all((0..500).map(|n| cx.ask(to, Ping { n })));
             let bulk = join_all(
-                (0..500).map(|n| cx.ask(to, Send { n, data: pattern(n, (n as usize % 7) * 3000) })),
+                (0..500)
+                    .map(|n| cx.ask(to, Store { n, data: pattern(n, (n as usize % 7) * 3000) })),
             );
             let (control, bulk) = t3fs_runtime::join(control, bulk).await;
             for (n, r) in control.into_iter().enumerate() {
@@ -80,7 +78,7 @@ fn big_payloads_are_intact() {
         pair.ask(|cx, to| async move {
             for len in [0, 1, 4095, 4096, 8193, 65_537, 1 << 20, (4 << 20) + 3, BULK_MAX] {
                 let data = pattern(len as u64, len);
-                let r = cx.ask(to, Send { n: 1, data: data.clone() }).await.unwrap();
+                let r = cx.ask(to, Store { n: 1, data: data.clone() }).await.unwrap();
                 assert!(r.data == data, "{len} bytes");
             }
         });
@@ -91,7 +89,8 @@ fn big_payloads_are_intact() {
 fn more_at_once_than_there_are_credits() {
     each_link(|pair| {
         pair.ask(|cx, to| async move {
-            let all = join_all((0..3000).map(|n| cx.ask(to, Send { n, data: pattern(n, 20_000) })));
+            let all =
+                join_all((0..3000).map(|n| cx.ask(to, Store { n, data: pattern(n, 20_000) })));
             assert!(all.await.into_iter().all(|r| r.is_ok()));
         });
     });
@@ -126,7 +125,7 @@ fn wrong_addresses_are_not_sent() {
 fn oversize_is_refused() {
     let pair = Pair::tcp(1);
     let (big, after) = pair.ask(|cx, to| async move {
-        let big = cx.ask(to, Send { n: 1, data: pattern(1, BULK_MAX + 1) }).await;
+        let big = cx.ask(to, Store { n: 1, data: pattern(1, BULK_MAX + 1) }).await;
         (big.map(|_| ()), cx.ask(to, Ping { n: 5 }).await)
     });
     assert!(matches!(big, Err(AskError::NotSent(why)) if why.contains("larger")), "{big:?}");
@@ -234,7 +233,7 @@ fn a_slow_receiver_does_not_fill_the_sender() {
     proxy.faults.hold.store(true, Ordering::Relaxed);
     let data = pattern(1, 1 << 20);
     let all = a.on(0, move |cx| async move {
-        join_all((0..100).map(|n| cx.ask(to, Send { n, data: data.clone() }))).await
+        join_all((0..100).map(|n| cx.ask(to, Store { n, data: data.clone() }))).await
     });
     let refused = all.iter().filter(|r| is_not_sent(r)).count();
     let unknown = all.iter().filter(|r| is_unknown(r)).count();
@@ -281,7 +280,7 @@ fn damage_in_a_payload_is_noticed() {
     let (a, b, proxy) = proxied();
     let to = b.addr(0);
     let send = move |cx: Cx| async move {
-        cx.ask(to, Send { n: 1, data: pattern(1, 3 << 20) }).await.map(|r| r.data.len())
+        cx.ask(to, Store { n: 1, data: pattern(1, 3 << 20) }).await.map(|r| r.data.len())
     };
     assert_eq!(a.on(0, send), Ok(3 << 20));
     proxy.faults.flip.store(30_000, Ordering::Relaxed);

@@ -36,9 +36,13 @@ pub use refusal::Refusal;
 use refusal::RefusalLog;
 
 use crate::peers::{Known, Peers};
+use crate::pool::Pool;
 
 /// How often silence, timeouts and statistics are looked at, while there is anything to look at.
 const TICK: Duration = Duration::from_millis(250);
+/// Every so many ticks: statistics go to `Peers`, idle memory goes back.
+const REPORT: u32 = 4;
+const TRIM: u32 = 20;
 /// Two connections of one pair of shards that are made within this long have crossed.
 const CROSSING: Duration = Duration::from_secs(1);
 /// Frames taken from one connection before others get their turn.
@@ -54,6 +58,7 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> TcpLinks {
         net,
         links: RefCell::default(),
         handshakes: Handshakes::default(),
+        pool: Pool::default(),
         log: RefusalLog::incoming(),
         dial_log: RefusalLog::outgoing(),
         ticking: Cell::default(),
@@ -76,6 +81,8 @@ struct Shared {
     net: Rc<dyn Net>,
     links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
     handshakes: Handshakes,
+    /// Where received payloads lie.
+    pool: Pool,
     log: RefusalLog,
     dial_log: RefusalLog,
     ticking: Cell<bool>,
@@ -104,6 +111,21 @@ impl TcpLinks {
         let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
         me.install(&link, talk, at, known.incarnation, true);
         Ok(known)
+    }
+
+    /// Ends this shard's links to a node, which is known to be gone: asks in flight end as `Unknown`
+    /// now. The next frame makes a new link.
+    pub fn close(&self, node: NodeId) {
+        let Some(shard) = self.0.shard.upgrade() else { return };
+        let range = (node, 0)..=(node, u16::MAX);
+        let links: Vec<_> = self.0.links.borrow().range(range).map(|l| Rc::clone(l.1)).collect();
+        for link in links {
+            self.0.lose_current(&link, "closed");
+            if let State::Down { retry_at } = &mut *link.state.borrow_mut() {
+                *retry_at = shard.cx().now();
+                link.backoff.set(Duration::ZERO);
+            }
+        }
     }
 
     /// Closes the listener and all links; asks in flight end as `Unknown`.
@@ -290,6 +312,7 @@ impl Shared {
             (link.node, link.shard),
             self.index,
             Rc::clone(&connection.received),
+            self.pool.clone(),
         );
         let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(&connection));
         cx.spawn(async move {
@@ -379,8 +402,11 @@ impl Shared {
                 me.look_at_links();
                 me.handshakes.expire(cx.now(), me.peers.config().limits.handshake);
                 let idle = me.links.borrow().is_empty() && me.handshakes.is_empty();
-                if idle || round % 4 == 0 {
+                if idle || round % REPORT == 0 {
                     me.report();
+                }
+                if idle || round % TRIM == 0 {
+                    me.pool.trim();
                 }
                 if idle {
                     return me.ticking.set(false);

@@ -12,6 +12,7 @@ use t3fs_runtime::wire::{Crc32c, Frame, Payload, crc32c};
 use t3fs_runtime::{Bulk, NodeId};
 
 use super::frame::{HEAD, Head, Kind, lengths};
+use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
 const SMALL_MAX: usize = 16 << 10;
@@ -41,6 +42,7 @@ pub(crate) struct Reader {
     from_shard: u16,
     to_shard: u16,
     sequence: u32,
+    pool: Pool,
     /// Bytes received so far, also of a frame that is not whole yet.
     received: Rc<Cell<u64>>,
 }
@@ -66,8 +68,9 @@ impl Reader {
         (from_node, from_shard): (NodeId, u16),
         to_shard: u16,
         received: Rc<Cell<u64>>,
+        pool: Pool,
     ) -> Reader {
-        Reader { stream, land, from_node, from_shard, to_shard, sequence: 0, received }
+        Reader { stream, land, from_node, from_shard, to_shard, sequence: 0, pool, received }
     }
 
     /// Whether the next frame's beginning is here already.
@@ -159,7 +162,7 @@ impl Reader {
 
     /// So many bytes in memory of their own; all but the first few KiB are read right into it.
     async fn big(&mut self, n: usize, crc: &mut Crc32c) -> Result<Bytes, Lost> {
-        let mut own = BytesMut::with_capacity(n);
+        let mut own = self.pool.take(n);
         own.extend_from_slice(&self.land.split_to(n.min(self.land.len())));
         crc.update(&own);
         let mut turn = 0;
@@ -173,7 +176,7 @@ impl Reader {
                 yield_now().await;
             }
         }
-        Ok(own.freeze())
+        Ok(self.pool.lend(own))
     }
 
     fn count(&mut self, n: std::io::Result<usize>) -> Result<usize, Lost> {

@@ -29,7 +29,7 @@ pub struct Echo {
 
 /// Comes back with its payload.
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Send {
+pub struct Store {
     pub n: u64,
     #[rkyv(with = rkyv::with::Skip)]
     pub data: Bulk,
@@ -58,7 +58,7 @@ pub struct Slow {
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 pub struct Seen {}
 
-impl Carry for Send {
+impl Carry for Store {
     fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
         each(&mut self.data);
     }
@@ -76,7 +76,7 @@ pub struct Order {
 no_bulk!(Ping, Slow, Seen, Order);
 
 protocol! { Echo as EchoMsg = 0x7f00 {
-    1 v 1 Send -> Sent, Bulk, 30_000 ms;
+    1 v 1 Store -> Sent, Bulk, 30_000 ms;
     2 v 1 Ping -> u64, Control, 10_000 ms;
     3 v 1 Slow -> u64, Control, 30_000 ms;
     4 v 1 Seen -> Order, Control, 10_000 ms;
@@ -85,8 +85,8 @@ protocol! { Echo as EchoMsg = 0x7f00 {
 impl Actor for Echo {
     type Msg = EchoMsg;
 }
-impl Handle<Send> for Echo {
-    async fn handle(me: &Me<Self>, m: Send, _: &Cx) -> Sent {
+impl Handle<Store> for Echo {
+    async fn handle(me: &Me<Self>, m: Store, _: &Cx) -> Sent {
         me.with(|s| s.seen[1].push(m.n));
         Sent { n: m.n, data: m.data }
     }
@@ -181,20 +181,20 @@ impl Node {
     }
 
     /// Runs something on a shard and waits for it.
-    pub fn on<T: std::marker::Send + 'static, F: Future<Output = T> + 'static>(
+    pub fn on<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         shard: usize,
-        f: impl FnOnce(Cx) -> F + std::marker::Send + 'static,
+        f: impl FnOnce(Cx) -> F + Send + 'static,
     ) -> T {
         let rx = self.begin(shard, f);
         rx.recv_timeout(Duration::from_secs(120)).expect("the test's step ends")
     }
 
     /// Begins something on a shard.
-    pub fn begin<T: std::marker::Send + 'static, F: Future<Output = T> + 'static>(
+    pub fn begin<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         shard: usize,
-        f: impl FnOnce(Cx) -> F + std::marker::Send + 'static,
+        f: impl FnOnce(Cx) -> F + Send + 'static,
     ) -> mpsc::Receiver<T> {
         let (tx, rx) = mpsc::channel();
         let remotes = &self.shards.as_ref().expect("the node runs").remotes;
