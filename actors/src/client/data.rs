@@ -474,7 +474,7 @@ impl Client {
             mtime: s.mtime,
             ctime: s.ctime,
             length: s.length,
-            op: self.0.link.request(),
+            op: self.0.link.op(),
         };
         if let Some(length) = s.length {
             return self.truncate(cx, message, length).await;

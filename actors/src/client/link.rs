@@ -1,15 +1,18 @@
 //! The client's way to the cluster: routing, a session, and asks that are tried again.
 //!
 //! A retry carries the same request id as the first attempt, so it cannot take effect twice, and
-//! goes to whoever today's routing names. After [`PATIENCE`] the user gets an error.
+//! goes to whoever today's routing names. While nobody can serve it waits; after the patience it was
+//! started with ([`PATIENCE`] unless told otherwise) the user gets an error.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Time};
+use t3fs_runtime::slot::before;
+use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Slot};
 
 use super::FsError;
+use super::retry::{Retry, Subject, Watchers};
 use crate::agent::Agent;
 use crate::meta::Meta;
 use crate::proto::agent::GetRouting;
@@ -21,49 +24,43 @@ use crate::proto::storage::{
 };
 use crate::storage::Storage;
 
-/// How long a request is tried before its user gets an error.
-pub const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE_MIN: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
+/// How long a request is tried before its user gets an error. At most [`PATIENCE_MAX`].
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Storage remembers the writers of a removed chunk for longer than this.
+pub const PATIENCE_MAX: Duration = Duration::from_secs(240);
+/// How long a client that starts waits for the cluster.
+const OPEN_MAX: Duration = Duration::from_secs(30);
+/// Longest wait for one answer of a replica while there may be others, and of anybody else.
+const READ_ATTEMPT: Duration = Duration::from_secs(1);
+const ATTEMPT: Duration = Duration::from_secs(5);
+/// Longest wait for newer routing.
+const FETCH_MAX: Duration = Duration::from_millis(500);
+/// How often the routing is looked at while requests wait.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 struct State {
     agent: Addr<Agent>,
     routing: RefCell<Rc<Routing>>,
     session: Cell<SessionId>,
+    /// Of updates of chunks, and of operations of meta: meta keeps answers for so many of the
+    /// latest.
     seq: Cell<u64>,
+    op: Cell<u64>,
     open: Cell<bool>,
+    patience: Cell<Duration>,
+    /// The meta server that answered last.
+    meta: Cell<Option<RawAddr>>,
+    watchers: Watchers,
 }
 
 /// Shared by the client's parts, and by meta for the removal of chunks.
 #[derive(Clone)]
 pub struct Link(Rc<State>);
 
-/// Pauses that grow, until patience ends.
-struct Retry {
-    until: Time,
-    pause: Duration,
-}
-
-impl Retry {
-    fn new(cx: &Cx) -> Retry {
-        Retry { until: cx.deadline().min(cx.now() + PATIENCE), pause: PAUSE_MIN }
-    }
-
-    /// `false` when there is no time left.
-    async fn again(&mut self, cx: &Cx) -> bool {
-        if cx.now() + self.pause >= self.until {
-            return false;
-        }
-        let jitter = cx.rand() % (self.pause.as_micros() as u64 / 2).max(1);
-        cx.sleep(self.pause + Duration::from_micros(jitter)).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
-        true
-    }
-}
-
 impl Link {
-    /// Opens a session and waits until all chains and a meta server can be reached.
+    /// Opens a session and waits until chains and a meta server are known. Some of them may be down:
+    /// requests that need those wait.
     pub async fn open(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
         Self::open_when(cx, agent, label, true).await
     }
@@ -84,10 +81,14 @@ impl Link {
             routing: RefCell::default(),
             session: Cell::new(SessionId(0)),
             seq: Cell::new(1),
+            op: Cell::new(1),
             open: Cell::new(true),
+            patience: Cell::new(PATIENCE),
+            meta: Cell::new(None),
+            watchers: Watchers::default(),
         }));
         let nonce = cx.rand();
-        let mut retry = Retry::new(cx);
+        let mut retry = Retry::new(cx, OPEN_MAX);
         loop {
             let ask = OpenSession { label: label.into(), nonce };
             match cx.ask(agent, ask).await {
@@ -95,7 +96,7 @@ impl Link {
                     link.0.session.set(s);
                     break;
                 }
-                other if !retry.again(cx).await => {
+                other if !retry.again(cx, Slot::new()).await => {
                     return Err(FsError::Unavailable(format!("mgmtd gave no session: {other:?}")));
                 }
                 _ => {}
@@ -104,13 +105,11 @@ impl Link {
         loop {
             link.refresh(cx).await;
             let r = link.routing();
-            let usable = (!needs_meta || !r.metas.is_empty())
-                && !r.chains.is_empty()
-                && r.chains.iter().all(|c| c.writers().all(|t| t.addr.is_some()));
+            let usable = (!needs_meta || !r.metas.is_empty()) && !r.chains.is_empty();
             if usable {
                 break;
             }
-            if !retry.again(cx).await {
+            if !retry.again(cx, Slot::new()).await {
                 return Err(FsError::Unavailable(format!(
                     "the cluster is not complete: {} chains, {} meta servers",
                     r.chains.len(),
@@ -124,17 +123,27 @@ impl Link {
                 long.sleep(EXTEND_EVERY).await;
                 let Some(s) = state.upgrade().filter(|s| s.open.get()) else { return };
                 let session = s.session.get();
-                if let Ok(false) = long.ask(s.agent, ExtendSession { session }).await {
-                    tracing::error!("session {session} ended at mgmtd: opening another");
-                    let again = OpenSession { label: "again".into(), nonce: long.rand() };
-                    if let Ok(Ok(new)) = long.ask(s.agent, again).await {
-                        s.session.set(new);
-                    }
+                let lives = long.ask(s.agent, ExtendSession { session }).await;
+                let link = Link(s);
+                if lives == Ok(false) {
+                    link.reopen(&long, session).await;
                 }
-                Link(s).refresh(&long).await;
+                link.refresh(&long).await;
             }
         });
         Ok(link)
+    }
+
+    /// The session has ended: requests from now on go under another one.
+    async fn reopen(&self, cx: &Cx, ended: SessionId) {
+        tracing::error!("session {ended} has ended at mgmtd: opening another");
+        let again = OpenSession { label: "again".into(), nonce: cx.rand() };
+        // No answer: whoever meets the ended session next comes here again.
+        if let Ok(Ok(new)) = cx.ask(self.0.agent, again).await
+            && self.0.session.get() == ended
+        {
+            self.0.session.set(new);
+        }
     }
 
     pub async fn close(&self, cx: &Cx) {
@@ -152,7 +161,14 @@ impl Link {
         Rc::clone(&self.0.routing.borrow())
     }
 
-    /// A request id that no request of this client had.
+    /// An id that no other operation of this client's at meta had.
+    pub fn op(&self) -> RequestId {
+        let seq = self.0.op.get();
+        self.0.op.set(seq + 1);
+        RequestId { session: self.0.session.get(), seq }
+    }
+
+    /// An id that no other update of chunks by this client had.
     pub fn request(&self) -> RequestId {
         let seq = self.0.seq.get();
         self.0.seq.set(seq + 1);
@@ -161,12 +177,56 @@ impl Link {
 
     /// Takes newer routing, if the agent has it.
     pub async fn refresh(&self, cx: &Cx) {
+        self.fetch(cx, false).await;
+    }
+
+    async fn fetch(&self, cx: &Cx, fresh: bool) {
         let have = self.routing().version;
         // No answer: whoever needs newer routing comes back.
-        if let Ok(Some(r)) = cx.ask(self.0.agent, GetRouting { have, fresh: false }).await
+        if let Ok(Some(r)) =
+            cx.within(FETCH_MAX).ask(self.0.agent, GetRouting { have, fresh }).await
             && r.version > self.routing().version
         {
-            *self.0.routing.borrow_mut() = Rc::new(r);
+            let old = self.0.routing.replace(Rc::new(r));
+            self.0.watchers.news(&old, &self.routing());
+        }
+    }
+
+    /// Sets how long requests are tried; at most [`PATIENCE_MAX`].
+    pub fn set_patience(&self, patience: Duration) {
+        self.0.patience.set(patience.min(PATIENCE_MAX));
+    }
+
+    /// Fills with news of the subject, which is looked for as long as somebody waits.
+    fn watch(&self, cx: &Cx, subject: Subject) -> Slot<()> {
+        let slot = self.0.watchers.watch(subject);
+        if !self.0.watchers.looking.replace(true) {
+            let (state, long) = (Rc::downgrade(&self.0), cx.outlive());
+            cx.spawn(async move {
+                loop {
+                    long.sleep(LOOK_EVERY).await;
+                    let Some(s) = state.upgrade() else { return };
+                    if s.watchers.idle() {
+                        s.watchers.looking.set(false);
+                        return;
+                    }
+                    Link(s).refresh(&long).await;
+                }
+            });
+        }
+        slot
+    }
+
+    /// The meta server to ask: the one that answered last, else any but the one that did not.
+    fn pick_meta(&self, cx: &Cx, not: Option<RawAddr>) -> Option<RawAddr> {
+        let metas = &self.routing().metas;
+        if let Some(last) = self.0.meta.get().filter(|m| metas.contains(m)) {
+            return Some(last);
+        }
+        let others: Vec<RawAddr> = metas.iter().copied().filter(|m| Some(*m) != not).collect();
+        match others.len() {
+            0 => metas.first().copied(),
+            n => others.get(cx.rand() as usize % n).copied(),
         }
     }
 
@@ -176,20 +236,29 @@ impl Link {
         M: t3fs_runtime::Ask<Meta, Reply = Result<T, MetaError>> + Clone,
         Meta: Handle<M>,
     {
-        let mut retry = Retry::new(cx);
-        let mut turn = 0;
+        let mut retry = Retry::new(cx, self.0.patience.get());
+        let mut failed = None;
         loop {
-            let metas = self.routing().metas.clone();
-            let why = match metas.get(turn % metas.len().max(1)) {
+            let to = self.pick_meta(cx, failed);
+            let news = self.watch(cx, Subject::Meta(to));
+            let why = match to {
                 None => "no meta server is known".to_owned(),
-                Some(&to) => match cx.ask(Addr::<Meta>::from_raw(to), message.clone()).await {
-                    Ok(Err(MetaError::Unavailable(why))) => why,
-                    Ok(reply) => return reply.map_err(FsError::from),
-                    Err(e @ (AskError::NotSent(_) | AskError::Unknown(_))) => e.to_string(),
-                },
+                Some(to) => {
+                    let attempt = cx.within(ATTEMPT);
+                    let ask = attempt.ask(Addr::<Meta>::from_raw(to), message.clone());
+                    let gone = Err(AskError::Unknown("the meta server is gone"));
+                    match before(ask, news.clone()).await.unwrap_or(gone) {
+                        Ok(Err(MetaError::Unavailable(why))) => why,
+                        Ok(reply) => {
+                            self.0.meta.set(Some(to));
+                            return reply.map_err(FsError::from);
+                        }
+                        Err(e @ (AskError::NotSent(_) | AskError::Unknown(_))) => e.to_string(),
+                    }
+                }
             };
-            turn += 1;
-            if !retry.again(cx).await {
+            (failed, _) = (to, self.0.meta.take());
+            if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("meta: {why}")));
             }
             self.refresh(cx).await;
@@ -212,38 +281,49 @@ impl Link {
         Some((Addr::from_raw(choose(c)?), c.version, c.writers().count().saturating_sub(1) as u8))
     }
 
-    /// Runs one storage request until it is answered for good.
+    /// Runs one storage request until it is answered for good. `choose` is told who failed last.
     async fn storage<T>(
         &self,
         cx: &Cx,
         chain: ChainId,
-        mut choose: impl FnMut(&Chain) -> Option<RawAddr>,
+        mut choose: impl FnMut(&Chain, Option<RawAddr>) -> Option<RawAddr>,
         mut attempt: impl AsyncFnMut(
             Addr<Storage>,
             ChainVersion,
             u8,
         ) -> Result<Result<T, StorageError>, AskError>,
     ) -> Result<T, FsError> {
-        let mut retry = Retry::new(cx);
+        let mut retry = Retry::new(cx, self.0.patience.get());
+        let mut failed = None;
         loop {
-            let why = match self.pick(chain, &mut choose) {
+            let news = self.watch(cx, Subject::Chain(chain));
+            let mut fresh = false;
+            let why = match self.pick(chain, |c| choose(c, failed)) {
                 None => format!("chain {chain} has no target that serves"),
-                Some((to, version, hops)) => match attempt(to, version, hops).await {
-                    Ok(Ok(v)) => return Ok(v),
-                    Ok(Err(
-                        e @ (StorageError::StaleChain { .. }
-                        | StorageError::BehindChain { .. }
-                        | StorageError::WrongTarget
-                        | StorageError::NotReady),
-                    )) => e.to_string(),
-                    Ok(Err(e)) => return Err(e.into()),
-                    Err(e) => e.to_string(),
-                },
+                Some((to, version, hops)) => {
+                    failed = Some(to.raw());
+                    let changed = Err(AskError::Unknown("the chain has changed"));
+                    let answer = before(attempt(to, version, hops), news.clone()).await;
+                    match answer.unwrap_or(changed) {
+                        Ok(Ok(v)) => return Ok(v),
+                        Ok(Err(e @ StorageError::StaleChain { .. })) => {
+                            fresh = true;
+                            e.to_string()
+                        }
+                        Ok(Err(
+                            e @ (StorageError::BehindChain { .. }
+                            | StorageError::WrongTarget
+                            | StorageError::NotReady),
+                        )) => e.to_string(),
+                        Ok(Err(e)) => return Err(e.into()),
+                        Err(e) => e.to_string(),
+                    }
+                }
             };
-            if !retry.again(cx).await {
+            if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("chain {chain}: {why}")));
             }
-            self.refresh(cx).await;
+            self.fetch(cx, fresh).await;
         }
     }
 
@@ -257,12 +337,18 @@ impl Link {
         data: t3fs_runtime::Bulk,
         request: RequestId,
     ) -> Result<Updated, FsError> {
-        self.storage(cx, chain, head, async |to, chain_version, hops| {
+        let done = self.storage(cx, chain, head, async |to, chain_version, hops| {
             let data = data.clone();
-            let u = UpdateChunk { chunk, chain_version, kind, data, request, version: None, hops };
+            let (version, born) = (None, chain_version);
+            let u = UpdateChunk { chunk, chain_version, kind, data, request, version, born, hops };
             cx.ask(to, u).await
-        })
-        .await
+        });
+        let done = done.await;
+        let session = request.session;
+        if done.is_err() && !self.routing().session_alive(session) {
+            self.reopen(cx, session).await;
+        }
+        done
     }
 
     /// Reads one chunk from any replica that serves.
@@ -274,17 +360,18 @@ impl Link {
         offset: u32,
         len: u32,
     ) -> Result<Option<ChunkData>, FsError> {
-        let any = |c: &Chain| {
-            let serving =
-                || c.targets.iter().filter(|t| t.state == TargetState::Serving && t.addr.is_some());
-            match serving().count() {
-                0 => None,
-                1 => serving().next()?.addr,
-                n => serving().nth(cx.rand() as usize % n)?.addr,
+        let any = |c: &Chain, not: Option<RawAddr>| {
+            let serving = c.targets.iter().filter(|t| t.state == TargetState::Serving);
+            let all: Vec<RawAddr> = serving.filter_map(|t| t.addr).collect();
+            let others = all.iter().filter(|a| Some(**a) != not);
+            match others.clone().count() {
+                0 => all.first().copied(),
+                n => others.copied().nth(cx.rand() as usize % n),
             }
         };
         self.storage(cx, chain, any, async |to, chain_version, _| {
-            cx.ask(to, ReadChunk { chunk, chain_version, offset, len }).await
+            let attempt = cx.within(READ_ATTEMPT);
+            attempt.ask(to, ReadChunk { chunk, chain_version, offset, len }).await
         })
         .await
     }
@@ -312,7 +399,7 @@ impl Link {
     }
 }
 
-fn head(c: &Chain) -> Option<RawAddr> {
+fn head(c: &Chain, _: Option<RawAddr>) -> Option<RawAddr> {
     c.writers().next()?.addr
 }
 

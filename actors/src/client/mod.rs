@@ -8,6 +8,7 @@ mod buffer;
 mod data;
 mod link;
 mod names;
+mod retry;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ impl Client {
             mode: owner.mode,
             uid: owner.uid,
             gid: owner.gid,
-            op: self.0.link.request(),
+            op: self.0.link.op(),
         }
     }
 
@@ -120,7 +120,7 @@ impl Client {
         parent: InodeId,
         name: &[u8],
     ) -> Result<Attr, FsError> {
-        let op = self.0.link.request();
+        let op = self.0.link.op();
         let m = MakeLink { inode, parent, name: name.to_vec(), op };
         Ok(self.with_mine(self.0.link.meta(cx, m).await?))
     }
@@ -164,7 +164,7 @@ impl Client {
     /// The inode that lost its name, after.
     pub async fn unlink(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
         let hold = self.hold(cx, parent, name).await?;
-        let op = self.0.link.request();
+        let op = self.0.link.op();
         let m = Unlink { parent, name: name.to_vec(), hold, op };
         let gone: Gone = self.0.link.meta(cx, m).await?;
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
@@ -173,7 +173,7 @@ impl Client {
     }
 
     pub async fn rmdir(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<(), FsError> {
-        let op = self.0.link.request();
+        let op = self.0.link.op();
         let gone: Gone =
             self.0.link.meta(cx, RemoveDir { parent, name: name.to_vec(), op }).await?;
         drop(gone);
@@ -200,7 +200,7 @@ impl Client {
             new_name: new_name.to_vec(),
             mode,
             hold,
-            op: self.0.link.request(),
+            op: self.0.link.op(),
         };
         let gone: Gone = self.0.link.meta(cx, m).await?;
         match gone.removed {

@@ -1,18 +1,18 @@
 //! Removing what has no name any more: a file's chunks on every chain of its layout, then its
 //! inode.
 //!
-//! One task, the collector, starts when something loses its last name (and once at the start of the
-//! server), works through the garbage entries and ends. It stays only while files without a name
+//! One task, the collector, starts when something loses its last name (and at the start of the
+//! server and now and then, for what another server left that has died), works through the garbage entries and ends. It stays only while files without a name
 //! are held open by a session, whose end mgmtd's routing tells, or while a chain cannot be reached.
 //! Everything here may run twice, or on several servers at once.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use futures::StreamExt;
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, Cx, Me, Slot};
+use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
 
 use super::kv::client::{Txn, transact};
 use super::kv::{KeyRange, KvError, key_after};
@@ -40,11 +40,12 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 const HELD_PAUSE: Duration = Duration::from_secs(5);
 /// Shortest and longest pause after a pass that left something undone.
 const FAILED_PAUSE: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(10)];
+/// Shortest pause between two looks for what other servers left.
+const LOOK_PAUSE: Duration = Duration::from_secs(30);
 /// Longest wait for one transaction.
 const TXN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The collector's state: whether its task lives, and whether there is news for it.
-#[derive(Default)]
 pub struct Collector {
     running: bool,
     news: bool,
@@ -53,9 +54,34 @@ pub struct Collector {
     seq: u64,
     /// Routing by which answers kept for dead sessions were last removed.
     swept: RoutingVersion,
+    /// Dead sessions whose answers are still kept, and since when this server knows.
+    dead: BTreeMap<SessionId, Time>,
+    keep_answers: Duration,
 }
 
 impl Collector {
+    pub fn new(keep_answers: Duration) -> Collector {
+        Collector {
+            running: false,
+            news: false,
+            asleep: None,
+            seq: 0,
+            swept: RoutingVersion(0),
+            dead: BTreeMap::new(),
+            keep_answers,
+        }
+    }
+
+    /// Whether the answers kept for a dead session may go.
+    fn forgettable(&mut self, session: SessionId, now: Time) -> bool {
+        let since = *self.dead.entry(session).or_insert(now);
+        let may = now.since(since) >= self.keep_answers;
+        if may {
+            self.dead.remove(&session);
+        }
+        may
+    }
+
     /// Says that there is garbage; whether the task must be started.
     fn kick(&mut self) -> bool {
         self.news = true;
@@ -102,6 +128,16 @@ enum Next {
     Sleep,
     Doze(Slot<()>),
     End,
+}
+
+/// For ever: looks now and then for what another server left.
+pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
+    loop {
+        kick(&me, &cx);
+        // Servers that started together do not look together.
+        let jitter = Duration::from_micros(cx.rand() % LOOK_PAUSE.as_micros() as u64);
+        cx.sleep(LOOK_PAUSE + jitter).await;
+    }
 }
 
 /// Has garbage collected, soon.
@@ -306,16 +342,17 @@ async fn remove_from(me: &Me<Meta>, cx: &Cx, inode: InodeId, chain: ChainId) -> 
     Err(why)
 }
 
-/// Removes the answers kept for sessions that have ended, once per routing.
+/// Removes the answers kept for sessions that ended a while ago.
 async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
     if me.with(|m| m.place.routing.version) == RoutingVersion::default() {
         refresh_routing(me, cx).await;
     }
     let (kv, routing, swept) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
-    if routing.version == swept {
+    if routing.version == swept && me.with(|m| m.collector.dead.is_empty()) {
         return Ok(());
     }
     let mut from = SessionId(0);
+    let mut kept = BTreeSet::new();
     loop {
         let cx = cx.within(TXN_LIMIT);
         let page = Txn::new(&cx, kv).fetch_range(&recent_from(from), 1, false).await?;
@@ -323,7 +360,9 @@ async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
             break;
         };
         let session = SessionId(session);
-        if !routing.session_alive(session) {
+        kept.insert(session);
+        let now = cx.now();
+        if !routing.session_alive(session) && me.with(|m| m.collector.forgettable(session, now)) {
             transact(&cx, kv, Durability::Soon, async |txn| -> Done<()> {
                 txn.clear_range(recent_range(session));
                 Ok(())
@@ -332,6 +371,9 @@ async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
         }
         from = SessionId(session.0 + 1);
     }
-    me.with(|m| m.collector.swept = routing.version);
+    me.with(|m| {
+        m.collector.swept = routing.version;
+        m.collector.dead.retain(|s, _| kept.contains(s)); // another server may have been here
+    });
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! what has no name any more, `fsck` checks it all. This file is the actor: it decides what an
 //! operation needs from outside (a number, a layout, the time) and runs it as a transaction.
 
+use core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot};
@@ -47,6 +48,9 @@ pub struct MetaConfig {
     pub table: u32,
     /// Owner and group of the root directory when it is made.
     pub root_owner: (u32, u32),
+    /// How long the answers to a session's requests are kept after its end: longer than any client
+    /// tries.
+    pub keep_answers: Duration,
     /// What is known at the start; asked for when it is not enough.
     pub routing: Routing,
 }
@@ -61,6 +65,7 @@ impl MetaConfig {
             stripe: 1,
             table: 1,
             root_owner: (0, 0),
+            keep_answers: Duration::from_secs(600),
             routing: Routing::default(),
         }
     }
@@ -101,19 +106,16 @@ impl Meta {
         })
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
-        let MetaConfig { chunk_size, stripe, table, routing, .. } = config;
-        let meta = cx.start(Meta {
+        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, .. } = config;
+        let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
             outside,
             ids: InodeIds::default(),
             place: Placement::new(routing, chunk_size, stripe, table),
             refreshing: None,
-            collector: Collector::default(),
+            collector: Collector::new(keep_answers),
         });
-        // What an earlier run left behind.
-        if let Err(why) = cx.tell(meta, CollectGarbage) {
-            tracing::warn!("garbage is not collected until something new is removed: {why}");
-        }
+        cx.spawn(garbage::watch(me, cx.outlive()));
         Ok(meta)
     }
 }

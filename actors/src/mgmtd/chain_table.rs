@@ -148,11 +148,12 @@ mod tests {
                 prop_assert_eq!(all, vec![0, 1, 2, 3]);
                 for (i, s) in &new {
                     let (was, local) = with_local[*i];
-                    prop_assert!(*s != Serving || match was {
+                    let may_serve = match was {
                         Serving | LastServing => local != Gone,
                         Syncing => local == UpToDate,
-                        _ => false,
-                    });
+                        Waiting | Offline => false,
+                    };
+                    prop_assert!(*s != Serving || may_serve);
                 }
                 chain = new.iter().map(|(i, s)| (chain[*i].0, *s)).collect();
             }

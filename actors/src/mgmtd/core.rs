@@ -131,7 +131,7 @@ pub(super) struct Heard {
     pub(super) agent: RawAddr,
     number: u64,
     pub(super) at: Time,
-    /// When this incarnation was first heard.
+    /// When its process began to start, as far as it was heard.
     began: Time,
     pub(super) report: Option<NodeReport>,
 }
@@ -235,7 +235,11 @@ impl Live {
         if same.is_some_and(|h| m.number <= h.number) {
             return Err(MgmtdError::Unavailable("a later heartbeat has come before".into()));
         }
-        let began = same.map_or(now, |h| h.began);
+        let complete = |r: &NodeReport| r.actors.is_some();
+        // One that dies again and again before it is done keeps nobody waiting.
+        let goes_on =
+            same.is_some() || heard.is_some_and(|h| !h.report.as_ref().is_some_and(complete));
+        let began = heard.filter(|_| goes_on).map_or(now, |h| h.began);
         self.dirty |= same.is_none_or(|h| matters(h.report.as_ref(), m.node.as_ref()));
         // One that was dead comes back even if nothing else about it is new.
         let status = state.routing.node(node).map(|n| n.status);
@@ -306,9 +310,12 @@ impl Live {
     fn local_states(&self, c: &Chain, now: Time) -> Option<Vec<(TargetState, LocalState)>> {
         let seen: Vec<Seen> = c.targets.iter().map(|t| self.seen(c, t, now)).collect();
         let alive = |s: &Seen| matches!(s, Seen::Is(LocalState::Online | LocalState::UpToDate));
+        let holds =
+            |t: &ChainTarget| matches!(t.state, TargetState::Serving | TargetState::LastServing);
+        let starts = c.targets.iter().zip(&seen).any(|(t, s)| holds(t) && *s == Seen::Starting);
         let newborn = self.newborn.get(&c.id).is_some_and(|until| now < *until);
         if seen.contains(&Seen::Unknown)
-            || (seen.contains(&Seen::Starting) && !seen.iter().any(alive))
+            || (starts && !seen.iter().any(alive))
             || (newborn && !seen.iter().all(alive))
         {
             return None;
@@ -489,3 +496,6 @@ pub(super) fn condemned(old: &Routing, new: &Routing) -> BTreeSet<NodeId> {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -113,7 +113,7 @@ fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
     (key("node", &n.node.0.to_be_bytes()), seal(NODE, 1, &row))
 }
 
-fn rows(state: &State) -> BTreeMap<Bytes, Vec<u8>> {
+pub(super) fn rows(state: &State) -> BTreeMap<Bytes, Vec<u8>> {
     let r = &state.routing;
     let chains = r.chains.iter().map(chain_row);
     let parts = chains
@@ -132,7 +132,7 @@ fn get<T: Wire>(kind: u16, key: &[u8], value: &[u8]) -> Result<T, String> {
     open(kind, 1, value).map_err(|e| format!("mgmtd's record {}: {e}", key.escape_ascii()))
 }
 
-fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String> {
+pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String> {
     let mut begun = false;
     let mut routing = Routing::default();
     let mut sessions = BTreeMap::new();
@@ -306,9 +306,10 @@ mod tests {
         let rows: Vec<(Bytes, Bytes)> = rows(&s).into_iter().map(|(k, v)| (k, v.into())).collect();
         assert_eq!(from_rows(&rows), Ok(Some(s)));
         let row = |prefix: &[u8]| hex(&rows.iter().find(|(k, _)| k.starts_with(prefix)).unwrap().1);
-        let chain = "0211010005000000060000000000000004000000f3ffffff01000000";
-        assert_eq!(row(b"M/chain/").replace("060000000400", "06000000000000000400"), chain);
-        assert_eq!(row(b"M/node/"), "");
+        assert_eq!(row(b"M/chain/"), "0211010005000000060000000004000000f3ffffff01000000");
+        let node = "0511010003683a31ffffffffff050000000600000001000200070000000700000000e2ffffff\
+                    01000000dbffffff01000000dbffffff00000000d3ffffff00000000cbffffff01000000";
+        assert_eq!(row(b"M/node/"), node);
         assert_eq!(from_rows(&[]), Ok(None));
     }
 }

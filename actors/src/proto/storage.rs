@@ -6,7 +6,7 @@ use t3fs_runtime::buf::Carry;
 use t3fs_runtime::{Bulk, no_bulk, protocol};
 
 use super::ids::{
-    ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, RoutingVersion, TargetId,
+    ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, RoutingVersion, SessionId, TargetId,
 };
 use super::mgmtd::Routing;
 use crate::storage::Storage;
@@ -23,7 +23,7 @@ pub enum UpdateKind {
         len: u32,
     },
     Remove,
-    /// `data` is the whole content (from a predecessor that re-drives or syncs).
+    /// `data` is the whole content (from a predecessor that drives a pending update on).
     Replace,
 }
 
@@ -38,6 +38,9 @@ pub struct UpdateChunk {
     pub request: RequestId,
     /// `None` from a client to the head; the head's choice from there on.
     pub version: Option<ChunkVersion>,
+    /// The chain's version when the head numbered it: with `version`, it names the update for good.
+    /// A client leaves it open.
+    pub born: ChainVersion,
     /// Targets behind the receiver.
     pub hops: u8,
 }
@@ -99,6 +102,7 @@ pub struct ListChunks {
 pub struct ChunkSummary {
     pub chunk: ChunkId,
     pub version: ChunkVersion,
+    /// See [`UpdateChunk::born`].
     pub chain_version: ChainVersion,
     pub len: u32,
     pub checksum: u32,
@@ -128,6 +132,55 @@ pub struct TargetSpace {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct GetSpace;
+
+/// The last update of one client to a chunk, as a replica remembers it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RecentWriter {
+    pub session: SessionId,
+    pub seq: u64,
+    pub version: ChunkVersion,
+}
+
+/// To a syncing successor: its predecessor begins to bring it up to date. Answered when nothing of
+/// earlier chain versions is under way there any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncStart {
+    pub chain_version: ChainVersion,
+    /// Larger than that of any earlier attempt of the sender.
+    pub session: u64,
+}
+
+/// To a syncing successor: the chunk is this, whatever is known of it there.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncChunk {
+    pub chunk: ChunkId,
+    pub chain_version: ChainVersion,
+    pub session: u64,
+    /// Of this message within the session.
+    pub number: u64,
+    /// Messages with lower numbers were answered or given up.
+    pub floor: u64,
+    /// `None`: there is no such chunk.
+    pub content: Option<SyncContent>,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+/// What goes with the data of a chunk.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncContent {
+    pub version: ChunkVersion,
+    /// See [`UpdateChunk::born`].
+    pub born: ChainVersion,
+    pub recents: Vec<RecentWriter>,
+}
+
+/// To a syncing successor: everything was sent and stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SyncDone {
+    pub chain_version: ChainVersion,
+    pub session: u64,
+}
 
 /// New routing, told by whoever has it.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -162,8 +215,10 @@ pub enum StorageError {
         have: ChunkVersion,
         sent: ChunkVersion,
     },
-    /// This request number was followed by a later one of the same client.
+    /// This request number was followed by a later one of the same sender.
     Superseded,
+    /// The client's session has ended, and with it what is known of its earlier requests.
+    SessionEnded,
     NoSpace,
     /// Too many clients write this chunk at once.
     TooManyWriters,
@@ -185,6 +240,7 @@ impl std::fmt::Display for StorageError {
                 write!(f, "chunk is at version {have}, {sent} does not follow")
             }
             StorageError::Superseded => f.write_str("a later request of the same client is done"),
+            StorageError::SessionEnded => f.write_str("the client's session has ended"),
             StorageError::NoSpace => f.write_str("no space left on the target"),
             StorageError::TooManyWriters => f.write_str("too many clients write this chunk"),
             StorageError::InvalidArgument(s)
@@ -195,6 +251,12 @@ impl std::fmt::Display for StorageError {
 }
 
 impl Carry for UpdateChunk {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+
+impl Carry for SyncChunk {
     fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
         each(&mut self.data);
     }
@@ -217,12 +279,14 @@ no_bulk!(
     TargetSpace,
     GetSpace,
     NewRouting,
+    SyncStart,
+    SyncDone,
     LeaseHeld,
     TargetId
 );
 
 protocol! { Storage as StorageMsg = 0x0300 {
-    1 v 1 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
+    1 v 2 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
     2 v 1 ReadChunk -> Result<Option<ChunkData>, StorageError>, Bulk, 10_000 ms;
     3 v 1 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
@@ -230,4 +294,7 @@ protocol! { Storage as StorageMsg = 0x0300 {
     6 v 1 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
     7 v 1 NewRouting -> (), Control, 5_000 ms;
     8 v 1 LeaseHeld -> (), Control, 1_000 ms;
+    9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
+    10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;
+    11 v 1 SyncDone -> Result<(), StorageError>, Control, 5_000 ms;
 } }

@@ -1,19 +1,18 @@
-//! What a target decides, without awaiting: admission, dedup, versions, who is next.
+//! What a target decides about updates, without awaiting: dedup, versions, whose turn it is.
 
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use t3fs_runtime::{Addr, RawAddr, Slot, Time};
+use t3fs_runtime::{Slot, Time};
 
-use super::engine::ChunkInfo;
-use super::target::Storage;
-use crate::proto::ids::{ChainId, ChainVersion, ChunkId, ChunkVersion, TargetId};
-use crate::proto::mgmtd::{Chain, Routing, TargetState};
+use super::engine::{ChunkInfo, State};
+use super::membership::Membership;
+use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, TargetId};
 use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
 
 /// How long a removed chunk keeps its (empty) row: longer than a request or its retries can linger,
 /// so that a late one still meets the record of what was done.
-pub(super) const PURGE_AFTER: Duration = Duration::from_secs(60);
+pub(super) const PURGE_AFTER: Duration = Duration::from_secs(300);
 
 /// What to do with an update that was admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,9 +29,7 @@ pub(super) enum Begin {
 
 /// One target's view of its chain, its chunk locks, and the removed chunks that await purging.
 pub(super) struct Core {
-    pub(super) target: TargetId,
-    pub(super) chain_id: ChainId,
-    pub(super) routing: Routing,
+    pub(super) member: Membership,
     locks: BTreeMap<ChunkId, VecDeque<Slot<()>>>,
     /// Removed chunks whose rows are to go, in order of time.
     empty: VecDeque<(Time, ChunkId)>,
@@ -41,81 +38,10 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(target: TargetId, chain_id: ChainId) -> Core {
         Core {
-            target,
-            chain_id,
-            routing: Routing::default(),
+            member: Membership::new(target, chain_id),
             locks: BTreeMap::new(),
             empty: VecDeque::new(),
         }
-    }
-
-    /// Adopts routing unless it is older than what we have.
-    pub(super) fn adopt(&mut self, routing: Routing) -> bool {
-        if routing.version <= self.routing.version {
-            return false;
-        }
-        self.routing = routing;
-        true
-    }
-
-    pub(super) fn chain(&self) -> Result<&Chain, StorageError> {
-        self.routing.chain(self.chain_id).ok_or(StorageError::NotReady)
-    }
-
-    fn check_version(chain: &Chain, theirs: ChainVersion) -> Result<(), StorageError> {
-        if theirs < chain.version {
-            return Err(StorageError::StaleChain { mine: chain.version });
-        }
-        if theirs > chain.version {
-            return Err(StorageError::BehindChain { mine: chain.version });
-        }
-        Ok(())
-    }
-
-    /// Whether this update may come here: chain version, and head for clients, else not head.
-    pub(super) fn admit(&self, u: &UpdateChunk) -> Result<(), StorageError> {
-        let chain = self.chain()?;
-        Self::check_version(chain, u.chain_version)?;
-        let mut writers = chain.writers();
-        let is_head = writers.next().is_some_and(|t| t.target == self.target);
-        let serves = is_head || writers.any(|t| t.target == self.target);
-        if !serves || is_head == u.version.is_some() {
-            return Err(StorageError::WrongTarget);
-        }
-        Ok(())
-    }
-
-    pub(super) fn admit_read(&self, version: ChainVersion) -> Result<(), StorageError> {
-        let chain = self.chain()?;
-        Self::check_version(chain, version)?;
-        let me = chain.targets.iter().find(|t| t.target == self.target);
-        match me.map(|t| t.state) {
-            Some(TargetState::Serving) => Ok(()),
-            _ => Err(StorageError::WrongTarget),
-        }
-    }
-
-    pub(super) fn is_head(&self) -> bool {
-        self.chain().is_ok_and(|c| c.writers().next().is_some_and(|t| t.target == self.target))
-    }
-
-    /// The next target that takes writes, with its address if it is known, the chain's version, and
-    /// how many hops are left behind it. `None` at the tail.
-    pub(super) fn successor(&self) -> Option<(Option<RawAddr>, ChainVersion, u8)> {
-        let chain = self.chain().ok()?;
-        let mut rest = chain.writers().skip_while(|t| t.target != self.target).skip(1);
-        let next = rest.next()?;
-        Some((next.addr, chain.version, rest.count() as u8))
-    }
-
-    /// The last target that serves reads, unless that is this one.
-    pub(super) fn tail(&self) -> Option<Addr<Storage>> {
-        let chain = self.chain().ok()?;
-        let tail = chain.targets.iter().rfind(|t| t.state == TargetState::Serving)?;
-        if tail.target == self.target {
-            return None;
-        }
-        tail.addr.map(Addr::from_raw)
     }
 
     /// Decides what an admitted update is to this chunk. The caller holds the chunk's lock.
@@ -129,10 +55,7 @@ impl Core {
         let committed = info.and_then(|i| i.committed.as_ref());
         let pending = info.and_then(|i| i.pending.as_ref());
         let have = committed.map_or(ChunkVersion(0), |c| c.version);
-        let done = |version| {
-            let (len, checksum) = committed.map_or((0, 0), |c| (c.len, c.checksum));
-            Begin::Done(Updated { version, len, checksum })
-        };
+        let done = |version| Begin::Done(Updated { version, ..updated(committed) });
         let removes =
             u.kind == UpdateKind::Remove || (u.kind == UpdateKind::Replace && u.data.is_empty());
         if let Some(version) = u.version {
@@ -195,6 +118,11 @@ impl Core {
         Some(chunk)
     }
 
+    /// Chunks that are locked now.
+    pub(super) fn locked(&self) -> Vec<ChunkId> {
+        self.locks.keys().copied().collect()
+    }
+
     /// Takes the chunk's lock, or a place in its line.
     pub(super) fn lock(&mut self, chunk: ChunkId) -> Option<Slot<()>> {
         match self.locks.get_mut(&chunk) {
@@ -220,4 +148,10 @@ impl Core {
         }
         self.locks.remove(&chunk);
     }
+}
+
+/// What a committed version answers; all zeros without one.
+pub(super) fn updated(committed: Option<&State>) -> Updated {
+    let c = committed.copied().unwrap_or_default();
+    Updated { version: c.version, len: c.len, checksum: c.checksum }
 }

@@ -11,6 +11,9 @@
 
 mod core;
 pub mod engine;
+mod membership;
+mod resync;
 mod target;
+mod write;
 
-pub use target::{PlantedBug, Storage, StorageConfig};
+pub use target::{PlantedBug, Seen, Storage, StorageConfig};

@@ -1,15 +1,19 @@
-//! The actor of one target: the chain protocol, top to bottom.
+//! The actor of one target: what it is, what it does of its own accord, and what it tells.
+//! Updates are in `write.rs`, bringing another target up to date in `resync.rs`.
 
 use core::time::Duration;
+use std::rc::Rc;
 
-use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, DiskId, Handle, Me, join_all};
+use t3fs_runtime::slot::before;
+use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
 
-use super::core::{Begin, Core};
-use super::engine::{ChunkInfo, Engine, EngineError, Op, Update};
+use super::core::Core;
+use super::engine::{ChunkInfo, Engine, EngineError};
+use super::resync::{ResyncStats, SyncOut};
 use crate::agent::Agent;
 use crate::proto::agent::{GetRouting, ReportTarget};
-use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, InodeId, RequestId, TargetId};
-use crate::proto::mgmtd::TargetReport;
+use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
+use crate::proto::mgmtd::{LocalState, Routing, TargetReport};
 use crate::proto::storage::*;
 
 /// Mistakes that tests plant to see that the simulator finds them.
@@ -17,6 +21,10 @@ use crate::proto::storage::*;
 pub enum PlantedBug {
     /// The head commits before its successor has answered.
     CommitBeforeSuccessor,
+    /// A syncing target says that it is up to date when the resync begins.
+    ServeBeforeSync,
+    /// Leases are not looked at.
+    NoLeaseCheck,
 }
 
 pub struct StorageConfig {
@@ -25,36 +33,60 @@ pub struct StorageConfig {
     pub chain: ChainId,
     pub agent: Addr<Agent>,
     pub disk: DiskId,
-    /// `None` outside of tests.
+    /// `None` outside of tests, like the next.
     pub planted_bug: Option<PlantedBug>,
+    pub watch: Option<Rc<dyn Fn(&Seen)>>,
+}
+
+/// What a target does that only a member in good standing may, for those who check it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    /// It answers a read.
+    Served { target: TargetId, chain: ChainId },
+    /// It acknowledges an update that nobody else has.
+    AckedAlone { target: TargetId, chain: ChainId },
+    /// Its predecessor has told it that everything is here.
+    Synced { target: TargetId, chain: ChainId, chain_version: ChainVersion },
 }
 
 /// One target.
 pub struct Storage {
-    core: Core,
-    engine: Engine,
+    pub(super) core: Core,
+    pub(super) engine: Engine,
     agent: Addr<Agent>,
+    target: TargetId,
+    /// Its own address.
+    pub(super) me: RawAddr,
     disk: DiskId,
-    planted_bug: Option<PlantedBug>,
+    pub(super) planted_bug: Option<PlantedBug>,
     /// A routing fetch is under way; others wait for its result by polling their own.
     fetching: bool,
-    lease: LeaseHeld,
+    /// The session with the successor that is brought up to date.
+    pub(super) sync_out: Option<SyncOut>,
+    /// Sessions so far.
+    pub(super) sync_sessions: u64,
+    pub(super) stats: ResyncStats,
+    /// Filled to tell the agent now.
+    pub(super) tell: Slot<()>,
+    watch: Option<Rc<dyn Fn(&Seen)>>,
 }
 
 impl Actor for Storage {
     type Msg = StorageMsg;
 }
 
-/// Longest pause between attempts at a successor.
-const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
-/// Chunks removed side by side by one request.
-const REMOVE_WIDTH: usize = 16;
+/// Pending updates driven on side by side.
+const DRIVE_WIDTH: usize = 16;
+/// Longest wait for newer routing.
+const FETCH_MAX: Duration = Duration::from_millis(500);
+/// How often the agent is told how full the target is, and that its disk still works.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How often emptied chunks are looked at.
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What a target's journal takes at most, in bytes: six segments of the default size.
 const JOURNAL_MAX: u64 = 192 << 20;
 /// Most chunks in one listing.
-const LIST_MAX: u32 = 4096;
+pub(super) const LIST_MAX: u32 = 4096;
 
 impl From<EngineError> for StorageError {
     fn from(e: EngineError) -> Self {
@@ -70,13 +102,13 @@ impl From<EngineError> for StorageError {
 }
 
 /// The chunk's lock; passed on at the end of its scope.
-struct Locked {
+pub(super) struct Locked {
     me: Me<Storage>,
     chunk: ChunkId,
 }
 
 impl Locked {
-    async fn take(me: &Me<Storage>, chunk: ChunkId) -> Locked {
+    pub(super) async fn take(me: &Me<Storage>, chunk: ChunkId) -> Locked {
         // Made before the wait: were this future dropped in line, the line skips it.
         if let Some(place) = me.with(|s| s.core.lock(chunk)) {
             place.await;
@@ -92,51 +124,111 @@ impl Drop for Locked {
 }
 
 impl Storage {
-    /// Starts the actor, fetches routing, and drives on what a crash left pending.
+    /// Starts the actor and what it does of its own accord.
     pub fn start(cx: &Cx, config: StorageConfig) -> Addr<Storage> {
-        let pending = config.engine.pending();
         let actor = Storage {
             core: Core::new(config.target, config.chain),
             engine: config.engine,
             agent: config.agent,
+            target: config.target,
+            me: RawAddr::default(),
             disk: config.disk,
             planted_bug: config.planted_bug,
             fetching: false,
-            lease: LeaseHeld::default(),
+            sync_out: None,
+            sync_sessions: 0,
+            stats: ResyncStats::default(),
+            tell: Slot::new(),
+            watch: config.watch,
         };
         let (addr, me) = cx.start_with(actor);
-        let cx2 = cx.outlive();
-        cx.spawn(async move {
-            let cx = &cx2;
-            let report = TargetReport::online(config.target, addr.raw());
-            while cx.ask(config.agent, ReportTarget { report }).await.is_err() {
-                cx.sleep(Duration::from_millis(20)).await;
-            }
-            while me.with(|s| s.core.chain().is_err()) {
-                Self::fetch_routing(&me, cx).await;
-                if me.with(|s| s.core.chain().is_err()) {
-                    cx.sleep(Duration::from_millis(20)).await;
-                }
-            }
-            if !pending.is_empty() {
-                tracing::info!(target = config.target.0, n = pending.len(), "driving on updates");
-            }
-            for chunk in pending {
-                let _lock = Locked::take(&me, chunk).await;
-                Self::redrive(&me, chunk, cx).await;
-            }
-            Self::find_empty(&me, cx).await;
-            loop {
-                cx.sleep(PURGE_EVERY).await;
-                while let Some(chunk) = me.with(|s| s.core.purgeable(cx.now())) {
-                    Self::purge(&me, chunk, cx).await;
-                }
-            }
-        });
+        me.with(|s| s.me = addr.raw());
+        cx.spawn(Self::report(me.clone(), cx.outlive()));
+        cx.spawn(Self::drive(me.clone(), cx.outlive()));
+        cx.spawn(Self::resync(me.clone(), cx.outlive()));
+        cx.spawn(Self::purge_all(me, cx.outlive()));
         addr
     }
 
-    /// Removed chunks whose rows an earlier run of this process did not purge.
+    /// For ever: tells the agent what this target is, at once when that changes.
+    async fn report(me: Me<Self>, cx: Cx) {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let (agent, report, tell) = me.with(|s| {
+                s.tell = Slot::new();
+                (s.agent, s.state(), s.tell.clone())
+            });
+            let told = cx.within(FETCH_MAX).ask(agent, ReportTarget { report }).await.is_ok();
+            pause = if told { TELL_EVERY } else { (pause * 2).min(TELL_EVERY) };
+            // Ended either way: it tells again.
+            let _ = before(cx.sleep(pause), tell).await;
+        }
+    }
+
+    /// What mgmtd is to know of this target.
+    fn state(&mut self) -> TargetReport {
+        if let Some(why) = self.engine.failure()
+            && self.core.member.retire()
+        {
+            tracing::error!("target {} serves no more: {why}", self.target);
+        }
+        let member = &self.core.member;
+        let (local, chain_version) = match member.up_to_date() {
+            _ if member.retired() => (LocalState::Offline, ChainVersion(0)),
+            Some(version) => (LocalState::UpToDate, version),
+            None => (LocalState::Online, ChainVersion(0)),
+        };
+        let used_bytes = self.engine.space().used;
+        TargetReport { target: self.target, addr: self.me, local, chain_version, used_bytes }
+    }
+
+    /// For ever: while this target serves, drives on what is pending, after a start and after each
+    /// change of the chain: a dead tail may have acknowledged it, a new successor lacks it.
+    async fn drive(me: Me<Self>, cx: Cx) {
+        let mut was_head = false;
+        loop {
+            let change = me.with(|s| s.core.member.change());
+            if me.with(|s| s.core.member.chain().is_err()) {
+                Self::fetch_routing(&me, false, &cx).await;
+                // Ended by the one or the other: it looks again.
+                let _ = before(cx.sleep(Duration::from_millis(20)), change).await;
+                continue;
+            }
+            let (serves, is_head) = me.with(|s| (s.core.member.serving(), s.core.member.is_head()));
+            if serves {
+                let pending = me.with(|s| s.engine.pending());
+                for some in pending.chunks(DRIVE_WIDTH) {
+                    join_all(some.iter().map(|c| Self::drive_one(&me, *c, &cx))).await;
+                }
+            }
+            if is_head && !was_head {
+                Self::find_empty(&me, &cx).await;
+            }
+            was_head = is_head;
+            change.await;
+        }
+    }
+
+    async fn drive_one(me: &Me<Self>, chunk: ChunkId, cx: &Cx) {
+        let _lock = Locked::take(me, chunk).await;
+        match Self::redrive(me, chunk, cx).await {
+            Ok(_) => {}
+            // Whoever brings this target up to date decides what becomes of it.
+            Err(StorageError::WrongTarget) => {}
+            Err(e) => tracing::error!("chunk {chunk} keeps an update that cannot go on: {e}"),
+        }
+    }
+
+    async fn purge_all(me: Me<Self>, cx: Cx) {
+        loop {
+            cx.sleep(PURGE_EVERY).await;
+            while let Some(chunk) = me.with(|s| s.core.purgeable(cx.now())) {
+                Self::purge(&me, chunk, &cx).await;
+            }
+        }
+    }
+
+    /// Removed chunks whose rows an earlier head did not purge.
     async fn find_empty(me: &Me<Self>, cx: &Cx) {
         let mut from = ChunkId::default();
         loop {
@@ -162,8 +254,9 @@ impl Storage {
                 .engine
                 .info(chunk)
                 .is_some_and(|i| i.pending.is_none() && i.committed.is_some_and(|c| c.len == 0));
-            let chain = s.core.chain().ok().map(|c| (c.version, c.writers().count()));
-            chain.filter(|_| empty && s.core.is_head())
+            let member = &s.core.member;
+            let chain = member.chain().ok().map(|c| (c.version, c.writers().count()));
+            chain.filter(|_| empty && member.is_head())
         });
         let Some((chain_version, targets)) = ready else { return };
         let u = UpdateChunk {
@@ -173,6 +266,7 @@ impl Storage {
             data: Bulk::default(),
             request: RequestId::default(),
             version: None,
+            born: chain_version,
             hops: targets.saturating_sub(1) as u8,
         };
         // A refusal (the chain has changed) leaves the row to the next start or removal.
@@ -181,14 +275,15 @@ impl Storage {
         }
     }
 
-    async fn fetch_routing(me: &Me<Self>, cx: &Cx) {
+    /// Asks the agent for newer routing; `fresh`: because mgmtd certainly has some.
+    pub(super) async fn fetch_routing(me: &Me<Self>, fresh: bool, cx: &Cx) {
         let Some((agent, have)) = me.with(|s| {
             let free = !std::mem::replace(&mut s.fetching, true);
-            free.then_some((s.agent, s.core.routing.version))
+            free.then_some((s.agent, s.core.member.routing.version))
         }) else {
             return cx.sleep(Duration::from_millis(5)).await;
         };
-        let got = cx.ask(agent, GetRouting { have, fresh: false }).await;
+        let got = cx.within(FETCH_MAX).ask(agent, GetRouting { have, fresh }).await;
         me.with(|s| {
             s.fetching = false;
             // No answer: the caller tries again, it needs the routing to go on.
@@ -198,267 +293,37 @@ impl Storage {
         });
     }
 
-    fn adopt(&mut self, routing: crate::proto::mgmtd::Routing) {
-        if self.core.adopt(routing) {
-            let routing = &self.core.routing;
+    fn adopt(&mut self, routing: Routing) {
+        let known = &self.core.member.routing;
+        let version = |r: &Routing| r.chain(self.core.member.chain_id()).map(|c| c.version);
+        if version(known) != version(&routing) {
+            self.tell.fill(());
+        }
+        let ended = known.session_max != routing.session_max || known.sessions != routing.sessions;
+        if self.core.member.adopt(routing) && ended {
+            let routing = &self.core.member.routing;
             self.engine.forget_sessions(&|s| routing.session_alive(s));
         }
     }
 
-    /// One update, from admission to commit. A client's removal empties the chunk: its row stays
-    /// for a while, with what is known of its writers, and is purged later.
-    async fn update(me: &Me<Self>, mut u: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
-        Self::admitted(me, &u, cx).await?;
-        if u.version.is_none() && u.kind == UpdateKind::Remove {
-            (u.kind, u.data) = (UpdateKind::Replace, Bulk::default());
-        }
-        let emptied = u.version.is_none() && u.kind == UpdateKind::Replace && u.data.is_empty();
-        let chunk = u.chunk;
-        let updated = Self::carry_out(me, u, cx).await?;
-        if emptied {
-            let now = cx.now();
-            me.with(|s| s.core.emptied(chunk, now));
-        }
-        Ok(updated)
-    }
-
-    async fn carry_out(me: &Me<Self>, u: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
-        let _lock = Locked::take(me, u.chunk).await;
-        let version = loop {
-            let begun = me.with(|s| {
-                s.core.admit(&u)?;
-                let info = s.engine.info(u.chunk);
-                if u.version.is_none() && u.kind == UpdateKind::Remove {
-                    let len = info.as_ref().and_then(|i| i.committed).map_or(0, |c| c.len);
-                    if len > 0 {
-                        return Ok(Begin::Done(summary(info.as_ref()))); // written again meanwhile
-                    }
-                }
-                s.core.begin(&u, info.as_ref(), s.engine.fresh_version())
-            })?;
-            match begun {
-                Begin::Done(updated) => return Ok(updated),
-                Begin::Redrive(_) => return Ok(Self::redrive(me, u.chunk, &cx.outlive()).await),
-                Begin::Unfinished => {
-                    Self::redrive(me, u.chunk, &cx.outlive()).await;
-                }
-                Begin::Apply(version) => break version,
-            }
-        };
-        let cx = &cx.outlive(); // begun: the sender may give up, the update may not
-        let (engine, is_tail) = me.with(|s| (s.engine.clone(), s.core.successor().is_none()));
-        let op = match u.kind {
-            UpdateKind::Write { offset } => Op::Write { offset, data: u.data.0.clone() },
-            UpdateKind::Truncate { len } => Op::Truncate { len },
-            UpdateKind::Remove => Op::Remove,
-            UpdateKind::Replace => Op::Replace { data: u.data.0.clone() },
-        };
-        let early = me.with(|s| s.planted_bug == Some(PlantedBug::CommitBeforeSuccessor));
-        let applied = engine
-            .apply(
-                cx,
-                Update {
-                    chunk: u.chunk,
-                    version,
-                    chain_version: u.chain_version,
-                    op,
-                    request: Some(u.request),
-                    commit: is_tail || early,
-                },
-            )
-            .await?;
-        let updated =
-            Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
-        if is_tail {
-            return Ok(updated);
-        }
-        if early {
-            let (me, cx) = (me.clone(), cx.clone());
-            let task = cx.clone();
-            cx.spawn(async move { Self::forward(&me, u, version, &task).await });
-            return Ok(updated);
-        }
-        let chunk = u.chunk;
-        Self::forward(me, u, version, cx).await;
-        Self::commit(me, chunk, version, cx);
-        Ok(updated)
-    }
-
-    /// Waits out a routing that is behind the sender's; refuses what is not for us.
-    async fn admitted(me: &Me<Self>, u: &UpdateChunk, cx: &Cx) -> Result<(), StorageError> {
-        match me.with(|s| s.core.admit(u)) {
-            Err(StorageError::BehindChain { .. } | StorageError::NotReady) => {
-                Self::fetch_routing(me, cx).await;
-                me.with(|s| s.core.admit(u))
-            }
-            other => other,
+    pub(super) fn seen(&self, what: impl FnOnce(TargetId, ChainId) -> Seen) {
+        if let Some(watch) = &self.watch {
+            watch(&what(self.target, self.core.member.chain_id()));
         }
     }
 
-    /// Sends a stored version to the successor until that has it, whatever it takes: the chain may
-    /// change meanwhile, the version may not. At the (new) tail there is nothing to do.
-    async fn forward(me: &Me<Self>, mut u: UpdateChunk, version: ChunkVersion, cx: &Cx) {
-        let mut pause = Duration::from_millis(1);
-        u.version = Some(version);
-        while let Some((next, chain_version, hops)) = me.with(|s| s.core.successor()) {
-            u.chain_version = chain_version;
-            u.hops = hops;
-            if let Some(next) = next {
-                let attempt = cx.within(Duration::from_secs(5));
-                match attempt.ask::<Storage, _>(Addr::from_raw(next), u.clone()).await {
-                    Ok(Ok(_)) => return,
-                    Ok(Err(StorageError::VersionGap { .. })) => {
-                        u = Self::whole(me, &u, cx).await;
-                        continue;
-                    }
-                    Ok(Err(
-                        StorageError::NoSpace
-                        | StorageError::TooManyWriters
-                        | StorageError::Corrupt(_)
-                        | StorageError::Failed(_)
-                        | StorageError::InvalidArgument(_),
-                    )) => {
-                        // It stays pending here: an operator makes room, or the chain drops it.
-                        pause = RETRY_PAUSE_MAX;
-                    }
-                    Ok(Err(_)) | Err(AskError::NotSent(_) | AskError::Unknown(_)) => {}
-                }
-            }
-            cx.sleep(pause).await;
-            pause = (pause * 2).min(RETRY_PAUSE_MAX);
-            Self::fetch_routing(me, cx).await;
+    /// Refuses what needs a lease.
+    pub(super) fn leased(&self, now: Time) -> Result<(), StorageError> {
+        self.leased_since(now, now)
+    }
+
+    /// Refuses what needs a lease that was held all the time from `start` on.
+    fn leased_since(&self, start: Time, now: Time) -> Result<(), StorageError> {
+        let held = self.core.member.held_since(now).is_some_and(|since| since <= start);
+        if held || self.planted_bug == Some(PlantedBug::NoLeaseCheck) {
+            return Ok(());
         }
-    }
-
-    /// The pending update of a chunk as a replacement of its whole content.
-    async fn whole(me: &Me<Self>, u: &UpdateChunk, cx: &Cx) -> UpdateChunk {
-        let engine = me.with(|s| s.engine.clone());
-        let mut out = u.clone();
-        match engine.read_pending(cx, u.chunk).await {
-            Ok(p) => {
-                out.kind = UpdateKind::Remove;
-                if let Op::Replace { data } = p.op {
-                    out.kind = UpdateKind::Replace;
-                    out.data = Bulk(data);
-                }
-            }
-            Err(e) => {
-                // Only a planted bug can have committed it already.
-                let planted = me.with(|s| s.planted_bug.is_some());
-                assert!(planted, "the pending content of {} is gone: {e}", u.chunk);
-            }
-        }
-        out
-    }
-
-    /// Drives a stored, uncommitted update to the end of the chain and commits it.
-    /// The caller holds the chunk's lock.
-    async fn redrive(me: &Me<Self>, chunk: ChunkId, cx: &Cx) -> Updated {
-        let info = me.with(|s| s.engine.info(chunk));
-        let Some(p) = info.as_ref().and_then(|i| i.pending) else {
-            return summary(info.as_ref());
-        };
-        let version = p.version;
-        let request = info
-            .iter()
-            .flat_map(|i| i.recent.iter())
-            .find(|r| r.version == version)
-            .map_or(RequestId::default(), |r| RequestId { session: r.session, seq: r.seq });
-        let u = UpdateChunk {
-            chunk,
-            chain_version: p.chain_version,
-            kind: UpdateKind::Remove,
-            data: Bulk::default(),
-            request,
-            version: Some(version),
-            hops: 0,
-        };
-        let u = Self::whole(me, &u, cx).await;
-        Self::forward(me, u, version, cx).await;
-        Self::commit(me, chunk, version, cx);
-        let info = me.with(|s| s.engine.info(chunk));
-        let mut out = summary(info.as_ref());
-        out.version = out.version.max(version);
-        out
-    }
-
-    fn commit(me: &Me<Self>, chunk: ChunkId, version: ChunkVersion, cx: &Cx) {
-        let done = me.with(|s| {
-            let chain_version = s.core.chain().map(|c| c.version).unwrap_or_default();
-            let pending = s.engine.info(chunk).and_then(|i| i.pending.map(|p| p.version));
-            match pending {
-                Some(p) if p == version => s.engine.commit(cx, chunk, version, chain_version),
-                _ => Ok(()),
-            }
-        });
-        match done {
-            Ok(()) => {}
-            // Stored, and driven on again at the next start: the target was closed, or its disk
-            // failed, while the chain was answering.
-            Err(EngineError::Failed(why)) => {
-                tracing::warn!("{chunk} version {version} stays pending: {why}");
-            }
-            Err(e) => panic!("commit of {chunk} version {version}: {e}"),
-        }
-    }
-
-    async fn remove_one(
-        me: &Me<Self>,
-        chunk: ChunkId,
-        m: &RemoveChunks,
-        cx: &Cx,
-    ) -> Result<(), StorageError> {
-        let hops = me.with(|s| s.core.successor().map_or(0, |n| n.2 + 1));
-        let u = UpdateChunk {
-            chunk,
-            chain_version: m.chain_version,
-            kind: UpdateKind::Remove,
-            data: Bulk::default(),
-            request: m.request,
-            version: None,
-            hops,
-        };
-        Self::update(me, u, cx).await.map(drop)
-    }
-}
-
-/// Chunks of a file that hold anything, at most `limit` of them, and whether there are more.
-fn full_chunks(engine: &Engine, inode: InodeId, from: u32, limit: usize) -> (Vec<ChunkId>, bool) {
-    let mut found = Vec::new();
-    let mut at = ChunkId { inode, index: from };
-    loop {
-        let page = engine.list(at, limit + 1);
-        for (chunk, info) in &page {
-            if chunk.inode != inode {
-                return (found, false);
-            }
-            let empty = info.pending.is_none() && info.committed.is_some_and(|c| c.len == 0);
-            if !empty {
-                if found.len() == limit {
-                    return (found, true);
-                }
-                found.push(*chunk);
-            }
-        }
-        match page.last().and_then(|(c, _)| c.next()) {
-            Some(next) if page.len() > limit => at = next,
-            _ => return (found, false),
-        }
-    }
-}
-
-fn summary(info: Option<&ChunkInfo>) -> Updated {
-    let c = info.and_then(|i| i.committed.as_ref());
-    c.map_or(Updated { version: ChunkVersion(0), len: 0, checksum: 0 }, |c| Updated {
-        version: c.version,
-        len: c.len,
-        checksum: c.checksum,
-    })
-}
-
-impl Handle<UpdateChunk> for Storage {
-    async fn handle(me: &Me<Self>, m: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
-        Self::update(me, m, cx).await
+        Err(StorageError::NotReady)
     }
 }
 
@@ -470,20 +335,42 @@ impl Handle<ReadChunk> for Storage {
         m: ReadChunk,
         cx: &Cx,
     ) -> Result<Option<ChunkData>, StorageError> {
+        let start = cx.now();
         if let Err(StorageError::BehindChain { .. } | StorageError::NotReady) =
-            me.with(|s| s.core.admit_read(m.chain_version))
+            me.with(|s| s.core.member.admit_read(m.chain_version))
         {
-            Self::fetch_routing(me, cx).await;
+            Self::fetch_routing(me, true, cx).await;
         }
+        let dirty = |s: &Storage| s.engine.info(m.chunk).is_some_and(|i| i.pending.is_some());
         let (engine, tail) = me.with(|s| {
-            s.core.admit_read(m.chain_version)?;
-            let dirty = s.engine.info(m.chunk).is_some_and(|i| i.pending.is_some());
-            Ok::<_, StorageError>((s.engine.clone(), s.core.tail().filter(|_| dirty)))
+            s.core.member.admit_read(m.chain_version)?;
+            s.leased(start)?;
+            let tail = dirty(s).then(|| s.core.member.tail());
+            Ok::<_, StorageError>((s.engine.clone(), tail))
         })?;
-        if let Some(tail) = tail {
-            return cx.ask(tail, m).await.unwrap_or(Err(StorageError::NotReady));
+        match tail {
+            Some(Some(tail)) => {
+                let change = me.with(|s| s.core.member.change());
+                let answer = before(cx.ask(tail, m), change).await;
+                return answer.and_then(Result::ok).unwrap_or(Err(StorageError::NotReady));
+            }
+            // The tail itself: an earlier tail, or a successor that is about to be one, may have
+            // told of it.
+            Some(None) => {
+                let _lock = Locked::take(me, m.chunk).await;
+                Self::redrive(me, m.chunk, &cx.outlive()).await?;
+            }
+            None => {}
         }
-        match engine.read(cx, m.chunk, m.offset, m.len).await {
+        let read = engine.read(cx, m.chunk, m.offset, m.len).await;
+        let now = cx.now();
+        me.with(|s| {
+            s.core.member.admit_read(m.chain_version)?;
+            s.leased_since(start, now)?;
+            s.seen(|target, chain| Seen::Served { target, chain });
+            Ok::<_, StorageError>(())
+        })?;
+        match read {
             Ok(r) if r.chunk_len == 0 => Ok(None), // removed, its row not purged yet
             Ok(r) => Ok(Some(ChunkData {
                 version: r.version,
@@ -493,22 +380,6 @@ impl Handle<ReadChunk> for Storage {
             Err(EngineError::NotFound) => Ok(None),
             Err(e) => Err(e.into()),
         }
-    }
-}
-
-impl Handle<RemoveChunks> for Storage {
-    async fn handle(me: &Me<Self>, m: RemoveChunks, cx: &Cx) -> Result<Removed, StorageError> {
-        if !me.with(|s| s.core.is_head()) {
-            return Err(StorageError::WrongTarget);
-        }
-        let limit = m.limit.clamp(1, LIST_MAX) as usize;
-        let (take, more) = me.with(|s| full_chunks(&s.engine, m.inode, m.from, limit));
-        for some in take.chunks(REMOVE_WIDTH) {
-            for r in join_all(some.iter().map(|c| Self::remove_one(me, *c, &m, cx))).await {
-                r?;
-            }
-        }
-        Ok(Removed { count: take.len() as u32, more })
     }
 }
 
@@ -567,18 +438,21 @@ impl Handle<GetSpace> for Storage {
     }
 }
 
-impl Handle<NewRouting> for Storage {
-    async fn handle(me: &Me<Self>, m: NewRouting, _: &Cx) {
-        me.with(|s| s.adopt(m.routing));
+impl Handle<LeaseHeld> for Storage {
+    async fn handle(me: &Me<Self>, m: LeaseHeld, cx: &Cx) {
+        let now = cx.now();
+        let behind = me.with(|s| {
+            s.core.member.grant(Time::from_us(m.until_us), m.routing, now);
+            s.core.member.routing.version < m.routing
+        });
+        if behind {
+            Self::fetch_routing(me, false, cx).await;
+        }
     }
 }
 
-impl Handle<LeaseHeld> for Storage {
-    async fn handle(me: &Me<Self>, m: LeaseHeld, _: &Cx) {
-        me.with(|s| {
-            if m.until_us > s.lease.until_us {
-                s.lease = m;
-            }
-        });
+impl Handle<NewRouting> for Storage {
+    async fn handle(me: &Me<Self>, m: NewRouting, _: &Cx) {
+        me.with(|s| s.adopt(m.routing));
     }
 }

@@ -158,8 +158,15 @@ pub async fn start_target(
     else {
         return Ok(false);
     };
-    let config =
-        StorageConfig { engine: engine.clone(), target, chain, agent, disk, planted_bug: None };
+    let config = StorageConfig {
+        engine: engine.clone(),
+        target,
+        chain,
+        agent,
+        disk,
+        planted_bug: None,
+        watch: None,
+    };
     let addr = Storage::start(cx, config).raw();
     TARGETS.with(|t| t.borrow_mut().push(Running { engine, target, addr, in_cluster }));
     Ok(true)

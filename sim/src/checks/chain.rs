@@ -12,19 +12,19 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
 use t3fs_actors::proto::agent::Announce;
-use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
+use t3fs_actors::proto::ids::{ChainId, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
-use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, UpdateKind};
+use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{PlantedBug, Storage, StorageConfig};
-use t3fs_runtime::{Addr, Bulk, Cx, DiskId, NodeId, RawAddr};
+use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
 use crate::node::{Boot, NodeSpec};
-use crate::oracles::history::{Action, History, Told};
+use crate::oracles::history::History;
 use crate::rng::Rng;
-use crate::workloads::cells::Cells;
+use crate::workloads::chunks::{ChunkClient, check};
 use crate::world::Sim;
 
 pub(super) const CHECK: Check = Check {
@@ -48,17 +48,22 @@ fn mgmtd_addr(node: NodeId) -> Addr<Mgmtd> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 1, epoch: RawAddr::ANY_EPOCH })
 }
 
+/// The agent of a client's node, the first actor there.
+fn agent_addr(node: NodeId) -> Addr<Agent> {
+    Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
+}
+
 /// No death: members stay as they are, and come back with all they had.
 fn timing() -> Timing {
     Timing { node_lease: Duration::from_secs(3600), ..Timing::default() }
 }
 
-fn agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<Agent> {
+fn start_agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<Agent> {
     let config = AgentConfig { server, timing: timing(), ..AgentConfig::new("sim", vec![mgmtd]) };
     Agent::start(cx, config)
 }
 
-fn engine_config() -> EngineConfig {
+pub(super) fn engine_config() -> EngineConfig {
     EngineConfig {
         overlay_bytes: 256 << 10,
         journal_segment_bytes: 256 << 10,
@@ -79,8 +84,9 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
         false => Engine::create(&cx, disk, "target", &identity, engine_config()).await,
     };
     let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
-    let agent = agent(&cx, mgmtd, Some(ServerInfo::default()));
-    let config = StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug };
+    let agent = start_agent(&cx, mgmtd, Some(ServerInfo::default()));
+    let config =
+        StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug, watch: None };
     let addr = Storage::start(&cx, config).raw();
     let m = Announce { metas: Vec::new(), targets: vec![TargetReport::online(target, addr)] };
     while cx.ask(agent, m.clone()).await.is_err() {
@@ -108,12 +114,15 @@ fn run(run: &Run<'_>) -> Result<(), String> {
             }))
         })
         .collect();
-    let clients: Vec<NodeId> = (0..CLIENTS).map(|_| world.add_node(NodeSpec::new())).collect();
+    let with_agent = NodeSpec::new().boot(move |b: &Boot| {
+        start_agent(&b.cx, mgmtd, None);
+    });
+    let clients: Vec<NodeId> = (0..CLIENTS).map(|_| world.add_node(with_agent.clone())).collect();
     let members = servers.iter().enumerate().map(|(i, n)| (TargetId(i as u32 + 1), *n)).collect();
     let chains = CreateChains { chains: vec![(CHAIN, members)] };
     world
         .block_on(clients[0], |cx| async move {
-            let agent = agent(&cx, mgmtd, None);
+            let agent = agent_addr(cx.node());
             while !matches!(cx.ask(agent, chains.clone()).await, Ok(Ok(_))) {
                 cx.sleep(Duration::from_millis(10)).await;
             }
@@ -128,7 +137,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         let rng = world.rng(100 + i as u64);
         let sim = world.handle();
         world.spawn(*node, 0, move |cx| async move {
-            if let Err(e) = client(&cx, &sim, i as u32, mgmtd, rng, history).await {
+            if let Err(e) = client(&cx, &sim, i as u32, rng, history).await {
                 wrong.borrow_mut().get_or_insert(e);
             }
             done.set(done.get() + 1);
@@ -151,26 +160,15 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     if let Some(e) = wrong.borrow_mut().take() {
         return Err(e);
     }
-    history.check().map_err(|v| {
-        let all = v.chunk.map(|c| history.chunk(c)).unwrap_or_default();
-        let lines: Vec<String> = all.iter().map(|o| format!("  {o:?}")).collect();
-        format!("{v}\nall of the chunk:\n{}", lines.join("\n"))
-    })?;
+    check(&history)?;
     world
-        .block_on(clients[0], move |cx| async move { converge(&cx, mgmtd).await })
+        .block_on(clients[0], move |cx| async move { converge(&cx).await })
         .map_err(|h| format!("the comparison ended with {h:?}"))?
 }
 
 /// One client: draws actions on a few chunks, one after another, and records what it was told.
-async fn client(
-    cx: &Cx,
-    sim: &Sim,
-    me: u32,
-    mgmtd: Addr<Mgmtd>,
-    rng: Rng,
-    history: History,
-) -> Result<(), String> {
-    let agent = agent(cx, mgmtd, None);
+async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Result<(), String> {
+    let agent = agent_addr(cx.node());
     let link = loop {
         // The storm may outlast one attempt's patience.
         match Link::open_chains(cx, agent, "sim").await {
@@ -179,71 +177,15 @@ async fn client(
             Err(e) => return Err(format!("client {me} found no cluster: {e}")),
         }
     };
-    let cells = Cells {
-        cell_bytes: 2048,
-        cells_max: 8,
-        write_ppm: 450_000,
-        truncate_ppm: 50_000,
-        remove_ppm: 50_000,
-    };
-    for n in 0..OPS {
-        let chunk_number = rng.below(CHUNKS);
-        let chunk = ChunkId { inode: InodeId(9), index: chunk_number as u32 };
-        let value = u64::from(me + 1) << 32 | (n + 1);
-        let action = cells.draw(&rng, value);
-        let id = history.invoke(chunk_number, me, action.clone());
-        let bytes_of = |cell: u32| cell * cells.cell_bytes as u32;
-        let told = match &action {
-            Action::Read { cells: range } => {
-                let (from, len) = (bytes_of(range.start), bytes_of(range.len() as u32));
-                match link.read(cx, CHAIN, chunk, from, len).await {
-                    Ok(None) => Ok(Told::absent()),
-                    Ok(Some(d)) => {
-                        let seen = cells
-                            .understand(&d.data)
-                            .map_err(|e| format!("chunk {chunk} version {}: {e}", d.version))?;
-                        // Versions jump when a chunk is made anew, so order comes from values
-                        // alone.
-                        Ok(Told { version: None, cells: Some(seen) })
-                    }
-                    Err(e) => Err(e),
-                }
-            }
-            update => {
-                let (kind, data) = match update {
-                    Action::Write { cells: range, value } => {
-                        let (offset, data) = cells.bytes(range, *value);
-                        (UpdateKind::Write { offset: offset as u32 }, Bulk::from(data))
-                    }
-                    Action::Truncate { len } => {
-                        (UpdateKind::Truncate { len: bytes_of(*len) }, Bulk::default())
-                    }
-                    _ => (UpdateKind::Remove, Bulk::default()),
-                };
-                let request = link.request();
-                let sent = link.update(cx, CHAIN, chunk, kind, data, request).await;
-                sent.map(|_| Told::default())
-            }
-        };
-        match told {
-            Ok(told) => {
-                sim.note(&[u64::from(me), n], format_args!("client {me} op {n}: {told:?}"));
-                history.returned(id, told);
-            }
-            Err(FsError::Unavailable(_)) => {} // the outcome stays unknown
-            Err(e) => return Err(format!("client {me}, {action:?} of {chunk}: {e}")),
-        }
-        if rng.below(4) == 0 {
-            cx.sleep(Duration::from_millis(rng.below(200))).await;
-        }
-    }
-    Ok(())
+    let pause = Duration::from_millis(200);
+    let client = ChunkClient { me, chains: vec![CHAIN], chunks: CHUNKS, ops: OPS, pause };
+    client.run(cx, sim, &link, &rng, &history).await
 }
 
 /// All replicas list the same chunks, nothing pending, within bounded time.
-async fn converge(cx: &Cx, mgmtd: Addr<Mgmtd>) -> Result<(), String> {
-    let link =
-        Link::open_chains(cx, agent(cx, mgmtd, None), "check").await.map_err(|e| e.to_string())?;
+async fn converge(cx: &Cx) -> Result<(), String> {
+    let opened = Link::open_chains(cx, agent_addr(cx.node()), "check").await;
+    let link = opened.map_err(|e| e.to_string())?;
     let mut last = String::new();
     for _ in 0..100 {
         let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();

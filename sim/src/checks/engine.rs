@@ -206,13 +206,14 @@ async fn client(cx: Cx, e: Engine, s: Rc<Shared>, rng: Rng, who: u64, steps: u64
         let chunk = *rng.pick(&chunk_ids(who));
         let c = s.model.borrow().get(&chunk).cloned().unwrap_or_default();
         match rng.below(12) {
-            0..7 if c.now.pending.is_none() => {
+            0..6 if c.now.pending.is_none() => {
                 update(&cx, &e, &s, &rng, who, chunk, &c).await;
             }
             7 if c.now.pending.is_some() && rng.coin() => {
-                // A replacement over a pending version, as a resync sends it.
+                // A replacement over a pending version, as a predecessor sends it.
                 update(&cx, &e, &s, &rng, who, chunk, &c).await;
             }
+            6 | 8 if rng.below(3) == 0 => overwrite(&cx, &e, &s, &rng, chunk, &c).await,
             0..9 => {
                 if let Some((version, _)) = &c.now.pending {
                     commit(&cx, &e, &s, chunk, *version);
@@ -295,6 +296,44 @@ async fn update(
             m.allowed.pop();
         }
         Err(why) => s.complain(format!("{chunk}: {op:?} as {version} was refused: {why}")),
+    }
+}
+
+/// Another replica's content over whatever there is, under any version: what a resync does.
+async fn overwrite(cx: &Cx, e: &Engine, s: &Rc<Shared>, rng: &Rng, chunk: ChunkId, c: &Chunk) {
+    let to = match rng.below(4) {
+        0 => None,
+        1 => Some(Rc::new(Vec::new())),
+        _ => Some(Rc::new(random_bytes(rng, random_len(rng)))),
+    };
+    let version = 1 + rng.below(c.now.version() + 3);
+    let content = to.as_ref().map(|c: &Content| Bytes::from(c.to_vec()));
+    s.sent.borrow_mut().entry((chunk, version)).or_default().push(to.clone());
+    let after = ChunkState { committed: to.map(|c| (version, c)), pending: None, last: None };
+    {
+        let mut model = s.model.borrow_mut();
+        let m = model.entry(chunk).or_default();
+        if m.allowed.is_empty() {
+            m.allowed.push(m.now.clone());
+        }
+        m.allowed.push(after.clone());
+    }
+    let versions = (ChunkVersion(version), ChainVersion(1));
+    match e.overwrite(cx, chunk, versions, content, Vec::new()).await {
+        Ok(_) => {
+            let mut model = s.model.borrow_mut();
+            let m = model.get_mut(&chunk).expect("entered above");
+            m.now = after.clone();
+            m.allowed = vec![after];
+        }
+        // Its disk operation failed: nothing is known until the target opens again.
+        Err(EngineError::Failed(_) | EngineError::Disk(_)) if s.faulty => {}
+        Err(EngineError::NoSpace) if s.faulty => {
+            let mut model = s.model.borrow_mut();
+            let m = model.get_mut(&chunk).expect("entered above");
+            m.allowed.pop();
+        }
+        Err(why) => s.complain(format!("{chunk}: an overwrite was refused: {why}")),
     }
 }
 

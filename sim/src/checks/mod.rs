@@ -7,6 +7,8 @@
 mod chain;
 mod disk;
 pub mod engine;
+mod members;
+mod mgmtd;
 
 use crate::trace::Sink;
 use crate::world::World;
@@ -49,7 +51,7 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK];
+pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK, mgmtd::CHECK, members::CHECK];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {

@@ -5,7 +5,7 @@ use core::time::Duration;
 use super::*;
 
 /// Waits until nothing is left to collect.
-async fn settle(w: &World) -> Report {
+pub(super) async fn settle(w: &World) -> Report {
     for _ in 0..1000 {
         let report = fsck(&w.cx, w.kv).await.unwrap();
         if report.garbage == 0 {

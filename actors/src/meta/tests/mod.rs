@@ -3,6 +3,7 @@
 //! [`World`] starts `Kv` and `Meta` on one shard; the rest of the cluster is [`Beside`], which
 //! knows one chain and notes what is removed from it.
 
+use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -26,6 +27,7 @@ mod concurrent;
 mod model;
 mod posix;
 mod retries;
+mod several;
 mod speed;
 
 /// The rest of the cluster.
@@ -94,7 +96,8 @@ impl World {
     async fn start_on(cx: Cx, disk: MemoryDisk, beside: Rc<Beside>) -> World {
         let kv = Kv::start(&cx, Box::new(disk.open())).unwrap();
         let agent = Addr::from_raw(RawAddr::default());
-        let config = MetaConfig { stripe: 2, ..MetaConfig::new(kv, agent) };
+        let keep_answers = Duration::ZERO;
+        let config = MetaConfig { stripe: 2, keep_answers, ..MetaConfig::new(kv, agent) };
         let meta = Meta::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();
         World { cx, disk, kv, meta, beside, seq: Cell::new(0) }
     }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use bytes::Bytes;
 use t3fs_runtime::disk::OpenMode;
 use t3fs_runtime::{Cx, DiskId, Slot};
 
@@ -118,11 +119,41 @@ impl Engine {
         u: Update,
         recents: Vec<Recent>,
     ) -> Result<Applied, EngineError> {
-        self.0.with(|s| s.begin(&u, &self.0.cfg))?;
+        self.run(cx, u, recents, false).await
+    }
+
+    /// Makes a chunk what another replica says it is, committed, instead of all that is known of
+    /// it here: also instead of pending and higher versions. No content: it is removed. Durable
+    /// when it returns; a crash before leaves it as it was or as it is to be.
+    pub async fn overwrite(
+        &self,
+        cx: &Cx,
+        chunk: ChunkId,
+        (version, chain_version): (ChunkVersion, ChainVersion),
+        content: Option<Bytes>,
+        recents: Vec<Recent>,
+    ) -> Result<Applied, EngineError> {
+        let op = content.map_or(Op::Remove, |data| Op::Replace { data });
+        let removes = op == Op::Remove;
+        let u = Update { chunk, version, chain_version, op, request: None, commit: true };
+        match self.run(cx, u, recents, true).await {
+            Err(EngineError::NotFound) if removes => Ok(Applied { version, len: 0, checksum: 0 }),
+            other => other,
+        }
+    }
+
+    async fn run(
+        &self,
+        cx: &Cx,
+        u: Update,
+        recents: Vec<Recent>,
+        overwrite: bool,
+    ) -> Result<Applied, EngineError> {
+        self.0.with(|s| s.begin(&u, overwrite, &self.0.cfg))?;
         let done = Slot::new();
         let (inner, answer, cx) = (Rc::clone(&self.0), done.clone(), cx.outlive());
         cx.clone().spawn(async move {
-            let r = inner.update(&cx, &u, recents).await;
+            let r = inner.update(&cx, &u, recents, overwrite).await;
             inner.with(|s| s.busy.remove(&u.chunk));
             answer.fill(r);
         });
@@ -202,6 +233,11 @@ impl Engine {
             let rows = s.index.range(from).filter_map(|(c, r)| Some((*c, info_of(r)?)));
             rows.take(limit).collect()
         })
+    }
+
+    /// Why the target takes no updates any more, if so: its disk has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.0.with(|s| s.failed.clone())
     }
 
     pub fn space(&self) -> Space {

@@ -83,7 +83,9 @@ impl Index {
         let before = self.rows.get(&chunk).map_or(0, Row::cost);
         let wrong = |what: &str| format!("chunk {chunk}, update {usn}: {what}");
         let mut effects = match record {
+            Record::Write(w) if w.overwrite => self.overwrite(usn, w),
             Record::Write(w) => self.write(usn, w),
+            Record::Remove { overwrite: true, .. } => self.overremove(chunk),
             Record::Remove { version, chain_version, commit, request, .. } => {
                 self.remove(usn, chunk, version, chain_version, commit, request)
             }
@@ -146,6 +148,27 @@ impl Index {
             if w.commit { self.commit(w.chunk, chain_version) } else { Effects::default() };
         effects.freed.extend(superseded);
         effects
+    }
+
+    /// A content from outside instead of all that was known of the chunk.
+    fn overwrite(&mut self, usn: u64, w: WriteRecord) -> Effects {
+        let freed = self.rows.remove(&w.chunk).map_or(Vec::new(), |r| r.extents().collect());
+        let mut row = Row::new();
+        row.usn = usn;
+        row.state = w.state;
+        row.base = w.base.expect("checked when it was made or read");
+        let x = row.extra.get_or_insert_default();
+        x.recent = w.recents;
+        x.layer = Layer::of(usn, w.cut, w.patches);
+        row.slim();
+        self.rows.insert(w.chunk, row);
+        Effects { freed, ..Effects::default() }
+    }
+
+    fn overremove(&mut self, chunk: ChunkId) -> Effects {
+        let row = self.rows.remove(&chunk);
+        let freed = row.as_ref().map_or(Vec::new(), |r| r.extents().collect());
+        Effects { freed, removed: row.is_some(), ..Effects::default() }
     }
 
     fn remove(

@@ -259,6 +259,12 @@ impl Row {
         self.extra.as_ref().map(|x| &x.layer)
     }
 
+    /// All extents it refers to.
+    pub fn extents(&self) -> impl Iterator<Item = Extent> + use<> {
+        let pending = self.pending().and_then(Pending::extent);
+        [self.base.extent, pending].into_iter().flatten()
+    }
+
     /// Bytes of overlay it holds.
     pub fn cost(&self) -> usize {
         let Some(x) = &self.extra else { return 0 };

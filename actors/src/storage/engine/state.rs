@@ -165,12 +165,17 @@ impl State {
         self.alive()
     }
 
-    /// Checks an update and makes the chunk busy.
-    pub fn begin(&mut self, u: &Update, cfg: &EngineConfig) -> Result<(), EngineError> {
+    /// Checks an update and makes the chunk busy. `overwrite`: whatever versions there are.
+    pub fn begin(
+        &mut self,
+        u: &Update,
+        overwrite: bool,
+        cfg: &EngineConfig,
+    ) -> Result<(), EngineError> {
         self.open()?;
         let row = self.index.get(u.chunk);
         let have = row.map_or(ChunkVersion(0), |r| r.committed());
-        if u.version <= have {
+        if u.version <= have && !overwrite {
             return Err(EngineError::Stale { have });
         }
         if self.busy.contains(&u.chunk) {
@@ -179,17 +184,18 @@ impl State {
         let replace = matches!(u.op, Op::Replace { .. });
         if let Some(p) = row.and_then(|r| r.pending())
             && !p.committing
+            && !overwrite
             && !(replace && u.version >= p.state.version)
         {
             return Err(EngineError::Busy);
         }
         // A removal that is on its way has removed the chunk already.
-        let exists = row.is_some_and(|r| r.view().is_some());
+        let exists = row.is_some_and(|r| r.view().is_some() || overwrite);
         if !exists && u.op == Op::Remove {
             return Err(EngineError::NotFound);
         }
         // A new chunk may begin anywhere: versions go on growing across removal.
-        if !replace && exists && u.version.0 != have.0 + 1 {
+        if !replace && !overwrite && exists && u.version.0 != have.0 + 1 {
             return Err(EngineError::VersionGap { have, sent: u.version });
         }
         let end = match &u.op {

@@ -137,6 +137,7 @@ impl Inner {
         cx: &Cx,
         u: &Update,
         recents: Vec<Recent>,
+        overwrite: bool,
     ) -> Result<Applied, EngineError> {
         if u.op == Op::Remove {
             let record = Record::Remove {
@@ -145,6 +146,7 @@ impl Inner {
                 chain_version: u.chain_version,
                 commit: u.commit,
                 request: u.request,
+                overwrite,
             };
             self.append(cx, record, 0).await?;
             return Ok(Applied { version: u.version, len: 0, checksum: 0 });
@@ -172,6 +174,7 @@ impl Inner {
             base: made.base,
             cut: made.cut,
             patches: made.patches,
+            overwrite,
         });
         self.append(cx, record, made.reserved).await?;
         if let Some(extent) = pages {

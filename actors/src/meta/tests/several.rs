@@ -1,0 +1,74 @@
+//! Several meta servers on one store.
+
+use super::*;
+
+/// A second server beside the world's own, and the rest of the cluster as that one sees it.
+async fn another(w: &World) -> (World, Rc<Beside>) {
+    let beside = Rc::new(Beside::default());
+    *beside.routing.borrow_mut() = routing();
+    let mgmtd = Addr::from_raw(RawAddr::default());
+    let config = MetaConfig { stripe: 2, ..MetaConfig::new(w.kv, mgmtd) };
+    let meta = Meta::start_beside(&w.cx, config, Rc::clone(&beside) as _).await.unwrap();
+    let second = World {
+        cx: w.cx.clone(),
+        disk: w.disk.clone(),
+        kv: w.kv,
+        meta,
+        beside: Rc::clone(&beside),
+        seq: Cell::new(1 << 32),
+    };
+    (second, beside)
+}
+
+/// Goal: a request acts once, whichever server gets it and its retries. Method: each kind of
+/// operation goes to both servers at the same time, and to the other one afterwards: all three
+/// answers are the same, and the tree holds the effect once.
+#[test]
+fn a_request_acts_once_on_whichever_server() {
+    in_world(async |w| {
+        let (second, _) = another(&w).await;
+        let create = CreateFile { entry: w.entry(ROOT, "f"), kind: FileType::File };
+        let (a, b) = t3fs_runtime::join(w.ask(create.clone()), second.ask(create.clone())).await;
+        let made = a.clone().unwrap();
+        assert_eq!((a, second.ask(create).await), (b, Ok(made.clone())));
+
+        let mkdir = MakeDir { entry: NewEntry { mode: 0o755, ..w.entry(ROOT, "d") } };
+        let (a, b) = t3fs_runtime::join(w.ask(mkdir.clone()), second.ask(mkdir.clone())).await;
+        assert_eq!((a.clone(), second.ask(mkdir).await), (b, a));
+        assert_eq!(w.attr(ROOT).await.unwrap().nlink, 3);
+
+        let unlink = Unlink { parent: ROOT, name: b"f".to_vec(), hold: None, op: w.op() };
+        let (a, b) = t3fs_runtime::join(w.ask(unlink.clone()), second.ask(unlink.clone())).await;
+        assert_eq!(a.clone().unwrap().removed.map(|r| r.inode), Some(made.inode));
+        // The name is used again before the last retry comes.
+        w.file(ROOT, "f").await.unwrap();
+        assert_eq!((a.clone(), second.ask(unlink).await), (b, a));
+        assert_eq!(w.names(ROOT).await, ["d", "f"]);
+        w.check().await;
+    });
+}
+
+/// Goal: garbage that a server could not remove is removed by another one, and two that remove the
+/// same do no harm. Method: the first server reaches no storage; then both work at once.
+#[test]
+fn garbage_is_everybodys() {
+    in_world(async |w| {
+        w.beside.not_ready.set(u32::MAX);
+        for n in 0..100 {
+            w.file(ROOT, &format!("{n}")).await.unwrap();
+            w.unlink(ROOT, &format!("{n}")).await.unwrap();
+        }
+        // Starts with a look at what is there.
+        let (second, beside) = another(&w).await;
+        w.beside.not_ready.set(0);
+        for n in 100..200 {
+            let world = if n % 2 == 0 { &w } else { &second };
+            world.file(ROOT, &format!("{n}")).await.unwrap();
+            world.unlink(ROOT, &format!("{n}")).await.unwrap();
+        }
+        collecting::settle(&w).await;
+        assert_eq!(w.ask(CountInodes).await, Ok(1));
+        let removed = w.beside.removed.borrow().len() + beside.removed.borrow().len();
+        assert!(removed >= 400, "{removed} removals of 200 files on two chains each");
+    });
+}

@@ -1,0 +1,295 @@
+//! What a target knows of its chain, and what that makes it: head, middle, tail, one that is being
+//! brought up to date, or none of these.
+//!
+//! Sync core: routing and leases come in, decisions go out. Three rules carry the weight.
+//! *Fencing*: a request of another chain version is refused, in both directions, so that members of
+//! two versions never work together. *Lease*: who has not heard of mgmtd for two thirds of the
+//! node lease answers no reads and acknowledges nothing alone, for the chain may go on without it.
+//! *Return*: only `Serving` drives updates on and serves; whoever comes back any other way takes
+//! nothing but what its predecessor overwrites it with, and is up to date when that one says so,
+//! for exactly this chain version.
+
+use t3fs_runtime::{Addr, RawAddr, Slot, Time};
+
+use super::target::Storage;
+use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use crate::proto::mgmtd::{Chain, Routing, TargetState};
+use crate::proto::storage::{StorageError, SyncChunk, UpdateChunk};
+
+/// Who comes after this target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Next {
+    /// This target is not (or no longer) one that drives updates.
+    Out,
+    /// Nobody: what is stored here is stored everywhere.
+    Tail(ChainVersion),
+    To(Successor),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Successor {
+    /// `None`: its node has not registered yet.
+    pub(super) addr: Option<RawAddr>,
+    pub(super) chain_version: ChainVersion,
+    /// Targets behind it.
+    pub(super) hops: u8,
+    pub(super) syncing: bool,
+}
+
+/// The leave to serve, as the agent passes it on.
+#[derive(Clone, Copy, Debug)]
+struct Lease {
+    /// Held without a gap from here on.
+    since: Time,
+    until: Time,
+    /// What mgmtd knew when it gave the lease: it is worth nothing to who knows less.
+    routing: RoutingVersion,
+}
+
+/// A predecessor brings this target up to date.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct SyncIn {
+    chain_version: ChainVersion,
+    session: u64,
+    /// Messages numbered below were answered or given up: one that comes late must change nothing.
+    floor: u64,
+}
+
+pub(super) struct Membership {
+    target: TargetId,
+    chain_id: ChainId,
+    pub(super) routing: Routing,
+    lease: Lease,
+    sync_in: Option<SyncIn>,
+    /// Everything of the chain is here, as of this chain version.
+    synced: Option<ChainVersion>,
+    /// Its disk has failed: it serves no more in this run of the process.
+    retired: bool,
+    /// Who waits for the chain to change.
+    waiting: Vec<Slot<()>>,
+}
+
+impl Membership {
+    pub(super) fn new(target: TargetId, chain_id: ChainId) -> Membership {
+        let lease =
+            Lease { since: Time::default(), until: Time::default(), routing: RoutingVersion(0) };
+        Membership {
+            target,
+            chain_id,
+            routing: Routing::default(),
+            lease,
+            sync_in: None,
+            synced: None,
+            retired: false,
+            waiting: Vec::new(),
+        }
+    }
+
+    /// Adopts routing unless it is older than what we have. Whoever waits for a change of the chain
+    /// is woken by one.
+    pub(super) fn adopt(&mut self, routing: Routing) -> bool {
+        if routing.version <= self.routing.version {
+            return false;
+        }
+        let changed = self.routing.chain(self.chain_id) != routing.chain(self.chain_id);
+        self.routing = routing;
+        if changed {
+            let version = self.chain().map(|c| c.version).ok();
+            self.sync_in = self.sync_in.filter(|s| Some(s.chain_version) == version);
+            self.synced = self.synced.filter(|v| Some(*v) == version);
+            for w in self.waiting.drain(..) {
+                w.fill(());
+            }
+        }
+        true
+    }
+
+    /// Fills when the chain changes. Dropped slots are swept when there are many.
+    pub(super) fn change(&mut self) -> Slot<()> {
+        if self.waiting.len() >= 64 {
+            self.waiting.retain(|w| !w.abandoned());
+        }
+        let slot = Slot::new();
+        self.waiting.push(slot.clone());
+        slot
+    }
+
+    pub(super) fn chain(&self) -> Result<&Chain, StorageError> {
+        self.routing.chain(self.chain_id).ok_or(StorageError::NotReady)
+    }
+
+    fn state(&self) -> Option<TargetState> {
+        let chain = self.chain().ok()?;
+        chain.targets.iter().find(|t| t.target == self.target).map(|t| t.state)
+    }
+
+    pub(super) fn serving(&self) -> bool {
+        !self.retired && self.state() == Some(TargetState::Serving)
+    }
+
+    pub(super) fn chain_id(&self) -> ChainId {
+        self.chain_id
+    }
+
+    /// Ends this target's service for good. `false`: it had ended.
+    pub(super) fn retire(&mut self) -> bool {
+        for w in self.waiting.drain(..) {
+            w.fill(());
+        }
+        !std::mem::replace(&mut self.retired, true)
+    }
+
+    pub(super) fn retired(&self) -> bool {
+        self.retired
+    }
+
+    pub(super) fn is_head(&self) -> bool {
+        let head = self.chain().ok().and_then(|c| c.writers().next());
+        self.serving() && head.is_some_and(|t| t.target == self.target)
+    }
+
+    /// Whether a report may call this target up to date, and for which chain version.
+    pub(super) fn up_to_date(&self) -> Option<ChainVersion> {
+        match self.state()? {
+            TargetState::Serving => self.chain().ok().map(|c| c.version),
+            TargetState::Syncing => self.synced,
+            _ => None,
+        }
+    }
+
+    fn check_version(&self, theirs: ChainVersion) -> Result<&Chain, StorageError> {
+        let chain = self.chain()?;
+        if theirs < chain.version {
+            return Err(StorageError::StaleChain { mine: chain.version });
+        }
+        if theirs > chain.version {
+            return Err(StorageError::BehindChain { mine: chain.version });
+        }
+        Ok(chain)
+    }
+
+    /// Whether this update may come here: chain version, and head for clients, else not head.
+    pub(super) fn admit(&self, u: &UpdateChunk) -> Result<(), StorageError> {
+        self.check_version(u.chain_version)?;
+        if !self.serving() || self.is_head() == u.version.is_some() {
+            return Err(StorageError::WrongTarget);
+        }
+        Ok(())
+    }
+
+    /// What is remembered of a session's requests goes with the session, so a late retry could not
+    /// be told from a new request.
+    pub(super) fn admit_session(&self, session: SessionId) -> Result<(), StorageError> {
+        let own = session == SessionId(0); // meta's and storage's own, which may come twice
+        match own || self.routing.session_alive(session) {
+            true => Ok(()),
+            false => Err(StorageError::SessionEnded),
+        }
+    }
+
+    pub(super) fn admit_read(&self, version: ChainVersion) -> Result<(), StorageError> {
+        self.check_version(version)?;
+        if self.serving() { Ok(()) } else { Err(StorageError::WrongTarget) }
+    }
+
+    /// Whether what this target stores is acknowledged by nobody but itself.
+    pub(super) fn alone(&self) -> bool {
+        self.is_head() && matches!(self.next(), Next::Tail(_))
+    }
+
+    /// The next target that takes writes.
+    pub(super) fn next(&self) -> Next {
+        let Ok(chain) = self.chain() else { return Next::Out };
+        if !self.serving() {
+            return Next::Out;
+        }
+        let mut rest = chain.writers().skip_while(|t| t.target != self.target).skip(1);
+        match rest.next() {
+            None => Next::Tail(chain.version),
+            Some(t) => Next::To(Successor {
+                addr: t.addr,
+                chain_version: chain.version,
+                hops: rest.count() as u8,
+                syncing: t.state == TargetState::Syncing,
+            }),
+        }
+    }
+
+    /// The successor that this target has to bring up to date, and in which chain version.
+    pub(super) fn to_sync(&self) -> Option<(RawAddr, ChainVersion)> {
+        match self.next() {
+            Next::To(s) if s.syncing => Some((s.addr?, s.chain_version)),
+            _ => None,
+        }
+    }
+
+    /// The last target that serves reads, unless that is this one.
+    pub(super) fn tail(&self) -> Option<Addr<Storage>> {
+        let chain = self.chain().ok()?;
+        let tail = chain.targets.iter().rfind(|t| t.state == TargetState::Serving)?;
+        if tail.target == self.target {
+            return None;
+        }
+        tail.addr.map(Addr::from_raw)
+    }
+
+    /// mgmtd heard of this node, and told it all up to `routing`.
+    pub(super) fn grant(&mut self, until: Time, routing: RoutingVersion, now: Time) {
+        if now >= self.lease.until {
+            self.lease.since = now;
+        }
+        self.lease.until = self.lease.until.max(until);
+        self.lease.routing = self.lease.routing.max(routing);
+    }
+
+    /// Since when the lease is held without a gap; `None` without one.
+    pub(super) fn held_since(&self, now: Time) -> Option<Time> {
+        let l = &self.lease;
+        (now < l.until && self.routing.version >= l.routing).then_some(l.since)
+    }
+
+    /// A predecessor begins to bring this target up to date. A later session ends an earlier one.
+    pub(super) fn sync_start(
+        &mut self,
+        chain_version: ChainVersion,
+        session: u64,
+    ) -> Result<(), StorageError> {
+        self.check_version(chain_version)?;
+        if self.state() != Some(TargetState::Syncing) {
+            return Err(StorageError::WrongTarget);
+        }
+        if self.sync_in.is_some_and(|s| s.session > session) {
+            return Err(StorageError::NotReady);
+        }
+        if self.sync_in.is_none_or(|s| s.session < session) {
+            self.sync_in = Some(SyncIn { chain_version, session, floor: 0 });
+        }
+        Ok(())
+    }
+
+    /// Whether this content may overwrite what is here. The caller holds the chunk's lock.
+    pub(super) fn admit_sync(&mut self, m: &SyncChunk) -> Result<(), StorageError> {
+        self.check_version(m.chain_version)?;
+        if self.state() != Some(TargetState::Syncing) {
+            return Err(StorageError::WrongTarget);
+        }
+        let s = self.sync_in.as_mut().filter(|s| s.session == m.session);
+        let s = s.ok_or(StorageError::NotReady)?;
+        s.floor = s.floor.max(m.floor);
+        if m.number < s.floor { Err(StorageError::Superseded) } else { Ok(()) }
+    }
+
+    /// The predecessor has brought all. From here on this target reports that it is up to date.
+    pub(super) fn sync_done(
+        &mut self,
+        chain_version: ChainVersion,
+        session: u64,
+    ) -> Result<(), StorageError> {
+        self.check_version(chain_version)?;
+        if self.sync_in.is_none_or(|s| s.session != session) {
+            return Err(StorageError::NotReady);
+        }
+        self.synced = Some(chain_version);
+        Ok(())
+    }
+}

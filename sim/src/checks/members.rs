@@ -1,0 +1,419 @@
+//! Chains of three over three nodes that die, are cut off, stopped and started again, long enough
+//! for mgmtd to remove them from their chains and to take them back: whatever happens, chunks are
+//! linearizable; nobody serves who is not entitled to by what mgmtd has stored, or before its
+//! predecessor has brought it up to date; and when all is well again every chain has three serving
+//! replicas that are the same.
+
+use core::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::client::{FsError, Link};
+use t3fs_actors::meta::kv::MemoryDisk;
+use t3fs_actors::meta::kv::actor::Kv;
+use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig};
+use t3fs_actors::proto::agent::Announce;
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
+use t3fs_actors::proto::mgmtd::{CreateChains, Routing, TargetReport, TargetState};
+use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
+use t3fs_actors::storage::engine::{Engine, TargetIdentity};
+use t3fs_actors::storage::{PlantedBug, Seen, Storage, StorageConfig};
+use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
+
+use super::chain::engine_config;
+use super::{Check, Run};
+use crate::faults::{Menu, Swarm};
+use crate::node::{Boot, NodeSpec};
+use crate::oracles::history::History;
+use crate::rng::Rng;
+use crate::workloads::chunks::{ChunkClient, check};
+use crate::world::{Crash, Sim};
+
+pub(super) const CHECK: Check = Check {
+    name: "members",
+    about: "chains whose members leave and return stay linearizable, and are whole at the end",
+    run,
+    mutants: &["serve-before-sync", "no-lease-check"],
+};
+
+const REPLICAS: u32 = 3;
+const CLIENTS: u32 = 2;
+/// Of each chain.
+const CHUNKS: u64 = 3;
+const OPS: u64 = 60;
+/// Faults end here at the latest; then everything must get done.
+const STORM: Duration = Duration::from_secs(14);
+const CALM: Duration = Duration::from_secs(180);
+/// Clock rates differ by less than 1 %: each is off by half of that at most.
+const DRIFT_PPM: u64 = 5_000;
+
+/// What the cluster is, seen from outside, and what was seen to go wrong.
+#[derive(Default)]
+struct Watcher {
+    /// States by chain and target, as the latest stored change has them.
+    stored: BTreeMap<(ChainId, TargetId), TargetState>,
+    version: u64,
+    synced: BTreeSet<(ChainId, TargetId, ChainVersion)>,
+    wrong: Option<String>,
+    promoted: u64,
+    served: u64,
+}
+
+impl Watcher {
+    fn complain(&mut self, what: String) {
+        self.wrong.get_or_insert(what);
+    }
+
+    fn routing(&mut self, before: Option<&Routing>, after: &Routing) {
+        if after.version.0 <= self.version {
+            return;
+        }
+        self.version = after.version.0;
+        for c in &after.chains {
+            let old = before.and_then(|r| r.chain(c.id));
+            for t in &c.targets {
+                self.stored.insert((c.id, t.target), t.state);
+                let Some(old) = old else { continue };
+                let was = old.targets.iter().find(|x| x.target == t.target).map(|x| x.state);
+                if (was, t.state) != (Some(TargetState::Syncing), TargetState::Serving) {
+                    continue;
+                }
+                self.promoted += 1;
+                if !self.synced.contains(&(c.id, t.target, old.version)) {
+                    let what = "serves without having been brought up to date";
+                    self.complain(format!("target {} of chain {} {what}", t.target, c.id));
+                }
+            }
+        }
+    }
+
+    fn target(&mut self, seen: &Seen) {
+        let (what, key) = match *seen {
+            Seen::Synced { target, chain, chain_version } => {
+                self.synced.insert((chain, target, chain_version));
+                return;
+            }
+            Seen::Served { target, chain } => ("answers a read", (chain, target)),
+            Seen::AckedAlone { target, chain } => ("acknowledges alone", (chain, target)),
+        };
+        self.served += 1;
+        match self.stored.get(&key) {
+            Some(TargetState::Serving) => {}
+            state => self.complain(format!("target {} {what}, and is {state:?}", key.1)),
+        }
+    }
+}
+
+type Watch = Rc<RefCell<Watcher>>;
+
+/// Where things are, and what is shared by all of a run.
+#[derive(Clone)]
+struct Plan {
+    kv: NodeId,
+    mgmtds: Vec<NodeId>,
+    chains: Vec<(ChainId, Vec<TargetId>)>,
+    bug: Option<PlantedBug>,
+    watch: Watch,
+}
+
+fn first_actor<A>(node: NodeId) -> Addr<A> {
+    Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
+}
+
+impl Plan {
+    fn agent(&self, cx: &Cx, server: Option<ServerInfo>) -> Addr<Agent> {
+        let mgmtds = self.mgmtds.iter().map(|n| first_actor::<Mgmtd>(*n)).collect();
+        Agent::start(cx, AgentConfig { server, ..AgentConfig::new("sim", mgmtds) })
+    }
+
+    fn boot_mgmtd(&self, cx: &Cx) {
+        let watch = Rc::clone(&self.watch);
+        let config = MgmtdConfig {
+            watch: Some(Rc::new(move |seen: &mgmtd::Seen<'_>| {
+                let mut w = watch.borrow_mut();
+                match seen {
+                    mgmtd::Seen::Changed { before, after, .. } => w.routing(Some(before), after),
+                    mgmtd::Seen::Leads { routing, .. } => w.routing(None, routing),
+                    mgmtd::Seen::Acts { .. } | mgmtd::Seen::Decided { .. } => {}
+                }
+            })),
+            ..MgmtdConfig::new(first_actor(self.kv), "sim")
+        };
+        Mgmtd::start(cx, config);
+    }
+
+    /// Starts a storage node: opens (or makes) its targets, serves them, announces them.
+    async fn storage_node(self, cx: Cx, number: u32) {
+        let agent = self.agent(&cx, Some(ServerInfo::default()));
+        let mut targets = Vec::new();
+        for (chain, members) in &self.chains {
+            let Some(target) = members.iter().find(|t| t.0 % 10 == number) else { continue };
+            let addr = self.storage(&cx, *chain, *target, agent).await;
+            targets.push(TargetReport::online(*target, addr));
+        }
+        let m = Announce { metas: Vec::new(), targets };
+        while cx.ask(agent, m.clone()).await.is_err() {
+            cx.sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn storage(
+        &self,
+        cx: &Cx,
+        chain: ChainId,
+        target: TargetId,
+        agent: Addr<Agent>,
+    ) -> RawAddr {
+        let identity = TargetIdentity { cluster: "sim".into(), target, chain };
+        let (disk, dir) = (DiskId(0), format!("target-{target}"));
+        let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
+        let made = names.iter().any(|n| n == "superblock");
+        let opened = match made {
+            true => Engine::open(cx, disk, &dir, &identity, engine_config()).await,
+            false => Engine::create(cx, disk, &dir, &identity, engine_config()).await,
+        };
+        let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
+        let watch = Rc::clone(&self.watch);
+        let config = StorageConfig {
+            engine,
+            target,
+            chain,
+            agent,
+            disk,
+            planted_bug: self.bug,
+            watch: Some(Rc::new(move |seen: &Seen| watch.borrow_mut().target(seen))),
+        };
+        Storage::start(cx, config).raw()
+    }
+}
+
+/// A cluster in a world.
+struct Cluster {
+    plan: Plan,
+    servers: Vec<NodeId>,
+    clients: Vec<NodeId>,
+}
+
+impl Cluster {
+    fn build(run: &Run<'_>) -> Cluster {
+        let world = run.world;
+        let rng = world.rng(1);
+        let drift = || rng.below(2 * DRIFT_PPM + 1) as i64 - DRIFT_PPM as i64;
+        let disk = MemoryDisk::new();
+        let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+            Kv::start(&b.cx, Box::new(disk.open())).expect("a store");
+        }));
+        // The nodes of mgmtds follow that of the KV.
+        let mgmtds: Vec<NodeId> =
+            (0..2 + rng.below(2) as u32).map(|i| NodeId(kv.0 + 1 + i)).collect();
+        let chains = (1..=1 + rng.below(2) as u32).map(|c| {
+            let of = |i: u32| TargetId(c * 10 + 1 + (c + i) % REPLICAS);
+            (ChainId(c), (0..REPLICAS).map(of).collect())
+        });
+        let bug = match run.mutant {
+            Some("serve-before-sync") => Some(PlantedBug::ServeBeforeSync),
+            Some("no-lease-check") => Some(PlantedBug::NoLeaseCheck),
+            _ => None,
+        };
+        let plan = Plan { kv, mgmtds, chains: chains.collect(), bug, watch: Watch::default() };
+        for n in &plan.mgmtds {
+            let p = plan.clone();
+            let spec = NodeSpec::new().drift_ppm(drift());
+            let id = world.add_node(spec.boot(move |b: &Boot| p.boot_mgmtd(&b.cx)));
+            assert_eq!(id, *n);
+        }
+        let server = |number: u32| {
+            let p = plan.clone();
+            let spec = NodeSpec::new().drift_ppm(drift()).disk(256 << 20);
+            world.add_node(spec.boot(move |b: &Boot| {
+                b.cx.spawn(p.clone().storage_node(b.cx.clone(), number));
+            }))
+        };
+        let servers = (1..=REPLICAS).map(server).collect();
+        let client = |_| {
+            let (p, spec) = (plan.clone(), NodeSpec::new().drift_ppm(drift()));
+            world.add_node(spec.boot(move |b: &Boot| {
+                p.agent(&b.cx, None);
+            }))
+        };
+        let clients = (0..CLIENTS).map(client).collect();
+        Cluster { plan, servers, clients }
+    }
+
+    fn make_chains(&self, run: &Run<'_>) -> Result<(), String> {
+        let node = |t: &TargetId| (*t, self.servers[(t.0 % 10) as usize - 1]);
+        let chains = self.plan.chains.iter();
+        let chains = chains.map(|(c, ts)| (*c, ts.iter().map(node).collect())).collect();
+        let m = CreateChains { chains };
+        run.world
+            .block_on(self.clients[0], |cx| async move {
+                let agent = first_actor::<Agent>(cx.node());
+                while !matches!(cx.ask(agent, m.clone()).await, Ok(Ok(_))) {
+                    cx.sleep(Duration::from_millis(10)).await;
+                }
+            })
+            .map_err(|h| format!("no chain: {h:?}"))
+    }
+}
+
+/// Absences that mgmtd takes note of: a server that is down, cut off from some or all of the
+/// others in one direction or both, or stopped.
+fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], mgmtds: &[NodeId], every: Duration) {
+    let (rng, servers, mgmtds) = (rng.clone(), servers.to_vec(), mgmtds.to_vec());
+    let pause = Duration::from_micros(1 + rng.below(2 * every.as_micros() as u64));
+    let end = STORM.as_micros() as u64;
+    sim.at(sim.now_us() + pause.as_micros() as u64, move |sim| {
+        if sim.now_us() >= end {
+            return;
+        }
+        let victim = *rng.pick(&servers);
+        let long = Duration::from_millis(500 + rng.below(4_500));
+        let ends = sim.now_us() + long.as_micros() as u64;
+        match rng.below(5) {
+            0 => {
+                let how = if rng.coin() { Crash::Power } else { Crash::Process };
+                sim.crash(victim, how);
+                sim.at(ends, move |sim| sim.restart(victim));
+            }
+            1 => sim.pause(victim, long),
+            kind => {
+                // From mgmtds alone (clients still reach it), one way, or from all servers.
+                let others = servers.iter().copied().filter(|s| *s != victim);
+                let from: Vec<NodeId> = if kind == 4 {
+                    mgmtds.iter().copied().chain(others).collect()
+                } else {
+                    mgmtds.clone()
+                };
+                for other in from {
+                    match kind {
+                        2 => sim.cut(victim, other),
+                        3 => sim.cut(other, victim),
+                        _ => sim.part(&[victim], &[other]),
+                    }
+                }
+                sim.at(ends, |sim| sim.rejoin());
+            }
+        }
+        outages(sim, &rng, &servers, &mgmtds, every);
+    });
+}
+
+fn run(run: &Run<'_>) -> Result<(), String> {
+    let world = run.world;
+    let cluster = Cluster::build(run);
+    let Cluster { plan, servers, clients } = &cluster;
+    cluster.make_chains(run)?;
+    let began = world.now_us();
+
+    let history = History::new();
+    let done = Rc::new(Cell::new(0));
+    let wrong: Rc<RefCell<Option<String>>> = Rc::default();
+    for (i, node) in clients.iter().enumerate() {
+        let (history, done, wrong) = (history.clone(), Rc::clone(&done), Rc::clone(&wrong));
+        let (plan, rng, sim) = (plan.clone(), world.rng(100 + i as u64), world.handle());
+        world.spawn(*node, 0, move |cx| async move {
+            if let Err(e) = client(&cx, &sim, i as u32, &plan, &rng, &history).await {
+                wrong.borrow_mut().get_or_insert(e);
+            }
+            done.set(done.get() + 1);
+        });
+    }
+    let victims: Vec<NodeId> = servers.iter().chain(&plan.mgmtds).copied().collect();
+    let rng = world.rng(7);
+    let mut menu = Menu::new(&victims, &world.nodes());
+    menu.down_at_once_max = 1 + rng.below(3) as usize;
+    let mut swarm = Swarm::draw(&rng, &menu);
+    // Every crash is noticed here, so fewer of them leave time for work in between.
+    swarm.crash_every_us *= 8;
+    world.unleash(swarm, menu, STORM);
+    if rng.below(4) > 0 {
+        let every = Duration::from_millis(*rng.pick(&[700, 1_500, 4_000]));
+        outages(world, &world.rng(8), servers, &plan.mgmtds, every);
+    }
+    let finished =
+        || done.get() == CLIENTS || wrong.borrow().is_some() || plan.watch.borrow().wrong.is_some();
+    if let Err(h) = world.run_until(finished, STORM)
+        && h != crate::drive::Halt::Late
+    {
+        return Err(format!("the storm ended with {h:?}"));
+    }
+    world.heal();
+    world.run_until(finished, CALM).map_err(|h| {
+        let states = &plan.watch.borrow().stored;
+        format!("{} of {CLIENTS} clients got done: {h:?}; {states:?}", done.get())
+    })?;
+    let failed = wrong.borrow_mut().take().or(plan.watch.borrow().wrong.clone());
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    check(&history)?;
+    let p = plan.clone();
+    world
+        .block_on(clients[0], move |cx| async move { converge(&cx, &p).await })
+        .map_err(|h| format!("the comparison ended with {h:?}"))??;
+    let w = plan.watch.borrow();
+    let took = Duration::from_micros(world.now_us() - began);
+    let text = format_args!("{} promotions, {} served, in {took:?}", w.promoted, w.served);
+    world.note(&[w.promoted, w.served], text);
+    w.wrong.clone().map_or(Ok(()), Err)
+}
+
+async fn client(
+    cx: &Cx,
+    sim: &Sim,
+    me: u32,
+    plan: &Plan,
+    rng: &Rng,
+    history: &History,
+) -> Result<(), String> {
+    let agent = first_actor(cx.node());
+    let link = loop {
+        // The storm may outlast one attempt's patience.
+        match Link::open_chains(cx, agent, "sim").await {
+            Ok(l) => break l,
+            Err(FsError::Unavailable(_)) => {}
+            Err(e) => return Err(format!("client {me} found no cluster: {e}")),
+        }
+    };
+    let chains = plan.chains.iter().map(|c| c.0).collect();
+    let pause = Duration::from_millis(800);
+    let client = ChunkClient { me, chains, chunks: CHUNKS, ops: OPS, pause };
+    client.run(cx, sim, &link, rng, history).await
+}
+
+/// All replicas of all chains serve and list the same chunks, nothing pending, within bounded time.
+async fn converge(cx: &Cx, plan: &Plan) -> Result<(), String> {
+    let agent = first_actor(cx.node());
+    let link = Link::open_chains(cx, agent, "check").await.map_err(|e| e.to_string())?;
+    let mut last = String::new();
+    for _ in 0..300 {
+        let mut same = true;
+        last.clear();
+        let routing = link.routing();
+        for (id, _) in &plan.chains {
+            let chain = routing.chain(*id).ok_or("a chain is gone")?;
+            let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();
+            for t in chain.targets.iter().filter(|t| t.state == TargetState::Serving) {
+                let Some(addr) = t.addr else { continue };
+                let m = ListChunks { from: ChunkId::default(), limit: 1000 };
+                if let Ok(Ok(l)) = cx.ask(Addr::<Storage>::from_raw(addr), m).await {
+                    lists.push(l);
+                }
+            }
+            let settled = lists.iter().flatten().all(|c| !c.pending);
+            let equal = lists.windows(2).all(|w| w[0] == w[1]);
+            if lists.len() != REPLICAS as usize || !settled || !equal {
+                same = false;
+                last += &format!("{:?}: {lists:?} ", chain.targets);
+            }
+        }
+        if same {
+            return Ok(());
+        }
+        cx.sleep(Duration::from_millis(100)).await;
+        link.refresh(cx).await;
+    }
+    Err(format!("the replicas differ after the storm: {last}"))
+}

@@ -1,0 +1,366 @@
+//! Three mgmtds over one KV, three servers whose targets come and go, two processes of clients.
+//!
+//! Whatever fails: no two mgmtds act at the same time, a routing version has one content for
+//! everyone who ever sees it, chains change by the rules, and no target is taken out of service
+//! while it may still believe that it serves. When all is well again, one primary leads a complete
+//! cluster soon.
+//!
+//! The agents are real, and so is everything they talk to; targets are scripts that report to their
+//! agent what a storage actor would.
+
+use core::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use t3fs_actors::agent::{self, Agent, AgentConfig, ServerInfo};
+use t3fs_actors::meta::kv::MemoryDisk;
+use t3fs_actors::meta::kv::actor::Kv;
+use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig, PlantedBug, Timing};
+use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use t3fs_actors::proto::mgmtd::{
+    CreateChains, ExtendSession, LocalState, NodeStatus, OpenSession, Role, Routing, TargetReport,
+    TargetState,
+};
+use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Time};
+
+use super::{Check, Run};
+use crate::drive::Halt;
+use crate::faults::{Menu, Swarm};
+use crate::node::{Boot, NodeSpec};
+use crate::oracles::members::Members;
+use crate::rng::Rng;
+use crate::world::{Crash, Sim, World};
+
+pub(super) const CHECK: Check = Check {
+    name: "mgmtd",
+    about: "one primary at a time, one content a version, chains by the rules, and life after heal",
+    run,
+    mutants: &["no-fence"],
+};
+
+const MGMTDS: u32 = 3;
+const SERVERS: u32 = 3;
+const CLIENTS: u32 = 2;
+const CHAINS: u32 = 4;
+/// Chains that exist from the start; the others are made in the storm.
+const CHAINS_AT_FIRST: u32 = 2;
+/// Node numbers, in the order in which they are added.
+const KV: NodeId = NodeId(1);
+const STORM: Duration = Duration::from_secs(8);
+/// From the end of all faults to a complete cluster.
+const CALM: Duration = Duration::from_secs(20);
+
+fn timing() -> Timing {
+    Timing { session_lease: Duration::from_secs(4), ..Timing::default() }
+}
+
+fn first_actor<A>(node: NodeId) -> Addr<A> {
+    Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
+}
+
+fn mgmtds() -> Vec<NodeId> {
+    (2..2 + MGMTDS).map(NodeId).collect()
+}
+
+fn servers() -> Vec<NodeId> {
+    (2 + MGMTDS..2 + MGMTDS + SERVERS).map(NodeId).collect()
+}
+
+/// Target `i` of chain `c` lives on server `(c + i) mod 3`.
+fn target(chain: u32, i: u32) -> TargetId {
+    TargetId(chain * 10 + i)
+}
+
+fn members(chain: u32) -> Vec<(TargetId, NodeId)> {
+    (0..SERVERS).map(|i| (target(chain, i), servers()[((chain + i) % SERVERS) as usize])).collect()
+}
+
+/// Where a target says that it is: nobody is there, scripts need no news.
+fn nobody(node: NodeId, epoch: u32, t: TargetId) -> RawAddr {
+    RawAddr { node, shard: 0, slot: 1000 + t.0 as u16, epoch }
+}
+
+fn start_agent(b: &Boot, members: &Rc<Members>, server: bool) -> Addr<Agent> {
+    let (node, seen) = (b.node, Rc::clone(members));
+    let watch = Rc::new(move |what: &agent::Seen<'_>| seen.agent(node, what));
+    let roles = vec![Role::Storage];
+    let config = AgentConfig {
+        server: server.then(|| ServerInfo { roles, ..ServerInfo::default() }),
+        timing: timing(),
+        watch: Some(watch),
+        ..AgentConfig::new("sim", mgmtds().into_iter().map(first_actor).collect())
+    };
+    Agent::start(&b.cx, config)
+}
+
+async fn routing(cx: &Cx, agent: Addr<Agent>) -> Routing {
+    let m = GetRouting { have: RoutingVersion(0), fresh: false };
+    cx.ask(agent, m).await.ok().flatten().unwrap_or_default()
+}
+
+/// One target: comes up, syncs when its chain says so, and now and then its disk is away.
+async fn play_target(cx: Cx, agent: Addr<Agent>, addr: RawAddr, rng: Rng, members: Rc<Members>) {
+    let t = TargetId(u32::from(addr.slot) - 1000);
+    let mut synced: Option<ChainVersion> = None;
+    let mut away_until = Time::from_us(0);
+    // It said that it is away in this version of the chain, and stays so until that has an end.
+    let mut away_in: Option<ChainVersion> = None;
+    loop {
+        cx.sleep(Duration::from_millis(30 + rng.below(30))).await;
+        let r = routing(&cx, agent).await;
+        let found = r.chains.iter().find_map(|c| {
+            let me = c.targets.iter().find(|x| x.target == t)?;
+            Some((c.version, me.state))
+        });
+        let (version, state) = found.unwrap_or((ChainVersion(0), TargetState::Serving));
+        if cx.now() >= away_until && members.storming() && rng.chance(3_000) {
+            away_until = cx.now() + Duration::from_millis(rng.below(3_000));
+        }
+        let away =
+            cx.now() < away_until || (away_in == Some(version) && state == TargetState::Serving);
+        away_in = away.then_some(version);
+        let local = match state {
+            _ if away => LocalState::Offline,
+            TargetState::Serving => LocalState::UpToDate,
+            TargetState::Syncing if synced == Some(version) => LocalState::UpToDate,
+            TargetState::Syncing => {
+                cx.sleep(Duration::from_millis(rng.below(400))).await;
+                synced = Some(version);
+                LocalState::Online
+            }
+            _ => LocalState::Online,
+        };
+        members.stopped(cx.node(), t, local == LocalState::Offline);
+        let report = TargetReport { target: t, addr, local, chain_version: version, used_bytes: 0 };
+        // Not heard: said again in the next round.
+        let _ = cx.ask(agent, ReportTarget { report }).await;
+    }
+}
+
+fn boot_server(b: &Boot, rng: &Rng, members: &Rc<Members>) {
+    let agent = start_agent(b, members, true);
+    let rng = rng.fork(u64::from(b.epoch));
+    let mine: Vec<RawAddr> = (1..=CHAINS)
+        .flat_map(self::members)
+        .filter(|(_, n)| *n == b.node)
+        .map(|(t, n)| nobody(n, b.epoch, t))
+        .collect();
+    let (cx, members) = (b.cx.clone(), Rc::clone(members));
+    b.cx.spawn(async move {
+        // Opening targets takes its time, sometimes more than a lease.
+        cx.sleep(Duration::from_millis(rng.below(100 << rng.below(6)))).await;
+        let up = |a: &RawAddr| TargetReport::online(TargetId(u32::from(a.slot) - 1000), *a);
+        let targets = mine.iter().map(up).collect();
+        let m = Announce { metas: Vec::new(), targets };
+        while cx.ask(agent, m.clone()).await.is_err() {
+            cx.sleep(Duration::from_millis(20)).await;
+        }
+        for addr in mine {
+            let rng = rng.fork(u64::from(addr.slot));
+            cx.spawn(play_target(cx.clone(), agent, addr, rng, Rc::clone(&members)));
+        }
+    });
+}
+
+/// A process of clients: one session, extended until the process is killed.
+fn boot_client(b: &Boot, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u32, SessionId>>>) {
+    let agent = start_agent(b, members, false);
+    let (cx, sessions) = (b.cx.clone(), Rc::clone(sessions));
+    sessions.borrow_mut().remove(&b.node.0);
+    b.cx.spawn(async move {
+        loop {
+            let m = OpenSession { label: "client".into(), nonce: cx.rand() };
+            if let Ok(Ok(session)) = cx.ask(agent, m).await {
+                sessions.borrow_mut().insert(cx.node().0, session);
+                while !matches!(cx.ask(agent, ExtendSession { session }).await, Ok(false)) {
+                    cx.sleep(Duration::from_millis(500)).await;
+                }
+                sessions.borrow_mut().remove(&cx.node().0);
+            }
+            cx.sleep(Duration::from_millis(50)).await;
+        }
+    });
+}
+
+fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u32, SessionId>>>) {
+    let world = run.world;
+    let rng = world.rng(1);
+    // Rates at most 1 % apart.
+    let spec = || {
+        let ppm = rng.below(10_001) as i64 - 5_000;
+        (ppm, NodeSpec::new().drift_ppm(ppm))
+    };
+    let add = |boot: Box<dyn Fn(&Boot)>| {
+        let (ppm, spec) = spec();
+        members.expect(ppm);
+        let seen = Rc::clone(members);
+        world.add_node(spec.boot(move |b| {
+            seen.booted(b.node);
+            boot(b);
+        }));
+    };
+    let (disk, lose) = (MemoryDisk::new(), rng.fork(2));
+    add(Box::new(move |b| {
+        // A power loss: what nobody was promised may be gone.
+        disk.crash_keeping(lose.below(disk.batches_unsynced() as u64 + 1) as usize);
+        Kv::start(&b.cx, Box::new(disk.open())).expect("the store opens");
+    }));
+    let bug = run.has("no-fence").then_some(PlantedBug::NoFence);
+    for i in 0..MGMTDS {
+        let (seen, sim) = (Rc::clone(members), world.handle());
+        let pauses = rng.fork(20 + u64::from(i));
+        add(Box::new(move |b| {
+            let (node, seen) = (b.node, Rc::clone(&seen));
+            let (sim, pauses) = (sim.clone(), pauses.fork(u64::from(b.epoch)));
+            let watch = Rc::new(move |what: &mgmtd::Seen<'_>| {
+                seen.mgmtd(node, what);
+                let decided = matches!(what, mgmtd::Seen::Decided { .. });
+                if decided && seen.storming() && pauses.chance(60_000) {
+                    // Where it hurts: another may lead before this is written.
+                    sim.pause(node, Duration::from_millis(1000 + pauses.below(3000)));
+                }
+            });
+            let config = MgmtdConfig {
+                timing: timing(),
+                planted_bug: bug,
+                watch: Some(watch),
+                ..MgmtdConfig::new(first_actor(KV), "sim")
+            };
+            Mgmtd::start(&b.cx, config);
+        }));
+    }
+    for i in 0..SERVERS {
+        let (seen, rng) = (Rc::clone(members), rng.fork(10 + u64::from(i)));
+        add(Box::new(move |b| boot_server(b, &rng, &seen)));
+    }
+    for _ in 0..CLIENTS {
+        let (seen, sessions) = (Rc::clone(members), Rc::clone(sessions));
+        add(Box::new(move |b| boot_client(b, &seen, &sessions)));
+    }
+}
+
+/// Makes a chain, whatever it takes. The task belongs to the harness, so it outlives its node.
+fn make_chain(sim: &Sim, by: NodeId, chain: u32, made: &Rc<Cell<u32>>) {
+    let (sim, made) = (sim.clone(), Rc::clone(made));
+    sim.clone().spawn_harness(async move {
+        loop {
+            if sim.is_up(by) {
+                let made = Rc::clone(&made);
+                sim.spawn(by, 0, move |cx| async move {
+                    let chains = vec![(ChainId(chain), members(chain))];
+                    let agent = first_actor::<Agent>(by);
+                    if matches!(cx.ask(agent, CreateChains { chains }).await, Ok(Ok(_))) {
+                        made.set(made.get() | 1 << chain);
+                    }
+                });
+            }
+            sim.sleep(Duration::from_millis(300)).await;
+            if made.get() & 1 << chain != 0 {
+                return;
+            }
+        }
+    });
+}
+
+/// Whether every agent knows the same complete, healthy cluster, and only living sessions.
+fn whole(members: &Members, sessions: &BTreeMap<u32, SessionId>) -> Result<(), String> {
+    let newest = members.newest();
+    let behind: Vec<u32> = members.agents_behind(newest.version);
+    let dead: Vec<u32> =
+        newest.nodes.iter().filter(|n| n.status != NodeStatus::Alive).map(|n| n.node.0).collect();
+    let ill: Vec<_> = newest
+        .chains
+        .iter()
+        .filter(|c| c.targets.iter().any(|t| t.state != TargetState::Serving || t.addr.is_none()))
+        .collect();
+    let mut living: Vec<SessionId> = sessions.values().copied().collect();
+    living.sort();
+    let complete = newest.chains.len() == CHAINS as usize
+        && newest.nodes.len() == SERVERS as usize
+        && living.len() == CLIENTS as usize
+        && newest.sessions == living;
+    if complete && behind.is_empty() && dead.is_empty() && ill.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{} chains, {} nodes, dead: {dead:?}, behind: {behind:?}, sessions {:?} of {living:?}, \
+         not whole: {ill:?}",
+        newest.chains.len(),
+        newest.nodes.len(),
+        newest.sessions
+    ))
+}
+
+fn run(run: &Run<'_>) -> Result<(), String> {
+    let world = run.world;
+    let members = Rc::new(Members::new(&world.handle()));
+    let sessions: Rc<RefCell<BTreeMap<u32, SessionId>>> = Rc::default();
+    build(run, &members, &sessions);
+    let made = Rc::new(Cell::new(0));
+    let maker = *world.nodes().last().expect("there are nodes");
+    for c in 1..=CHAINS_AT_FIRST {
+        make_chain(world, maker, c, &made);
+    }
+    for c in CHAINS_AT_FIRST + 1..=CHAINS {
+        let (made, at) = (Rc::clone(&made), world.rng(3).fork(u64::from(c)).below(12_000_000));
+        world.at(at, move |sim| make_chain(sim, maker, c, &made));
+    }
+    if world.rng(4).below(4) == 0 {
+        change_primary(world, &members)?;
+    }
+    let all = world.nodes();
+    let menu = Menu { down_at_once_max: 2, ..Menu::new(&all, &all) };
+    let swarm = Swarm::draw(&world.rng(7), &menu);
+    members.storm(true);
+    world.unleash(swarm, menu, STORM);
+    let wrong = || members.wrong();
+    match world.run_until(|| wrong().is_some(), STORM) {
+        Ok(()) | Err(Halt::Late) => {}
+        Err(h) => return Err(format!("the storm ended with {h:?}")),
+    }
+    members.storm(false);
+    world.heal();
+    let well = || members.acting().is_some() && whole(&members, &sessions.borrow()).is_ok();
+    let done = || wrong().is_some() || well();
+    let healed = world.run_until(done, CALM);
+    if let Some(w) = wrong() {
+        return Err(w);
+    }
+    healed.map_err(|h| {
+        let why = whole(&members, &sessions.borrow()).err().unwrap_or_default();
+        format!("{h:?} after the heal: {why}")
+    })
+}
+
+/// Without any other fault: the primary dies, another leads, and no chain has changed.
+fn change_primary(world: &World, members: &Rc<Members>) -> Result<(), String> {
+    let ready = || {
+        let r = members.newest();
+        r.chains.len() >= CHAINS_AT_FIRST as usize
+            && r.chains.iter().all(|c| {
+                c.targets.iter().all(|t| t.addr.is_some() && t.state == TargetState::Serving)
+            })
+    };
+    world.run_until(ready, CALM).map_err(|h| format!("no cluster before the storm: {h:?}"))?;
+    // Opening may have taken some long enough to be taken out and synced again.
+    world.run_for(Duration::from_secs(8)).map_err(|h| format!("{h:?}"))?;
+    let versions = || -> Vec<(ChainId, ChainVersion)> {
+        members.newest().chains.iter().map(|c| (c.id, c.version)).collect()
+    };
+    let (before, term) = (versions(), members.term());
+    let primary = members.acting().ok_or("nobody leads")?;
+    world.crash(primary, Crash::Process);
+    world
+        .run_until(|| members.term() > term, CALM)
+        .map_err(|h| format!("no second primary: {h:?}"))?;
+    world.run_for(Duration::from_secs(4)).map_err(|h| format!("{h:?}"))?;
+    world.restart(primary);
+    let after = versions();
+    let kept = before.iter().all(|c| after.contains(c));
+    if !kept {
+        return Err(format!("the change of primary changed chains: {before:?} {after:?}"));
+    }
+    members.wrong().map_or(Ok(()), Err)
+}
