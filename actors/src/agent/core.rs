@@ -8,7 +8,7 @@ use t3fs_runtime::{Addr, RawAddr, Time};
 use super::{AgentConfig, ServerInfo};
 use crate::mgmtd::{Mgmtd, Timing, usable};
 use crate::proto::agent::Announce;
-use crate::proto::ids::{SessionId, TargetId};
+use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 use crate::storage::Storage;
 
@@ -31,8 +31,8 @@ pub(super) struct Took {
 
 struct Candidate {
     addr: Addr<Mgmtd>,
-    /// A heartbeat to it is under way.
-    asked: bool,
+    /// Heartbeats to it that are under way.
+    asked: u8,
 }
 
 struct Session {
@@ -41,6 +41,8 @@ struct Session {
     ended: bool,
 }
 
+/// Heartbeats that may wait for an answer of the same primary: one lost costs no lease.
+const ASKED_MAX: u8 = 3;
 /// A client of this process that is silent for this long is gone, without having said so.
 const SESSION_SILENCE: Duration = Duration::from_secs(30);
 
@@ -61,6 +63,8 @@ pub(super) struct Core {
     announced: bool,
     sessions: BTreeMap<SessionId, Session>,
     lease: Time,
+    /// Why the primary refuses us; said once.
+    refusal: Option<String>,
 }
 
 /// Targets that a heartbeat says are alive: those that its answer gives a lease.
@@ -87,6 +91,7 @@ impl Core {
             announced: false,
             sessions: BTreeMap::new(),
             lease: Time::from_us(0),
+            refusal: None,
         };
         core.set_mgmtds(config.mgmtds);
         core
@@ -102,18 +107,19 @@ impl Core {
 
     pub(super) fn set_mgmtds(&mut self, mgmtds: Vec<Addr<Mgmtd>>) {
         self.primary = self.primary.filter(|p| mgmtds.contains(p));
-        let asked = |a| self.mgmtds.iter().any(|c| c.addr == a && c.asked);
+        let asked = |a| self.mgmtds.iter().find(|c| c.addr == a).map_or(0, |c| c.asked);
         self.mgmtds =
             mgmtds.into_iter().map(|addr| Candidate { addr, asked: asked(addr) }).collect();
     }
 
     pub(super) fn every(&self) -> Duration {
-        match self.server {
-            // Without a primary there is a lease to lose.
-            Some(_) => self.timing.heartbeat,
-            None if self.primary.is_none() => self.timing.heartbeat,
-            None => self.timing.client_heartbeat,
+        if self.routing.version == RoutingVersion(0) {
+            return self.timing.heartbeat / 8; // somebody waits for the cluster
         }
+        if self.server.is_none() && self.primary.is_some() {
+            return self.timing.client_heartbeat;
+        }
+        self.timing.heartbeat
     }
 
     /// How long one heartbeat waits for its answer: an answer that comes later is worth little.
@@ -125,10 +131,13 @@ impl Core {
     pub(super) fn heartbeats(&mut self, now: Time) -> Vec<(Addr<Mgmtd>, Heartbeat)> {
         self.sessions.retain(|_, s| now.since(s.wanted) < SESSION_SILENCE);
         let primary = self.primary;
-        let due = |c: &Candidate| !c.asked && primary.is_none_or(|p| p == c.addr);
+        let due = |c: &Candidate| match primary {
+            None => c.asked == 0,
+            Some(p) => p == c.addr && c.asked < ASKED_MAX,
+        };
         let to: Vec<Addr<Mgmtd>> = self.mgmtds.iter().filter(|c| due(c)).map(|c| c.addr).collect();
         for c in self.mgmtds.iter_mut().filter(|c| due(c)) {
-            c.asked = true;
+            c.asked += 1;
         }
         if to.is_empty() {
             return Vec::new();
@@ -161,7 +170,7 @@ impl Core {
 
     fn done(&mut self, by: Addr<Mgmtd>) {
         if let Some(c) = self.mgmtds.iter_mut().find(|c| c.addr == by) {
-            c.asked = false;
+            c.asked = c.asked.saturating_sub(1);
         }
     }
 
@@ -173,6 +182,7 @@ impl Core {
         sent: Time,
     ) -> Took {
         self.done(by);
+        self.refusal = None;
         if r.term >= self.term {
             self.term = r.term;
             self.primary = self.mgmtds.iter().any(|c| c.addr == by).then_some(by);
@@ -218,7 +228,10 @@ impl Core {
                 if was { Next::Now } else { Next::Wait }
             }
             MgmtdError::Refused(why) => {
-                tracing::error!("{why}");
+                if self.refusal.as_ref() != Some(&why) {
+                    tracing::error!("{why}");
+                    self.refusal = Some(why);
+                }
                 Next::Wait
             }
             MgmtdError::OtherTerm { .. } | MgmtdError::Unavailable(_) => Next::Wait,

@@ -121,6 +121,8 @@ pub struct Mgmtd {
     lead: Option<Lead>,
     /// The state of this term is being loaded.
     loading: Option<u64>,
+    /// A write from before then may still arrive: no state is loaded before a later renewal.
+    doubt: Option<Time>,
     /// Why this mgmtd can never lead, as a sentence.
     unfit: Option<String>,
     /// A change is being made; who waits to make the next one.
@@ -188,6 +190,7 @@ impl Mgmtd {
             lease,
             lead: None,
             loading: None,
+            doubt: None,
             unfit: None,
             busy: false,
             line: VecDeque::new(),
@@ -219,14 +222,14 @@ impl Mgmtd {
         loop {
             let pause = me.with(|m| m.lease.pause());
             let began = cx.now();
-            let for_good = me.with(|m| m.config.alone && m.lease.acts(began));
+            let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
             if !for_good && let Err(why) = Self::attempt(me, &cx.within(pause)).await {
                 tracing::debug!("the lease could not be looked at: {why}");
             }
             let load = me.with(|m| {
                 let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
                 let has = m.lead.as_ref().is_some_and(|l| l.term == term);
-                if has || m.loading == Some(term) || m.unfit.is_some() {
+                if has || m.loading == Some(term) || m.unfit.is_some() || m.doubt.is_some() {
                     return None;
                 }
                 m.loading = Some(term);
@@ -262,6 +265,7 @@ impl Mgmtd {
         txn.commit(Durability::Now).await.map_err(|e| e.to_string())?;
         me.with(|m| {
             let now = cx.now();
+            m.doubt = m.doubt.filter(|since| sent < *since);
             if m.lease.acknowledged(mine, sent, now)
                 && let Some(lead) = &mut m.lead
             {
@@ -280,7 +284,7 @@ impl Mgmtd {
                 m.loading = None;
             }
             match loaded {
-                Ok(state) if m.lease.term() == Some(term) => {
+                Ok(state) if m.lease.term() == Some(term) && m.doubt.is_none() => {
                     let now = cx.now();
                     tracing::info!(term, "leads cluster {}", state.routing.cluster);
                     let t = m.config.timing;
@@ -380,6 +384,9 @@ impl Mgmtd {
         decide: impl FnOnce(&mut State, &mut Live, Time) -> Result<T, String>,
     ) -> Result<(T, RoutingVersion), MgmtdError> {
         let _turn = Turn::take(me).await?;
+        if cx.expired() {
+            return Err(MgmtdError::Unavailable("it was not this request's turn in time".into()));
+        }
         let now = cx.now();
         let (value, term, before, after) = me.with(|m| {
             let lead = m.leading(now)?;
@@ -440,9 +447,16 @@ impl Mgmtd {
         match saved {
             Ok(()) => Ok(()),
             Err(Stop::Refused(store::Deposed)) => Err("another mgmtd has taken over".into()),
+            // Certainly not written: it is too large, or malformed.
+            Err(Stop::Kv(e @ (KvError::TooLarge { .. } | KvError::Invalid(_)))) => {
+                Err(e.to_string())
+            }
             Err(Stop::Kv(e)) => {
-                // Nothing is known of what is stored now: begin anew from there.
-                me.with(|m| m.lead = None);
+                // It may be written yet, until the lease record changes under it.
+                me.with(|m| {
+                    m.lead = None;
+                    m.doubt = Some(cx.now());
+                });
                 Err(e.to_string())
             }
         }
