@@ -182,7 +182,10 @@ fn home(settings: &Settings, mount: Option<&Path>) -> Result<Home, Failure> {
         let dir = mount.expect("a process that is no server mounts");
         // One name in one folder, whatever the path.
         let name = dir.to_string_lossy().replace('%', "%25").replace('/', "%2F");
-        let folder = default_folder(&format!("{MOUNTS}/{name}"), "")?;
+        let folder = match &settings.state {
+            Some(state) => folder::resolve(state)?,
+            None => default_folder(&format!("{MOUNTS}/{name}"), "say --state FOLDER")?,
+        };
         return match FolderLock::try_existing(&folder) {
             Ok(Tried::Held(pid)) => {
                 let who = pid.map_or("another process".into(), |p| format!("process {p}"));

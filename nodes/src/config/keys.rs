@@ -98,8 +98,8 @@ pub static KEYS: [Key; 19] = [
         "state",
         Text,
         "/var/lib/t3fs/<cluster>.node<id> as root, else below ~/.local/share/t3fs",
-        "Folder of a server for what it must remember: who it is, the store of the role kv, its \
-         log in the background.",
+        "Folder of a process for what it keeps: who it is, the store of the role kv, its log in \
+         the background. A mount has one below .mounts.",
     ),
     key("mount", Text, "none; needed by client", "Folder that the role client mounts on."),
     key(

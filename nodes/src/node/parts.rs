@@ -128,15 +128,8 @@ fn server_info(a: &Assembly) -> ServerInfo {
 pub const DISKS_TAG: &str = "disks";
 
 pub async fn start_meta(cx: &Cx, kv: Addr<Kv>, agent: Addr<Agent>) -> Result<RawAddr, Failure> {
-    let config = MetaConfig {
-        kv,
-        agent,
-        chunk_size: CHUNK_SIZE,
-        stripe: STRIPE,
-        table: 1,
-        root_owner: (0, 0),
-        routing: Routing::default(),
-    };
+    let config =
+        MetaConfig { chunk_size: CHUNK_SIZE, stripe: STRIPE, ..MetaConfig::new(kv, agent) };
     Ok(Meta::start(cx, config).await.map_err(failed)?.raw())
 }
 

@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod cluster;
 mod crash;
 mod hosts;
 mod large;
