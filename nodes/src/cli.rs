@@ -175,13 +175,17 @@ pub struct MountArgs {
     /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000
     #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
     pub cluster: Vec<String>,
+    /// Folder for its log in the background [default: below /var/lib/t3fs/.mounts as root]
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
     #[command(flatten)]
     pub background: Background,
 }
 
 impl MountArgs {
     pub fn flags(&self) -> Result<Flags, Failure> {
-        Ok(self.common.flags()?.set_all("cluster", &self.cluster))
+        let flags = self.common.flags()?.set_all("cluster", &self.cluster);
+        flags.set_path("state", self.state.as_ref())
     }
 }
 

@@ -20,8 +20,8 @@ use crate::harness::{
     skip_without_hosts,
 };
 
-const MANAGERS: [&str; 3] = ["manager1", "manager2", "manager3"];
-const STORES: [&str; 3] = ["storage1", "storage2", "storage3"];
+pub const MANAGERS: [&str; 3] = ["manager1", "manager2", "manager3"];
+pub const STORES: [&str; 3] = ["storage1", "storage2", "storage3"];
 const CLIENTS: [&str; 2] = ["client1", "client2"];
 /// In the order of their addresses: `ops/cluster/start` counts on it.
 const HOSTS: [&str; 9] = [
@@ -33,11 +33,11 @@ const START_LIMIT: Duration = Duration::from_secs(40);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// The example cluster, running. Dropping it ends and removes everything.
-struct Cluster {
+pub struct Cluster {
     // Dropped in this order.
     processes: BTreeMap<String, Process>,
     watchdogs: Vec<Watchdog>,
-    hosts: Hosts,
+    pub hosts: Hosts,
     site: Site,
 }
 
@@ -83,7 +83,7 @@ impl Cluster {
     }
 
     /// The same with both mounts.
-    fn mounted(name: &str) -> Cluster {
+    pub fn mounted(name: &str) -> Cluster {
         let mut cluster = Cluster::new(name);
         for client in CLIENTS {
             fs::create_dir_all(cluster.mount_point(client)).expect("a mount point");
@@ -96,7 +96,7 @@ impl Cluster {
         cluster
     }
 
-    fn mount_point(&self, client: &str) -> PathBuf {
+    pub fn mount_point(&self, client: &str) -> PathBuf {
         self.site.path(&format!("mnt-{client}"))
     }
 
@@ -119,7 +119,7 @@ impl Cluster {
         self.processes.insert(host.to_owned(), process);
     }
 
-    fn process(&mut self, host: &str) -> &mut Process {
+    pub fn process(&mut self, host: &str) -> &mut Process {
         self.processes.get_mut(host).unwrap_or_else(|| panic!("{host} does not run"))
     }
 
@@ -183,7 +183,7 @@ fn config() -> PathBuf {
 }
 
 /// Writes files on one mount and reads them back on another, for ever.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Outcome>,
 }
@@ -196,7 +196,7 @@ struct Outcome {
 }
 
 impl Load {
-    fn start(writer: PathBuf, reader: PathBuf) -> Load {
+    pub fn start(writer: PathBuf, reader: PathBuf) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
@@ -221,7 +221,7 @@ impl Load {
     }
 
     #[track_caller]
-    fn finish_without_error(self, what: &str) {
+    pub fn finish_without_error(self, what: &str) {
         let outcome = self.finish();
         println!("{what}: {} files, longest pause {:?}", outcome.files, outcome.longest);
         assert!(outcome.errors.is_empty(), "{what}: {outcome:?}");
@@ -328,6 +328,10 @@ fn hosts_that_are_cut_off_are_fenced_and_come_back() {
         let load = Load::start(cluster.mount_point("client1"), cluster.mount_point("client2"));
         cluster.hosts.cut(host, cut).expect("a cut");
         thread::sleep(Duration::from_secs(seconds));
+        if STORES.contains(&host) {
+            let said = cluster.is_whole("client1").expect_err("a target is away");
+            assert!(said.contains("Offline"), "{said}");
+        }
         cluster.hosts.heal(host).expect("healed");
         thread::sleep(Duration::from_secs(2));
         load.finish_without_error(&format!("{host} was cut off, {cut:?}"));

@@ -18,5 +18,6 @@ mod posix;
 mod refusals;
 mod replicas;
 mod space;
+mod strangers;
 mod tools;
 mod trees;
