@@ -126,27 +126,23 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
     me.tick();
     let me = Rc::clone(me);
     cx.clone().spawn(async move {
-        let greeted = match me.net.adopt(socket) {
-            Err(_) => Err(Refusal::Left), // closed before we looked
-            Ok(stream) => {
-                let mut talk = Talk::new(stream);
-                match before(greet(&mut talk, &me.peers), end).await {
-                    None => Err(why.get()),
-                    Some(Ok(guest)) => Ok((talk, guest)),
-                    Some(Err(why)) => {
-                        tell(&mut talk, why).await;
-                        Err(why)
-                    }
-                }
-            }
+        let Ok(stream) = me.net.adopt(socket) else {
+            me.handshakes.done(id);
+            return note(&me, Refusal::Left, from); // closed before we looked
         };
+        let mut talk = Talk::new(stream);
+        let greeted = before(greet(&mut talk, &me.peers), end).await;
         me.handshakes.done(id);
         match greeted {
-            Ok((talk, guest)) if guest.to_shard == me.index => {
+            None => note(&me, why.get(), from),
+            Some(Err(why)) => {
+                note(&me, why, from);
+                tell(&mut talk, why).await;
+            }
+            Some(Ok(guest)) if guest.to_shard == me.index => {
                 arrive(&me, talk, guest, from).await;
             }
-            Ok((talk, guest)) => hand_over(&me, talk, guest, from).await,
-            Err(why) => note(&me, why, from),
+            Some(Ok(guest)) => hand_over(&me, talk, guest, from).await,
         }
     });
 }
@@ -171,8 +167,8 @@ async fn hand_over(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAd
     };
     let door = me.peers.door(guest.to_shard).expect("the hello was judged");
     if door.push(Arrival { guest, socket, from }).is_err() {
-        tell(&mut talk, Refusal::Full).await;
         note(me, Refusal::Full, from);
+        tell(&mut talk, Refusal::Full).await;
     }
 }
 
@@ -206,8 +202,8 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
     };
     match refused {
         Err(why) => {
-            tell(&mut talk, why).await;
             note(me, why, from);
+            tell(&mut talk, why).await;
         }
         Ok(link) => match welcome(&mut talk, &me.peers, &guest).await {
             Ok(()) => me.install(&link, talk, from, guest.incarnation, false),

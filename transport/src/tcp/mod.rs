@@ -135,6 +135,7 @@ impl TcpLinks {
         let links: Vec<_> = self.0.links.borrow().values().cloned().collect();
         for link in links {
             self.0.lose_current(&link, "this node is going down");
+            self.0.give_up_unsent(&link, "this node is going down");
         }
         self.0.links.borrow_mut().clear();
         self.0.report();
@@ -243,9 +244,7 @@ impl Shared {
         }
         *link.last_error.borrow_mut() = Some(last);
         self.pause(link, &shard);
-        for ask in link.take_unsent(&self.peers.config().limits) {
-            shard.fail_ask(ask, AskError::NotSent("the node cannot be reached"));
-        }
+        self.give_up_unsent(link, "the node cannot be reached");
         self.tick();
     }
 
@@ -358,6 +357,14 @@ impl Shared {
         }
     }
 
+    /// Answers the asks that wait and have not begun to leave.
+    fn give_up_unsent(&self, link: &Link, why: &'static str) {
+        let Some(shard) = self.shard.upgrade() else { return };
+        for ask in link.take_unsent(&self.peers.config().limits) {
+            shard.fail_ask(ask, AskError::NotSent(why));
+        }
+    }
+
     fn lose_current(&self, link: &Link, why: &str) {
         if let Some(connection) = link.connection() {
             self.lose(link, &connection, why);
@@ -380,9 +387,7 @@ impl Shared {
             *link.state.borrow_mut() = State::Down { retry_at: now };
         }
         tracing::debug!("link to node {} shard {} is lost: {why}", link.node.0, link.shard);
-        for ask in link.take_unsent(&self.peers.config().limits) {
-            shard.fail_ask(ask, AskError::NotSent("the link broke before it was sent"));
-        }
+        self.give_up_unsent(link, "the link broke before it was sent");
         shard.fail_asks(link.node, link.shard, AskError::Unknown("link lost"));
     }
 
