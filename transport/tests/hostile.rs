@@ -180,7 +180,11 @@ fn half_open_connections_are_ended() {
 fn settle(files: usize) {
     let begun = Instant::now();
     while open_files() > files + 2 {
-        assert!(begun.elapsed() < Duration::from_secs(5), "{} files, {files} before", open_files());
+        let open: Vec<_> = std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .filter_map(|f| std::fs::read_link(f.ok()?.path()).ok())
+            .collect();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{files} files before, now {open:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -17,6 +17,7 @@ use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
 use super::handshake::{Guest, Talk, greet, refuse, welcome};
+use super::reader::yield_now;
 use super::refusal::Refusal;
 
 /// A proved connection on its way to its shard.
@@ -26,6 +27,8 @@ pub(crate) struct Arrival {
     from: SocketAddr,
 }
 
+/// Connections accepted at a stretch.
+const BURST: u64 = 16;
 /// After a failed accept (no descriptors left, say) the listener rests so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -102,7 +105,10 @@ pub(super) fn listen(me: &Rc<Shared>, at: SocketAddr) -> Result<SocketAddr, Stri
     let closing = Slot::new();
     *me.handshakes.listening.borrow_mut() = Some(closing.clone());
     cx.clone().spawn(async move {
-        loop {
+        for n in 1u64.. {
+            if n % BURST == 0 {
+                yield_now().await; // the handshakes get their turn, whatever floods in
+            }
             let knock = before(poll_fn(|cx| door.poll_accept(cx)), closing.clone()).await;
             match knock {
                 None => return,
