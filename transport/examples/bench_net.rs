@@ -1,9 +1,10 @@
 //! `cargo ops bench net`: round trips and bulk rate of a TCP link beside plain std sockets.
 //!
 //! Client and server are processes of their own, pinned to one core each; the plain program's
-//! threads are pinned to the same cores. Runs are interleaved; rates are medians, the ratio
-//! is the median of the rounds' ratios, so that the machine's moods hit both. The plain program is the usual blocking one: a buffered
-//! reader, one write per message. Arguments: rounds, and a part of a row's name.
+//! threads are pinned to the same cores. Runs are interleaved; rates are medians, the ratio is the
+//! median of the rounds' ratios, so that the machine's moods hit both. The plain program is the
+//! usual blocking one: a buffered reader, one write per message. Arguments: rounds, and a part of a
+//! row's name.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};

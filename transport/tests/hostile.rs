@@ -1,6 +1,7 @@
 //! Goal: whoever merely reaches the port gets nothing, is told why where that helps an honest
-//! mistake, and costs nothing afterwards. Method: nodes with a wrong configuration, hand-made bytes,
-//! half-open connections and floods against one listening node; then its descriptors and memory.
+//! mistake, and costs nothing afterwards. Method: nodes with a wrong configuration, hand-made
+//! bytes, half-open connections and floods against one listening node; then its descriptors and
+//! memory.
 
 mod common;
 
