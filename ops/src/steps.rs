@@ -107,6 +107,13 @@ fn build() -> Result<(), Failure> {
     run(&mut cargo(&["build", "--workspace", "--profile", PROFILE]))
 }
 
+/// Measures links between processes beside plain sockets, and prints a table.
+pub fn bench_net(rounds: u32) -> Result<(), Failure> {
+    let rounds = rounds.to_string();
+    let example = ["--package", "t3fs-transport", "--example", "bench_net", "--", &rounds];
+    run(cargo(&["run", "--release"]).args(example))
+}
+
 /// Builds one binary as users run it.
 pub fn build_release(package: &str, binary: &str) -> Result<(), Failure> {
     run(&mut cargo(&["build", "--release", "--package", package, "--bin", binary]))

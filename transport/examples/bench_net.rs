@@ -1,9 +1,10 @@
 //! `cargo ops bench net`: round trips and bulk rate of a TCP link beside plain std sockets.
 //!
 //! Client and server are processes of their own, pinned to one core each; the plain program's
-//! threads are pinned to the same cores. Runs are interleaved, and the median of the rounds counts,
-//! so that the machine's moods hit both. The plain program is the usual blocking one: a buffered
-//! reader, one write per message. Arguments: rounds, and a part of a row's name.
+//! threads are pinned to the same cores. Runs are interleaved; rates are medians, the ratio is the
+//! median of the rounds' ratios, so that the machine's moods hit both. The plain program is the
+//! usual blocking one: a buffered reader, one write per message. Arguments: rounds, and a part of a
+//! row's name.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -280,8 +281,9 @@ fn row(
     let time = TIME.as_secs_f64();
     let us = |used: f64, rates: &[f64]| used * 1e6 / (rates.iter().sum::<f64>() * time);
     let (ua, ub) = (us(used_a, &a), us(used_b, &b));
+    let ratio = median(a.iter().zip(&b).map(|(a, b)| a / b).collect());
     let (a, b) = (median(a), median(b));
-    println!("{name:<44} {a:>9.0} {b:>9.0} {unit:<6} {:>6.2} {ua:>9.1} {ub:>9.1}", a / b);
+    println!("{name:<44} {a:>9.0} {b:>9.0} {unit:<6} {ratio:>6.2} {ua:>9.1} {ub:>9.1}");
 }
 
 /// Length of one run.

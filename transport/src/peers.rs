@@ -371,7 +371,7 @@ mod tests {
         assert!(Peers::new(Config { node: NodeId(0), ..config() }).is_err());
     }
 
-    /// Goal: only the latest incarnation of a node is let in, and many strangers do not fill memory.
+    /// Goal: only the latest incarnation of a node is let in; many strangers do not fill memory.
     #[test]
     fn the_book_keeps_the_latest_incarnation() {
         let p = Peers::new(config()).unwrap();

@@ -28,6 +28,9 @@ use crate::slot::Slot;
 /// Bytes that one read for small things takes. Above that they are copied once more than needed.
 const SMALL_READ: usize = 8 << 10;
 
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
 pub(super) struct Sockets {
     tasks: TaskQueueHandle,
 }
@@ -51,6 +54,8 @@ impl Net for Sockets {
 
     fn listen(&self, at: SocketAddr) -> io::Result<Rc<dyn Listener>> {
         let socket = TcpListener::bind(at)?;
+        // Once more, for a longer queue than std's 128: a dropped SYN costs its sender a second.
+        rustix::net::listen(&socket, BACKLOG)?;
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
         Ok(Rc::new(Door { socket, local, wait: RefCell::new(None) }))

@@ -17,6 +17,7 @@ use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
 use super::handshake::{Guest, Talk, greet, refuse, welcome};
+use super::reader::yield_now;
 use super::refusal::Refusal;
 
 /// A proved connection on its way to its shard.
@@ -26,6 +27,8 @@ pub(crate) struct Arrival {
     from: SocketAddr,
 }
 
+/// Connections accepted at a stretch.
+const BURST: u64 = 16;
 /// After a failed accept (no descriptors left, say) the listener rests so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -102,7 +105,10 @@ pub(super) fn listen(me: &Rc<Shared>, at: SocketAddr) -> Result<SocketAddr, Stri
     let closing = Slot::new();
     *me.handshakes.listening.borrow_mut() = Some(closing.clone());
     cx.clone().spawn(async move {
-        loop {
+        for n in 1u64.. {
+            if n % BURST == 0 {
+                yield_now().await; // the handshakes get their turn, whatever floods in
+            }
             let knock = before(poll_fn(|cx| door.poll_accept(cx)), closing.clone()).await;
             match knock {
                 None => return,
@@ -126,27 +132,23 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
     me.tick();
     let me = Rc::clone(me);
     cx.clone().spawn(async move {
-        let greeted = match me.net.adopt(socket) {
-            Err(_) => Err(Refusal::Left), // closed before we looked
-            Ok(stream) => {
-                let mut talk = Talk::new(stream);
-                match before(greet(&mut talk, &me.peers), end).await {
-                    None => Err(why.get()),
-                    Some(Ok(guest)) => Ok((talk, guest)),
-                    Some(Err(why)) => {
-                        tell(&mut talk, why).await;
-                        Err(why)
-                    }
-                }
-            }
+        let Ok(stream) = me.net.adopt(socket) else {
+            me.handshakes.done(id);
+            return note(&me, Refusal::Left, from); // closed before we looked
         };
+        let mut talk = Talk::new(stream);
+        let greeted = before(greet(&mut talk, &me.peers), end).await;
         me.handshakes.done(id);
         match greeted {
-            Ok((talk, guest)) if guest.to_shard == me.index => {
+            None => note(&me, why.get(), from),
+            Some(Err(why)) => {
+                note(&me, why, from);
+                tell(&mut talk, why).await;
+            }
+            Some(Ok(guest)) if guest.to_shard == me.index => {
                 arrive(&me, talk, guest, from).await;
             }
-            Ok((talk, guest)) => hand_over(&me, talk, guest, from).await,
-            Err(why) => note(&me, why, from),
+            Some(Ok(guest)) => hand_over(&me, talk, guest, from).await,
         }
     });
 }
@@ -171,8 +173,8 @@ async fn hand_over(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAd
     };
     let door = me.peers.door(guest.to_shard).expect("the hello was judged");
     if door.push(Arrival { guest, socket, from }).is_err() {
-        tell(&mut talk, Refusal::Full).await;
         note(me, Refusal::Full, from);
+        tell(&mut talk, Refusal::Full).await;
     }
 }
 
@@ -206,8 +208,8 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
     };
     match refused {
         Err(why) => {
-            tell(&mut talk, why).await;
             note(me, why, from);
+            tell(&mut talk, why).await;
         }
         Ok(link) => match welcome(&mut talk, &me.peers, &guest).await {
             Ok(()) => me.install(&link, talk, from, guest.incarnation, false),

@@ -45,8 +45,9 @@ const REPORT: u32 = 4;
 const TRIM: u32 = 20;
 /// Two connections of one pair of shards that are made within this long have crossed.
 const CROSSING: Duration = Duration::from_secs(1);
-/// Frames taken from one connection before others get their turn.
+/// Frames and payload bytes taken from one connection before others get their turn.
 const BURST: usize = 128;
+const BURST_BYTES: usize = 32 << 10;
 
 /// Installs links on a shard. Call it on every shard, once, before anything is asked of a node.
 pub fn start(shard: &Rc<Shard>, peers: &Peers) -> TcpLinks {
@@ -113,7 +114,7 @@ impl TcpLinks {
         Ok(known)
     }
 
-    /// Ends this shard's links to a node, which is known to be gone: asks in flight end as `Unknown`
+    /// Ends this shard's links to a node that is known to be gone: asks in flight end as `Unknown`
     /// now. The next frame makes a new link.
     pub fn close(&self, node: NodeId) {
         let Some(shard) = self.0.shard.upgrade() else { return };
@@ -135,6 +136,7 @@ impl TcpLinks {
         let links: Vec<_> = self.0.links.borrow().values().cloned().collect();
         for link in links {
             self.0.lose_current(&link, "this node is going down");
+            self.0.give_up_unsent(&link, "this node is going down");
         }
         self.0.links.borrow_mut().clear();
         self.0.report();
@@ -243,9 +245,7 @@ impl Shared {
         }
         *link.last_error.borrow_mut() = Some(last);
         self.pause(link, &shard);
-        for ask in link.take_unsent(&self.peers.config().limits) {
-            shard.fail_ask(ask, AskError::NotSent("the node cannot be reached"));
-        }
+        self.give_up_unsent(link, "the node cannot be reached");
         self.tick();
     }
 
@@ -330,7 +330,7 @@ impl Shared {
 
     /// Hands what comes to the shard until the connection ends; says why it did.
     async fn read(&self, link: &Link, connection: &Connection, mut reader: Reader) -> String {
-        let mut burst = 0;
+        let (mut burst, mut bytes) = (0, 0);
         loop {
             let incoming = match reader.next().await {
                 Ok(incoming) => incoming,
@@ -342,6 +342,7 @@ impl Shared {
             match incoming {
                 Incoming::Frame(frame) => {
                     link.frames_received.set(link.frames_received.get() + 1);
+                    bytes += frame.payload.bulks.iter().map(|b| b.len()).sum::<usize>();
                     shard.on_frame(frame);
                 }
                 Incoming::Ping => {
@@ -351,10 +352,21 @@ impl Shared {
                 Incoming::Pong => {}
             }
             burst = if reader.has_more() { burst + 1 } else { 0 };
-            if burst >= BURST {
-                burst = 0;
+            if burst >= BURST || bytes >= BURST_BYTES {
+                (burst, bytes) = (0, 0);
+                // The handler answers in the first turn, the writer writes in the second: the peer
+                // goes on while we read what it sent before.
+                yield_now().await;
                 yield_now().await;
             }
+        }
+    }
+
+    /// Answers the asks that wait and have not begun to leave.
+    fn give_up_unsent(&self, link: &Link, why: &'static str) {
+        let Some(shard) = self.shard.upgrade() else { return };
+        for ask in link.take_unsent(&self.peers.config().limits) {
+            shard.fail_ask(ask, AskError::NotSent(why));
         }
     }
 
@@ -380,9 +392,7 @@ impl Shared {
             *link.state.borrow_mut() = State::Down { retry_at: now };
         }
         tracing::debug!("link to node {} shard {} is lost: {why}", link.node.0, link.shard);
-        for ask in link.take_unsent(&self.peers.config().limits) {
-            shard.fail_ask(ask, AskError::NotSent("the link broke before it was sent"));
-        }
+        self.give_up_unsent(link, "the link broke before it was sent");
         shard.fail_asks(link.node, link.shard, AskError::Unknown("link lost"));
     }
 

@@ -190,3 +190,161 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::io::{self, IoSlice};
+    use std::task::{Context, Waker};
+
+    use proptest::prelude::*;
+    use t3fs_runtime::Lane;
+    use t3fs_runtime::net::Socket;
+    use t3fs_runtime::wire::FrameKind;
+
+    use super::super::outbox::{Outbox, SLICES};
+    use super::*;
+    use crate::peers::Limits;
+
+    /// A connection whose bytes are all there, and come in pieces.
+    struct Tape {
+        bytes: RefCell<Bytes>,
+        piece: usize,
+    }
+
+    impl Stream for Tape {
+        fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+            self.poll_fill(cx, into, 8192)
+        }
+        fn poll_fill(
+            &self,
+            _: &mut Context<'_>,
+            into: &mut BytesMut,
+            max: usize,
+        ) -> Poll<io::Result<usize>> {
+            let mut bytes = self.bytes.borrow_mut();
+            let n = bytes.len().min(max).min(self.piece);
+            into.extend_from_slice(&bytes.split_to(n));
+            Poll::Ready(Ok(n))
+        }
+        fn poll_write(&self, _: &mut Context<'_>, _: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(0))
+        }
+        fn shutdown(&self) {}
+        fn hand_over(&self) -> io::Result<Socket> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// The frames of a tape, and why it ended.
+    fn read(bytes: Vec<u8>, piece: usize) -> (Vec<Frame>, Lost) {
+        let tape = Rc::new(Tape { bytes: RefCell::new(bytes.into()), piece });
+        let from = (NodeId(1), 2);
+        let mut reader =
+            Reader::new(tape, BytesMut::new(), from, 3, Rc::default(), Pool::default());
+        let mut frames = Vec::new();
+        loop {
+            let mut next = Box::pin(reader.next());
+            let done = loop {
+                let cx = &mut Context::from_waker(Waker::noop());
+                if let Poll::Ready(done) = next.as_mut().poll(cx) {
+                    break done;
+                }
+            };
+            match done {
+                Ok(Incoming::Frame(f)) => frames.push(f),
+                Ok(_) => {}
+                Err(why) => return (frames, why),
+            }
+        }
+    }
+
+    fn frame(ask: u64, body: usize, bulks: &[usize]) -> Frame {
+        Frame {
+            kind: FrameKind::Ask,
+            lane: Lane::Bulk,
+            shard: 3,
+            slot: 1,
+            epoch: 2,
+            from_node: NodeId(1),
+            from_shard: 2,
+            ask,
+            ttl_us: 5,
+            payload: Payload {
+                body: vec![ask as u8; body].into(),
+                bulks: bulks.iter().map(|n| vec![!ask as u8; *n].into()).collect(),
+            },
+        }
+    }
+
+    fn written(frames: &[Frame]) -> Vec<u8> {
+        let mut o = Outbox::new(&Limits::default());
+        for f in frames {
+            o.push(f.clone()).unwrap();
+        }
+        o.ping();
+        let mut all = Vec::new();
+        loop {
+            o.stage();
+            if o.is_empty() {
+                return all;
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let n = o.slices(&mut slices);
+            let from = all.len();
+            slices[..n].iter().for_each(|s| all.extend_from_slice(s));
+            let n = all.len() - from;
+            o.written(n);
+        }
+    }
+
+    fn some_frames() -> impl Strategy<Value = Vec<Frame>> {
+        let sizes = prop_oneof![0..100usize, 4000..5000usize, 15_000..40_000usize];
+        let bulks = proptest::collection::vec(sizes.clone(), 0..4);
+        let one = (any::<u64>(), sizes, bulks).prop_map(|(a, body, b)| frame(a, body, &b));
+        proptest::collection::vec(one, 1..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Goal: what was sent is what arrives, however the bytes come.
+        #[test]
+        fn frames_come_back(frames in some_frames(), piece in 1..70_000usize) {
+            let (got, why) = read(written(&frames), piece);
+            prop_assert_eq!(got, frames);
+            prop_assert!(why.contains("closed"));
+        }
+
+        /// Goal: no damaged frame is taken for a good one. Method: flip a bit, drop or repeat a
+        /// range; what is delivered is a prefix of what was sent.
+        #[test]
+        fn damage_ends_the_connection(
+            frames in some_frames(),
+            at: prop::sample::Index,
+            len in 1..300usize,
+            how in 0..3,
+        ) {
+            let mut bytes = written(&frames);
+            let at = at.index(bytes.len());
+            let end = (at + len).min(bytes.len());
+            match how {
+                0 => bytes[at] ^= 1 << (len % 8),
+                1 => drop(bytes.drain(at..end)),
+                _ => {
+                    let part = bytes[at..end].to_vec();
+                    bytes.splice(at..at, part);
+                }
+            }
+            let (got, _) = read(bytes, 8192);
+            prop_assert!(got.len() <= frames.len());
+            prop_assert_eq!(&got[..], &frames[..got.len()]);
+        }
+
+        /// Goal: no bytes at all break the reader.
+        #[test]
+        fn any_bytes_are_refused(bytes: Vec<u8>) {
+            prop_assert_eq!(read(bytes, 100).0, []);
+        }
+    }
+}

@@ -221,6 +221,8 @@ impl Node {
             for _ in &shards.remotes {
                 rx.recv_timeout(Duration::from_secs(20)).unwrap();
             }
+            // The readers and writers see the end and let go of their sockets.
+            std::thread::sleep(Duration::from_millis(50));
             shards.stop();
         }
     }
