@@ -218,11 +218,12 @@ impl Handle<GetRouting> for Agent {
 impl Handle<ReportTarget> for Agent {
     async fn handle(me: &Me<Self>, m: ReportTarget, cx: &Cx) {
         me.with(|a| {
-            if a.core.report(m.report) {
+            let new = a.core.report(m.report);
+            if new.urgent {
                 a.hurry.fill(());
             }
             let routing = a.core.routing();
-            if routing.version > RoutingVersion(0) {
+            if new.attached && routing.version > RoutingVersion(0) {
                 let to = Addr::<Storage>::from_raw(m.report.addr);
                 let _ = cx.tell(to, NewRouting { routing: routing.clone() });
             }

@@ -139,8 +139,21 @@ impl Lease {
         self.seen.filter(|_| now.since(self.since) < self.life).map(|r| r.holder)
     }
 
-    /// How long to wait before the record is looked at again: a renewal may fail twice.
-    pub(super) fn pause(&self) -> Duration {
+    /// How long to wait before the record is looked at again: a renewal may fail twice, and a
+    /// challenger looks when the holder's time is over.
+    pub(super) fn pause(&self, now: Time) -> Duration {
+        let quarter = self.life / 4;
+        match self.seen {
+            Some(r) if !self.is_mine(&r) => {
+                let left = (self.since + self.life).since(now);
+                quarter.min(left).max(self.life / 64)
+            }
+            _ => quarter,
+        }
+    }
+
+    /// How long one look at the record may take.
+    pub(super) fn patience(&self) -> Duration {
         self.life / 4
     }
 }

@@ -6,8 +6,9 @@
 //! wait for it, and a primary without it stops acting when its lease runs out.
 //!
 //! `lease` decides who leads, `core` and `chain_table` what becomes of the cluster, `store` is the
-//! stored form, and this file awaits between them.
+//! stored form, `answers` the messages, and this file awaits between them.
 
+mod answers;
 mod chain_table;
 mod core;
 mod lease;
@@ -18,7 +19,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, NodeId, RawAddr, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
 
 use self::core::{Live, State, condemned, settle};
 pub use self::lease::usable;
@@ -28,7 +29,7 @@ use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, Txn};
 use crate::proto::agent::RoutingChanged;
-use crate::proto::ids::{RoutingVersion, SessionId};
+use crate::proto::ids::RoutingVersion;
 use crate::proto::kv::Durability;
 use crate::proto::mgmtd::*;
 
@@ -220,10 +221,10 @@ impl Mgmtd {
     /// Tries for the lease, then keeps it, for ever.
     async fn hold_lease(me: &Me<Self>, cx: &Cx) {
         loop {
-            let pause = me.with(|m| m.lease.pause());
             let began = cx.now();
+            let patience = me.with(|m| m.lease.patience());
             let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
-            if !for_good && let Err(why) = Self::attempt(me, &cx.within(pause)).await {
+            if !for_good && let Err(why) = Self::attempt(me, &cx.within(patience)).await {
                 tracing::debug!("the lease could not be looked at: {why}");
             }
             let load = me.with(|m| {
@@ -239,6 +240,7 @@ impl Mgmtd {
                 let (me, long) = (me.clone(), cx.clone());
                 cx.spawn(async move { Self::take_over(&me, term, &long).await });
             }
+            let pause = me.with(|m| m.lease.pause(cx.now()));
             let rest = pause.saturating_sub(cx.now() - began);
             let jitter = Duration::from_micros(cx.rand() % 20_000);
             cx.sleep(rest + jitter).await;
@@ -471,89 +473,4 @@ fn fits(state: &State, cluster: &str) -> Result<(), String> {
     Err(format!(
         "the store belongs to cluster {found}, not {cluster}; start with --cluster-id {found}"
     ))
-}
-
-impl Handle<Heartbeat> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: Heartbeat, cx: &Cx) -> Result<HeartbeatReply, MgmtdError> {
-        let now = cx.now();
-        let reply = me.with(|s| {
-            if m.cluster != s.config.cluster {
-                return Err(MgmtdError::Refused(format!(
-                    "this is cluster {}, not {}: check --cluster-id and --cluster",
-                    s.config.cluster, m.cluster
-                )));
-            }
-            let lead = s.leading(now)?;
-            let term = lead.term;
-            if m.term != term {
-                return Err(MgmtdError::OtherTerm { term });
-            }
-            if lead.condemned.contains(&m.agent.node) {
-                return Err(MgmtdError::Unavailable("the node's end is being stored".into()));
-            }
-            lead.live.hear(&lead.state, &m, now)?;
-            let r = &lead.state.routing;
-            let ended = m.sessions.iter().copied().filter(|id| !r.session_alive(*id)).collect();
-            Ok(HeartbeatReply { term, routing: lead.live.update(r, m.have), ended })
-        });
-        Self::settle(me, cx);
-        reply
-    }
-}
-
-impl Handle<FetchRouting> for Mgmtd {
-    async fn handle(
-        me: &Me<Self>,
-        m: FetchRouting,
-        cx: &Cx,
-    ) -> Result<Option<RoutingUpdate>, MgmtdError> {
-        me.with(|s| {
-            let lead = s.leading(cx.now())?;
-            Ok(lead.live.update(&lead.state.routing, m.have))
-        })
-    }
-}
-
-impl Handle<ListNodes> for Mgmtd {
-    async fn handle(me: &Me<Self>, _: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
-        let now = cx.now();
-        me.with(|s| {
-            let lead = s.leading(now)?;
-            let line = |info: &NodeInfo| {
-                let heard = lead.live.agents.get(&info.node);
-                let report = heard.and_then(|h| h.report.as_ref());
-                let actors = report.and_then(|r| r.actors.as_ref());
-                NodeLine {
-                    info: info.clone(),
-                    silent_us: lead.live.silent(info.node, now).as_micros() as u64,
-                    targets: actors.map(|a| a.targets.clone()).unwrap_or_default(),
-                }
-            };
-            Ok(lead.state.routing.nodes.iter().map(line).collect())
-        })
-    }
-}
-
-impl Handle<CreateChains> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
-        let done = Self::change(me, cx, |s, _, _| s.create_chains(&m)).await;
-        Self::settle(me, cx);
-        done.map(|((), version)| version)
-    }
-}
-
-impl Handle<OpenSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        Self::change(me, cx, |s, _, _| Ok(s.open_session(&m))).await.map(|(id, _)| id)
-    }
-}
-
-impl Handle<CloseSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
-        let done = Self::change(me, cx, |s, _, _| {
-            s.sessions.remove(&m.session);
-            Ok(())
-        });
-        done.await.map(drop)
-    }
 }
