@@ -241,7 +241,7 @@ fn replay(checks: &[Check], args: &ReplayArgs) {
     let mut out: Box<dyn Write> = match args.log.as_str() {
         "-" => Box::new(std::io::stdout()),
         path => match std::fs::File::create(path) {
-            Ok(f) => Box::new(std::io::BufWriter::new(f)),
+            Ok(f) => Box::new(std::io::LineWriter::new(f)),
             Err(e) => fail(&format!("cannot write {path}: {e}")),
         },
     };

@@ -155,8 +155,7 @@ impl Client {
                 .borrow()
                 .iter()
                 .filter(|(_, c)| {
-                    c.flying.is_none()
-                        && c.dirty.as_ref().is_some_and(|d| now.since(d.since) >= age)
+                    !c.is_flying() && c.oldest().is_some_and(|since| now.since(since) >= age)
                 })
                 .map(|(i, _)| *i)
                 .collect();
@@ -197,8 +196,16 @@ impl Client {
         });
     }
 
-    /// Starts the flight of a chunk's dirty range, unless one is under way.
+    /// Sends all that is dirty in a chunk now, one range after the other.
     fn launch(&self, cx: &Cx, file: &Rc<File>, index: u32) {
+        if let Some(c) = file.chunks.borrow_mut().get_mut(&index) {
+            c.send(cx.now());
+        }
+        self.fly(cx, file, index);
+    }
+
+    /// Starts the next flight of a chunk, unless one is under way.
+    fn fly(&self, cx: &Cx, file: &Rc<File>, index: u32) {
         let taken = file.chunks.borrow_mut().get_mut(&index).and_then(|c| c.take_off());
         let Some((start, data)) = taken else { return };
         let (client, file, cx) = (self.clone(), Rc::clone(file), cx.outlive());
@@ -226,13 +233,14 @@ impl Client {
             let landed = {
                 let mut chunks = file.chunks.borrow_mut();
                 let c = chunks.get_mut(&index).expect("in flight");
-                c.flying = None;
+                c.land();
                 let landed = std::mem::take(&mut c.landed);
                 if c.is_clean() {
                     chunks.remove(&index);
                 }
                 landed
             };
+            client.fly(&task, &file, index);
             client.shrink_dirty(len);
             for l in landed {
                 l.fill(());
@@ -246,7 +254,7 @@ impl Client {
         let slot = {
             let mut chunks = file.chunks.borrow_mut();
             match chunks.get_mut(&index) {
-                Some(c) if c.flying.is_some() => {
+                Some(c) if c.is_flying() => {
                     let s = Slot::new();
                     c.landed.push(s.clone());
                     s
@@ -259,9 +267,11 @@ impl Client {
 
     /// Brings what is dirty now in this chunk to storage.
     async fn push(&self, cx: &Cx, file: &Rc<File>, index: u32) {
-        self.landing(file, index).await;
+        let now = cx.now();
         self.launch(cx, file, index);
-        self.landing(file, index).await;
+        while file.chunks.borrow().get(&index).is_some_and(|c| c.holds(now)) {
+            self.landing(file, index).await;
+        }
     }
 
     async fn push_all(&self, cx: &Cx, file: &Rc<File>) {
@@ -337,8 +347,8 @@ impl Client {
                         break;
                     }
                     Put::Apart => {
-                        self.landing(&file, index).await;
                         self.launch(cx, &file, index);
+                        self.landing(&file, index).await;
                     }
                 }
             }

@@ -108,7 +108,7 @@ impl Inner {
             if trim {
                 self.trim(cx).await;
             }
-            if spare && self.prepare_spare(cx).await.is_ok() {
+            if spare && !self.with(|s| s.closing) && self.prepare_spare(cx).await.is_ok() {
                 tracing::info!("a target takes updates again: its disk has space");
             }
         }

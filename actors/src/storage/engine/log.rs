@@ -12,7 +12,7 @@ use super::error::EngineError;
 use super::journal::{Done, Entry, Tail};
 use super::layout::journal_name;
 use super::record::Record;
-use super::state::Inner;
+use super::state::{Inner, State};
 
 /// How long a commit that nobody waits for stays in memory when no other record takes it along.
 const LAZY: Duration = Duration::from_millis(2);
@@ -174,10 +174,14 @@ impl Inner {
         }
     }
 
+    /// Has the next segment made while the current one fills.
     pub fn prepare_in_background(self: &Rc<Self>, cx: &Cx) {
+        if !self.with(|s| s.claim_preparation()) {
+            return;
+        }
         let (me, cx) = (Rc::clone(self), cx.outlive());
         cx.clone().spawn(async move {
-            if let Err(e) = me.prepare_spare(&cx).await {
+            if let Err(e) = me.prepare_claimed(&cx).await {
                 tracing::warn!("no next journal segment for a target yet: {e}");
                 me.tend(&cx);
             }
@@ -186,26 +190,25 @@ impl Inner {
 
     /// Has the next segment ready before it is needed.
     pub async fn prepare_spare(&self, cx: &Cx) -> Result<(), EngineError> {
-        let wait = self.with(|s| {
-            if s.journal.spare.is_some() {
-                return Some(None);
-            }
-            if std::mem::replace(&mut s.journal.preparing, true) {
+        if self.with(|s| s.claim_preparation()) {
+            return self.prepare_claimed(cx).await;
+        }
+        let other = self.with(|s| {
+            s.journal.preparing.then(|| {
                 let slot = Slot::new();
                 s.prepared.push(slot.clone());
-                return Some(Some(slot));
-            }
-            None
+                slot
+            })
         });
-        match wait {
-            Some(None) => return Ok(()),
-            Some(Some(slot)) => {
-                slot.await;
-                let ready = self.with(|s| s.journal.spare.is_some());
-                return if ready { Ok(()) } else { Err(EngineError::NoSpace) };
-            }
-            None => {}
+        if let Some(other) = other {
+            other.await;
         }
+        let ready = self.with(|s| s.journal.spare.is_some());
+        if ready { Ok(()) } else { Err(EngineError::NoSpace) }
+    }
+
+    /// With the preparation claimed.
+    async fn prepare_claimed(&self, cx: &Cx) -> Result<(), EngineError> {
         let (segment, retired) =
             self.with(|s| (s.journal.tail.segment + 1, s.journal.retired.pop()));
         let made = make_segment(self, cx, segment, retired).await;
@@ -218,6 +221,15 @@ impl Inner {
             }
         });
         made.map(drop).map_err(EngineError::from)
+    }
+}
+
+impl State {
+    /// Whether the caller is the one to prepare the next segment. Claimed before any task for it
+    /// runs, so that [`Inner::close`] can wait for all there will be.
+    fn claim_preparation(&mut self) -> bool {
+        let wanted = self.journal.spare.is_none() && self.failed.is_none();
+        wanted && !std::mem::replace(&mut self.journal.preparing, true)
     }
 }
 

@@ -366,6 +366,9 @@ async fn open_data(
         if whole != len {
             disk.truncate(file, whole).await?;
         }
+        // Its length may be in a cache only (the process that made it was killed before its sync),
+        // and records are about to refer to what is inside it.
+        disk.sync(file).await?;
         files.insert(class, DataFile { file, syncing: false, waiting: Vec::new() });
     }
     Ok(files)
