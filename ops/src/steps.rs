@@ -19,8 +19,23 @@ const SEEDS_NIGHTLY: u32 = 20_000;
 const ENGINE_SEEDS: u32 = 100;
 
 /// What the end-to-end tests run on the mount; `.ci/run` installs them.
-const E2E_TOOLS: [&str; 10] =
-    ["bash", "cp", "diff", "fusermount3", "git", "rsync", "setpriv", "sqlite3", "tar", "unshare"];
+const E2E_TOOLS: [&str; 15] = [
+    "bash",
+    "cp",
+    "diff",
+    "fio",
+    "fusermount3",
+    "git",
+    "ip",
+    "nft",
+    "nsenter",
+    "rsync",
+    "setpriv",
+    "sqlite3",
+    "tar",
+    "tc",
+    "unshare",
+];
 
 /// Why a step failed, one line.
 pub type Failure = String;
@@ -92,13 +107,20 @@ fn build() -> Result<(), Failure> {
     run(&mut cargo(&["build", "--workspace", "--profile", PROFILE]))
 }
 
+/// Measures links between processes beside plain sockets, and prints a table.
+pub fn bench_net(rounds: u32) -> Result<(), Failure> {
+    let rounds = rounds.to_string();
+    let example = ["--package", "t3fs-transport", "--example", "bench_net", "--", &rounds];
+    run(cargo(&["run", "--release"]).args(example))
+}
+
 /// Builds one binary as users run it.
 pub fn build_release(package: &str, binary: &str) -> Result<(), Failure> {
     run(&mut cargo(&["build", "--release", "--package", package, "--bin", binary]))
 }
 
 fn simulate(seeds: u32) -> Result<(), Failure> {
-    for check in ["disk", "chain", "members", "engine"] {
+    for check in ["disk", "mgmtd", "chain", "members", "engine"] {
         let seeds = if check == "engine" { seeds.min(ENGINE_SEEDS) } else { seeds };
         let mut simulator = Command::new(workspace::binary(PROFILE, "t3fs-sim"));
         run(simulator.args(["run", "--check", check, "--seeds", &seeds.to_string()]))?;

@@ -8,7 +8,7 @@ use t3fs_runtime::{Addr, RawAddr, Time};
 use super::{AgentConfig, ServerInfo};
 use crate::mgmtd::{Mgmtd, Timing, usable};
 use crate::proto::agent::Announce;
-use crate::proto::ids::{SessionId, TargetId};
+use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 use crate::storage::Storage;
 
@@ -29,10 +29,19 @@ pub(super) struct Took {
     pub(super) named: Vec<TargetId>,
 }
 
+/// What a target's report brought.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Reported {
+    /// Its actor is new here.
+    pub(super) attached: bool,
+    /// mgmtd should hear it soon.
+    pub(super) urgent: bool,
+}
+
 struct Candidate {
     addr: Addr<Mgmtd>,
-    /// A heartbeat to it is under way.
-    asked: bool,
+    /// Heartbeats to it that are under way.
+    asked: u8,
 }
 
 struct Session {
@@ -41,6 +50,8 @@ struct Session {
     ended: bool,
 }
 
+/// Heartbeats that may wait for an answer of the same primary: one lost costs no lease.
+const ASKED_MAX: u8 = 3;
 /// A client of this process that is silent for this long is gone, without having said so.
 const SESSION_SILENCE: Duration = Duration::from_secs(30);
 
@@ -61,6 +72,8 @@ pub(super) struct Core {
     announced: bool,
     sessions: BTreeMap<SessionId, Session>,
     lease: Time,
+    /// Why the primary refuses us; said once.
+    refusal: Option<String>,
 }
 
 /// Targets that a heartbeat says are alive: those that its answer gives a lease.
@@ -87,6 +100,7 @@ impl Core {
             announced: false,
             sessions: BTreeMap::new(),
             lease: Time::from_us(0),
+            refusal: None,
         };
         core.set_mgmtds(config.mgmtds);
         core
@@ -102,18 +116,19 @@ impl Core {
 
     pub(super) fn set_mgmtds(&mut self, mgmtds: Vec<Addr<Mgmtd>>) {
         self.primary = self.primary.filter(|p| mgmtds.contains(p));
-        let asked = |a| self.mgmtds.iter().any(|c| c.addr == a && c.asked);
+        let asked = |a| self.mgmtds.iter().find(|c| c.addr == a).map_or(0, |c| c.asked);
         self.mgmtds =
             mgmtds.into_iter().map(|addr| Candidate { addr, asked: asked(addr) }).collect();
     }
 
     pub(super) fn every(&self) -> Duration {
-        match self.server {
-            // Without a primary there is a lease to lose.
-            Some(_) => self.timing.heartbeat,
-            None if self.primary.is_none() => self.timing.heartbeat,
-            None => self.timing.client_heartbeat,
+        if self.routing.version == RoutingVersion(0) {
+            return self.timing.heartbeat / 8; // somebody waits for the cluster
         }
+        if self.server.is_none() && self.primary.is_some() {
+            return self.timing.client_heartbeat;
+        }
+        self.timing.heartbeat
     }
 
     /// How long one heartbeat waits for its answer: an answer that comes later is worth little.
@@ -125,10 +140,13 @@ impl Core {
     pub(super) fn heartbeats(&mut self, now: Time) -> Vec<(Addr<Mgmtd>, Heartbeat)> {
         self.sessions.retain(|_, s| now.since(s.wanted) < SESSION_SILENCE);
         let primary = self.primary;
-        let due = |c: &Candidate| !c.asked && primary.is_none_or(|p| p == c.addr);
+        let due = |c: &Candidate| match primary {
+            None => c.asked == 0,
+            Some(p) => p == c.addr && c.asked < ASKED_MAX,
+        };
         let to: Vec<Addr<Mgmtd>> = self.mgmtds.iter().filter(|c| due(c)).map(|c| c.addr).collect();
         for c in self.mgmtds.iter_mut().filter(|c| due(c)) {
-            c.asked = true;
+            c.asked += 1;
         }
         if to.is_empty() {
             return Vec::new();
@@ -161,7 +179,7 @@ impl Core {
 
     fn done(&mut self, by: Addr<Mgmtd>) {
         if let Some(c) = self.mgmtds.iter_mut().find(|c| c.addr == by) {
-            c.asked = false;
+            c.asked = c.asked.saturating_sub(1);
         }
     }
 
@@ -173,6 +191,7 @@ impl Core {
         sent: Time,
     ) -> Took {
         self.done(by);
+        self.refusal = None;
         if r.term >= self.term {
             self.term = r.term;
             self.primary = self.mgmtds.iter().any(|c| c.addr == by).then_some(by);
@@ -218,7 +237,10 @@ impl Core {
                 if was { Next::Now } else { Next::Wait }
             }
             MgmtdError::Refused(why) => {
-                tracing::error!("{why}");
+                if self.refusal.as_ref() != Some(&why) {
+                    tracing::error!("{why}");
+                    self.refusal = Some(why);
+                }
                 Next::Wait
             }
             MgmtdError::OtherTerm { .. } | MgmtdError::Unavailable(_) => Next::Wait,
@@ -238,11 +260,14 @@ impl Core {
         Took { routing: self.routing.apply(update), ..Took::default() }
     }
 
-    /// `true`: it says something new, and mgmtd should hear it soon.
-    pub(super) fn report(&mut self, r: TargetReport) -> bool {
+    /// What is new in a report.
+    pub(super) fn report(&mut self, r: TargetReport) -> Reported {
         let old = self.targets.insert(r.target, r);
         let said = |r: TargetReport| (r.addr, r.local, r.chain_version);
-        self.announced && old.map(said) != Some(said(r))
+        Reported {
+            attached: old.map(|o| o.addr) != Some(r.addr),
+            urgent: self.announced && old.map(said) != Some(said(r)),
+        }
     }
 
     pub(super) fn announce(&mut self, m: Announce) {
@@ -271,5 +296,124 @@ impl Core {
 
     pub(super) fn forget(&mut self, id: SessionId) {
         self.sessions.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use t3fs_runtime::NodeId;
+
+    use super::*;
+
+    fn raw(node: u32, slot: u16) -> RawAddr {
+        RawAddr { node: NodeId(node), shard: 0, slot, epoch: 1 }
+    }
+
+    fn mgmtd(node: u32) -> Addr<Mgmtd> {
+        Addr::from_raw(raw(node, 0))
+    }
+
+    fn at(ms: u64) -> Time {
+        Time::from_us(ms * 1000)
+    }
+
+    fn server() -> Core {
+        let server = Some(ServerInfo::default());
+        Core::new(AgentConfig {
+            server,
+            ..AgentConfig::new("t", vec![mgmtd(1), mgmtd(2), mgmtd(3)])
+        })
+    }
+
+    fn reply(term: u64, routing: Option<RoutingUpdate>) -> HeartbeatReply {
+        HeartbeatReply { term, routing, ended: Vec::new() }
+    }
+
+    fn full(version: u64) -> Option<RoutingUpdate> {
+        let r = Routing { version: RoutingVersion(version), ..Routing::default() };
+        Some(RoutingUpdate::Full(r))
+    }
+
+    fn asked(c: &mut Core) -> Vec<Addr<Mgmtd>> {
+        c.heartbeats(at(0)).into_iter().map(|(to, _)| to).collect()
+    }
+
+    /// Goal: all are tried until one leads; one that is silent or leads no more is left, after a
+    /// hint to whom it names.
+    #[test]
+    fn it_finds_the_primary() {
+        let mut c = server();
+        assert_eq!(asked(&mut c), [mgmtd(1), mgmtd(2), mgmtd(3)]);
+        assert_eq!(asked(&mut c), [], "nobody is asked twice while nobody leads");
+        let other = MgmtdError::NotPrimary { hint: Some(NodeId(2)) };
+        assert_eq!(c.refused(mgmtd(1), other.clone()), Next::Wait);
+        assert_eq!(c.refused(mgmtd(2), MgmtdError::OtherTerm { term: 7 }), Next::Now);
+        assert_eq!(asked(&mut c), [mgmtd(2)]);
+        c.answered(mgmtd(2), reply(7, full(1)), &[], at(0));
+        assert_eq!((c.primary(), c.term), (Some(mgmtd(2)), 7));
+        // A late answer of an earlier primary changes nothing.
+        c.answered(mgmtd(1), reply(6, None), &[], at(0));
+        assert_eq!(c.primary(), Some(mgmtd(2)));
+        let gone = MgmtdError::NotPrimary { hint: Some(NodeId(3)) };
+        assert_eq!(c.refused(mgmtd(2), gone), Next::Now);
+        assert_eq!(c.primary(), Some(mgmtd(3)));
+        assert_eq!(c.unanswered(mgmtd(3)), Next::Now);
+        assert_eq!(c.primary(), None);
+    }
+
+    /// Goal: a lease is counted from the sending, for the targets that were named as alive, and
+    /// never without the routing that came with it.
+    #[test]
+    fn leases() {
+        let mut c = server();
+        c.report(TargetReport::online(TargetId(1), raw(9, 1)));
+        let (_, early) = c.heartbeats(at(0)).remove(0);
+        assert_eq!(named(&early), [], "it is not announced yet");
+        let away = TargetReport {
+            local: LocalState::Offline,
+            ..TargetReport::online(TargetId(2), raw(9, 2))
+        };
+        c.announce(Announce { metas: Vec::new(), targets: vec![away] });
+        let message = c.message();
+        assert_eq!(message.node.as_ref().unwrap().actors.as_ref().unwrap().targets.len(), 2);
+        let alive = named(&message);
+        assert_eq!(alive, [TargetId(1)]);
+        let took = c.answered(mgmtd(1), reply(1, full(5)), &alive, at(100));
+        assert_eq!((took.routing, took.lease, &took.named), (true, Some(at(1100)), &alive));
+        let gap = RoutingDelta {
+            from: RoutingVersion(7),
+            version: RoutingVersion(8),
+            nodes: Vec::new(),
+            chains: Vec::new(),
+            tables: Vec::new(),
+            metas: None,
+            sessions: None,
+            session_max: SessionId(0),
+        };
+        let update = Some(RoutingUpdate::Delta(gap.clone()));
+        assert_eq!(c.answered(mgmtd(1), reply(1, update), &alive, at(300)), Took::default());
+        // What a push has brought before is no gap.
+        c.take(full(9).unwrap());
+        let update = Some(RoutingUpdate::Delta(gap));
+        let took = c.answered(mgmtd(1), reply(1, update), &alive, at(400));
+        assert_eq!((took.routing, took.lease), (false, Some(at(1400))));
+        let took = c.answered(mgmtd(1), reply(1, None), &alive, at(200));
+        assert_eq!(took.lease, Some(at(1400)), "an answer that comes late shortens nothing");
+    }
+
+    /// Goal: a session is extended while its client says that it lives, and its end is told.
+    #[test]
+    fn sessions() {
+        let mut c = server();
+        let id = SessionId(4);
+        assert!(c.extend(id, at(0)));
+        assert_eq!(c.message().sessions, [id]);
+        let ended = HeartbeatReply { term: 1, routing: None, ended: vec![id] };
+        c.answered(mgmtd(1), ended, &[], at(10));
+        assert!(!c.extend(id, at(20)));
+        assert_eq!(c.message().sessions, []);
+        assert!(c.extend(SessionId(5), at(20)));
+        c.heartbeats(at(40_000));
+        assert_eq!(c.message().sessions, [], "its client was silent");
     }
 }

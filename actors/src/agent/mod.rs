@@ -74,6 +74,8 @@ impl Actor for Agent {
     type Msg = AgentMsg;
 }
 
+/// Between two heartbeats, however much there is to say.
+const GAP_MIN: Duration = Duration::from_millis(2);
 /// Between two attempts to pass a question on.
 const PASS_PAUSE: Duration = Duration::from_millis(40);
 /// One attempt of it.
@@ -93,6 +95,7 @@ impl Agent {
     /// Heartbeats, for ever.
     async fn beat(me: &Me<Self>, cx: &Cx) {
         loop {
+            let began = cx.now();
             for (to, message) in me.with(|a| a.core.heartbeats(cx.now())) {
                 let (me, cx) = (me.clone(), cx.clone());
                 cx.clone().spawn(async move { Self::heartbeat(&me, to, message, &cx).await });
@@ -106,6 +109,7 @@ impl Agent {
             let jitter = Duration::from_micros(cx.rand() % (2 * eighth));
             let rest = every - Duration::from_micros(eighth) + jitter;
             let _ = before(cx.sleep(rest), hurry).await; // either way it is time
+            cx.sleep(GAP_MIN.saturating_sub(cx.now() - began)).await;
         }
     }
 
@@ -214,11 +218,12 @@ impl Handle<GetRouting> for Agent {
 impl Handle<ReportTarget> for Agent {
     async fn handle(me: &Me<Self>, m: ReportTarget, cx: &Cx) {
         me.with(|a| {
-            if a.core.report(m.report) {
+            let new = a.core.report(m.report);
+            if new.urgent {
                 a.hurry.fill(());
             }
             let routing = a.core.routing();
-            if routing.version > RoutingVersion(0) {
+            if new.attached && routing.version > RoutingVersion(0) {
                 let to = Addr::<Storage>::from_raw(m.report.addr);
                 let _ = cx.tell(to, NewRouting { routing: routing.clone() });
             }
@@ -237,7 +242,10 @@ impl Handle<Announce> for Agent {
 
 impl Handle<SetMgmtds> for Agent {
     async fn handle(me: &Me<Self>, m: SetMgmtds, _: &Cx) {
-        me.with(|a| a.core.set_mgmtds(m.mgmtds.into_iter().map(Addr::from_raw).collect()));
+        me.with(|a| {
+            a.core.set_mgmtds(m.mgmtds.into_iter().map(Addr::from_raw).collect());
+            a.hurry.fill(());
+        });
     }
 }
 

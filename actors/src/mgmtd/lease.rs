@@ -3,9 +3,9 @@
 //! The holder raises the record's counter again and again, counts each of its leases from before
 //! it sent the renewal, and stops acting at two thirds. A challenger takes over after it has
 //! watched the record unchanged for the whole lease on its own clock. As long as clock rates differ
-//! by less than a third, the challenger's lease begins after the holder's has ended. Both writes are
-//! on stable storage before they count: a store that forgot one would show an old counter, and an
-//! old counter looks unchanged.
+//! by less than a third, the challenger's lease begins after the holder's has ended. Both writes
+//! are on stable storage before they count: a store that forgot one would show an old counter, and
+//! an old counter looks unchanged.
 //!
 //! That is for whoever reads and grants. Whoever writes is safe without clocks: every write of
 //! state reads the record in the same transaction and must find itself in it.
@@ -139,8 +139,21 @@ impl Lease {
         self.seen.filter(|_| now.since(self.since) < self.life).map(|r| r.holder)
     }
 
-    /// How long to wait before the record is looked at again: a renewal may fail twice.
-    pub(super) fn pause(&self) -> Duration {
+    /// How long to wait before the record is looked at again: a renewal may fail twice, and a
+    /// challenger looks when the holder's time is over.
+    pub(super) fn pause(&self, now: Time) -> Duration {
+        let quarter = self.life / 4;
+        match self.seen {
+            Some(r) if !self.is_mine(&r) => {
+                let left = (self.since + self.life).since(now);
+                quarter.min(left).max(self.life / 64)
+            }
+            _ => quarter,
+        }
+    }
+
+    /// How long one look at the record may take.
+    pub(super) fn patience(&self) -> Duration {
         self.life / 4
     }
 }

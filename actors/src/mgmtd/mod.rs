@@ -6,8 +6,9 @@
 //! wait for it, and a primary without it stops acting when its lease runs out.
 //!
 //! `lease` decides who leads, `core` and `chain_table` what becomes of the cluster, `store` is the
-//! stored form, and this file awaits between them.
+//! stored form, `answers` the messages, and this file awaits between them.
 
+mod answers;
 mod chain_table;
 mod core;
 mod lease;
@@ -18,7 +19,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, NodeId, RawAddr, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
 
 use self::core::{Live, State, condemned, settle};
 pub use self::lease::usable;
@@ -28,7 +29,7 @@ use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, Txn};
 use crate::proto::agent::RoutingChanged;
-use crate::proto::ids::{RoutingVersion, SessionId};
+use crate::proto::ids::RoutingVersion;
 use crate::proto::kv::Durability;
 use crate::proto::mgmtd::*;
 
@@ -121,6 +122,8 @@ pub struct Mgmtd {
     lead: Option<Lead>,
     /// The state of this term is being loaded.
     loading: Option<u64>,
+    /// A write from before then may still arrive: no state is loaded before a later renewal.
+    doubt: Option<Time>,
     /// Why this mgmtd can never lead, as a sentence.
     unfit: Option<String>,
     /// A change is being made; who waits to make the next one.
@@ -188,6 +191,7 @@ impl Mgmtd {
             lease,
             lead: None,
             loading: None,
+            doubt: None,
             unfit: None,
             busy: false,
             line: VecDeque::new(),
@@ -217,16 +221,16 @@ impl Mgmtd {
     /// Tries for the lease, then keeps it, for ever.
     async fn hold_lease(me: &Me<Self>, cx: &Cx) {
         loop {
-            let pause = me.with(|m| m.lease.pause());
             let began = cx.now();
-            let for_good = me.with(|m| m.config.alone && m.lease.acts(began));
-            if !for_good && let Err(why) = Self::attempt(me, &cx.within(pause)).await {
+            let patience = me.with(|m| m.lease.patience());
+            let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
+            if !for_good && let Err(why) = Self::attempt(me, &cx.within(patience)).await {
                 tracing::debug!("the lease could not be looked at: {why}");
             }
             let load = me.with(|m| {
                 let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
                 let has = m.lead.as_ref().is_some_and(|l| l.term == term);
-                if has || m.loading == Some(term) || m.unfit.is_some() {
+                if has || m.loading == Some(term) || m.unfit.is_some() || m.doubt.is_some() {
                     return None;
                 }
                 m.loading = Some(term);
@@ -236,6 +240,7 @@ impl Mgmtd {
                 let (me, long) = (me.clone(), cx.clone());
                 cx.spawn(async move { Self::take_over(&me, term, &long).await });
             }
+            let pause = me.with(|m| m.lease.pause(cx.now()));
             let rest = pause.saturating_sub(cx.now() - began);
             let jitter = Duration::from_micros(cx.rand() % 20_000);
             cx.sleep(rest + jitter).await;
@@ -262,6 +267,7 @@ impl Mgmtd {
         txn.commit(Durability::Now).await.map_err(|e| e.to_string())?;
         me.with(|m| {
             let now = cx.now();
+            m.doubt = m.doubt.filter(|since| sent < *since);
             if m.lease.acknowledged(mine, sent, now)
                 && let Some(lead) = &mut m.lead
             {
@@ -280,7 +286,7 @@ impl Mgmtd {
                 m.loading = None;
             }
             match loaded {
-                Ok(state) if m.lease.term() == Some(term) => {
+                Ok(state) if m.lease.term() == Some(term) && m.doubt.is_none() => {
                     let now = cx.now();
                     tracing::info!(term, "leads cluster {}", state.routing.cluster);
                     let t = m.config.timing;
@@ -380,6 +386,9 @@ impl Mgmtd {
         decide: impl FnOnce(&mut State, &mut Live, Time) -> Result<T, String>,
     ) -> Result<(T, RoutingVersion), MgmtdError> {
         let _turn = Turn::take(me).await?;
+        if cx.expired() {
+            return Err(MgmtdError::Unavailable("it was not this request's turn in time".into()));
+        }
         let now = cx.now();
         let (value, term, before, after) = me.with(|m| {
             let lead = m.leading(now)?;
@@ -440,9 +449,16 @@ impl Mgmtd {
         match saved {
             Ok(()) => Ok(()),
             Err(Stop::Refused(store::Deposed)) => Err("another mgmtd has taken over".into()),
+            // Certainly not written: it is too large, or malformed.
+            Err(Stop::Kv(e @ (KvError::TooLarge { .. } | KvError::Invalid(_)))) => {
+                Err(e.to_string())
+            }
             Err(Stop::Kv(e)) => {
-                // Nothing is known of what is stored now: begin anew from there.
-                me.with(|m| m.lead = None);
+                // It may be written yet, until the lease record changes under it.
+                me.with(|m| {
+                    m.lead = None;
+                    m.doubt = Some(cx.now());
+                });
                 Err(e.to_string())
             }
         }
@@ -457,89 +473,4 @@ fn fits(state: &State, cluster: &str) -> Result<(), String> {
     Err(format!(
         "the store belongs to cluster {found}, not {cluster}; start with --cluster-id {found}"
     ))
-}
-
-impl Handle<Heartbeat> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: Heartbeat, cx: &Cx) -> Result<HeartbeatReply, MgmtdError> {
-        let now = cx.now();
-        let reply = me.with(|s| {
-            if m.cluster != s.config.cluster {
-                return Err(MgmtdError::Refused(format!(
-                    "this is cluster {}, not {}: check --cluster-id and --cluster",
-                    s.config.cluster, m.cluster
-                )));
-            }
-            let lead = s.leading(now)?;
-            let term = lead.term;
-            if m.term != term {
-                return Err(MgmtdError::OtherTerm { term });
-            }
-            if lead.condemned.contains(&m.agent.node) {
-                return Err(MgmtdError::Unavailable("the node's end is being stored".into()));
-            }
-            lead.live.hear(&lead.state, &m, now)?;
-            let r = &lead.state.routing;
-            let ended = m.sessions.iter().copied().filter(|id| !r.session_alive(*id)).collect();
-            Ok(HeartbeatReply { term, routing: lead.live.update(r, m.have), ended })
-        });
-        Self::settle(me, cx);
-        reply
-    }
-}
-
-impl Handle<FetchRouting> for Mgmtd {
-    async fn handle(
-        me: &Me<Self>,
-        m: FetchRouting,
-        cx: &Cx,
-    ) -> Result<Option<RoutingUpdate>, MgmtdError> {
-        me.with(|s| {
-            let lead = s.leading(cx.now())?;
-            Ok(lead.live.update(&lead.state.routing, m.have))
-        })
-    }
-}
-
-impl Handle<ListNodes> for Mgmtd {
-    async fn handle(me: &Me<Self>, _: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
-        let now = cx.now();
-        me.with(|s| {
-            let lead = s.leading(now)?;
-            let line = |info: &NodeInfo| {
-                let heard = lead.live.agents.get(&info.node);
-                let report = heard.and_then(|h| h.report.as_ref());
-                let actors = report.and_then(|r| r.actors.as_ref());
-                NodeLine {
-                    info: info.clone(),
-                    silent_us: lead.live.silent(info.node, now).as_micros() as u64,
-                    targets: actors.map(|a| a.targets.clone()).unwrap_or_default(),
-                }
-            };
-            Ok(lead.state.routing.nodes.iter().map(line).collect())
-        })
-    }
-}
-
-impl Handle<CreateChains> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
-        let done = Self::change(me, cx, |s, _, _| s.create_chains(&m)).await;
-        Self::settle(me, cx);
-        done.map(|((), version)| version)
-    }
-}
-
-impl Handle<OpenSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        Self::change(me, cx, |s, _, _| Ok(s.open_session(&m))).await.map(|(id, _)| id)
-    }
-}
-
-impl Handle<CloseSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
-        let done = Self::change(me, cx, |s, _, _| {
-            s.sessions.remove(&m.session);
-            Ok(())
-        });
-        done.await.map(drop)
-    }
 }

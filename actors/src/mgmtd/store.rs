@@ -12,7 +12,8 @@
 //!
 //! The routing is a function of these rows, and its version is that of "M/state": whoever is
 //! primary hands out the same. A write must find itself in the lease, and the version it started
-//! from; finding the version it makes instead, it was done before, by an attempt that got no answer.
+//! from; finding the version it makes instead, it was done before, by an attempt that got no
+//! answer.
 
 use std::collections::BTreeMap;
 

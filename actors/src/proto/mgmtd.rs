@@ -205,7 +205,8 @@ pub enum LocalState {
     UpToDate,
     /// It answers, and may lack something.
     Online,
-    /// It does not serve, and has stopped before this was said.
+    /// It does not serve, and has stopped before this was said. It serves again only in a later
+    /// version of its chain: until it sees one, the lease it has is void.
     Offline,
 }
 

@@ -124,7 +124,11 @@ impl Storage {
             request: Some(u.request),
             commit: is_tail || early,
         };
-        let applied = engine.apply(cx, update).await?;
+        let applied = engine.apply(cx, update).await;
+        if engine.failure().is_some() {
+            me.with(|s| s.tell.fill(()));
+        }
+        let applied = applied?;
         let out =
             Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
         // A tail may have got a successor while it wrote.

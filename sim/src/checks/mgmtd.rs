@@ -108,7 +108,7 @@ async fn play_target(cx: Cx, agent: Addr<Agent>, addr: RawAddr, rng: Rng, member
     // It said that it is away in this version of the chain, and stays so until that has an end.
     let mut away_in: Option<ChainVersion> = None;
     loop {
-        cx.sleep(Duration::from_millis(30 + rng.below(30))).await;
+        cx.sleep(Duration::from_millis(50 + rng.below(100))).await;
         let r = routing(&cx, agent).await;
         let found = r.chains.iter().find_map(|c| {
             let me = c.targets.iter().find(|x| x.target == t)?;

@@ -1,0 +1,92 @@
+//! What mgmtd answers: a primary from what it knows at once, or by making a change.
+
+use t3fs_runtime::{Cx, Handle, Me};
+
+use super::Mgmtd;
+use crate::proto::ids::{RoutingVersion, SessionId};
+use crate::proto::mgmtd::*;
+
+impl Handle<Heartbeat> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: Heartbeat, cx: &Cx) -> Result<HeartbeatReply, MgmtdError> {
+        let now = cx.now();
+        let reply = me.with(|s| {
+            if m.cluster != s.config.cluster {
+                return Err(MgmtdError::Refused(format!(
+                    "this is cluster {}, not {}: check --cluster-id and --cluster",
+                    s.config.cluster, m.cluster
+                )));
+            }
+            let lead = s.leading(now)?;
+            let term = lead.term;
+            if m.term != term {
+                return Err(MgmtdError::OtherTerm { term });
+            }
+            if lead.condemned.contains(&m.agent.node) {
+                return Err(MgmtdError::Unavailable("the node's end is being stored".into()));
+            }
+            lead.live.hear(&lead.state, &m, now)?;
+            let r = &lead.state.routing;
+            let ended = m.sessions.iter().copied().filter(|id| !r.session_alive(*id)).collect();
+            Ok(HeartbeatReply { term, routing: lead.live.update(r, m.have), ended })
+        });
+        Self::settle(me, cx);
+        reply
+    }
+}
+
+impl Handle<FetchRouting> for Mgmtd {
+    async fn handle(
+        me: &Me<Self>,
+        m: FetchRouting,
+        cx: &Cx,
+    ) -> Result<Option<RoutingUpdate>, MgmtdError> {
+        me.with(|s| {
+            let lead = s.leading(cx.now())?;
+            Ok(lead.live.update(&lead.state.routing, m.have))
+        })
+    }
+}
+
+impl Handle<ListNodes> for Mgmtd {
+    async fn handle(me: &Me<Self>, _: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
+        let now = cx.now();
+        me.with(|s| {
+            let lead = s.leading(now)?;
+            let line = |info: &NodeInfo| {
+                let heard = lead.live.agents.get(&info.node);
+                let report = heard.and_then(|h| h.report.as_ref());
+                let actors = report.and_then(|r| r.actors.as_ref());
+                NodeLine {
+                    info: info.clone(),
+                    silent_us: lead.live.silent(info.node, now).as_micros() as u64,
+                    targets: actors.map(|a| a.targets.clone()).unwrap_or_default(),
+                }
+            };
+            Ok(lead.state.routing.nodes.iter().map(line).collect())
+        })
+    }
+}
+
+impl Handle<CreateChains> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
+        let done = Self::change(me, cx, |s, _, _| s.create_chains(&m)).await;
+        Self::settle(me, cx);
+        done.map(|((), version)| version)
+    }
+}
+
+impl Handle<OpenSession> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
+        Self::change(me, cx, |s, _, _| Ok(s.open_session(&m))).await.map(|(id, _)| id)
+    }
+}
+
+impl Handle<CloseSession> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
+        let done = Self::change(me, cx, |s, _, _| {
+            s.sessions.remove(&m.session);
+            Ok(())
+        });
+        done.await.map(drop)
+    }
+}

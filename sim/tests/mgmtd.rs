@@ -1,0 +1,222 @@
+//! Single stories of mgmtd and its agents, each as it is told in the design: who is refused, what a
+//! killed mount leaves, what happens while the KV is away. Random ones are in the check `mgmtd`.
+
+use core::time::Duration;
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::meta::kv::MemoryDisk;
+use t3fs_actors::meta::kv::actor::Kv;
+use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Seen, Timing};
+use t3fs_actors::proto::agent::{Announce, GetRouting};
+use t3fs_actors::proto::ids::{ChainId, RoutingVersion, SessionId, TargetId};
+use t3fs_actors::proto::mgmtd::{
+    CreateChains, ExtendSession, Heartbeat, ListNodes, MgmtdError, NodeStatus, OpenSession,
+    Routing, TargetReport, TargetState,
+};
+use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
+use t3fs_sim::{Boot, Crash, NodeSpec, World};
+
+const KV: NodeId = NodeId(1);
+const MGMTDS: [NodeId; 2] = [NodeId(2), NodeId(3)];
+const SERVER: NodeId = NodeId(4);
+const CLIENT: NodeId = NodeId(5);
+
+fn first<A>(node: NodeId) -> Addr<A> {
+    Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
+}
+
+fn agent_config(server: bool) -> AgentConfig {
+    let server = server.then(ServerInfo::default);
+    AgentConfig { server, ..AgentConfig::new("sim", MGMTDS.map(first).into()) }
+}
+
+/// A KV, two mgmtds, a server with one target, a process of clients. Every term that began.
+fn cluster() -> (World, Rc<RefCell<Vec<u64>>>) {
+    let world = World::new(1);
+    let disk = MemoryDisk::new();
+    world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        Kv::start(&b.cx, Box::new(disk.open())).unwrap();
+    }));
+    let terms: Rc<RefCell<Vec<u64>>> = Rc::default();
+    for _ in MGMTDS {
+        let terms = Rc::clone(&terms);
+        world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+            let terms = Rc::clone(&terms);
+            let watch = Rc::new(move |what: &Seen<'_>| {
+                if let Seen::Leads { term, .. } = what {
+                    terms.borrow_mut().push(*term);
+                }
+            });
+            let config = MgmtdConfig::new(first(KV), "sim");
+            Mgmtd::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+        }));
+    }
+    world.add_node(NodeSpec::new().boot(|b: &Boot| {
+        let agent = Agent::start(&b.cx, agent_config(true));
+        // Nobody listens there.
+        let addr = RawAddr { node: b.node, shard: 0, slot: 99, epoch: b.epoch };
+        let targets = vec![TargetReport::online(TargetId(1), addr)];
+        b.cx.tell(agent, Announce { metas: Vec::new(), targets }).unwrap();
+    }));
+    world.add_node(NodeSpec::new().boot(|b: &Boot| {
+        Agent::start(&b.cx, agent_config(false));
+    }));
+    let made = ask(&world, |cx| async move {
+        let chains = vec![(ChainId(1), vec![(TargetId(1), SERVER)])];
+        cx.ask(first::<Agent>(CLIENT), CreateChains { chains }).await.unwrap()
+    });
+    made.unwrap();
+    (world, terms)
+}
+
+fn ask<T: 'static, F: Future<Output = T> + 'static>(world: &World, f: impl FnOnce(Cx) -> F) -> T {
+    world.block_on(CLIENT, f).unwrap()
+}
+
+fn routing(world: &World) -> Routing {
+    ask(world, |cx| async move {
+        let m = GetRouting { have: RoutingVersion(0), fresh: false };
+        cx.ask(first::<Agent>(CLIENT), m).await.unwrap().unwrap()
+    })
+}
+
+fn secs(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+/// Goal: what belongs to another cluster is refused with a sentence, heartbeat and store alike.
+#[test]
+fn another_cluster_is_refused() {
+    let (world, _) = cluster();
+    let refused = ask(&world, |cx| async move {
+        let mut all = Vec::new();
+        for m in MGMTDS {
+            let message = Heartbeat {
+                cluster: "other".into(),
+                term: 1,
+                agent: RawAddr { node: CLIENT, shard: 0, slot: 0, epoch: 1 },
+                number: 1,
+                have: RoutingVersion(0),
+                node: None,
+                sessions: Vec::new(),
+            };
+            all.push(cx.ask(first::<Mgmtd>(m), message).await.unwrap());
+        }
+        all
+    });
+    for r in refused {
+        let Err(MgmtdError::Refused(why)) = r else { panic!("{r:?}") };
+        assert!(why.contains("this is cluster sim, not other"), "{why}");
+    }
+    let why = ask(&world, |cx| async move {
+        Mgmtd::check_store(&cx, first(KV), "sim").await.unwrap();
+        Mgmtd::check_store(&cx, first(KV), "other").await.unwrap_err()
+    });
+    assert!(why.contains("belongs to cluster sim, not other"), "{why}");
+}
+
+/// Goal: the primary dies; another leads in less than three seconds, and nothing has changed.
+#[test]
+fn the_primary_dies() {
+    let (world, terms) = cluster();
+    world.run_for(secs(2)).unwrap();
+    let before = routing(&world);
+    let primary = ask(&world, |cx| async move {
+        for m in MGMTDS {
+            if cx.ask(first::<Mgmtd>(m), ListNodes).await.unwrap().is_ok() {
+                return m;
+            }
+        }
+        panic!("nobody leads");
+    });
+    world.crash(primary, Crash::Process);
+    world.run_until(|| terms.borrow().len() == 2, secs(3)).unwrap();
+    world.run_for(secs(5)).unwrap();
+    assert_eq!(routing(&world), before);
+    // Questions go to the new one.
+    let lines = ask(&world, |cx| async move {
+        cx.ask(first::<Agent>(CLIENT), ListNodes).await.unwrap().unwrap()
+    });
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].silent_us < 500_000 && lines[0].targets.len() == 1, "{lines:?}");
+}
+
+/// Goal: without the KV for a minute everything waits, then goes on as if nothing had been.
+#[test]
+fn the_kv_is_away() {
+    let (world, _) = cluster();
+    world.run_for(secs(2)).unwrap();
+    let before = routing(&world);
+    world.crash(KV, Crash::Process);
+    world.run_for(secs(60)).unwrap();
+    let refused = ask(&world, |cx| async move {
+        let m = OpenSession { label: "x".into(), nonce: 1 };
+        cx.ask(first::<Agent>(CLIENT), m).await
+    });
+    assert!(!matches!(refused, Ok(Ok(_))), "{refused:?}");
+    world.restart(KV);
+    world.run_for(secs(5)).unwrap();
+    let after = routing(&world);
+    assert_eq!((&after.chains, &after.nodes), (&before.chains, &before.nodes));
+    let opened = ask(&world, |cx| async move {
+        let m = OpenSession { label: "x".into(), nonce: 1 };
+        cx.ask(first::<Agent>(CLIENT), m).await
+    });
+    assert!(matches!(opened, Ok(Ok(_))), "{opened:?}");
+}
+
+/// Goal: a mount that was killed: its session ends after its lease, and routing says so; one whose
+/// client lives goes on.
+#[test]
+fn a_killed_mount() {
+    let (world, _) = cluster();
+    let open = |nonce| {
+        ask(&world, move |cx| async move {
+            let m = OpenSession { label: "mount".into(), nonce };
+            cx.ask(first::<Agent>(CLIENT), m).await.unwrap().unwrap()
+        })
+    };
+    let (killed, living) = (open(1), open(2));
+    let extend = move |session| {
+        move |cx: Cx| async move {
+            loop {
+                cx.sleep(secs(10)).await;
+                assert!(cx.ask(first::<Agent>(CLIENT), ExtendSession { session }).await.unwrap());
+            }
+        }
+    };
+    world.spawn(CLIENT, 0, extend(living));
+    world.run_for(secs(50)).unwrap();
+    assert_eq!(routing(&world).sessions, [killed, living]);
+    // Its agent gives it 30 s, mgmtd a session lease from there.
+    world.run_for(secs(30) + Timing::default().session_lease).unwrap();
+    let r = routing(&world);
+    assert_eq!(r.sessions, [living]);
+    assert!(!r.session_alive(killed) && r.session_alive(living));
+    // The whole process.
+    world.crash(CLIENT, Crash::Process);
+    world.run_for(Timing::default().session_lease + secs(5)).unwrap();
+    world.restart(CLIENT);
+    world.run_for(secs(1)).unwrap();
+    assert_eq!(routing(&world).sessions, Vec::<SessionId>::new());
+}
+
+/// Goal: the only replica's node dies and returns: the chain waits for it, and serves again.
+#[test]
+fn the_only_replica_returns() {
+    let (world, _) = cluster();
+    world.run_for(secs(2)).unwrap();
+    world.crash(SERVER, Crash::Power);
+    world.run_for(secs(3)).unwrap();
+    let r = routing(&world);
+    assert_eq!(r.nodes[0].status, NodeStatus::Dead);
+    assert_eq!(r.chains[0].targets[0].state, TargetState::LastServing);
+    world.restart(SERVER);
+    world.run_for(secs(1)).unwrap();
+    let r = routing(&world);
+    assert_eq!((r.nodes[0].status, r.nodes[0].incarnation), (NodeStatus::Alive, 2));
+    assert_eq!(r.chains[0].targets[0].state, TargetState::Serving);
+    assert_eq!(r.chains[0].targets[0].addr.unwrap().epoch, 2);
+}
