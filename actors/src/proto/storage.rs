@@ -74,10 +74,11 @@ pub struct ChunkData {
     pub data: Bulk,
 }
 
-/// To the head: removes this file's chunks from index `from` on. At most `limit` in one call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+/// To the head: removes the chunks of these files from index `from` on. At most `limit` chunks in
+/// one call.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct RemoveChunks {
-    pub inode: InodeId,
+    pub inodes: Vec<InodeId>,
     pub chain_version: ChainVersion,
     pub from: u32,
     pub limit: u32,
@@ -85,10 +86,11 @@ pub struct RemoveChunks {
     pub request: RequestId,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Removed {
     pub count: u32,
-    pub more: bool,
+    /// Files that may have more chunks: ask again for these.
+    pub left: Vec<InodeId>,
 }
 
 /// Chunks in order from `from` on (inclusive), for checks and resync.
@@ -188,6 +190,23 @@ pub struct NewRouting {
     pub routing: Routing,
 }
 
+/// What this target has done to bring successors up to date.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct GetResync;
+
+/// Since the target's start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct ResyncStats {
+    pub begun: u64,
+    pub done: u64,
+    /// Chunks of its own looked at.
+    pub compared: u64,
+    /// Chunks sent, also for client writes meanwhile.
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub removed: u64,
+}
+
 /// From the agent: this target may serve until `until_us` of the process's own clock (`Cx::now`),
 /// once its routing is no older than `routing`: a lease renewed after a death comes with the news.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
@@ -281,6 +300,8 @@ no_bulk!(
     NewRouting,
     SyncStart,
     SyncDone,
+    GetResync,
+    ResyncStats,
     LeaseHeld,
     TargetId
 );
@@ -297,4 +318,5 @@ protocol! { Storage as StorageMsg = 0x0300 {
     9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
     10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;
     11 v 1 SyncDone -> Result<(), StorageError>, Control, 5_000 ms;
+    12 v 1 GetResync -> ResyncStats, Control, 5_000 ms;
 } }

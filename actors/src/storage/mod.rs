@@ -1,13 +1,14 @@
 //! Storage: the CRAQ write chain over targets, and the chunk engine below it.
 //!
-//! One [`Storage`] actor is one target. `core` decides, synchronously; `target` awaits between the
-//! decisions; `engine` keeps chunks on a disk.
+//! One [`Storage`] actor is one target. `membership` (what the target is to its chain) and `core`
+//! (what an update is to a chunk) decide, synchronously; `write`, `resync` and `target` await
+//! between the decisions; `engine` keeps chunks on a disk.
 //!
 //! The protocol (CRAQ: Terrace and Freedman, USENIX ATC 2009): the head numbers an update, stores
 //! it as pending, *then* forwards it; each target does the same; the tail stores it committed;
 //! commits travel back with the replies. So what a target has stored, all before it have stored:
-//! after a crash a pending update is driven on by whoever holds it, and never taken back on a
-//! guess.
+//! after a crash a pending update is driven on by whoever holds it and still serves, and never
+//! taken back on a guess. Whoever has left its chain meanwhile is overwritten before it serves.
 
 mod core;
 pub mod engine;

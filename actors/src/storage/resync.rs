@@ -47,17 +47,6 @@ pub(super) struct SyncOut {
     open: BTreeSet<u64>,
 }
 
-/// What resyncs of this target have done, since its start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct ResyncStats {
-    pub begun: u64,
-    pub done: u64,
-    pub compared: u64,
-    pub sent: u64,
-    pub sent_bytes: u64,
-    pub removed: u64,
-}
-
 /// Why an attempt ended early.
 type Early = String;
 
@@ -388,6 +377,12 @@ impl Handle<SyncStart> for Storage {
             })?;
         }
         Ok(())
+    }
+}
+
+impl Handle<GetResync> for Storage {
+    async fn handle(me: &Me<Self>, _: GetResync, _: &Cx) -> ResyncStats {
+        me.with(|s| s.stats)
     }
 }
 

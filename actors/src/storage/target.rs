@@ -9,7 +9,7 @@ use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Tim
 
 use super::core::Core;
 use super::engine::{ChunkInfo, Engine, EngineError};
-use super::resync::{ResyncStats, SyncOut};
+use super::resync::SyncOut;
 use crate::agent::Agent;
 use crate::proto::agent::{GetRouting, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
@@ -80,7 +80,7 @@ const DRIVE_WIDTH: usize = 16;
 /// Longest wait for newer routing.
 const FETCH_MAX: Duration = Duration::from_millis(500);
 /// How often the agent is told how full the target is, and that its disk still works.
-const TELL_EVERY: Duration = Duration::from_secs(1);
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often emptied chunks are looked at.
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What a target's journal takes at most, in bytes: six segments of the default size.

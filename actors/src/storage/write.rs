@@ -124,7 +124,11 @@ impl Storage {
             request: Some(u.request),
             commit: is_tail || early,
         };
-        let applied = engine.apply(cx, update).await?;
+        let applied = engine.apply(cx, update).await;
+        if engine.failure().is_some() {
+            me.with(|s| s.tell.fill(()));
+        }
+        let applied = applied?;
         let out =
             Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
         // A tail may have got a successor while it wrote.
@@ -368,12 +372,20 @@ impl Handle<RemoveChunks> for Storage {
             return Err(StorageError::WrongTarget);
         }
         let limit = m.limit.clamp(1, LIST_MAX) as usize;
-        let (take, more) = me.with(|s| full_chunks(&s.engine, m.inode, m.from, limit));
+        let (mut take, mut left) = (Vec::new(), Vec::new());
+        for inode in &m.inodes {
+            let room = limit - take.len();
+            let (some, more) = me.with(|s| full_chunks(&s.engine, *inode, m.from, room));
+            take.extend(some);
+            if more {
+                left.push(*inode);
+            }
+        }
         for some in take.chunks(REMOVE_WIDTH) {
             for r in join_all(some.iter().map(|c| Self::remove_one(me, *c, &m, cx))).await {
                 r?;
             }
         }
-        Ok(Removed { count: take.len() as u32, more })
+        Ok(Removed { count: take.len() as u32, left })
     }
 }
