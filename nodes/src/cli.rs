@@ -1,23 +1,35 @@
 //! The command line. It only parses: defaults and checks are in `config`, which also reads the
 //! configuration file and the environment.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-/// A t3fs file system on this machine.
+use crate::config::Flags;
+use crate::failure::Failure;
+
+/// A t3fs file system: a whole cluster on this machine (`up`), or a part of one (`run`, `mount`).
 #[derive(Debug, Parser)]
 #[command(name = "t3fs-node", version, propagate_version = true)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Cli {
+    /// Without a command: `run`.
+    #[command(flatten)]
+    pub run: RunArgs,
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Starts a cluster in one process and mounts it on DIR
     Up(UpArgs),
+    /// Runs roles of a cluster of several processes; `t3fs-node --roles ..` is the same
+    Run(RunArgs),
+    /// Mounts a cluster that runs elsewhere on DIR
+    Mount(MountArgs),
+    /// Makes chains over the storage nodes that have registered and have none
+    MakeChains(MakeChainsArgs),
     /// Flushes, unmounts and ends a running t3fs-node
     Down(DownArgs),
     /// Compares all replicas of all data of a running t3fs-node
@@ -28,19 +40,42 @@ pub enum Command {
     Config,
 }
 
-/// What `up` and `destroy` have in common: which cluster, where.
+/// What all processes of a cluster are told.
 #[derive(Clone, Debug, Default, Args)]
-pub struct ClusterArgs {
+pub struct CommonArgs {
     /// TOML file with settings; flags and T3FS_* variables go before it
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder for data; several mean several disks [default: /var/lib/t3fs/<cluster> as root, else
-    /// ~/.local/share/t3fs/<cluster>]
-    #[arg(long, value_name = "FOLDER")]
-    pub data: Vec<PathBuf>,
     /// Name of the cluster; df shows hf3fs.<NAME> [default: t3fs]
     #[arg(long, value_name = "NAME")]
     pub cluster_id: Option<String>,
+    /// File with the cluster's secret, readable by its owner only
+    #[arg(long, value_name = "FILE")]
+    pub secret_file: Option<PathBuf>,
+    /// Threads for actors [default: cores - 1, at least 1]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<u16>,
+    /// What to log: error, warn, info, debug, or a tracing filter
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl CommonArgs {
+    fn flags(&self) -> Result<Flags, Failure> {
+        let flags = Flags::new(self.config.as_ref())
+            .set("cluster_id", self.cluster_id.clone())
+            .set("shards", self.shards.map(i64::from))
+            .set("log", self.log.clone());
+        flags.set_path("secret_file", self.secret_file.as_ref())
+    }
+}
+
+/// Where data is.
+#[derive(Clone, Debug, Default, Args)]
+pub struct DataArgs {
+    /// Folder for data; several mean several disks [default: see `t3fs-node config`]
+    #[arg(long, value_name = "FOLDER")]
+    pub data: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -48,26 +83,137 @@ pub struct UpArgs {
     /// Folder to mount on
     pub dir: PathBuf,
     #[command(flatten)]
-    pub cluster: ClusterArgs,
+    pub common: CommonArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
     /// Copies of everything, each on another disk; fixed at creation [default: 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u8>,
     /// Address for other nodes and clients [default: 127.0.0.1:0, which means this machine only]
     #[arg(long, value_name = "ADDR")]
-    pub listen: Option<SocketAddr>,
-    /// Threads for metadata and storage [default: cores - 1, at least 1]
-    #[arg(long, value_name = "N")]
-    pub shards: Option<u16>,
-    /// What to log: error, warn, info, debug, or a tracing filter [default: warn; info with
-    /// --detach]
-    #[arg(long, value_name = "FILTER")]
-    pub log: Option<String>,
-    /// Returns when mounted and goes on in the background; logs below the data folder
+    pub listen: Option<String>,
+    #[command(flatten)]
+    pub background: Background,
+}
+
+/// Going on behind the command that started it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Background {
+    /// Returns when it serves and goes on in the background; logs to files
     #[arg(long)]
     pub detach: bool,
     /// The background half of --detach
     #[arg(long, hide = true)]
     pub detached: bool,
+}
+
+impl UpArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        let flags = self.common.flags()?.set_paths("data", &self.data.data)?;
+        Ok(flags.set("replicas", self.replicas.map(i64::from)).set("listen", self.listen.clone()))
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// What this process does: any of mgmtd, meta, storage, kv, client
+    #[arg(long, value_name = "ROLE,..", value_delimiter = ',')]
+    pub roles: Vec<String>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Number of this server in its cluster; no two share one
+    #[arg(long, value_name = "N")]
+    pub node_id: Option<u32>,
+    /// Addresses of the mgmtds, as in TCP://10.0.0.1:8000
+    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
+    pub cluster: Vec<String>,
+    /// Address of the metadata store, as in t3fs-kv://10.0.0.1:8003
+    #[arg(long, value_name = "ADDR")]
+    pub kv: Option<String>,
+    /// Address for others, with or without a port [default: 127.0.0.1, this machine only]
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Address that others are told to use, where --listen is 0.0.0.0
+    #[arg(long, value_name = "ADDR")]
+    pub advertise: Option<String>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Folder for what a server must remember [default: see `t3fs-node config`]
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    /// Folder that the role client mounts on
+    #[arg(long, value_name = "DIR")]
+    pub mount: Option<PathBuf>,
+    #[command(flatten)]
+    pub background: Background,
+}
+
+impl RunArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        let flags = self
+            .common
+            .flags()?
+            .set_all("roles", &self.roles)
+            .set("node_id", self.node_id.map(i64::from))
+            .set_all("cluster", &self.cluster)
+            .set("kv", self.kv.clone())
+            .set("listen", self.listen.clone())
+            .set("advertise", self.advertise.clone());
+        flags
+            .set_paths("data", &self.data.data)?
+            .set_path("state", self.state.as_ref())?
+            .set_path("mount", self.mount.as_ref())
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct MountArgs {
+    /// Folder to mount on
+    pub dir: PathBuf,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000
+    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
+    pub cluster: Vec<String>,
+    /// Folder for its log in the background [default: below /var/lib/t3fs/.mounts as root]
+    #[arg(long, value_name = "FOLDER")]
+    pub state: Option<PathBuf>,
+    #[command(flatten)]
+    pub background: Background,
+}
+
+impl MountArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        let flags = self.common.flags()?.set_all("cluster", &self.cluster);
+        flags.set_path("state", self.state.as_ref())
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct MakeChainsArgs {
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000
+    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
+    pub cluster: Vec<String>,
+    /// Copies of everything, each on another node [default: 1]
+    #[arg(long, value_name = "N")]
+    pub replicas: Option<u8>,
+    /// Targets on each disk [default: 2]
+    #[arg(long, value_name = "N")]
+    pub targets_per_disk: Option<u16>,
+    /// Waits until so many storage nodes have registered
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub nodes: usize,
+}
+
+impl MakeChainsArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        let flags = self.common.flags()?.set_all("cluster", &self.cluster);
+        Ok(flags
+            .set("replicas", self.replicas.map(i64::from))
+            .set("targets_per_disk", self.targets_per_disk.map(i64::from)))
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -88,10 +234,18 @@ pub struct CheckArgs {
 #[derive(Clone, Debug, Args)]
 pub struct DestroyArgs {
     #[command(flatten)]
-    pub cluster: ClusterArgs,
+    pub common: CommonArgs,
+    #[command(flatten)]
+    pub data: DataArgs,
     /// Deletes without asking, if NAME is the name of the cluster
     #[arg(long, value_name = "NAME")]
     pub yes_really: Option<String>,
+}
+
+impl DestroyArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        self.common.flags()?.set_paths("data", &self.data.data)
+    }
 }
 
 #[cfg(test)]
@@ -99,6 +253,10 @@ mod tests {
     //! Goal: the documented forms parse, and clap finds no contradiction in the definition.
     use super::*;
     use clap::CommandFactory;
+
+    fn parse(line: &str) -> Cli {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"))
+    }
 
     #[test]
     fn the_definition_is_sound() {
@@ -108,17 +266,35 @@ mod tests {
     #[test]
     fn up_takes_several_data_folders() {
         let line = "t3fs-node up /mnt --data /a --data /b --replicas 2 --cluster-id x --detach";
-        let Command::Up(up) = Cli::try_parse_from(line.split(' ')).unwrap().command else {
+        let Some(Command::Up(up)) = parse(line).command else {
             panic!("up");
         };
-        assert_eq!(up.cluster.data, [PathBuf::from("/a"), "/b".into()]);
-        assert_eq!((up.replicas, up.detach), (Some(2), true));
-        assert_eq!(up.cluster.cluster_id.as_deref(), Some("x"));
+        assert_eq!(up.data.data, [PathBuf::from("/a"), "/b".into()]);
+        assert_eq!((up.replicas, up.background.detach), (Some(2), true));
+        assert_eq!(up.common.cluster_id.as_deref(), Some("x"));
+    }
+
+    #[test]
+    fn roles_run_with_and_without_the_word() {
+        let short = parse("t3fs-node --roles mgmtd,meta --node-id 1");
+        assert!(short.command.is_none());
+        assert_eq!(short.run.roles, ["mgmtd", "meta"]);
+        let long =
+            parse("t3fs-node run --roles mgmtd,meta --cluster TCP://1.2.3.4:1,TCP://[::1]:2");
+        let Some(Command::Run(run)) = long.command else { panic!("run") };
+        assert_eq!((run.roles, run.cluster.len()), (short.run.roles, 2));
+        let mount = parse("t3fs-node mount /m --cluster 10.0.0.1 --detach");
+        assert!(matches!(mount.command, Some(Command::Mount(m)) if m.cluster == ["10.0.0.1"]));
     }
 
     #[test]
     fn nonsense_is_refused() {
-        for line in ["t3fs-node", "t3fs-node up", "t3fs-node up /m --replicas x"] {
+        for line in [
+            "t3fs-node up",
+            "t3fs-node up /m --replicas x",
+            "t3fs-node --roles meta up /m",
+            "t3fs-node run --secret x",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

@@ -13,10 +13,11 @@ use crate::failure::{Failure, failed, refused};
 use crate::logging::tell;
 
 pub fn run(args: &DestroyArgs) -> Result<(), Failure> {
-    let settings = config::for_cluster(&args.cluster)?;
+    let settings = config::load(args.flags()?)?;
+    let data = settings.data_or_default()?;
     let cluster = settings.cluster_id;
     let mut folders: Vec<PathBuf> =
-        settings.data.iter().map(|f| folder::resolve(f)).collect::<Result<_, _>>()?;
+        data.iter().map(|f| folder::resolve(f)).collect::<Result<_, _>>()?;
     let mut known = 0;
     let mut i = 0;
     // The first folder names the others.

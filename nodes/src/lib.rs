@@ -1,13 +1,15 @@
 //! t3fs-node: what actors do not do. Configuration, data folders, threads, the FUSE mount, and the
 //! life of the process.
 //!
-//! `t3fs-node up DIR` goes through `config` -> `data` -> `node` -> `mount` -> `fuse`, in that
-//! order, in [`up`]. Everything that can refuse does so before anything is created.
+//! `t3fs-node up DIR` goes through `config` -> `data` -> `node` -> `mount` -> `fuse`: [`up`] (and
+//! [`run`] for a part of a larger cluster) decides what the process is, [`service`] is its life.
+//! Everything that can refuse does so before anything is created.
 //!
 //! **Architecture invariant:** no thread of this process touches a path below its own mount.
 //! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through
 //! rustix.
 
+pub mod chains;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -17,12 +19,15 @@ pub mod detach;
 pub mod down;
 pub mod failure;
 pub mod fuse;
+pub mod helper;
 pub mod kv_fjall;
 pub mod limits;
 pub mod logging;
 pub mod mount;
 pub mod node;
 pub mod registry;
+pub mod run;
+pub mod service;
 pub mod up;
 
 use std::io::Write;
@@ -31,19 +36,14 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use failure::Failure;
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    // clap prints its own errors (what is wrong, how it is used) and ends with status 2.
-    let result = match Cli::parse().command {
-        Command::Up(args) => up::run(&args),
-        Command::Down(args) => down::down(&args),
-        Command::Check(args) => down::check(&args),
-        Command::Destroy(args) => destroy::run(&args),
-        Command::Config => {
-            logging::tell(config::explain().trim_end());
-            Ok(())
-        }
+    let result = match helper::is_called(std::env::args_os().next()) {
+        true => helper::run(std::env::args_os().skip(1)),
+        // clap prints its own errors (what is wrong, how it is used) and ends with status 2.
+        false => command(Cli::parse()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,6 +53,22 @@ pub fn main() -> ExitCode {
                 let _ = writeln!(std::io::stderr(), "t3fs-node: {}", failure.line);
             }
             ExitCode::from(failure.status)
+        }
+    }
+}
+
+fn command(cli: Cli) -> Result<(), Failure> {
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Up(args) => up::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Mount(args) => run::mount(&args),
+        Command::MakeChains(args) => chains::run(&args),
+        Command::Down(args) => down::down(&args),
+        Command::Check(args) => down::check(&args),
+        Command::Destroy(args) => destroy::run(&args),
+        Command::Config => {
+            logging::tell(config::keys::explain().trim_end());
+            Ok(())
         }
     }
 }

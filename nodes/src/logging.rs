@@ -28,10 +28,10 @@ pub fn check(wanted: Option<&str>) -> Result<(), Failure> {
 }
 
 /// Log lines to standard error.
-pub fn to_stderr(wanted: Option<&str>) -> Result<(), Failure> {
+pub fn to_stderr(wanted: Option<&str>, default: &str) -> Result<(), Failure> {
     let terminal = io::IsTerminal::is_terminal(&io::stderr());
     tracing_subscriber::fmt()
-        .with_env_filter(filter(wanted, "warn")?)
+        .with_env_filter(filter(wanted, default)?)
         .with_writer(io::stderr)
         .with_ansi(terminal)
         .with_target(false)

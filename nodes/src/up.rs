@@ -1,42 +1,28 @@
-//! `t3fs-node up DIR`: from the command line to a mount, and from a signal to a clean end.
+//! `t3fs-node up DIR`: a whole cluster in one process, from the command line to what is served.
 //!
 //! [`prepare`] only looks; everything that can be refused is refused there. Then the data folders
-//! are created, the actors started, the mount made. The main thread waits for whichever comes first
-//! of a signal, a request on the control socket, and the end of the mount.
+//! are created, and [`crate::service`] does the rest.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::{Duration, Instant};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 
 use crate::cli::UpArgs;
+use crate::config::roles::Roles;
+use crate::config::secret::Secret;
+use crate::config::settings::Listen;
 use crate::config::{self, Settings};
-use crate::control::{self, Down};
 use crate::data::Data;
 use crate::data::plan::{Plan, Wanted, plan};
-use crate::failure::{Failure, failed, refused};
-use crate::fuse::{Fs, options};
+use crate::failure::{Failure, refused};
 use crate::logging::tell;
-use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
-use crate::node::Node;
-use crate::registry::{self, Instance};
+use crate::mount::{self, place};
+use crate::node::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
+use crate::service::{self, Job, say};
 use crate::{detach, limits, logging};
 
-/// After a signal, how often the mount is tried while somebody uses it.
-const RETRY: Duration = Duration::from_millis(200);
-/// How long the FUSE threads may take to see that the mount is gone.
-const SESSION_END_MAX: Duration = Duration::from_secs(20);
-
-/// What the main thread waits for.
-enum Event {
-    Signal(i32),
-    Down(Down),
-    /// The mount is gone: unmounted by us or by somebody else, or the connection broke.
-    Unmounted(std::io::Result<()>),
-}
+/// Below the first data folder.
+const KV_FOLDER: &str = "kv";
 
 /// All that was looked at and found good.
 struct Prepared {
@@ -47,44 +33,50 @@ struct Prepared {
 }
 
 pub fn run(args: &UpArgs) -> Result<(), Failure> {
-    if args.detach && !args.detached {
+    let background = &args.background;
+    if background.detach && !background.detached {
         return detach::start();
     }
-    if args.detached {
+    if background.detached {
         detach::leave_terminal()?;
     }
-    let prepared = prepare(args)?;
+    let Prepared { settings, dir, stale, plan } = prepare(args)?;
     // From here on things are created.
     limits::raise();
     limits::mark_as_io_flusher();
-    let log = prepared.settings.log.clone();
-    if !args.detached {
-        logging::to_stderr(log.as_deref())?;
+    let log = settings.log.as_deref();
+    if !background.detached {
+        logging::to_stderr(log, "warn")?;
     }
     tell(&format!("t3fs-node {}", env!("CARGO_PKG_VERSION")));
-    let data = prepared.plan.commit()?;
-    if args.detached {
-        logging::to_files(&data.first.join("log"), log.as_deref())?;
+    let data = plan.commit()?;
+    if background.detached {
+        logging::to_files(&data.first.join("log"), log)?;
     }
     logging::abort_on_panic();
     describe(&data);
-    if prepared.stale {
-        replace_stale(&prepared.dir)?;
-    }
-    if place::is_filled(&prepared.dir) {
-        say(&format!("{} is not empty; what is in it is hidden now", prepared.dir.display()));
-    }
-    serve(&prepared.settings, prepared.dir, data, args.detached)
+    clear_place(&dir, stale)?;
+    let home = data.first.clone();
+    let assembly = assembly(&settings, &dir, data)?;
+    service::serve(Job {
+        assembly,
+        mount: Some(dir),
+        home,
+        // The data's locks are in the assembly.
+        lock: None,
+        detached: background.detached,
+        patience: None,
+    })
 }
 
 /// Everything that can be refused, without touching anything.
 fn prepare(args: &UpArgs) -> Result<Prepared, Failure> {
-    let settings = config::for_up(args)?;
+    let settings = config::load(args.flags()?)?;
     logging::check(settings.log.as_deref())?;
     let dir = place::resolve(&args.dir)?;
     let plan = plan(&Wanted {
         cluster: &settings.cluster_id,
-        folders: &settings.data,
+        folders: &settings.data_or_default()?,
         replicas: settings.replicas,
         targets_per_disk: settings.shards,
         mount_point: &dir,
@@ -107,290 +99,65 @@ fn describe(data: &Data) {
     }
 }
 
-fn replace_stale(dir: &Path) -> Result<(), Failure> {
-    mount::unmount(dir, true)
-        .map_err(|e| failed(format!("the dead mount at {} stays: {e:?}", dir.display())))?;
-    tell(&format!("replaced the mount that a killed process left at {}", dir.display()));
-    // What is below it could not be seen before.
-    place::check(dir, "").map(drop)
-}
-
-/// Starts, serves until it is to end, ends.
-fn serve(settings: &Settings, dir: PathBuf, data: Data, detached: bool) -> Result<(), Failure> {
-    let folders: Vec<_> = data.disks.iter().map(|d| &d.folder).collect();
-    let probe = t3fs_runtime::glommio::probe(&folders).map_err(failed)?;
-    for remark in &probe.remarks {
-        tracing::warn!("{remark}");
-    }
-    // All paths are absolute now, and nobody should have to wait for our current folder.
-    std::env::set_current_dir("/").map_err(|e| failed(format!("cannot go to /: {e}")))?;
-    let (events, inbox) = mpsc::channel();
-    // Before any other thread exists: they all leave signals to this one.
-    watch_signals(events.clone())?;
-    let data = Arc::new(data);
-    let label =
-        format!("{} {}", rustix::system::uname().nodename().to_string_lossy(), dir.display());
-    let node = Node::start(settings, &data, &label)?;
-    let served = match begin(&node, settings, dir, &data, events) {
-        Ok(served) => served,
-        Err(e) => {
-            if let Err(stop) = node.stop() {
-                tracing::error!("{stop}");
-            }
-            return Err(e);
+/// Every role; others can join if it was told where to listen.
+fn assembly(settings: &Settings, dir: &Path, data: Data) -> Result<Assembly, Failure> {
+    let link = match settings.listen {
+        None => None,
+        Some(listen) => {
+            let own = Secret::of_folder(&data.first)?;
+            let secret = settings.secret.clone().unwrap_or(own);
+            let (listen, advertise) = addresses(listen, 0, settings.advertise)?;
+            let listen = Some(listen);
+            Some(LinkPlan { secret, listen, advertise: Some(advertise), mgmtds: Vec::new() })
         }
     };
-    announce(&node, settings, &served.at.dir, detached);
-    if detached && let Err(e) = detach::ready() {
-        tracing::warn!("{e}"); // whoever waited for it has gone
+    Ok(Assembly {
+        cluster: settings.cluster_id.clone(),
+        node: ALONE,
+        incarnation: data.incarnation,
+        roles: Roles::all(),
+        shards: settings.shards,
+        leases: settings.leases,
+        link,
+        kv: KvPlace::Here(data.first.join(KV_FOLDER)),
+        targets: Targets::Local(Arc::new(data)),
+        label: label(dir),
+    })
+}
+
+/// For people: host name and mount point.
+pub fn label(dir: &Path) -> String {
+    format!("{} {}", rustix::system::uname().nodename().to_string_lossy(), dir.display())
+}
+
+/// Where to listen, and what others are told of it.
+pub fn addresses(
+    listen: Listen,
+    port: u16,
+    advertise: Option<SocketAddr>,
+) -> Result<(SocketAddr, SocketAddr), Failure> {
+    let mut at = SocketAddr::new(listen.ip, listen.port.unwrap_or(port));
+    if at.port() == 0 {
+        // What is announced must be known before anything listens.
+        let free = TcpListener::bind(at).and_then(|l| l.local_addr());
+        at = free.map_err(|e| refused(format!("cannot listen at {at}: {e}")))?;
     }
-    let asked = wait(&inbox, &node, &served.at);
-    drop(served);
-    let ended = end(node, &inbox, &asked);
-    for reply in asked.replies {
-        match &ended {
-            Ok(()) => reply.end(0, ""),
-            Err(e) => reply.end(e.status, &e.line),
-        }
-    }
-    tracing::info!("ended");
-    ended
-    // `data` with its locks goes last, and after it the process.
-}
-
-/// Our mount, told from others that may be made over it.
-struct MountedAt {
-    dir: PathBuf,
-    device: mountinfo::Device,
-}
-
-/// What is there for as long as we serve.
-struct Served {
-    at: MountedAt,
-    _server: control::Server,
-    _listed: registry::Listed,
-}
-
-/// Mounts and begins to serve; what fails half way is undone.
-fn begin(
-    node: &Node,
-    settings: &Settings,
-    dir: PathBuf,
-    data: &Data,
-    events: Sender<Event>,
-) -> Result<Served, Failure> {
-    let device = mount::mount(&dir, &settings.cluster_id)?;
-    let started = || {
-        let found = mountinfo::at(&dir)
-            .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
-        let mounted = found.ok_or_else(|| {
-            failed(format!("{} was unmounted at once by somebody else", dir.display()))
-        })?;
-        let (acl, config) = options::session(mount::allow_other());
-        let session = fuser::Session::from_fd(Fs::new(node.hub()), device, acl, config)
-            .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
-        let unmounted = events.clone();
-        std::thread::Builder::new()
-            .name("t3fs-fuse".into())
-            .spawn(move || {
-                // The main thread hears it unless it has ended, and the process with it.
-                let _ = unmounted.send(Event::Unmounted(session.run()));
-            })
-            .map_err(|e| failed(format!("cannot start the FUSE threads: {e}")))?;
-        mount::widen_read_ahead(mounted.device);
-        let server = control::serve(&data.first, node.checker(), move |down| {
-            let _ = events.send(Event::Down(down)); // as above
-        })?;
-        let listed = registry::list(&Instance {
-            pid: std::process::id(),
-            cluster: settings.cluster_id.clone(),
-            mount_point: dir.clone(),
-            data: data.first.clone(),
-        })?;
-        Ok((mounted.device, server, listed))
-    };
-    match started() {
-        Ok((device, server, listed)) => {
-            Ok(Served { at: MountedAt { dir, device }, _server: server, _listed: listed })
-        }
-        Err(e) => {
-            if let Err(stays) = mount::unmount(&dir, true) {
-                tracing::error!("the mount at {} stays: {stays:?}", dir.display());
-            }
-            Err(e)
-        }
+    match advertise {
+        Some(advertise) => Ok((at, advertise)),
+        None if at.ip().is_unspecified() => Err(refused(format!(
+            "listen is {at}, which others cannot use; say with --advertise what they shall use"
+        ))),
+        None => Ok((at, at)),
     }
 }
 
-fn announce(node: &Node, settings: &Settings, dir: &Path, detached: bool) {
-    let space = match node.space() {
-        Ok(s) => format!(" ({} free)", bytes(s.free)),
-        Err(e) => {
-            tracing::warn!("free space is not known: {e}");
-            String::new()
-        }
-    };
-    tell(&format!("mounted {} on {}{space}", mount::source(&settings.cluster_id), dir.display()));
-    if detached {
-        tell(&format!("end it with `t3fs-node down {}`", dir.display()));
-    } else {
-        tell(&format!("end it with Ctrl-C, or with `t3fs-node down {}`", dir.display()));
+/// The mount point as it is needed, and what the user should know of it.
+pub fn clear_place(dir: &Path, stale: bool) -> Result<(), Failure> {
+    if stale {
+        service::replace_stale(dir)?;
     }
-    tracing::info!("mounted {} on {}", mount::source(&settings.cluster_id), dir.display());
-}
-
-/// 1.5 GiB and the like.
-fn bytes(n: u64) -> String {
-    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut unit = 0;
-    let mut value = n as f64;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
+    if place::is_filled(dir) {
+        say(&format!("{} is not empty; what is in it is hidden now", dir.display()));
     }
-    let digits = usize::from(unit > 0 && value < 100.0);
-    format!("{value:.digits$} {}", UNITS[unit])
-}
-
-fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
-    let cannot = |e| failed(format!("cannot watch for signals: {e}"));
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
-    let forward = move || {
-        for signal in signals.forever() {
-            if events.send(Event::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("t3fs-signals".into()).spawn(forward).map_err(cannot)?;
     Ok(())
-}
-
-/// Why it ends.
-struct Asked {
-    /// Waiting for how it ended.
-    replies: Vec<control::Reply>,
-    /// The mount went by itself.
-    by_itself: Option<std::io::Result<()>>,
-    /// Processes that use the mount keep it; they get errors from now on.
-    forced: bool,
-}
-
-/// Serves until it is to end. When this returns, the mount is gone from its place.
-fn wait(inbox: &Receiver<Event>, node: &Node, at: &MountedAt) -> Asked {
-    let dir = &at.dir;
-    let mut ending = false;
-    let mut asked = Asked { replies: Vec::new(), by_itself: None, forced: false };
-    loop {
-        let event = if ending {
-            match inbox.recv_timeout(RETRY) {
-                Err(RecvTimeoutError::Timeout) => {
-                    match mount::unmount_device(dir, at.device, false) {
-                        Ok(()) => return asked,
-                        Err(_) => continue,
-                    }
-                }
-                other => other.ok(),
-            }
-        } else {
-            inbox.recv().ok()
-        };
-        match event.expect("this thread's own sender is kept by the signal thread") {
-            Event::Unmounted(result) => {
-                asked.by_itself = Some(result);
-                return asked;
-            }
-            Event::Signal(signal) => {
-                let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                if !ending {
-                    say(&format!("{name}: flushing and unmounting {}", dir.display()));
-                }
-                match leave(node, at, false) {
-                    Ok(()) => return asked,
-                    Err(why) => say(&format!(
-                        "{why}; waiting for that, or detach it with `t3fs-node down --force {}`",
-                        dir.display()
-                    )),
-                }
-                ending = true;
-            }
-            Event::Down(Down { force, reply }) => match leave(node, at, force) {
-                Ok(()) => {
-                    asked.forced = force;
-                    asked.replies.push(reply);
-                    return asked;
-                }
-                Err(why) => reply.end(1, &why),
-            },
-        }
-    }
-}
-
-/// To the terminal, and to the log where that goes elsewhere.
-fn say(line: &str) {
-    tell(line);
-    tracing::info!("{line}");
-}
-
-/// Flushes and takes the mount away. If not, why.
-fn leave(node: &Node, at: &MountedAt, force: bool) -> Result<(), String> {
-    let dir = &at.dir;
-    if let Err(e) = node.sync() {
-        // It is tried again at the end, and then it counts.
-        tracing::warn!("{e}");
-    }
-    match mount::unmount_device(dir, at.device, force) {
-        Ok(()) => Ok(()),
-        Err(NotUnmounted::Busy) => {
-            let who = holders::find(dir);
-            Err(format!("{} is in use by {who}", dir.display()))
-        }
-        Err(NotUnmounted::Failed(why)) => {
-            Err(format!("{} cannot be unmounted: {why}", dir.display()))
-        }
-    }
-}
-
-/// After the mount is gone: the FUSE threads end, everything is flushed, the actors stop.
-fn end(node: Node, inbox: &Receiver<Event>, asked: &Asked) -> Result<(), Failure> {
-    let mut session = Ok(());
-    match &asked.by_itself {
-        Some(Ok(())) => say("unmounted from outside; ending"),
-        Some(Err(e)) => session = Err(failed(format!("the FUSE connection broke: {e}"))),
-        // Detached: its users may keep it for as long as this process lives.
-        None if asked.forced => {}
-        None => wait_for_session(inbox),
-    }
-    node.stop().and(session)
-}
-
-fn wait_for_session(inbox: &Receiver<Event>) {
-    let since = Instant::now();
-    while let Some(left) = SESSION_END_MAX.checked_sub(since.elapsed()) {
-        match inbox.recv_timeout(left) {
-            Ok(Event::Unmounted(Ok(()))) => return,
-            Ok(Event::Unmounted(Err(e))) => {
-                tracing::warn!("the FUSE session ended with: {e}");
-                return;
-            }
-            Ok(Event::Signal(_)) => say("already ending; flushing what was written"),
-            Ok(Event::Down(down)) => down.reply.end(1, "it is ending already"),
-            Err(_) => break,
-        }
-    }
-    tracing::warn!("the FUSE threads did not end; going on without them");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_for_people() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1023), "1023 B");
-        assert_eq!(bytes(1536 << 20), "1.5 GiB");
-        assert_eq!(bytes(500 << 30), "500 GiB");
-        assert_eq!(bytes(u64::MAX), "16384 PiB");
-    }
 }

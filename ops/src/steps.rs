@@ -19,8 +19,23 @@ const SEEDS_NIGHTLY: u32 = 20_000;
 const ENGINE_SEEDS: u32 = 100;
 
 /// What the end-to-end tests run on the mount; `.ci/run` installs them.
-const E2E_TOOLS: [&str; 10] =
-    ["bash", "cp", "diff", "fusermount3", "git", "rsync", "setpriv", "sqlite3", "tar", "unshare"];
+const E2E_TOOLS: [&str; 15] = [
+    "bash",
+    "cp",
+    "diff",
+    "fio",
+    "fusermount3",
+    "git",
+    "ip",
+    "nft",
+    "nsenter",
+    "rsync",
+    "setpriv",
+    "sqlite3",
+    "tar",
+    "tc",
+    "unshare",
+];
 
 /// Why a step failed, one line.
 pub type Failure = String;
@@ -90,6 +105,13 @@ fn warn_of_missing_tools() {
 
 fn build() -> Result<(), Failure> {
     run(&mut cargo(&["build", "--workspace", "--profile", PROFILE]))
+}
+
+/// Measures links between processes beside plain sockets, and prints a table.
+pub fn bench_net(rounds: u32) -> Result<(), Failure> {
+    let rounds = rounds.to_string();
+    let example = ["--package", "t3fs-transport", "--example", "bench_net", "--", &rounds];
+    run(cargo(&["run", "--release"]).args(example))
 }
 
 /// Builds one binary as users run it.

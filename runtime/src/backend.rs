@@ -4,10 +4,12 @@
 use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 
 use crate::addr::{NodeId, RawAddr};
 use crate::ask::{AskError, Lane};
 use crate::disk::{DiskId, DiskOp, DiskResult};
+use crate::net::Net;
 use crate::slot::Slot;
 use crate::time::Time;
 use crate::wire::Frame;
@@ -44,6 +46,10 @@ pub trait Backend {
     fn wake_at(&self, at: Time, done: Slot<()>);
     /// Starts a disk operation. It runs to its end even if nobody waits for it any more.
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>);
+    /// Byte streams for links, where the backend has them; the simulator's wire takes frames.
+    fn net(&self) -> Option<Rc<dyn Net>> {
+        None
+    }
     /// Hands a frame to the link to another node. `Err` means it was certainly not sent.
     fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str>;
     /// Hands a parcel to another shard of this process; given back when that shard's ring is full.

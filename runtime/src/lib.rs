@@ -13,6 +13,7 @@ pub mod cx;
 pub mod disk;
 pub mod glommio;
 pub mod inbox;
+pub mod net;
 pub mod shard;
 pub mod slot;
 pub mod time;
@@ -25,7 +26,7 @@ pub use backend::Backend;
 pub use buf::Bulk;
 pub use cx::Cx;
 pub use disk::{Disk, DiskBuf, DiskError, DiskId, FileId};
-pub use shard::Shard;
+pub use shard::{Links, Shard};
 pub use slot::{Slot, join, join_all};
 pub use time::Time;
 

@@ -5,7 +5,7 @@
 //! sealed frame.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -14,6 +14,7 @@ use crate::addr::{Addr, NodeId, RawAddr};
 use crate::ask::{Ask, AskError, Credit, Credits, IN_FLIGHT_MAX, Lane};
 use crate::backend::{Backend, Parcel};
 use crate::cx::Cx;
+use crate::net::Net;
 use crate::slot::{Slot, before};
 use crate::time::Time;
 use crate::wire::{Frame, FrameKind, Payload, WireError};
@@ -33,7 +34,13 @@ pub struct ShardStats {
 
 enum Waiting {
     Value(Slot<Result<Box<dyn Any + Send>, AskError>>),
-    Packed(Slot<Result<Payload, AskError>>),
+    Packed { node: NodeId, shard: u16, reply: Slot<Result<Payload, AskError>> },
+}
+
+/// What carries frames to other nodes, one per shard; `transport` implements it.
+pub trait Links {
+    /// Takes a frame for the shard `frame.shard` of a node. `Err`: it was certainly not sent.
+    fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str>;
 }
 
 #[derive(Default)]
@@ -54,6 +61,7 @@ pub struct Shard {
     next_ask: Cell<u64>,
     timers: RefCell<Timers>,
     credits: RefCell<BTreeMap<(RawAddr, Lane, u8), Credits>>,
+    links: OnceCell<Rc<dyn Links>>,
     stats: Cell<ShardStats>,
 }
 
@@ -178,6 +186,7 @@ impl Shard {
             next_ask: Cell::new(u64::from(epoch) << 32 | 1),
             timers: RefCell::default(),
             credits: RefCell::default(),
+            links: OnceCell::new(),
             stats: Cell::default(),
         })
     }
@@ -185,6 +194,61 @@ impl Shard {
     /// A door without a deadline, for what starts the actors and drives them from outside.
     pub fn cx(self: &Rc<Self>) -> Cx {
         Cx::new(Rc::clone(self), Time::NEVER)
+    }
+
+    /// Gives the shard its way to other nodes, once, before anything is asked of them. Without it
+    /// frames go to the backend.
+    pub fn install_links(&self, links: Rc<dyn Links>) {
+        assert!(self.links.set(links).is_ok(), "links are installed once");
+    }
+
+    /// The byte streams of this shard's backend, if it has any.
+    pub fn net(&self) -> Option<Rc<dyn Net>> {
+        self.backend.net()
+    }
+
+    fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str> {
+        match self.links.get() {
+            Some(links) => links.send(to, frame),
+            None => self.backend.send(to, frame),
+        }
+    }
+
+    /// Answers every ask that waits for a shard of another node: the link to it is lost. Costs a
+    /// look at each ask in flight; links are lost rarely.
+    pub fn fail_asks(&self, node: NodeId, shard: u16, error: AskError) {
+        let mut failed = Vec::new();
+        self.waiting.borrow_mut().retain(|_, w| match w {
+            Waiting::Packed { node: n, shard: s, reply } if (*n, *s) == (node, shard) => {
+                failed.push(reply.clone());
+                false
+            }
+            _ => true,
+        });
+        for reply in failed {
+            reply.fill(Err(error));
+        }
+    }
+
+    /// Answers one ask of this shard to another node: its frame never left.
+    pub fn fail_ask(&self, ask: u64, error: AskError) {
+        let mut waiting = self.waiting.borrow_mut();
+        if let Some(Waiting::Packed { .. }) = waiting.get(&ask)
+            && let Some(Waiting::Packed { reply, .. }) = waiting.remove(&ask)
+        {
+            drop(waiting);
+            reply.fill(Err(error));
+        }
+    }
+
+    /// The shards of other nodes that this shard waits for an answer from, in order.
+    pub fn asked_nodes(&self) -> std::collections::BTreeSet<(NodeId, u16)> {
+        let waiting = self.waiting.borrow();
+        let nodes = waiting.values().filter_map(|w| match w {
+            Waiting::Packed { node, shard, .. } => Some((*node, *shard)),
+            Waiting::Value(_) => None,
+        });
+        nodes.collect()
     }
 
     pub fn stats(&self) -> ShardStats {
@@ -398,7 +462,8 @@ impl Shard {
         M: Ask<A>,
     {
         let (ask, reply) = (self.next_ask(), Slot::new());
-        self.waiting.borrow_mut().insert(ask, Waiting::Packed(reply.clone()));
+        let wait = Waiting::Packed { node: to.node, shard: to.shard, reply: reply.clone() };
+        self.waiting.borrow_mut().insert(ask, wait);
         let _forget = Forget { shard: self, ask };
         let frame = Frame {
             kind: FrameKind::Ask,
@@ -412,7 +477,7 @@ impl Shard {
             ttl_us: (deadline - self.backend.now()).as_micros() as u64,
             payload: message.pack(),
         };
-        self.backend.send(to.node, frame).map_err(AskError::NotSent)?;
+        self.send(to.node, frame).map_err(AskError::NotSent)?;
         let (late, _timer) = self.timer(deadline);
         let p = before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))?;
         M::unpack_reply(p).map_err(|_| AskError::Unknown("the reply could not be read"))
@@ -473,7 +538,7 @@ impl Shard {
             }
             Parcel::Reply { ask, result } => match self.waiting.borrow_mut().remove(&ask) {
                 Some(Waiting::Value(slot)) => slot.fill(result),
-                Some(Waiting::Packed(_)) => unreachable!("asked a node, answered by a shard"),
+                Some(Waiting::Packed { .. }) => unreachable!("asked a node, answered by a shard"),
                 None => self.count(|s| s.late_replies += 1),
             },
         }
@@ -513,7 +578,7 @@ impl Shard {
             FrameKind::Reply | FrameKind::Refused => {
                 let mut waiting = self.waiting.borrow_mut();
                 let slot = match waiting.get(&frame.ask) {
-                    Some(Waiting::Packed(slot)) => slot.clone(),
+                    Some(Waiting::Packed { reply, .. }) => reply.clone(),
                     // A node answers what another shard of this process was asked.
                     Some(Waiting::Value(_)) => return self.count(|s| s.misaddressed += 1),
                     None => return self.count(|s| s.late_replies += 1),
@@ -550,7 +615,7 @@ impl Shard {
             payload,
         };
         // A lost reply is a lost reply: the asker's deadline turns it into Unknown.
-        if let Err(why) = self.backend.send(to.node, frame) {
+        if let Err(why) = self.send(to.node, frame) {
             tracing::debug!(to = to.node.0, "a reply was not sent: {why}");
         }
     }

@@ -256,6 +256,25 @@ impl Frame {
     }
 }
 
+/// A CRC32C over bytes that come piece by piece.
+pub struct Crc32c(crc_fast::Digest);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Crc32c(crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi))
+    }
+}
+
+impl Crc32c {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn value(&self) -> u32 {
+        self.0.finalize() as u32
+    }
+}
+
 /// CRC32C (Castagnoli, RFC 3720), the one checksum of frames, granules and journal blocks.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
@@ -304,6 +323,10 @@ mod tests {
     #[test]
     fn crc32c_is_castagnoli() {
         assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        let mut pieces = Crc32c::default();
+        pieces.update(b"1234");
+        pieces.update(b"56789");
+        assert_eq!(pieces.value(), 0xE306_9283);
     }
 
     #[test]

@@ -29,8 +29,8 @@ impl Found {
 
 /// Names that t3fs makes in a data folder.
 pub fn is_ours(name: &str) -> bool {
-    const LATER: [&str; 7] =
-        ["targets", "kv", "starts", "starts.new", "control", "log", ClusterFile::NAME];
+    const LATER: [&str; 8] =
+        ["targets", "kv", "starts", "starts.new", "control", "log", "secret", ClusterFile::NAME];
     is_early(name) || LATER.contains(&name)
 }
 
@@ -72,7 +72,7 @@ fn unreadable(path: &Path, e: &io::Error) -> Failure {
     refused(format!("{} cannot be read: {e}; check the disk and its permissions", path.display()))
 }
 
-fn identity<T>(
+pub(super) fn identity<T>(
     path: &Path,
     parse: impl Fn(&str) -> Result<T, IdentityError>,
 ) -> Result<Option<T>, Failure> {

@@ -121,7 +121,7 @@ struct ChainRecordV1 {
 }
 
 /// Reads any format up to [`FORMAT`]; a newer one is told apart from damage before anything else.
-fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, IdentityError> {
+pub(super) fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, IdentityError> {
     let damaged = |e: toml::de::Error| IdentityError::Damaged(e.message().to_owned());
     let any: AnyFormat = toml::from_str(text).map_err(damaged)?;
     match any.format {
@@ -132,7 +132,7 @@ fn parse<T: for<'a> Deserialize<'a>>(text: &str) -> Result<T, IdentityError> {
 }
 
 /// A TOML basic string: JSON's escapes are a subset of TOML's.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 

@@ -10,17 +10,21 @@
 //!   targets/<id>/      one chunk engine each
 //! and in the first folder
 //!   t3fs-cluster.toml  name, replicas, disks, targets, chains      (identity)
-//!   starts             how often the cluster was started: incarnations of addresses
+//!   starts             the incarnation of the last start
+//!   secret             what other processes must know to join            (crate::config::secret)
 //!   kv/                the embedded metadata store
 //!   control            socket of the running process               (crate::control)
 //!   log/               log files of a detached process
 //! ```
+//! A server of a cluster of several processes keeps its own state in a folder apart ([`server`]).
 
 pub mod chains;
 pub mod folder;
 pub mod identity;
+pub mod incarnation;
 pub mod lock;
 pub mod plan;
+pub mod server;
 
 pub use identity::{ClusterFile, DiskRecord};
 pub use plan::{Data, Plan, Wanted};

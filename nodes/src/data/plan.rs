@@ -10,13 +10,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::chains;
 use super::folder::{self, Found};
 use super::identity::{ClusterFile, DiskFile, DiskRecord, new_uuid};
+use super::incarnation;
 use super::lock::{FolderLock, Tried};
 use crate::failure::{Failure, failed, refused};
 
 /// Space that a new data folder must have.
 const FREE_BYTES_MIN: u64 = 256 << 20;
-/// Where `starts` are counted.
-const STARTS: &str = "starts";
 
 /// What the user asks for.
 pub struct Wanted<'a> {
@@ -58,7 +57,7 @@ pub struct Data {
     /// In order of their index.
     pub disks: Vec<Disk>,
     /// Larger at every start.
-    pub starts: u32,
+    pub incarnation: u32,
     /// The cluster did not exist before.
     pub created: bool,
     pub remarks: Vec<String>,
@@ -133,7 +132,7 @@ fn take_locks(folders: &[PathBuf]) -> Result<Vec<(PathBuf, FolderLock)>, Failure
     Ok(locks)
 }
 
-fn in_use(folder: &Path, pid: Option<u32>) -> Failure {
+pub(super) fn in_use(folder: &Path, pid: Option<u32>) -> Failure {
     let who = pid.map_or("another process".into(), |p| format!("process {p}"));
     refused(format!(
         "data folder {} is in use by {who}; end it with `t3fs-node down`",
@@ -173,7 +172,7 @@ fn check_names(cluster: &str, folders: &[PathBuf], found: &[Found]) -> Result<()
     Ok(())
 }
 
-fn check_space(folder: &Path) -> Result<(), Failure> {
+pub(super) fn check_space(folder: &Path) -> Result<(), Failure> {
     let free = folder::free_bytes(folder)?;
     if free >= FREE_BYTES_MIN {
         return Ok(());
@@ -388,24 +387,15 @@ impl Plan {
         if changed {
             folder::replace(&first, ClusterFile::NAME, &file.render())?;
         }
-        let starts = count_start(&first)?;
-        Ok(Data { cluster: file, first, disks: present, starts, created, remarks, _locks: held })
+        let incarnation = incarnation::next(&first)?;
+        Ok(Data {
+            cluster: file,
+            first,
+            disks: present,
+            incarnation,
+            created,
+            remarks,
+            _locks: held,
+        })
     }
-}
-
-fn count_start(first: &Path) -> Result<u32, Failure> {
-    let path = first.join(STARTS);
-    let before: u32 = match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|_| {
-            failed(format!(
-                "{} holds no number; write one into it that is larger than any before",
-                path.display()
-            ))
-        })?,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => 0,
-        Err(e) => return Err(failed(format!("cannot read {}: {e}", path.display()))),
-    };
-    let now = before.checked_add(1).ok_or_else(|| failed("4 billion starts are enough"))?;
-    folder::replace(first, STARTS, &format!("{now}\n"))?;
-    Ok(now)
 }

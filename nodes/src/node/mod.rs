@@ -1,40 +1,62 @@
-//! The actors of this process, running: budget -> shards -> actors, and the way back down.
+//! The running node: budget -> shards -> links -> store -> mgmtd -> agent -> targets -> meta ->
+//! clients, and the way back down. Which of these there are, [`Assembly`] says; a cluster in one
+//! process (`up`) has them all and needs no link.
 //!
 //! The main thread drives: it gives each shard one step at a time and waits for the answer, so the
 //! order of start and stop is the order of the lines in [`Node::start`] and [`Node::stop`].
 
+mod assembly;
 pub mod check;
+mod keeper;
+mod link;
 mod parts;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use t3fs_actors::agent::Agent;
 use t3fs_actors::client::FsSpace;
+use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
-use t3fs_runtime::{Cx, NodeId};
+use t3fs_runtime::{Addr, Ask, Cx, Handle, RawAddr};
+use t3fs_transport::Peers;
 
-use crate::config::Settings;
-use crate::data::Data;
+use crate::config::roles::Role;
 use crate::failure::{Failure, failed};
 use crate::fuse::hub::{self, Hub};
 use crate::limits;
-use parts::Core;
+pub use assembly::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
+use keeper::Keeper;
+use link::{Addresses, Trouble};
+pub use parts::DISKS_TAG;
 
 /// How long one step of the start or the end may take on a shard.
 const STEP_MAX: Duration = Duration::from_secs(120);
 /// How long an idle shard looks for work before it sleeps. Waking a sleeping thread costs tens of
 /// microseconds, looking costs core time that nobody else can use.
 const SPIN: Duration = Duration::from_micros(30);
-/// This process's number in its cluster.
-const NODE: NodeId = NodeId(1);
+/// Between two attempts to reach what is not there yet.
+const RETRY: Duration = Duration::from_millis(200);
+/// How often it is said that something is still waited for.
+const REMIND: Duration = Duration::from_secs(10);
+
+/// Asked while something is waited for: an error ends the wait.
+pub type GoOn<'a> = &'a dyn Fn() -> Result<(), Failure>;
 
 /// The running actors.
 pub struct Node {
     shards: Shards,
-    core: Core,
+    peers: Option<Peers>,
+    kv: Option<Addr<Kv>>,
+    agent: Addr<Agent>,
+    keeper: Option<Keeper>,
+    /// With the locks of the folders.
+    assembly: Arc<Assembly>,
+    trouble: Trouble,
+    /// How it introduces itself when it serves.
+    about: String,
     pub budget: Budget,
 }
 
@@ -60,24 +82,58 @@ where
     })
 }
 
+/// Tries until it works or `go_on` says no; then the last reason is told too.
+fn until_done<T>(
+    what: &str,
+    go_on: GoOn<'_>,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let mut said: Option<Instant> = None;
+    loop {
+        let why = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(why) => why,
+        };
+        go_on().map_err(|stop| failed(format!("{what}: {why} ({stop})")))?;
+        if said.is_none_or(|at| at.elapsed() > REMIND) {
+            tracing::warn!("waiting for {what}: {why}");
+            said = Some(Instant::now());
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
 impl Node {
-    /// Starts everything up to the clients. What it returns can serve a mount.
-    pub fn start(settings: &Settings, data: &Arc<Data>, label: &str) -> Result<Node, Failure> {
-        let targets = data.disks.iter().map(|d| data.cluster.disks[d.index].targets.len()).sum();
-        let budget = Budget::for_machine(limits::memory_bytes(), settings.shards, targets);
+    /// Starts everything. What it returns serves others, and can serve a mount if it is a client.
+    pub fn start(assembly: Assembly, go_on: GoOn<'_>) -> Result<Node, Failure> {
+        let a = Arc::new(assembly);
+        let budget = Budget::for_machine(limits::memory_bytes(), a.shards, a.targets_expected());
+        let peers = a.link.as_ref().map(|plan| link::peers(&a, plan)).transpose()?;
         let layout = Layout {
-            node: NODE,
-            epoch: data.starts,
-            shards: settings.shards,
-            disks: disk_folders(data),
+            node: a.node,
+            epoch: a.incarnation,
+            shards: a.shards,
+            disks: a.folders(),
             // FUSE threads and the programs that use the mount want the cores too.
             pin: false,
             io_memory: budget.io_memory,
             spin: SPIN,
         };
-        let shards = launch(&layout, Arc::new(|_| Box::pin(async {}))).map_err(failed)?;
-        match start_actors(&shards.remotes, data, budget, label) {
-            Ok(core) => Ok(Node { shards, core, budget }),
+        let shards = launch(&layout, link::install(peers.clone())).map_err(failed)?;
+        let mut starting = Starting {
+            a,
+            go_on,
+            budget,
+            remotes: shards.remotes.clone(),
+            peers: peers.clone(),
+            trouble: Trouble::default(),
+            about: String::new(),
+        };
+        match starting.run() {
+            Ok((kv, agent, keeper)) => {
+                let Starting { a: assembly, about, trouble, .. } = starting;
+                Ok(Node { shards, peers, kv, agent, keeper, assembly, trouble, about, budget })
+            }
             Err(e) => {
                 shards.stop();
                 Err(e)
@@ -93,7 +149,30 @@ impl Node {
 
     /// For checks from other threads.
     pub fn checker(&self) -> check::Checker {
-        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.core.agent }
+        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent }
+    }
+
+    /// Roles and address, for people.
+    pub fn describe(&self) -> &str {
+        &self.about
+    }
+
+    /// Why mgmtds cannot be reached, if so, in brackets.
+    pub fn trouble(&self) -> String {
+        self.trouble.hint()
+    }
+
+    /// Asks this process's agent.
+    pub fn ask_agent<M>(&self, message: M) -> Result<M::Reply, Failure>
+    where
+        M: Ask<Agent>,
+        Agent: Handle<M>,
+    {
+        let agent = self.agent;
+        let asked = on_shard(&self.shards.remotes[0], "agent", async move |cx: Cx| {
+            cx.ask(agent, message).await
+        })?;
+        asked.map_err(|e| failed(format!("the agent did not answer: {e}")))
     }
 
     pub fn space(&self) -> Result<FsSpace, Failure> {
@@ -118,67 +197,209 @@ impl Node {
     /// Flushes, ends all actors in the order that needs the least recovery, and their threads.
     pub fn stop(self) -> Result<(), Failure> {
         let mut result = Ok(());
-        for remote in &self.shards.remotes {
-            let stopped = on_shard(remote, "flush", async |cx: Cx| {
-                let client = hub::client();
-                hub::set_client(None);
-                match client {
-                    Some(client) => client.stop(&cx).await,
-                    None => Ok(()),
-                }
-            });
-            let stopped = stopped.and_then(|r| {
-                r.map_err(|e| failed(format!("not everything could be flushed: {e}")))
-            });
-            result = result.and(stopped);
+        if self.assembly.roles.has(Role::Client) {
+            for remote in &self.shards.remotes {
+                let stopped = on_shard(remote, "flush", async |cx: Cx| {
+                    let client = hub::client();
+                    hub::set_client(None);
+                    match client {
+                        Some(client) => client.stop(&cx).await,
+                        None => Ok(()),
+                    }
+                });
+                let stopped = stopped.and_then(|r| {
+                    r.map_err(|e| failed(format!("not everything could be flushed: {e}")))
+                });
+                result = result.and(stopped);
+            }
         }
-        for remote in &self.shards.remotes {
-            result = result.and(on_shard(remote, "close", parts::close_targets).and_then(|r| r));
+        if let Some(keeper) = self.keeper {
+            keeper.stop();
         }
-        let kv = self.core.kv();
-        let closed = on_shard(&self.shards.remotes[0], "close", async move |cx| {
-            parts::close_core(cx, kv).await
-        });
-        result = result.and(closed.and_then(|r| r));
+        let agent = self.agent;
+        for remote in &self.shards.remotes {
+            let closed = on_shard(remote, "close", async move |cx: Cx| {
+                parts::close_targets(&cx, agent).await
+            });
+            result = result.and(closed.and_then(|r| r));
+        }
+        if let Some(kv) = self.kv {
+            let closed = on_shard(&self.shards.remotes[0], "close", async move |cx: Cx| {
+                parts::close_kv(&cx, kv).await
+            });
+            result = result.and(closed.and_then(|r| r));
+        }
+        if self.peers.is_some() {
+            for remote in &self.shards.remotes {
+                result = result.and(on_shard(remote, "links", async |_: Cx| link::stop()));
+            }
+        }
         self.shards.stop();
         result
     }
 }
 
-/// The folder of each disk; those of missing ones are named but never opened.
-fn disk_folders(data: &Data) -> Vec<PathBuf> {
-    data.cluster.disks.iter().map(|d| d.folder.clone()).collect()
+/// What the start works with. The order matters: each part asks those before it.
+struct Starting<'a> {
+    a: Arc<Assembly>,
+    go_on: GoOn<'a>,
+    budget: Budget,
+    remotes: Vec<Remote>,
+    peers: Option<Peers>,
+    trouble: Trouble,
+    about: String,
 }
 
-/// The order matters: each part asks those before it.
-fn start_actors(
-    remotes: &[Remote],
-    data: &Arc<Data>,
-    budget: Budget,
-    label: &str,
-) -> Result<Core, Failure> {
-    let first = &remotes[0];
-    let d = Arc::clone(data);
-    let core =
-        on_shard(first, "mgmtd and meta", async move |cx: Cx| parts::start_core(&cx, &d).await)??;
-    let mut reports = Vec::new();
-    for (index, remote) in remotes.iter().enumerate() {
-        let (d, shards, agent) = (Arc::clone(data), remotes.len(), core.agent);
-        let started = on_shard(remote, "storage targets", async move |cx: Cx| {
-            parts::start_targets(&cx, &d, &budget, agent, index, shards).await
+impl Starting<'_> {
+    fn run(&mut self) -> Result<(Option<Addr<Kv>>, Addr<Agent>, Option<Keeper>), Failure> {
+        let (local_kv, kv) = self.kv()?;
+        let mgmtd = self.mgmtd(kv)?;
+        let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
+        let addresses = self.peers.clone().map(Addresses::new);
+        let hear = hear.then(|| {
+            let (say, inbox) = mpsc::channel();
+            news = Some(inbox);
+            say
+        });
+        let a = Arc::clone(&self.a);
+        let agent = on_shard(&self.remotes[0], "agent", async move |cx: Cx| {
+            parts::start_agent(&cx, &a, mgmtd, addresses, hear)
+        })?;
+        self.open_the_door(mgmtd.map(Addr::raw), agent, local_kv)?;
+        let mut keeper = None;
+        if let Some(news) = news {
+            keeper = Some(self.storage(agent, news)?);
+        }
+        let metas = self.metas(kv, agent)?;
+        on_shard(&self.remotes[0], "announcement", async move |cx: Cx| {
+            parts::announce(&cx, agent, metas).await
         })??;
-        reports.extend(started);
+        if self.a.roles.has(Role::Client) {
+            self.clients(agent)?;
+        }
+        Ok((local_kv, agent, keeper))
     }
-    let (d, agent, metas) = (Arc::clone(data), core.agent, core.metas.clone());
-    on_shard(first, "registration with mgmtd", async move |cx: Cx| {
-        parts::register(&cx, &d, NODE, agent, metas, reports).await
-    })??;
-    for (index, remote) in remotes.iter().enumerate() {
-        let label = format!("{label} shard {index}");
-        on_shard(remote, "client", async move |cx: Cx| {
-            parts::start_client(&cx, agent, label, &budget).await
-        })??;
+
+    /// The store of this process, and the one to use.
+    fn kv(&self) -> Result<(Option<Addr<Kv>>, Option<Addr<Kv>>), Failure> {
+        match self.a.kv.clone() {
+            KvPlace::Here(folder) => {
+                let kv = on_shard(&self.remotes[0], "metadata store", async move |cx: Cx| {
+                    parts::start_kv(&cx, &folder)
+                })??;
+                Ok((Some(kv), Some(kv)))
+            }
+            KvPlace::There(at) => {
+                let what = format!("the metadata store at t3fs-kv://{at}");
+                let found = until_done(&what, self.go_on, || {
+                    on_shard(&self.remotes[0], "metadata store", async move |_: Cx| {
+                        link::find(at, link::KV).await
+                    })?
+                })?;
+                Ok((None, Some(Addr::from_raw(found))))
+            }
+            KvPlace::Unused => Ok((None, None)),
+        }
     }
-    on_shard(first, "root directory", parts::give_root_to_user)??;
-    Ok(core)
+
+    fn mgmtd(
+        &self,
+        kv: Option<Addr<Kv>>,
+    ) -> Result<Option<Addr<t3fs_actors::mgmtd::Mgmtd>>, Failure> {
+        if !self.a.roles.has(Role::Mgmtd) {
+            return Ok(None);
+        }
+        let kv = kv.expect("a mgmtd is given a store");
+        until_done("the metadata store", self.go_on, || {
+            let a = Arc::clone(&self.a);
+            on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
+                parts::check_store(&cx, &a, kv).await
+            })?
+        })?;
+        let a = Arc::clone(&self.a);
+        on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
+            Some(parts::start_mgmtd(&cx, &a, kv))
+        })
+    }
+
+    /// From here on others can connect, and this process looks for the mgmtds.
+    fn open_the_door(
+        &mut self,
+        mgmtd: Option<RawAddr>,
+        agent: Addr<Agent>,
+        kv: Option<Addr<Kv>>,
+    ) -> Result<(), Failure> {
+        self.about = format!(" as {}", self.a.roles);
+        let (Some(peers), Some(plan)) = (&self.peers, &self.a.link) else { return Ok(()) };
+        let published =
+            [(link::MGMTD, mgmtd), (link::KV, kv.map(Addr::raw)), (link::AGENT, Some(agent.raw()))];
+        for (service, addr) in published {
+            if let Some(addr) = addr {
+                peers.publish(service, addr.shard, addr.slot);
+            }
+        }
+        if let Some(at) = plan.listen {
+            let bound =
+                on_shard(&self.remotes[0], "listening", async move |_: Cx| link::listen(at))??;
+            self.about += &format!(", node {}, at TCP://{bound}", self.a.node.0);
+        }
+        let (mgmtds, own, trouble) = (plan.mgmtds.clone(), plan.advertise, self.trouble.clone());
+        on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
+            link::keep_finding_mgmtds(&cx, agent, mgmtd, mgmtds, own, trouble);
+        })
+    }
+
+    fn storage(
+        &self,
+        agent: Addr<Agent>,
+        news: mpsc::Receiver<t3fs_actors::proto::mgmtd::Routing>,
+    ) -> Result<Keeper, Failure> {
+        let keeper = Keeper::new(Arc::clone(&self.a), self.budget, agent, self.remotes.clone());
+        match &self.a.targets {
+            Targets::Local(data) => {
+                let known = until_done("mgmtd", self.go_on, || {
+                    on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
+                        parts::routing(&cx, agent).await
+                    })?
+                })?;
+                keeper.start_local(data, &known)?;
+                let data = Arc::clone(data);
+                on_shard(&self.remotes[0], "chains", async move |cx: Cx| {
+                    parts::create_chains(&cx, &data, agent).await
+                })??;
+                Ok(keeper)
+            }
+            Targets::Assigned { .. } => keeper.start_assigned(news),
+            Targets::None => unreachable!("the role storage has folders"),
+        }
+    }
+
+    fn metas(&self, kv: Option<Addr<Kv>>, agent: Addr<Agent>) -> Result<Vec<RawAddr>, Failure> {
+        if !self.a.roles.has(Role::Meta) {
+            return Ok(Vec::new());
+        }
+        let kv = kv.expect("a meta is given a store");
+        let meta = until_done("the metadata store", self.go_on, || {
+            on_shard(&self.remotes[0], "meta", async move |cx: Cx| {
+                parts::start_meta(&cx.within(STEP_MAX / 4), kv, agent).await
+            })?
+        })?;
+        Ok(vec![meta])
+    }
+
+    fn clients(&self, agent: Addr<Agent>) -> Result<(), Failure> {
+        for (index, remote) in self.remotes.iter().enumerate() {
+            until_done("the cluster", self.go_on, || {
+                let (label, budget) = (format!("{} shard {index}", self.a.label), self.budget);
+                let started = on_shard(remote, "client", async move |cx: Cx| {
+                    parts::start_client(&cx, agent, label, &budget).await
+                })?;
+                started.map_err(|e| failed(format!("{e}{}", self.trouble.hint())))
+            })?;
+        }
+        if let Targets::Local(_) = self.a.targets {
+            on_shard(&self.remotes[0], "root directory", parts::give_root_to_user)??;
+        }
+        Ok(())
+    }
 }

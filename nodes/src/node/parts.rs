@@ -1,112 +1,177 @@
 //! One function per part of the node: what is started on a shard, and how it is closed.
 
 use std::cell::RefCell;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
 
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{Agent, AgentConfig, Seen, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig};
-use t3fs_actors::proto::agent::{Announce, GetRouting};
-use t3fs_actors::proto::ids::RoutingVersion;
+use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
+use t3fs_actors::proto::ids::{RoutingVersion, TargetId};
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
-use t3fs_actors::proto::mgmtd::{CreateChains, Role, Routing, TargetReport};
+use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
-use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, NodeId, RawAddr};
+use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
+use t3fs_transport::{Address, Fabric};
 
+use super::assembly::{Assembly, Targets};
+use super::link::Addresses;
+use crate::config::roles::Role;
 use crate::data::Data;
+use crate::data::server::TargetPlace;
 use crate::failure::{Failure, failed};
 use crate::fuse::hub;
 use crate::kv_fjall::FjallStore;
 
-/// Where the parts that there is one of live.
-#[derive(Clone)]
-pub struct Core {
-    pub agent: Addr<Agent>,
-    pub metas: Vec<RawAddr>,
-    kv: Addr<Kv>,
-}
-
-/// Below the first data folder.
-const KV_FOLDER: &str = "kv";
 /// Bytes of a chunk of a new file, and chains that it is spread over at most.
 const CHUNK_SIZE: u32 = 1 << 20;
 const STRIPE: u32 = 16;
+/// How long the last heartbeat, which says that targets have stopped, may take to leave.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 thread_local! {
     /// Targets of this shard, to be closed at the end.
-    static TARGETS: RefCell<Vec<Engine>> = const { RefCell::new(Vec::new()) };
+    static TARGETS: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The store, mgmtd, the agent and meta, on the first shard.
-pub async fn start_core(cx: &Cx, data: &Data) -> Result<Core, Failure> {
-    let store = FjallStore::open(&data.first.join(KV_FOLDER))
+struct Running {
+    engine: Engine,
+    target: TargetId,
+    addr: RawAddr,
+    /// On a server: its chain goes on without it.
+    in_cluster: bool,
+}
+
+/// The store of this process.
+pub fn start_kv(cx: &Cx, folder: &Path) -> Result<Addr<Kv>, Failure> {
+    let store = FjallStore::open(folder)
         .map_err(|e| failed(format!("the metadata store does not open: {e}")))?;
-    let kv = Kv::start(cx, Box::new(store)).map_err(failed)?;
-    let cluster = &data.cluster.cluster;
-    Mgmtd::check_store(cx, kv, cluster).await.map_err(failed)?;
-    let mgmtd = Mgmtd::start(cx, MgmtdConfig { alone: true, ..MgmtdConfig::new(kv, cluster) });
-    let roles = vec![Role::Mgmtd, Role::Kv, Role::Meta, Role::Storage];
-    let server = Some(ServerInfo { roles, ..ServerInfo::default() });
-    let agent = Agent::start(cx, AgentConfig { server, ..AgentConfig::new(cluster, vec![mgmtd]) });
+    Kv::start(cx, Box::new(store)).map_err(failed)
+}
+
+/// Whether the store is this cluster's.
+pub async fn check_store(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Result<(), Failure> {
+    Mgmtd::check_store(&cx.within(Duration::from_secs(10)), kv, &a.cluster).await.map_err(failed)
+}
+
+pub fn start_mgmtd(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Addr<Mgmtd> {
+    // Without a link nobody else can be primary.
+    let alone = a.link.is_none();
+    let timing = timing(a);
+    Mgmtd::start(cx, MgmtdConfig { alone, timing, ..MgmtdConfig::new(kv, &a.cluster) })
+}
+
+fn timing(a: &Assembly) -> Timing {
+    Timing {
+        heartbeat: a.leases.heartbeat,
+        node_lease: a.leases.node,
+        mgmtd_lease: a.leases.mgmtd,
+        ..Timing::default()
+    }
+}
+
+/// `news`: who wants to know of every new routing.
+pub fn start_agent(
+    cx: &Cx,
+    a: &Assembly,
+    mgmtd: Option<Addr<Mgmtd>>,
+    addresses: Option<Addresses>,
+    news: Option<Sender<Routing>>,
+) -> Addr<Agent> {
+    let watch = move |seen: &Seen<'_>| {
+        let Seen::Routing(routing) = seen else { return };
+        if let Some(addresses) = &addresses {
+            addresses.learn(routing);
+        }
+        if let Some(news) = &news {
+            // The keeper has ended: the process is about to.
+            let _ = news.send((*routing).clone());
+        }
+    };
+    let config = AgentConfig {
+        cluster: a.cluster.clone(),
+        mgmtds: mgmtd.into_iter().collect(),
+        server: a.roles.is_server().then(|| server_info(a)),
+        timing: timing(a),
+        watch: Some(Rc::new(watch)),
+    };
+    Agent::start(cx, config)
+}
+
+fn server_info(a: &Assembly) -> ServerInfo {
+    let parts = [
+        (Role::Mgmtd, Part::Mgmtd),
+        (Role::Kv, Part::Kv),
+        (Role::Meta, Part::Meta),
+        (Role::Storage, Part::Storage),
+    ];
+    let roles = parts.into_iter().filter(|(role, _)| a.roles.has(*role)).map(|(_, p)| p);
+    let socket = a.link.as_ref().and_then(|plan| plan.advertise);
+    let address = socket.map(|socket| Address { fabric: Fabric::Tcp, socket }.to_string());
+    let mut tags = Vec::new();
+    if let Targets::Assigned { server, .. } = &a.targets {
+        // For who makes chains.
+        tags.push((DISKS_TAG.to_owned(), server.disks.len().to_string()));
+    }
+    ServerInfo { roles: roles.collect(), addresses: address.into_iter().collect(), tags }
+}
+
+/// The tag that says how many disks a storage node has.
+pub const DISKS_TAG: &str = "disks";
+
+pub async fn start_meta(cx: &Cx, kv: Addr<Kv>, agent: Addr<Agent>) -> Result<RawAddr, Failure> {
     let config =
         MetaConfig { chunk_size: CHUNK_SIZE, stripe: STRIPE, ..MetaConfig::new(kv, agent) };
-    let meta = Meta::start(cx, config).await.map_err(failed)?;
-    Ok(Core { agent, metas: vec![meta.raw()], kv })
+    Ok(Meta::start(cx, config).await.map_err(failed)?.raw())
 }
 
-/// The targets of this shard: target i of a disk on shard i modulo the number of shards.
-pub async fn start_targets(
+/// Opens a target, or makes it if it may be made, and starts its actor, which reports itself to the
+/// agent. `false`: it is not there.
+pub async fn start_target(
     cx: &Cx,
-    data: &Data,
+    cluster: &str,
+    place: TargetPlace,
+    create: bool,
+    in_cluster: bool,
     budget: &Budget,
     agent: Addr<Agent>,
-    index: usize,
-    shards: usize,
-) -> Result<Vec<TargetReport>, Failure> {
-    // Engines are made before their chains are: a target of a chain that mgmtd knows was there.
-    let known = routing(cx, agent).await?;
-    let mut reports = Vec::new();
-    for disk in &data.disks {
-        let record = &data.cluster.disks[disk.index];
-        let mine = record.targets.iter().enumerate().filter(|(i, _)| i % shards == index);
-        for (_, &target) in mine {
-            let chain = data.cluster.chains.iter().find(|c| c.targets.contains(&target));
-            let Some(chain) = chain.map(|c| c.id) else { continue };
-            let id = DiskId(disk.index as u16);
-            let existed = known.chain(chain).is_some();
-            let identity = TargetIdentity { cluster: data.cluster.cluster.clone(), target, chain };
-            let engine = open_target(cx, id, &identity, existed, budget).await.map_err(|why| {
-                failed(format!("target {target} in {}: {why}", disk.folder.display()))
-            })?;
-            TARGETS.with(|t| t.borrow_mut().push(engine.clone()));
-            let config = StorageConfig {
-                engine,
-                target,
-                chain,
-                agent,
-                disk: id,
-                planted_bug: None,
-                watch: None,
-            };
-            reports.push(TargetReport::online(target, Storage::start(cx, config).raw()));
-        }
-    }
-    Ok(reports)
+) -> Result<bool, Failure> {
+    let TargetPlace { target, chain, disk } = place;
+    let disk = DiskId(u16::try_from(disk).expect("few disks"));
+    let identity = TargetIdentity { cluster: cluster.to_owned(), target, chain };
+    let Some(engine) = open_target(cx, disk, &identity, create, budget).await.map_err(failed)?
+    else {
+        return Ok(false);
+    };
+    let config = StorageConfig {
+        engine: engine.clone(),
+        target,
+        chain,
+        agent,
+        disk,
+        planted_bug: None,
+        watch: None,
+    };
+    let addr = Storage::start(cx, config).raw();
+    TARGETS.with(|t| t.borrow_mut().push(Running { engine, target, addr, in_cluster }));
+    Ok(true)
 }
 
-/// Opens a target, or makes it before its chain is made. One that is gone is not made again: empty,
-/// it would serve as if nothing had ever been written.
 async fn open_target(
     cx: &Cx,
     disk: DiskId,
     identity: &TargetIdentity,
-    existed: bool,
+    create: bool,
     budget: &Budget,
-) -> Result<Engine, String> {
+) -> Result<Option<Engine>, String> {
     let config = EngineConfig {
         overlay_bytes: budget.overlay_bytes,
         checksum_cache_bytes: budget.checksum_cache_bytes,
@@ -121,41 +186,38 @@ async fn open_target(
     };
     let opened = if is_there {
         Engine::open(cx, disk, &dir, identity, config).await
-    } else if existed {
-        return Err(format!(
-            "{dir} is gone; restore it, or leave this --data out if its chains have other replicas"
-        ));
+    } else if !create {
+        return Ok(None);
     } else {
         Engine::create(cx, disk, &dir, identity, config).await
     };
-    opened.map_err(|e| e.to_string())
+    opened.map(Some).map_err(|e| e.to_string())
 }
 
-async fn routing(cx: &Cx, agent: Addr<Agent>) -> Result<Routing, Failure> {
+/// What the primary knows now.
+pub async fn routing(cx: &Cx, agent: Addr<Agent>) -> Result<Routing, Failure> {
     let got = cx.ask(agent, GetRouting { have: RoutingVersion(0), fresh: true }).await;
     let got = got.map_err(|e| failed(format!("the agent did not answer: {e}")))?;
     got.ok_or_else(|| failed("mgmtd did not answer"))
 }
 
-/// Makes the chains that mgmtd does not have yet (first start, added disk), then tells it what runs
-/// here.
-pub async fn register(
-    cx: &Cx,
-    data: &Data,
-    node: NodeId,
-    agent: Addr<Agent>,
-    metas: Vec<RawAddr>,
-    targets: Vec<TargetReport>,
-) -> Result<(), Failure> {
+/// Makes the chains of a cluster in one process that mgmtd does not have yet (first start, added
+/// disk).
+pub async fn create_chains(cx: &Cx, data: &Data, agent: Addr<Agent>) -> Result<(), Failure> {
     let routing = routing(cx, agent).await?;
     let new = data.cluster.chains.iter().filter(|c| routing.chain(c.id).is_none());
     let chains: Vec<_> =
-        new.map(|c| (c.id, c.targets.iter().map(|t| (*t, node)).collect())).collect();
+        new.map(|c| (c.id, c.targets.iter().map(|t| (*t, cx.node())).collect())).collect();
     if !chains.is_empty() {
         let made = cx.ask(agent, CreateChains { chains }).await.map_err(no_answer)?;
         made.map_err(|e| failed(e.to_string()))?;
     }
-    cx.ask(agent, Announce { metas, targets }).await.map_err(no_answer)
+    Ok(())
+}
+
+/// Everything runs. Targets have reported themselves.
+pub async fn announce(cx: &Cx, agent: Addr<Agent>, metas: Vec<RawAddr>) -> Result<(), Failure> {
+    cx.ask(agent, Announce { metas, targets: Vec::new() }).await.map_err(no_answer)
 }
 
 fn no_answer(e: AskError) -> Failure {
@@ -194,26 +256,34 @@ pub async fn give_root_to_user(cx: Cx) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Engines write down where they are, so that the next start has little to recover.
-pub async fn close_targets(cx: Cx) -> Result<(), Failure> {
+/// Engines write down where they are, so that the next start has little to recover. On a server
+/// mgmtd hears that they have stopped, so that their chains go on without waiting for a lease.
+pub async fn close_targets(cx: &Cx, agent: Addr<Agent>) -> Result<(), Failure> {
     let targets = TARGETS.with(|t| std::mem::take(&mut *t.borrow_mut()));
-    for engine in targets {
-        engine.close(&cx).await.map_err(|e| failed(format!("a target did not close: {e}")))?;
+    let mut result = Ok(());
+    let mut told = false;
+    for Running { engine, target, addr, in_cluster } in targets {
+        let closed = engine.close(cx).await;
+        result = result.and(closed.map_err(|e| failed(format!("a target did not close: {e}"))));
+        if in_cluster {
+            let report =
+                TargetReport { local: LocalState::Offline, ..TargetReport::online(target, addr) };
+            // If it is not told, the lease tells.
+            let _ = cx.ask(agent, ReportTarget { report }).await;
+            told = true;
+        }
     }
-    Ok(())
+    if told {
+        cx.sleep(LAST_WORDS).await;
+    }
+    result
 }
 
 /// After everyone who could still ask it: all metadata on stable storage.
-pub async fn close_core(cx: Cx, kv: Addr<Kv>) -> Result<(), Failure> {
+pub async fn close_kv(cx: &Cx, kv: Addr<Kv>) -> Result<(), Failure> {
     match cx.ask(kv, Barrier).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(failed(format!("the metadata store did not sync: {e}"))),
         Err(e) => Err(failed(format!("the metadata store did not answer: {e}"))),
-    }
-}
-
-impl Core {
-    pub fn kv(&self) -> Addr<Kv> {
-        self.kv
     }
 }

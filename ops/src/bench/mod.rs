@@ -38,7 +38,7 @@ const IDLE_KIB_MAX: u64 = 300 * 1024;
 #[derive(Args)]
 pub struct Options {
     /// Rows to measure, or the beginnings of their names: `create`, `rand-read-direct-16` (all if
-    /// none)
+    /// none); `net` alone measures links between processes beside plain sockets
     rows: Vec<String>,
     /// Seconds that each phase is measured for, per place and round
     #[arg(long, default_value_t = 0.7)]
@@ -77,6 +77,9 @@ pub struct JobOptions {
 /// # Errors
 /// Something did not run; a target that is missed is only printed.
 pub fn run(options: &Options) -> Result<(), String> {
+    if options.rows == ["net"] {
+        return steps::bench_net(options.rounds);
+    }
     let rows = chosen_rows(&options.rows)?;
     let (t3fs, nullfs) = build(options)?;
     let base = options.data.clone().unwrap_or_else(workspace::target_dir);

@@ -58,6 +58,17 @@ pub fn skip_without_root() -> bool {
     true
 }
 
+/// Like `skip_without`, for tests that need several hosts.
+pub fn skip_without_hosts(tools: &[&str]) -> bool {
+    let Some(reason) = t3fs_ops::hosts::missing() else {
+        return skip_without(tools);
+    };
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    assert!(env::var("CI").as_deref() != Ok("true"), "{name} cannot run: {reason}");
+    eprintln!("\n******** SKIPPED {name}: {reason} ********\n");
+    true
+}
+
 /// The product under test.
 pub fn binary() -> PathBuf {
     if let Some(binary) = env::var_os("T3FS_NODE") {

@@ -9,12 +9,15 @@
 
 mod harness;
 
+mod cluster;
 mod crash;
+mod hosts;
 mod large;
 mod lifecycle;
 mod posix;
 mod refusals;
 mod replicas;
 mod space;
+mod strangers;
 mod tools;
 mod trees;

@@ -7,11 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ::glommio::{Latency, Shares, TaskQueueHandle};
 
 use super::disk::Disks;
+use super::net::Sockets;
 use super::{Item, Layout};
 use crate::addr::NodeId;
 use crate::backend::{Backend, LocalTask, Parcel};
 use crate::disk::{DiskId, DiskOp, DiskResult};
 use crate::inbox::Inbox;
+use crate::net::Net;
 use crate::slot::Slot;
 use crate::time::Time;
 use crate::wire::Frame;
@@ -20,6 +22,7 @@ pub(super) struct Glommio {
     random: Cell<u64>,
     tasks: TaskQueueHandle,
     disks: Rc<Disks>,
+    sockets: Rc<Sockets>,
     peers: Vec<Inbox<Item>>,
 }
 
@@ -44,6 +47,7 @@ impl Glommio {
             random: Cell::new(seed | 1),
             tasks,
             disks: Rc::new(Disks::new(layout.disks.clone())),
+            sockets: Rc::new(Sockets::new(tasks)),
             peers,
         })
     }
@@ -91,8 +95,13 @@ impl Backend for Glommio {
         ::glommio::spawn_local_into(work, self.tasks).expect("our own task queue").detach();
     }
 
+    /// Links are installed on the shard (`Shard::install_links`); without them there are none.
     fn send(&self, _to: NodeId, _frame: Frame) -> Result<(), &'static str> {
         Err("no link to that node")
+    }
+
+    fn net(&self) -> Option<Rc<dyn Net>> {
+        Some(Rc::clone(&self.sockets) as Rc<dyn Net>)
     }
 
     fn pass(&self, shard: u16, parcel: Parcel) -> Result<(), Parcel> {

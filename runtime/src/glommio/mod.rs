@@ -2,6 +2,7 @@
 
 mod backend;
 mod disk;
+mod net;
 mod probe;
 
 use std::future::Future;

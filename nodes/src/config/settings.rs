@@ -1,0 +1,276 @@
+//! What the settings mean: texts become addresses, roles and limits, or are refused.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use t3fs_transport::{Address, Fabric};
+
+use super::roles::{KV_PORT, MGMTD_PORT, Roles};
+use super::secret::Secret;
+use crate::failure::{Failure, refused};
+
+/// Longest name of a cluster, in bytes (the original's limit).
+const CLUSTER_ID_MAX: usize = 31;
+pub const REPLICAS_MAX: u8 = 3;
+const SHARDS_MAX: u16 = 256;
+/// Numbers of servers; those of clients have the top bit.
+const NODE_ID_MAX: u32 = 0x7fff_ffff;
+const MGMTDS_MAX: usize = 16;
+const TARGETS_PER_DISK_MAX: u16 = 64;
+const KV_SCHEME: &str = "t3fs-kv://";
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    pub cluster_id: String,
+    pub roles: Roles,
+    pub node_id: Option<u32>,
+    /// Where mgmtds are.
+    pub cluster: Vec<Address>,
+    pub kv: Option<SocketAddr>,
+    pub listen: Option<Listen>,
+    pub advertise: Option<SocketAddr>,
+    pub secret: Option<Secret>,
+    /// As given.
+    pub data: Option<Vec<PathBuf>>,
+    pub state: Option<PathBuf>,
+    pub mount: Option<PathBuf>,
+    /// `None`: what the cluster was created with, 1 for a new one.
+    pub replicas: Option<u8>,
+    pub targets_per_disk: u16,
+    pub leases: Leases,
+    pub shards: usize,
+    pub log: Option<String>,
+}
+
+/// `None` for the port: that of the first role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub ip: IpAddr,
+    pub port: Option<u16>,
+}
+
+/// How fast the cluster notices that a node is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leases {
+    pub heartbeat: Duration,
+    pub node: Duration,
+    pub mgmtd: Duration,
+}
+
+/// As flags, environment and file have it.
+#[derive(Deserialize)]
+pub(super) struct Raw {
+    cluster_id: Option<String>,
+    roles: Option<Vec<String>>,
+    node_id: Option<u32>,
+    cluster: Option<Vec<String>>,
+    kv: Option<String>,
+    listen: Option<String>,
+    advertise: Option<String>,
+    secret: Option<String>,
+    secret_file: Option<PathBuf>,
+    data: Option<Vec<PathBuf>>,
+    state: Option<PathBuf>,
+    mount: Option<PathBuf>,
+    replicas: Option<u8>,
+    targets_per_disk: Option<u16>,
+    heartbeat_ms: Option<u32>,
+    node_lease_ms: Option<u32>,
+    mgmtd_lease_ms: Option<u32>,
+    shards: Option<u16>,
+    log: Option<String>,
+}
+
+impl Raw {
+    pub(super) fn check(self) -> Result<Settings, Failure> {
+        let cluster_id = self.cluster_id.unwrap_or_else(|| "t3fs".into());
+        check_cluster_id(&cluster_id)?;
+        if let Some(data) = &self.data
+            && (data.is_empty() || data.iter().any(|f| f.as_os_str().is_empty()))
+        {
+            return Err(refused("data names no folder; give at least one, or leave it out"));
+        }
+        let shards = self.shards.map(|n| within("shards", n, 1, SHARDS_MAX)).transpose()?;
+        let cores = || crate::limits::cores().saturating_sub(1).clamp(1, usize::from(SHARDS_MAX));
+        let targets = self.targets_per_disk.unwrap_or(2);
+        let leases = leases(self.heartbeat_ms, self.node_lease_ms, self.mgmtd_lease_ms)?;
+        Ok(Settings {
+            cluster_id,
+            roles: Roles::parse(&self.roles.unwrap_or_default())?,
+            node_id: self.node_id.map(|n| within("node_id", n, 1, NODE_ID_MAX)).transpose()?,
+            cluster: mgmtds(&self.cluster.unwrap_or_default())?,
+            kv: self.kv.as_deref().map(kv_address).transpose()?,
+            listen: self.listen.as_deref().map(listen).transpose()?,
+            advertise: self.advertise.as_deref().map(advertise).transpose()?,
+            secret: Secret::from_settings(self.secret, self.secret_file.as_deref())?,
+            data: self.data,
+            state: self.state,
+            mount: self.mount,
+            replicas: self.replicas.map(|n| within("replicas", n, 1, REPLICAS_MAX)).transpose()?,
+            targets_per_disk: within("targets_per_disk", targets, 1, TARGETS_PER_DISK_MAX)?,
+            leases,
+            shards: shards.map_or_else(cores, usize::from),
+            log: self.log,
+        })
+    }
+}
+
+impl Settings {
+    /// Data folders of `up`: as given, or the place where data goes by default.
+    pub fn data_or_default(&self) -> Result<Vec<PathBuf>, Failure> {
+        match &self.data {
+            Some(folders) => Ok(folders.clone()),
+            None => Ok(vec![default_folder(&self.cluster_id, "say --data FOLDER")?]),
+        }
+    }
+
+    /// The state folder of a server.
+    pub fn state_or_default(&self, node: u32) -> Result<PathBuf, Failure> {
+        match &self.state {
+            Some(folder) => Ok(folder.clone()),
+            // A cluster's name may hold a dot too: "a.node1" of cluster a and "a" with ".node1".
+            // Whoever calls a cluster so is told by the identity file.
+            None => {
+                default_folder(&format!("{}.node{node}", self.cluster_id), "say --state FOLDER")
+            }
+        }
+    }
+}
+
+fn within<T>(name: &str, n: T, min: T, max: T) -> Result<T, Failure>
+where
+    T: PartialOrd + Copy + std::fmt::Display,
+{
+    if (min..=max).contains(&n) {
+        return Ok(n);
+    }
+    Err(refused(format!("{name} is {n}; it can be {min} to {max}")))
+}
+
+fn leases(
+    heartbeat: Option<u32>,
+    node: Option<u32>,
+    mgmtd: Option<u32>,
+) -> Result<Leases, Failure> {
+    let heartbeat = within("heartbeat_ms", heartbeat.unwrap_or(200), 20, 60_000)?;
+    let node = within("node_lease_ms", node.unwrap_or(1500), 100, 600_000)?;
+    let mgmtd = within("mgmtd_lease_ms", mgmtd.unwrap_or(1500), 100, 600_000)?;
+    // A server stops at two thirds of its lease; one lost heartbeat must not end it.
+    if node / 3 < heartbeat {
+        return Err(refused(format!(
+            "node_lease_ms is {node}; it must be at least 3 times heartbeat_ms, here {heartbeat}"
+        )));
+    }
+    let ms = |n: u32| Duration::from_millis(u64::from(n));
+    Ok(Leases { heartbeat: ms(heartbeat), node: ms(node), mgmtd: ms(mgmtd) })
+}
+
+pub(super) fn check_cluster_id(name: &str) -> Result<(), Failure> {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    // It becomes the name of a folder, so "." and ".." are out.
+    let fine = (1..=CLUSTER_ID_MAX).contains(&name.len())
+        && name.bytes().all(good)
+        && !name.starts_with('.');
+    if fine {
+        return Ok(());
+    }
+    Err(refused(format!(
+        "cluster id {name:?} is not usable; take 1 to {CLUSTER_ID_MAX} of a-z A-Z 0-9 . _ - and \
+         begin with no dot"
+    )))
+}
+
+fn mgmtds(texts: &[String]) -> Result<Vec<Address>, Failure> {
+    let texts = texts.iter().map(|t| t.trim()).filter(|t| !t.is_empty());
+    let mut all: Vec<Address> = texts.map(mgmtd_address).collect::<Result<_, _>>()?;
+    all.sort();
+    all.dedup();
+    if all.len() > MGMTDS_MAX {
+        return Err(refused(format!("cluster names {} mgmtds, at most {MGMTDS_MAX}", all.len())));
+    }
+    Ok(all)
+}
+
+/// `TCP://ip:port`, or what is left of it without the parts that can be guessed.
+pub fn mgmtd_address(text: &str) -> Result<Address, Failure> {
+    let address = match text.parse::<Address>() {
+        Ok(address) => Some(address),
+        Err(_) => {
+            let rest = text.strip_prefix("TCP://").unwrap_or(text);
+            with_port(rest, MGMTD_PORT).map(|socket| Address { fabric: Fabric::Tcp, socket })
+        }
+    };
+    match address {
+        Some(a) if a.fabric == Fabric::Rdma => Err(refused(format!(
+            "cluster names {text}, and this build speaks TCP only; write TCP://{}",
+            a.socket
+        ))),
+        Some(a) => Ok(a),
+        None => Err(refused(format!(
+            "cluster names {text:?}, which is no address; write TCP://IP:PORT"
+        ))),
+    }
+}
+
+/// `ip:port` or `ip`.
+fn with_port(text: &str, port: u16) -> Option<SocketAddr> {
+    let ip = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+    text.parse::<SocketAddr>().ok().or_else(ip)
+}
+
+/// `t3fs-kv://HOST:PORT`; a name is looked up now.
+fn kv_address(text: &str) -> Result<SocketAddr, Failure> {
+    let rest = text.strip_prefix(KV_SCHEME).ok_or_else(|| {
+        refused(format!("kv is {text:?}; write {KV_SCHEME}HOST:PORT, as in {KV_SCHEME}10.0.0.1"))
+    })?;
+    if let Some(address) = with_port(rest, KV_PORT) {
+        return Ok(address);
+    }
+    let full = if rest.contains(':') { rest.to_owned() } else { format!("{rest}:{KV_PORT}") };
+    let found = full.to_socket_addrs().map(|mut all| all.next());
+    match found {
+        Ok(Some(address)) => Ok(address),
+        Ok(None) => Err(refused(format!("kv is {text}, and that host has no address"))),
+        Err(e) => Err(refused(format!("kv is {text}, and that host is not found: {e}"))),
+    }
+}
+
+fn listen(text: &str) -> Result<Listen, Failure> {
+    let whole = text.parse::<SocketAddr>().map(|s| Listen { ip: s.ip(), port: Some(s.port()) });
+    whole.or_else(|_| text.parse().map(|ip| Listen { ip, port: None })).map_err(|_| {
+        refused(format!(
+            "listen is {text:?}; give an address, with or without a port, as in 10.0.0.5:8000"
+        ))
+    })
+}
+
+fn advertise(text: &str) -> Result<SocketAddr, Failure> {
+    match text.parse::<SocketAddr>() {
+        Ok(a) if !a.ip().is_unspecified() && a.port() != 0 => Ok(a),
+        _ => Err(refused(format!(
+            "advertise is {text:?}; give the address and port that others shall use, as in \
+             10.0.0.5:8000"
+        ))),
+    }
+}
+
+/// Where data of this name goes by default.
+pub fn default_folder(name: &str, hint: &str) -> Result<PathBuf, Failure> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(Path::new("/var/lib/t3fs").join(name));
+    }
+    match user_data_home() {
+        Ok(home) => Ok(home.join("t3fs").join(name)),
+        Err(e) => Err(refused(format!("{e}; {hint}"))),
+    }
+}
+
+/// `$XDG_DATA_HOME`, or where it is by default.
+pub fn user_data_home() -> Result<PathBuf, Failure> {
+    let var = |name| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+    var("XDG_DATA_HOME")
+        .or_else(|| var("HOME").map(|h| h.join(".local/share")))
+        .ok_or_else(|| refused("neither XDG_DATA_HOME nor HOME is set"))
+}

@@ -1,0 +1,266 @@
+//! `t3fs-node --roles ..`: a part of a cluster of several processes, and `t3fs-node mount DIR`, the
+//! part that only mounts.
+//!
+//! As in `up`, everything is looked at before anything is created.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use t3fs_runtime::NodeId;
+
+use crate::cli::{Background, MountArgs, RunArgs};
+use crate::config::roles::{Role, Roles};
+use crate::config::secret::Secret;
+use crate::config::settings::{Listen, default_folder};
+use crate::config::{self, Settings};
+use crate::data::lock::{FolderLock, Tried};
+use crate::data::server::{self, Found};
+use crate::data::{folder, incarnation};
+use crate::failure::{Failure, failed, refused};
+use crate::logging::tell;
+use crate::mount::{self, place};
+use crate::node::{Assembly, KvPlace, LinkPlan, Targets};
+use crate::service::{self, Job, say};
+use crate::up::{addresses, clear_place, label};
+use crate::{detach, limits, logging};
+
+/// Below the state folder.
+const KV_FOLDER: &str = "kv";
+/// What a mount keeps, below the place for data: not a cluster's name, which begins with no dot.
+const MOUNTS: &str = ".mounts";
+/// How long `mount` tries before it gives up.
+const MOUNT_PATIENCE: Duration = Duration::from_secs(30);
+/// Numbers of clients have the top bit; those of servers do not.
+const CLIENT_BIT: u32 = 1 << 31;
+
+/// `t3fs-node run`.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let settings = config::load(args.flags()?)?;
+    if settings.roles.is_empty() {
+        return Err(refused(
+            "no roles; say --roles with any of mgmtd, meta, storage, kv, client, or set T3FS_ROLES \
+             or roles in the configuration file (`t3fs-node help` shows the other commands)",
+        ));
+    }
+    let mount = match (&settings.mount, settings.roles.has(Role::Client)) {
+        (Some(dir), true) => Some(dir.clone()),
+        (None, true) => return Err(refused("the role client needs --mount DIR")),
+        (_, false) => None,
+    };
+    part(settings, mount, &args.background, None)
+}
+
+/// `t3fs-node mount`.
+pub fn mount(args: &MountArgs) -> Result<(), Failure> {
+    let mut settings = config::load(args.flags()?)?;
+    settings.roles = Roles::new(&[Role::Client]);
+    part(settings, Some(args.dir.clone()), &args.background, Some(MOUNT_PATIENCE))
+}
+
+/// Where a process keeps what it must remember, looked at.
+enum Home {
+    Server(Box<Found>),
+    /// Of a process that only mounts; nothing in it outlives it but logs.
+    Mount {
+        folder: PathBuf,
+    },
+}
+
+fn part(
+    settings: Settings,
+    mount: Option<PathBuf>,
+    background: &Background,
+    patience: Option<Duration>,
+) -> Result<(), Failure> {
+    if background.detach && !background.detached {
+        return detach::start();
+    }
+    if background.detached {
+        detach::leave_terminal()?;
+    }
+    logging::check(settings.log.as_deref())?;
+    let dir = mount.as_deref().map(place::resolve).transpose()?;
+    let secret = secret(&settings)?;
+    let (listen, advertise) = listening(&settings)?;
+    let kv = kv(&settings)?;
+    if settings.cluster.is_empty() && !settings.roles.has(Role::Mgmtd) {
+        return Err(refused(
+            "cluster is not set; say --cluster TCP://IP:PORT with the addresses of the mgmtds",
+        ));
+    }
+    let home = home(&settings, dir.as_deref())?;
+    let mut stale = false;
+    if let Some(dir) = &dir {
+        stale = place::check(dir, &mount::source(&settings.cluster_id))? == place::Place::Stale;
+        mount::preflight()?;
+    }
+    t3fs_runtime::glommio::probe(&[] as &[PathBuf]).map_err(refused)?;
+
+    // From here on things are created.
+    limits::raise();
+    if dir.is_some() {
+        limits::mark_as_io_flusher();
+    }
+    let log = settings.log.as_deref();
+    if !background.detached {
+        logging::to_stderr(log, if settings.roles.is_server() { "info" } else { "warn" })?;
+    }
+    tell(&format!("t3fs-node {}", env!("CARGO_PKG_VERSION")));
+    let made = make(&settings, home)?;
+    if background.detached {
+        logging::to_files(&made.folder.join("log"), log)?;
+    }
+    logging::abort_on_panic();
+    for remark in &made.remarks {
+        say(remark);
+    }
+    if let Some(dir) = &dir {
+        clear_place(dir, stale)?;
+    }
+    let assembly = Assembly {
+        cluster: settings.cluster_id.clone(),
+        node: made.node,
+        incarnation: made.incarnation,
+        shards: settings.shards,
+        leases: settings.leases,
+        link: Some(LinkPlan {
+            secret,
+            listen,
+            advertise,
+            mgmtds: settings.cluster.iter().map(|a| a.socket).collect(),
+        }),
+        kv: match kv {
+            KvPlace::Here(_) => KvPlace::Here(made.folder.join(KV_FOLDER)),
+            elsewhere => elsewhere,
+        },
+        targets: made.targets,
+        label: label(dir.as_deref().unwrap_or(Path::new("server"))),
+        roles: settings.roles,
+    };
+    let (home, lock) = (made.folder, made.lock);
+    let detached = background.detached;
+    service::serve(Job { assembly, mount: dir, home, lock, detached, patience })
+}
+
+pub fn secret(settings: &Settings) -> Result<Secret, Failure> {
+    settings.secret.clone().ok_or_else(|| {
+        refused(
+            "no secret; set T3FS_SECRET or --secret-file to what all of the cluster share (make \
+             one with `(umask 077; openssl rand -hex 32 > FILE)`)",
+        )
+    })
+}
+
+/// Where a server listens, and what others are told; clients do not.
+fn listening(settings: &Settings) -> Result<(Option<SocketAddr>, Option<SocketAddr>), Failure> {
+    if !settings.roles.is_server() {
+        return Ok((None, None));
+    }
+    let loopback = Listen { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None };
+    let listen = settings.listen.unwrap_or(loopback);
+    let (listen, advertise) = addresses(listen, settings.roles.port(), settings.advertise)?;
+    Ok((Some(listen), Some(advertise)))
+}
+
+fn kv(settings: &Settings) -> Result<KvPlace, Failure> {
+    let needed = settings.roles.has(Role::Mgmtd) || settings.roles.has(Role::Meta);
+    match (settings.roles.has(Role::Kv), needed, settings.kv) {
+        (true, ..) => Ok(KvPlace::Here(PathBuf::new())),
+        (false, true, Some(at)) => Ok(KvPlace::There(at)),
+        (false, true, None) => Err(refused(
+            "kv is not set; say --kv t3fs-kv://IP:PORT with the address of the metadata store, or \
+             add kv to the roles",
+        )),
+        (false, false, _) => Ok(KvPlace::Unused),
+    }
+}
+
+fn home(settings: &Settings, mount: Option<&Path>) -> Result<Home, Failure> {
+    if !settings.roles.is_server() {
+        let dir = mount.expect("a process that is no server mounts");
+        // One name in one folder, whatever the path.
+        let name = dir.to_string_lossy().replace('%', "%25").replace('/', "%2F");
+        let folder = match &settings.state {
+            Some(state) => folder::resolve(state)?,
+            None => default_folder(&format!("{MOUNTS}/{name}"), "say --state FOLDER")?,
+        };
+        return match FolderLock::try_existing(&folder) {
+            Ok(Tried::Held(pid)) => {
+                let who = pid.map_or("another process".into(), |p| format!("process {p}"));
+                let shown = dir.display();
+                Err(refused(format!(
+                    "{shown} is served by {who}; end it with `t3fs-node down {shown}`"
+                )))
+            }
+            Ok(_) => Ok(Home::Mount { folder }),
+            Err(e) => Err(refused(format!("{} cannot be used: {e}", folder.display()))),
+        };
+    }
+    let node_id = settings.node_id.ok_or_else(|| {
+        refused("node_id is not set; say --node-id N, a number that no other server has")
+    })?;
+    let none: &[PathBuf] = &[];
+    let data = settings.data.as_deref().unwrap_or(none);
+    let found = server::look(&server::Wanted {
+        cluster: &settings.cluster_id,
+        node_id,
+        state: &settings.state_or_default(node_id)?,
+        data: settings.roles.has(Role::Storage).then_some(data),
+        mount_point: mount,
+    })?;
+    Ok(Home::Server(Box::new(found)))
+}
+
+/// What there is once everything is created.
+struct Made {
+    folder: PathBuf,
+    node: NodeId,
+    incarnation: u32,
+    targets: Targets,
+    lock: Option<FolderLock>,
+    remarks: Vec<String>,
+}
+
+fn make(settings: &Settings, home: Home) -> Result<Made, Failure> {
+    match home {
+        Home::Server(found) => {
+            let mut server = found.commit()?;
+            let remarks = std::mem::take(&mut server.remarks);
+            let (folder, node) = (server.state.clone(), NodeId(server.file.node_id));
+            let incarnation = server.incarnation;
+            let server = Arc::new(server);
+            let per_disk = usize::from(settings.targets_per_disk);
+            let targets = Targets::Assigned { server, per_disk };
+            Ok(Made { folder, node, incarnation, targets, lock: None, remarks })
+        }
+        Home::Mount { folder } => {
+            folder::make(&folder)?;
+            let cannot = |e| failed(format!("cannot lock {}: {e}", folder.display()));
+            let lock = match FolderLock::try_create(&folder).map_err(cannot)? {
+                Tried::Locked(mut lock) => {
+                    lock.sign().map_err(cannot)?;
+                    lock
+                }
+                Tried::Held(_) | Tried::None => {
+                    return Err(refused("another process is just mounting there"));
+                }
+            };
+            let node = client_number()?;
+            let incarnation = incarnation::by_clock();
+            let (targets, remarks) = (Targets::None, Vec::new());
+            Ok(Made { folder, node, incarnation, targets, lock: Some(lock), remarks })
+        }
+    }
+}
+
+/// A number for a process that is no server: random, so that nobody has to hand them out.
+pub fn client_number() -> Result<NodeId, Failure> {
+    let mut bytes = [0; 4];
+    let flags = rustix::rand::GetRandomFlags::empty();
+    let got = rustix::rand::getrandom(&mut bytes, flags)
+        .map_err(|e| failed(format!("the kernel gives no random numbers: {e}")))?;
+    assert_eq!(got, bytes.len(), "so few come whole");
+    Ok(NodeId(u32::from_le_bytes(bytes) | CLIENT_BIT))
+}

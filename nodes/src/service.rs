@@ -1,0 +1,355 @@
+//! The life of a process that serves: started, told what it is, waits for whichever comes first of
+//! a signal, a request on the control socket and the end of its mount, and ends cleanly.
+//!
+//! `up`, `run` and `mount` decide what the process is ([`Job`]); from there on they are the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::control::{self, Down};
+use crate::data::lock::FolderLock;
+use crate::detach;
+use crate::failure::{Failure, failed};
+use crate::fuse::{Fs, options};
+use crate::logging::tell;
+use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
+use crate::node::{Assembly, Node};
+use crate::registry::{self, Instance};
+
+/// After a signal, how often the mount is tried while somebody uses it.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long the FUSE threads may take to see that the mount is gone.
+const SESSION_END_MAX: Duration = Duration::from_secs(20);
+
+/// What the main thread waits for.
+enum Event {
+    Signal(i32),
+    Down(Down),
+    /// The mount is gone: unmounted by us or by somebody else, or the connection broke.
+    Unmounted(std::io::Result<()>),
+}
+
+/// What a process does until it is told to end.
+pub struct Job {
+    pub assembly: Assembly,
+    /// Where to mount, if it is a client: absolute, without links.
+    pub mount: Option<PathBuf>,
+    /// Holds the control socket; its lock is this process's.
+    pub home: PathBuf,
+    /// Held for as long as the process lives.
+    pub lock: Option<FolderLock>,
+    pub detached: bool,
+    /// How long others may take to be there before it is given up. `None`: servers wait for ever.
+    pub patience: Option<Duration>,
+}
+
+/// Starts, serves until it is to end, ends.
+pub fn serve(job: Job) -> Result<(), Failure> {
+    let probe = t3fs_runtime::glommio::probe(&job.assembly.folders()).map_err(failed)?;
+    for remark in &probe.remarks {
+        tracing::warn!("{remark}");
+    }
+    // All paths are absolute now, and nobody should have to wait for our current folder.
+    std::env::set_current_dir("/").map_err(|e| failed(format!("cannot go to /: {e}")))?;
+    let (events, inbox) = mpsc::channel();
+    watch_signals(events.clone())?;
+    let Job { assembly, mount, home, lock: _lock, detached, patience } = job;
+    let cluster = assembly.cluster.clone();
+    let began = Instant::now();
+    let go_on = || match inbox.try_recv() {
+        Ok(Event::Signal(_)) => Err(failed("told to end while it was starting")),
+        Err(TryRecvError::Disconnected) => Err(failed("the signal thread has ended")),
+        _ if patience.is_some_and(|max| began.elapsed() > max) => {
+            Err(failed(format!("no answer for {} s", began.elapsed().as_secs())))
+        }
+        _ => Ok(()),
+    };
+    let node = Node::start(assembly, &go_on)?;
+    let served = match begin(&node, &cluster, mount, &home, events) {
+        Ok(served) => served,
+        Err(e) => {
+            if let Err(stop) = node.stop() {
+                tracing::error!("{stop}");
+            }
+            return Err(e);
+        }
+    };
+    announce(&node, &cluster, served.at.as_ref(), detached);
+    if detached && let Err(e) = detach::ready() {
+        tracing::warn!("{e}"); // whoever waited for it has gone
+    }
+    let asked = wait(&inbox, &node, served.at.as_ref());
+    drop(served);
+    let ended = end(node, &inbox, &asked);
+    for reply in asked.replies {
+        match &ended {
+            Ok(()) => reply.end(0, ""),
+            Err(e) => reply.end(e.status, &e.line),
+        }
+    }
+    tracing::info!("ended");
+    ended
+}
+
+/// Takes away what a killed process left at the mount point, and looks again at what was below it.
+pub fn replace_stale(dir: &Path) -> Result<(), Failure> {
+    mount::unmount(dir, true)
+        .map_err(|e| failed(format!("the dead mount at {} stays: {e:?}", dir.display())))?;
+    tell(&format!("replaced the mount that a killed process left at {}", dir.display()));
+    place::check(dir, "").map(drop)
+}
+
+/// To the terminal, and to the log where that goes elsewhere.
+pub fn say(line: &str) {
+    tell(line);
+    tracing::info!("{line}");
+}
+
+/// Our mount, told from others that may be made over it.
+struct MountedAt {
+    dir: PathBuf,
+    device: mountinfo::Device,
+}
+
+/// What is there for as long as we serve.
+struct Served {
+    at: Option<MountedAt>,
+    _server: control::Server,
+    _listed: Option<registry::Listed>,
+}
+
+/// Mounts, if it is a client, and begins to serve; what fails half way is undone.
+fn begin(
+    node: &Node,
+    cluster: &str,
+    mount: Option<PathBuf>,
+    home: &Path,
+    events: Sender<Event>,
+) -> Result<Served, Failure> {
+    let asked = events.clone();
+    let server = control::serve(home, node.checker(), move |down| {
+        // The main thread hears it unless it has ended, and the process with it.
+        let _ = asked.send(Event::Down(down));
+    })?;
+    let Some(dir) = mount else {
+        return Ok(Served { at: None, _server: server, _listed: None });
+    };
+    let device = mount::mount(&dir, cluster)?;
+    let started = || {
+        let found = mountinfo::at(&dir)
+            .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
+        let mounted = found.ok_or_else(|| {
+            failed(format!("{} was unmounted at once by somebody else", dir.display()))
+        })?;
+        let (acl, config) = options::session(mount::allow_other());
+        let session = fuser::Session::from_fd(Fs::new(node.hub()), device, acl, config)
+            .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
+        std::thread::Builder::new()
+            .name("t3fs-fuse".into())
+            .spawn(move || {
+                // As above.
+                let _ = events.send(Event::Unmounted(session.run()));
+            })
+            .map_err(|e| failed(format!("cannot start the FUSE threads: {e}")))?;
+        mount::widen_read_ahead(mounted.device);
+        let listed = registry::list(&Instance {
+            pid: std::process::id(),
+            cluster: cluster.to_owned(),
+            mount_point: dir.clone(),
+            data: home.to_owned(),
+        })?;
+        Ok((mounted.device, listed))
+    };
+    match started() {
+        Ok((device, listed)) => {
+            let at = Some(MountedAt { dir, device });
+            Ok(Served { at, _server: server, _listed: Some(listed) })
+        }
+        Err(e) => {
+            if let Err(stays) = mount::unmount(&dir, true) {
+                tracing::error!("the mount at {} stays: {stays:?}", dir.display());
+            }
+            Err(e)
+        }
+    }
+}
+
+fn announce(node: &Node, cluster: &str, at: Option<&MountedAt>, detached: bool) {
+    let Some(MountedAt { dir, .. }) = at else {
+        return say(&format!("serves cluster {cluster}{}", node.describe()));
+    };
+    let space = match node.space() {
+        Ok(s) => format!(" ({} free)", bytes(s.free)),
+        Err(e) => {
+            tracing::warn!("free space is not known: {e}");
+            String::new()
+        }
+    };
+    let source = mount::source(cluster);
+    tell(&format!("mounted {source} on {}{space}{}", dir.display(), node.describe()));
+    if detached {
+        tell(&format!("end it with `t3fs-node down {}`", dir.display()));
+    } else {
+        tell(&format!("end it with Ctrl-C, or with `t3fs-node down {}`", dir.display()));
+    }
+    tracing::info!("mounted {source} on {}", dir.display());
+}
+
+/// 1.5 GiB and the like.
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut unit = 0;
+    let mut value = n as f64;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(unit > 0 && value < 100.0);
+    format!("{value:.digits$} {}", UNITS[unit])
+}
+
+fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
+    let cannot = |e| failed(format!("cannot watch for signals: {e}"));
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
+    let forward = move || {
+        for signal in signals.forever() {
+            if events.send(Event::Signal(signal)).is_err() {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("t3fs-signals".into()).spawn(forward).map_err(cannot)?;
+    Ok(())
+}
+
+/// Why it ends.
+struct Asked {
+    /// Waiting for how it ended.
+    replies: Vec<control::Reply>,
+    /// The mount went by itself.
+    by_itself: Option<std::io::Result<()>>,
+    /// There is no mount any more whose end the FUSE threads will see: processes that use it keep
+    /// it and get errors from now on, or there never was one.
+    no_session: bool,
+}
+
+/// Serves until it is to end. When this returns, the mount is gone from its place.
+fn wait(inbox: &Receiver<Event>, node: &Node, at: Option<&MountedAt>) -> Asked {
+    let mut ending = false;
+    let mut asked = Asked { replies: Vec::new(), by_itself: None, no_session: at.is_none() };
+    loop {
+        let event = if ending {
+            match inbox.recv_timeout(RETRY) {
+                Err(RecvTimeoutError::Timeout) => match unmount(at, false) {
+                    Ok(()) => return asked,
+                    Err(_) => continue,
+                },
+                other => other.ok(),
+            }
+        } else {
+            inbox.recv().ok()
+        };
+        match event.expect("this thread's own sender is kept by the signal thread") {
+            Event::Unmounted(result) => {
+                asked.by_itself = Some(result);
+                return asked;
+            }
+            Event::Signal(signal) => {
+                let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+                if !ending {
+                    say(&match at {
+                        Some(at) => {
+                            format!("{name}: flushing and unmounting {}", at.dir.display())
+                        }
+                        None => format!("{name}: ending"),
+                    });
+                }
+                match leave(node, at, false) {
+                    Ok(()) => return asked,
+                    Err(why) => say(&format!(
+                        "{why}; waiting for that, or detach it with `t3fs-node down --force`"
+                    )),
+                }
+                ending = true;
+            }
+            Event::Down(Down { force, reply }) => match leave(node, at, force) {
+                Ok(()) => {
+                    asked.no_session |= force;
+                    asked.replies.push(reply);
+                    return asked;
+                }
+                Err(why) => reply.end(1, &why),
+            },
+        }
+    }
+}
+
+fn unmount(at: Option<&MountedAt>, force: bool) -> Result<(), NotUnmounted> {
+    at.map_or(Ok(()), |at| mount::unmount_device(&at.dir, at.device, force))
+}
+
+/// Flushes and takes the mount away. If not, why.
+fn leave(node: &Node, at: Option<&MountedAt>, force: bool) -> Result<(), String> {
+    let Some(MountedAt { dir, .. }) = at else { return Ok(()) };
+    if let Err(e) = node.sync() {
+        // It is tried again at the end, and then it counts.
+        tracing::warn!("{e}");
+    }
+    match unmount(at, force) {
+        Ok(()) => Ok(()),
+        Err(NotUnmounted::Busy) => {
+            let who = holders::find(dir);
+            Err(format!("{} is in use by {who}", dir.display()))
+        }
+        Err(NotUnmounted::Failed(why)) => {
+            Err(format!("{} cannot be unmounted: {why}", dir.display()))
+        }
+    }
+}
+
+/// After the mount is gone: the FUSE threads end, everything is flushed, the actors stop.
+fn end(node: Node, inbox: &Receiver<Event>, asked: &Asked) -> Result<(), Failure> {
+    let mut session = Ok(());
+    match &asked.by_itself {
+        Some(Ok(())) => say("unmounted from outside; ending"),
+        Some(Err(e)) => session = Err(failed(format!("the FUSE connection broke: {e}"))),
+        None if asked.no_session => {}
+        None => wait_for_session(inbox),
+    }
+    node.stop().and(session)
+}
+
+fn wait_for_session(inbox: &Receiver<Event>) {
+    let since = Instant::now();
+    while let Some(left) = SESSION_END_MAX.checked_sub(since.elapsed()) {
+        match inbox.recv_timeout(left) {
+            Ok(Event::Unmounted(Ok(()))) => return,
+            Ok(Event::Unmounted(Err(e))) => {
+                tracing::warn!("the FUSE session ended with: {e}");
+                return;
+            }
+            Ok(Event::Signal(_)) => say("already ending; flushing what was written"),
+            Ok(Event::Down(down)) => down.reply.end(1, "it is ending already"),
+            Err(_) => break,
+        }
+    }
+    tracing::warn!("the FUSE threads did not end; going on without them");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536 << 20), "1.5 GiB");
+        assert_eq!(bytes(500 << 30), "500 GiB");
+        assert_eq!(bytes(u64::MAX), "16384 PiB");
+    }
+}

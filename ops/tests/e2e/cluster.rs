@@ -1,0 +1,340 @@
+//! Goal: processes on several hosts are one cluster, which goes on when one of them is killed or
+//! cut off. Method: the example of `ops/cluster`, each process on a host of its own, under a load
+//! that verifies on one mount what it wrote on the other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use t3fs_ops::hosts::{Cut, Hosts, Process};
+use t3fs_ops::{command, mounts, workspace};
+
+use crate::harness::{
+    COMMAND_LIMIT, PROGRAM_LIMIT, Site, Watchdog, binary, detach, is_nightly, run,
+    skip_without_hosts,
+};
+
+pub const MANAGERS: [&str; 3] = ["manager1", "manager2", "manager3"];
+pub const STORES: [&str; 3] = ["storage1", "storage2", "storage3"];
+const CLIENTS: [&str; 2] = ["client1", "client2"];
+/// In the order of their addresses: `ops/cluster/start` counts on it.
+const HOSTS: [&str; 9] = [
+    "kv", "manager1", "manager2", "manager3", "storage1", "storage2", "storage3", "client1",
+    "client2",
+];
+const START_LIMIT: Duration = Duration::from_secs(40);
+/// For a load to stand still while something is replaced, on a busy machine.
+const PAUSE_MAX: Duration = Duration::from_secs(15);
+
+/// The example cluster, running. Dropping it ends and removes everything.
+pub struct Cluster {
+    // Dropped in this order.
+    processes: BTreeMap<String, Process>,
+    watchdogs: Vec<Watchdog>,
+    pub hosts: Hosts,
+    site: Site,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for (host, process) in &self.processes {
+                let log = process.log();
+                let tail: Vec<&str> = log.lines().rev().take(12).collect();
+                eprintln!("---- {host}, newest line first ----\n{}", tail.join("\n"));
+            }
+        }
+        for client in CLIENTS {
+            // Killed processes leave dead mounts.
+            self.processes.remove(client);
+            detach(&self.mount_point(client));
+        }
+    }
+}
+
+impl Cluster {
+    /// Everything but the mounts, with chains of three replicas.
+    fn new(name: &str) -> Cluster {
+        let site = Site::new(name);
+        let hosts = Hosts::new(&HOSTS).expect("hosts");
+        fs::write(site.path("secret"), "a secret for this test alone").expect("write");
+        run(Command::new("chmod").arg("600").arg(site.path("secret")));
+        let mut cluster =
+            Cluster { processes: BTreeMap::new(), watchdogs: Vec::new(), hosts, site };
+        for host in ["kv"].iter().chain(&MANAGERS).chain(&STORES) {
+            cluster.start(host);
+        }
+        for host in ["kv"].iter().chain(&MANAGERS).chain(&STORES) {
+            cluster.wait_for(host, "serves cluster");
+        }
+        let mut make = cluster.hosts.get("storage1").command(binary());
+        make.args(["make-chains", "--replicas", "3", "--nodes", "3", "--targets-per-disk", "3"]);
+        make.env("T3FS_CONFIG", config()).env("T3FS_SECRET_FILE", cluster.site.path("secret"));
+        let made = command::finish(&mut make, COMMAND_LIMIT * 2).expect("make-chains ends");
+        assert!(made.success(), "{}{}", made.stdout, made.stderr);
+        assert!(made.stdout.contains("3 chains of 3"), "{}", made.stdout);
+        cluster
+    }
+
+    /// The same with both mounts.
+    pub fn mounted(name: &str) -> Cluster {
+        let mut cluster = Cluster::new(name);
+        for client in CLIENTS {
+            fs::create_dir_all(cluster.mount_point(client)).expect("a mount point");
+            cluster.watchdogs.push(Watchdog::start(cluster.mount_point(client)));
+            cluster.start(client);
+        }
+        for client in CLIENTS {
+            cluster.wait_for(client, "mounted");
+        }
+        cluster
+    }
+
+    pub fn mount_point(&self, client: &str) -> PathBuf {
+        self.site.path(&format!("mnt-{client}"))
+    }
+
+    /// Runs the example's script on a host: configuration and environment only.
+    fn start(&mut self, host: &str) {
+        assert!(!self.processes.contains_key(host), "{host} runs");
+        let mut start = self.hosts.get(host).command(workspace::root().join("ops/cluster/start"));
+        start
+            .arg(host)
+            .env("BASE", self.site.path("base"))
+            .env("T3FS_NODE_BINARY", binary())
+            .env("T3FS_SECRET_FILE", self.site.path("secret"))
+            .env("T3FS_SHARDS", "1")
+            .env("RUST_BACKTRACE", "1");
+        if CLIENTS.contains(&host) {
+            start.env("T3FS_MOUNT", self.mount_point(host));
+        }
+        let log = self.site.path(&format!("{host}.log"));
+        let process = Process::start(start, &log).expect("the start script");
+        self.processes.insert(host.to_owned(), process);
+    }
+
+    pub fn process(&mut self, host: &str) -> &mut Process {
+        self.processes.get_mut(host).unwrap_or_else(|| panic!("{host} does not run"))
+    }
+
+    fn wait_for(&mut self, host: &str, words: &str) {
+        if let Err(why) = self.process(host).wait_for(words, START_LIMIT) {
+            panic!("{host}: {why}");
+        }
+    }
+
+    fn kill(&mut self, host: &str) {
+        let mut process = self.processes.remove(host).expect("it runs");
+        process.kill().expect("kill -9");
+    }
+
+    fn kill_and_restart(&mut self, host: &str) {
+        self.kill(host);
+        thread::sleep(Duration::from_secs(3));
+        self.start(host);
+        self.wait_for(host, if CLIENTS.contains(&host) { "mounted" } else { "serves cluster" });
+    }
+
+    /// Who said last that it leads, with its term.
+    fn primary(&self) -> (String, u64) {
+        let terms = MANAGERS.iter().filter_map(|host| {
+            let log = fs::read_to_string(self.site.path(&format!("{host}.log"))).ok()?;
+            let line = log.lines().rfind(|l| l.contains("leads cluster"))?;
+            let term = line.rsplit_once("term=")?.1;
+            let digits: String = term.chars().filter(char::is_ascii_digit).collect();
+            Some(((*host).to_owned(), digits.parse().ok()?))
+        });
+        terms.max_by_key(|(_, term)| *term).expect("a primary")
+    }
+
+    /// `check` on a mount: all replicas alike, all serving.
+    fn is_whole(&self, client: &str) -> Result<String, String> {
+        let mut check = Command::new(binary());
+        check.arg("check").arg(self.mount_point(client));
+        let done = command::finish(&mut check, PROGRAM_LIMIT).map_err(|e| e.to_string())?;
+        let said = format!("{}{}", done.stdout, done.stderr);
+        if done.success() { Ok(said) } else { Err(said) }
+    }
+
+    /// Waits until all replicas are back and alike.
+    #[track_caller]
+    fn becomes_whole(&self, client: &str, limit: Duration) {
+        let mut last = String::new();
+        let whole = command::poll_until(limit, || match self.is_whole(client) {
+            Ok(_) => true,
+            Err(said) => {
+                last = said;
+                thread::sleep(Duration::from_millis(500));
+                false
+            }
+        });
+        assert!(whole, "not whole after {limit:?}: {last}");
+    }
+}
+
+fn config() -> PathBuf {
+    workspace::root().join("ops/cluster/cluster.toml")
+}
+
+/// Writes files on one mount and reads them back on another, for ever.
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Outcome>,
+}
+
+#[derive(Debug)]
+struct Outcome {
+    files: u64,
+    longest: Duration,
+    errors: Vec<String>,
+}
+
+impl Load {
+    pub fn start(writer: PathBuf, reader: PathBuf) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut outcome = Outcome { files: 0, longest: Duration::ZERO, errors: Vec::new() };
+            while !stopped.load(Ordering::Relaxed) && outcome.errors.len() < 20 {
+                let began = Instant::now();
+                let number = outcome.files;
+                if let Err(err) = write_and_verify(&writer, &reader, number) {
+                    outcome.errors.push(format!("file {number}: {err}"));
+                }
+                outcome.files += 1;
+                outcome.longest = outcome.longest.max(began.elapsed());
+            }
+            outcome
+        });
+        Load { stop, thread }
+    }
+
+    fn finish(self) -> Outcome {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the load does not panic")
+    }
+
+    #[track_caller]
+    pub fn finish_without_error(self, what: &str) {
+        let outcome = self.finish();
+        println!("{what}: {} files, longest pause {:?}", outcome.files, outcome.longest);
+        assert!(outcome.errors.is_empty(), "{what}: {outcome:?}");
+        assert!(outcome.files > 1, "{what}: {outcome:?}");
+        assert!(outcome.longest < PAUSE_MAX, "{what}: {outcome:?}");
+    }
+}
+
+/// One file: written and fsynced here, found and read there, then removed there.
+fn write_and_verify(writer: &Path, reader: &Path, number: u64) -> Result<(), String> {
+    let name = format!("load-{number}");
+    let content: Vec<u8> =
+        (0..200_000u64).map(|i| (i.wrapping_mul(number + 7) >> 3) as u8).collect();
+    let (mine, theirs) = (writer.join(&name), reader.join(&name));
+    let step = |what: &'static str| move |err: std::io::Error| format!("{what}: {err}");
+    let mut file = fs::File::create(&mine).map_err(step("create"))?;
+    file.write_all(&content).map_err(step("write"))?;
+    file.sync_all().map_err(step("fsync"))?;
+    drop(file);
+    let mut read = Vec::new();
+    let mut file = fs::File::open(&theirs).map_err(step("open"))?;
+    file.read_to_end(&mut read).map_err(step("read"))?;
+    if read != content {
+        let at = read.iter().zip(&content).position(|(a, b)| a != b);
+        return Err(format!("WRONG: {} of {} bytes, at {at:?}", read.len(), content.len()));
+    }
+    fs::remove_file(&theirs).map_err(step("remove"))
+}
+
+#[test]
+fn what_one_mount_copies_in_another_reads() {
+    if skip_without_hosts(&["cp", "diff"]) {
+        return;
+    }
+    let cluster = Cluster::mounted("cluster-copy");
+    let tree = if is_nightly() {
+        PathBuf::from(run(Command::new("rustc").args(["--print", "sysroot"])).trim())
+    } else {
+        workspace::root().join("actors")
+    };
+    let copy = |client: &str| cluster.mount_point(client).join("tree");
+    run(Command::new("cp").arg("-a").arg(&tree).arg(copy("client1")));
+    run(Command::new("diff").arg("-r").arg(&tree).arg(copy("client2")));
+    let shown = mounts::find(&cluster.mount_point("client2")).expect("mounted");
+    assert_eq!(shown.source, "hf3fs.example");
+    cluster.becomes_whole("client1", Duration::from_secs(30));
+}
+
+#[test]
+fn killed_processes_are_replaced_under_load() {
+    if skip_without_hosts(&[]) {
+        return;
+    }
+    let mut cluster = Cluster::mounted("cluster-kill");
+    let load = |c: &Cluster| Load::start(c.mount_point("client1"), c.mount_point("client2"));
+    let rounds = std::env::var("T3FS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    for round in 0..rounds {
+        let (primary, term) = cluster.primary();
+        let standby = *MANAGERS.iter().find(|m| **m != primary).expect("three");
+
+        let under = load(&cluster);
+        cluster.kill_and_restart(standby);
+        under.finish_without_error("a standby with its meta was killed");
+        assert_eq!(cluster.primary(), (primary.clone(), term), "the primary stays");
+
+        let under = load(&cluster);
+        cluster.kill_and_restart(&primary);
+        under.finish_without_error("the primary was killed");
+        let (now, later) = cluster.primary();
+        assert!(later > term, "{now} leads with term {later}, before {primary} with {term}");
+
+        let store = STORES[round % STORES.len()];
+        let under = load(&cluster);
+        cluster.kill_and_restart(store);
+        under.finish_without_error("a storage was killed");
+        cluster.becomes_whole("client1", Duration::from_secs(60));
+
+        let under = load(&cluster);
+        cluster.kill_and_restart("kv");
+        thread::sleep(Duration::from_secs(2));
+        under.finish_without_error("the kv host was killed");
+
+        let alone = Load::start(cluster.mount_point("client1"), cluster.mount_point("client1"));
+        cluster.kill_and_restart("client2");
+        alone.finish_without_error("another mount was killed");
+    }
+    cluster.becomes_whole("client1", Duration::from_secs(60));
+}
+
+#[test]
+fn hosts_that_are_cut_off_are_fenced_and_come_back() {
+    if skip_without_hosts(&[]) {
+        return;
+    }
+    let seconds = if is_nightly() { 20 } else { 6 };
+    let mut cluster = Cluster::mounted("cluster-cut");
+    let primary = cluster.primary().0;
+    for (host, cut) in [
+        ("storage2", Cut::Both),
+        ("storage1", Cut::In),
+        ("storage3", Cut::Out),
+        (primary.as_str(), Cut::Both),
+    ] {
+        let load = Load::start(cluster.mount_point("client1"), cluster.mount_point("client2"));
+        cluster.hosts.cut(host, cut).expect("a cut");
+        thread::sleep(Duration::from_secs(seconds));
+        if STORES.contains(&host) {
+            let said = cluster.is_whole("client1").expect_err("a target is away");
+            assert!(said.contains("Offline"), "{said}");
+        }
+        cluster.hosts.heal(host).expect("healed");
+        thread::sleep(Duration::from_secs(2));
+        load.finish_without_error(&format!("{host} was cut off, {cut:?}"));
+        cluster.becomes_whole("client1", Duration::from_secs(60));
+    }
+}

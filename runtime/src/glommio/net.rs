@@ -1,0 +1,204 @@
+//! The byte-stream port on glommio: its polls, our system calls.
+//!
+//! glommio's own stream reads with a plain `recv` when something is there and polls by io_uring
+//! when not, which is what is wanted; but it reads only into initialised memory, writes one slice
+//! at a time, and its listener shares its port with anyone (SO_REUSEPORT). So reads of big things
+//! and gathered writes are made here on the socket itself, and glommio's stream is used to wait.
+//! Decision 008 has the measurements.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use ::glommio::TaskQueueHandle;
+use ::glommio::net::TcpStream;
+use bytes::BytesMut;
+use futures::{AsyncRead, AsyncWrite};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
+
+use crate::net::{KERNEL_PATIENCE, Listener, Net, Socket, Stream};
+use crate::slot::Slot;
+
+/// Bytes that one read for small things takes. Above that they are copied once more than needed.
+const SMALL_READ: usize = 8 << 10;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+pub(super) struct Sockets {
+    tasks: TaskQueueHandle,
+}
+
+impl Sockets {
+    pub(super) fn new(tasks: TaskQueueHandle) -> Sockets {
+        Sockets { tasks }
+    }
+}
+
+impl Net for Sockets {
+    fn connect(&self, to: SocketAddr, limit: Duration, done: Slot<io::Result<Rc<dyn Stream>>>) {
+        let work = async move {
+            done.fill(match TcpStream::connect_timeout(to, limit).await {
+                Ok(tcp) => connection(tcp),
+                Err(e) => Err(e.into()),
+            });
+        };
+        ::glommio::spawn_local_into(work, self.tasks).expect("our own task queue").detach();
+    }
+
+    fn listen(&self, at: SocketAddr) -> io::Result<Rc<dyn Listener>> {
+        let socket = TcpListener::bind(at)?;
+        // Once more, for a longer queue than std's 128: a dropped SYN costs its sender a second.
+        rustix::net::listen(&socket, BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?;
+        Ok(Rc::new(Door { socket, local, wait: RefCell::new(None) }))
+    }
+
+    fn adopt(&self, socket: Socket) -> io::Result<Rc<dyn Stream>> {
+        connection(stream_of(socket.0))
+    }
+}
+
+fn stream_of(fd: OwnedFd) -> TcpStream {
+    // SAFETY: the descriptor is open, and given away here.
+    unsafe { TcpStream::from_raw_fd(fd.into_raw_fd()) }
+}
+
+struct Door {
+    socket: TcpListener,
+    local: SocketAddr,
+    /// See [`Door::poll_accept`].
+    wait: RefCell<Option<TcpStream>>,
+}
+
+impl Listener for Door {
+    fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// glommio can wait for readability only of its streams, and polls a new one at once. So a
+    /// copy of the listening descriptor is dressed up as a stream: its first read waits for the
+    /// poll, then fails because nobody can read there, which tells that somebody knocks.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, SocketAddr)>> {
+        loop {
+            match self.socket.accept() {
+                Ok((tcp, from)) => return Poll::Ready(Ok((Socket(tcp.into()), from))),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+            let mut wait = self.wait.borrow_mut();
+            if wait.is_none() {
+                *wait = Some(stream_of(self.socket.as_fd().try_clone_to_owned()?));
+            }
+            let stream = wait.as_mut().expect("made above");
+            // Whatever the read says, the poll has fired.
+            let _ = ready!(Pin::new(stream).poll_read(cx, &mut [0; 1]));
+            *wait = None;
+        }
+    }
+}
+
+struct Connection {
+    tcp: RefCell<TcpStream>,
+    fd: std::os::fd::RawFd,
+}
+
+fn connection(tcp: TcpStream) -> io::Result<Rc<dyn Stream>> {
+    let fd = tcp.as_raw_fd();
+    let it = Connection { tcp: RefCell::new(tcp), fd };
+    let s = it.fd();
+    sockopt::set_tcp_nodelay(s, true)?;
+    sockopt::set_socket_keepalive(s, true)?;
+    sockopt::set_tcp_keepidle(s, KERNEL_PATIENCE / 3)?;
+    sockopt::set_tcp_keepintvl(s, KERNEL_PATIENCE / 3)?;
+    sockopt::set_tcp_keepcnt(s, 2)?;
+    sockopt::set_tcp_user_timeout(s, KERNEL_PATIENCE.as_millis() as u32)?;
+    rustix::io::fcntl_setfd(s, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(Rc::new(it))
+}
+
+impl Connection {
+    fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `tcp` owns the descriptor and lives as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    fn try_fill(&self, into: &mut BytesMut, max: usize) -> io::Result<usize> {
+        into.reserve(max);
+        let spare: &mut [MaybeUninit<u8>] = into.spare_capacity_mut();
+        let ((got, _), _) = loop {
+            match rustix::net::recv(self.fd(), &mut spare[..max], RecvFlags::DONTWAIT) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other?,
+            }
+        };
+        let n = got.len();
+        // SAFETY: the kernel has written these `n` bytes of the spare capacity.
+        unsafe { into.set_len(into.len() + n) };
+        Ok(n)
+    }
+}
+
+impl Stream for Connection {
+    fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+        let mut small = [0; SMALL_READ];
+        let n = ready!(Pin::new(&mut *self.tcp.borrow_mut()).poll_read(cx, &mut small))?;
+        into.extend_from_slice(&small[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_fill(
+        &self,
+        cx: &mut Context<'_>,
+        into: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        match self.try_fill(into, max) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+        // Waits, and takes the first bytes by the way.
+        let mut small = [0; SMALL_READ];
+        let limit = small.len().min(max);
+        let read = Pin::new(&mut *self.tcp.borrow_mut()).poll_read(cx, &mut small[..limit]);
+        let n = ready!(read)?;
+        into.extend_from_slice(&small[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let sent = match slices {
+            [one] => rustix::net::send(self.fd(), one, flags),
+            many => {
+                let mut nothing = SendAncillaryBuffer::default();
+                rustix::net::sendmsg(self.fd(), many, &mut nothing, flags)
+            }
+        };
+        match sent {
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            Err(e) => return Poll::Ready(Err(e.into())),
+            Ok(n) => return Poll::Ready(Ok(n)),
+        }
+        // Tries once more and then polls for room.
+        let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
+        Pin::new(&mut *self.tcp.borrow_mut()).poll_write(cx, first)
+    }
+
+    fn shutdown(&self) {
+        // Fails only when the peer has ended the connection already.
+        let _ = rustix::net::shutdown(self.fd(), Shutdown::Both);
+    }
+
+    fn hand_over(&self) -> io::Result<Socket> {
+        Ok(Socket(self.fd().try_clone_to_owned()?))
+    }
+}

@@ -1,0 +1,389 @@
+//! What a process knows of the other nodes: addresses, incarnations, cards, and how its links do.
+//!
+//! One [`Peers`] a process, shared by its shards; each shard's links (`tcp`) look here when they
+//! connect or accept, never per frame.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use t3fs_runtime::NodeId;
+use t3fs_runtime::inbox::{Inbox, InboxReader, inbox};
+
+use crate::tcp::{Arrival, Refusal};
+
+/// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// From accepting a connection to its last handshake message.
+    pub handshake: Duration,
+    /// Connections that may be in their handshake at once; the oldest gives way.
+    pub handshakes_max: usize,
+    /// Links that one shard keeps.
+    pub links_max: usize,
+    /// For one attempt at one address.
+    pub connect: Duration,
+    /// Pause after a failed attempt; doubles up to the maximum.
+    pub backoff_min: Duration,
+    pub backoff_max: Duration,
+    /// Silence after which a link with asks in flight is pinged.
+    pub ping_after: Duration,
+    /// Silence after which a link with asks in flight is given up.
+    pub dead_after: Duration,
+    /// The same two for a link that nobody waits on.
+    pub idle_ping_after: Duration,
+    pub idle_dead_after: Duration,
+    /// Frames and bytes that may wait on one link before asks are refused.
+    pub queue_frames: usize,
+    pub queue_bytes: usize,
+    /// The same for replies, which have nobody to refuse them to.
+    pub reply_frames: usize,
+    pub reply_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            handshake: Duration::from_secs(2),
+            handshakes_max: 256,
+            links_max: 16_384,
+            connect: Duration::from_secs(1),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+            ping_after: Duration::from_millis(500),
+            dead_after: Duration::from_secs(3),
+            idle_ping_after: Duration::from_secs(10),
+            idle_dead_after: Duration::from_secs(30),
+            queue_frames: 8_192,
+            queue_bytes: 64 << 20,
+            reply_frames: 16_384,
+            reply_bytes: 192 << 20,
+        }
+    }
+}
+
+/// Who this process is, and how it proves that it belongs to the cluster.
+#[derive(Clone)]
+pub struct Config {
+    pub node: NodeId,
+    /// Larger at every start of the node.
+    pub incarnation: u32,
+    pub shards: u16,
+    pub cluster: String,
+    /// Shared by all of the cluster; at least [`SECRET_MIN`] bytes.
+    pub secret: Vec<u8>,
+    pub limits: Limits,
+}
+
+/// Shorter secrets can be guessed by whoever records one handshake.
+pub const SECRET_MIN: usize = 16;
+/// Longest cluster name.
+pub const CLUSTER_MAX: usize = 128;
+/// Services on one card.
+pub const SERVICES_MAX: usize = 64;
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            node: NodeId(0),
+            incarnation: 0,
+            shards: 1,
+            cluster: String::new(),
+            secret: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Where the well-known actors of a node live. What the numbers mean is not transport's business.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Card {
+    /// Service, shard, slot.
+    pub services: Vec<(u16, u16, u16)>,
+}
+
+impl Card {
+    /// Shard and slot of a service.
+    pub fn find(&self, service: u16) -> Option<(u16, u16)> {
+        self.services.iter().find(|s| s.0 == service).map(|s| (s.1, s.2))
+    }
+}
+
+/// What a handshake tells of the other side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub node: NodeId,
+    pub incarnation: u32,
+    pub shards: u16,
+    pub card: Card,
+}
+
+/// What one link is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LinkState {
+    Connecting,
+    Up,
+    /// Waits before the next attempt.
+    Down,
+}
+
+/// Counters of one link (a pair of shards), over all its connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkStats {
+    pub local_shard: u16,
+    pub remote_shard: u16,
+    pub state: LinkState,
+    /// Connections made so far; the current one's number.
+    pub epoch: u64,
+    pub socket: Option<SocketAddr>,
+    pub frames_sent: u64,
+    pub frames_received: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// Frames and bytes waiting to be written.
+    pub queued_frames: usize,
+    pub queued_bytes: usize,
+    /// Why it was lost or not made, the last time.
+    pub last_error: Option<String>,
+}
+
+/// A peer as a doctor shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerState {
+    pub node: NodeId,
+    pub incarnation: Option<u32>,
+    pub addresses: Vec<SocketAddr>,
+    pub links: Vec<LinkStats>,
+}
+
+#[derive(Default)]
+struct Entry {
+    addresses: Vec<SocketAddr>,
+    incarnation: Option<u32>,
+    card: Option<Known>,
+    links: BTreeMap<(u16, u16), LinkStats>,
+}
+
+/// Peers without an address (clients) whose incarnation is remembered after their links are gone.
+const STRANGERS_MAX: usize = 65_536;
+
+struct Shared {
+    config: Config,
+    key: [u8; 32],
+    book: Mutex<BTreeMap<NodeId, Entry>>,
+    card: Mutex<Card>,
+    doors: Vec<Inbox<Arrival>>,
+    readers: Mutex<Vec<Option<InboxReader<Arrival>>>>,
+    refused: [AtomicU64; Refusal::COUNT],
+    accepted: AtomicU64,
+}
+
+/// Connections that may be on their way to one shard.
+const ARRIVALS: usize = 256;
+
+/// Handle to what this process knows of others. Any thread; clones are the same.
+#[derive(Clone)]
+pub struct Peers(Arc<Shared>);
+
+impl Peers {
+    /// An error is a sentence about what the configuration lacks.
+    pub fn new(config: Config) -> Result<Peers, String> {
+        if config.secret.len() < SECRET_MIN {
+            return Err(format!(
+                "the cluster secret has {} bytes, at least {SECRET_MIN} are needed",
+                config.secret.len()
+            ));
+        }
+        if config.cluster.is_empty() || config.cluster.len() > CLUSTER_MAX {
+            return Err(format!("the cluster's name must have 1 to {CLUSTER_MAX} bytes"));
+        }
+        if config.node == NodeId(0) || config.shards == 0 {
+            return Err("a node has an id above 0 and at least one shard".into());
+        }
+        let key = blake3::derive_key("t3fs 2026-11 link handshake v1", &config.secret);
+        let (doors, readers) =
+            (0..config.shards).map(|_| inbox(ARRIVALS)).map(|(i, r)| (i, Some(r))).unzip();
+        Ok(Peers(Arc::new(Shared {
+            config,
+            key,
+            book: Mutex::default(),
+            card: Mutex::default(),
+            doors,
+            readers: Mutex::new(readers),
+            refused: Default::default(),
+            accepted: AtomicU64::new(0),
+        })))
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// Announces a well-known actor of this process to all who connect from now on.
+    pub fn publish(&self, service: u16, shard: u16, slot: u16) {
+        let mut card = self.0.card.lock().expect("no panic while held");
+        card.services.retain(|s| s.0 != service);
+        assert!(card.services.len() < SERVICES_MAX, "at most {SERVICES_MAX} services a node");
+        card.services.push((service, shard, slot));
+    }
+
+    /// Where a node listens, best first; replaces what was known. Links that are up stay.
+    pub fn set_addresses(&self, node: NodeId, addresses: Vec<SocketAddr>) {
+        self.book().entry(node).or_default().addresses = addresses;
+    }
+
+    /// The node has left the cluster: no new link is made to it.
+    pub fn forget(&self, node: NodeId) {
+        if let Some(entry) = self.book().get_mut(&node) {
+            entry.addresses.clear();
+        }
+    }
+
+    pub fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        self.book().get(&node).map(|e| e.addresses.clone()).unwrap_or_default()
+    }
+
+    /// What the last handshake said that this process began with the node.
+    pub fn known(&self, node: NodeId) -> Option<Known> {
+        self.book().get(&node).and_then(|e| e.card.clone())
+    }
+
+    /// All peers and links, for a doctor. As fresh as the shards' last tick (a quarter second).
+    pub fn snapshot(&self) -> Vec<PeerState> {
+        let book = self.book();
+        let state = |(node, e): (&NodeId, &Entry)| PeerState {
+            node: *node,
+            incarnation: e.incarnation,
+            addresses: e.addresses.clone(),
+            links: e.links.values().cloned().collect(),
+        };
+        book.iter().map(state).collect()
+    }
+
+    /// Connections refused so far, with the reason; those that occurred only.
+    pub fn refused(&self) -> Vec<(Refusal, u64)> {
+        let count = |r: &Refusal| self.0.refused[*r as usize].load(Ordering::Relaxed);
+        Refusal::ALL.iter().map(|r| (*r, count(r))).filter(|(_, n)| *n > 0).collect()
+    }
+
+    /// Connections accepted by this node's listener, good and bad.
+    pub fn accepted(&self) -> u64 {
+        self.0.accepted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_refused(&self, why: Refusal) {
+        self.0.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_accepted(&self) {
+        self.0.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn key(&self) -> &[u8; 32] {
+        &self.0.key
+    }
+
+    pub(crate) fn card(&self) -> Card {
+        self.0.card.lock().expect("no panic while held").clone()
+    }
+
+    /// Takes note of a peer that has proved itself. `Err` when a later incarnation is known.
+    pub(crate) fn admit(&self, node: NodeId, incarnation: u32) -> Result<(), Refusal> {
+        let mut book = self.book();
+        if !book.contains_key(&node) && book.len() >= STRANGERS_MAX {
+            book.retain(|_, e| !e.addresses.is_empty() || !e.links.is_empty());
+        }
+        let entry = book.entry(node).or_default();
+        if entry.incarnation.is_some_and(|known| incarnation < known) {
+            return Err(Refusal::Incarnation);
+        }
+        entry.incarnation = Some(incarnation);
+        Ok(())
+    }
+
+    /// Whether a later incarnation of the node is known.
+    pub(crate) fn outdated(&self, node: NodeId, incarnation: u32) -> bool {
+        self.book().get(&node).and_then(|e| e.incarnation).is_some_and(|i| incarnation < i)
+    }
+
+    pub(crate) fn learn(&self, known: Known) {
+        let node = known.node;
+        self.book().entry(node).or_default().card = Some(known);
+    }
+
+    /// An address that answered for a node, when none is known for it.
+    pub(crate) fn learn_address(&self, node: NodeId, at: SocketAddr) {
+        let mut book = self.book();
+        let entry = book.entry(node).or_default();
+        if entry.addresses.is_empty() {
+            entry.addresses.push(at);
+        }
+    }
+
+    /// Takes what one shard says of its links, in place of what it said before.
+    pub(crate) fn report(&self, shard: u16, links: Vec<(NodeId, LinkStats)>) {
+        let mut book = self.book();
+        for entry in book.values_mut() {
+            entry.links.retain(|(local, _), _| *local != shard);
+        }
+        for (node, stats) in links {
+            let links = &mut book.entry(node).or_default().links;
+            links.insert((shard, stats.remote_shard), stats);
+        }
+    }
+
+    pub(crate) fn door(&self, shard: u16) -> Option<&Inbox<Arrival>> {
+        self.0.doors.get(usize::from(shard))
+    }
+
+    pub(crate) fn take_reader(&self, shard: u16) -> InboxReader<Arrival> {
+        let mut readers = self.0.readers.lock().expect("no panic while held");
+        let reader = readers.get_mut(usize::from(shard)).and_then(Option::take);
+        reader.expect("links are started once on each of the configured shards")
+    }
+
+    fn book(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
+        self.0.book.lock().expect("no panic while held")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            node: NodeId(1),
+            cluster: "c".into(),
+            secret: vec![7; SECRET_MIN],
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_protects_nothing_is_refused() {
+        assert!(Peers::new(config()).is_ok());
+        let short = Config { secret: vec![7; 15], ..config() };
+        assert!(Peers::new(short).err().unwrap().contains("16"));
+        assert!(Peers::new(Config { cluster: String::new(), ..config() }).is_err());
+        assert!(Peers::new(Config { node: NodeId(0), ..config() }).is_err());
+    }
+
+    /// Goal: only the latest incarnation of a node is let in; many strangers do not fill memory.
+    #[test]
+    fn the_book_keeps_the_latest_incarnation() {
+        let p = Peers::new(config()).unwrap();
+        assert_eq!(p.admit(NodeId(2), 5), Ok(()));
+        assert_eq!(p.admit(NodeId(2), 4), Err(Refusal::Incarnation));
+        assert_eq!(p.admit(NodeId(2), 6), Ok(()));
+        assert!(p.outdated(NodeId(2), 5) && !p.outdated(NodeId(2), 6));
+        p.set_addresses(NodeId(2), vec!["127.0.0.1:1".parse().unwrap()]);
+        for i in 0..2 * STRANGERS_MAX as u32 {
+            p.admit(NodeId(1 << 31 | i), 1).unwrap();
+        }
+        assert!(p.book().len() <= STRANGERS_MAX);
+        assert_eq!(p.admit(NodeId(2), 5), Err(Refusal::Incarnation));
+    }
+}

@@ -1,0 +1,344 @@
+//! Nodes in one test process: each a launch of its own with its own shards and links, an actor
+//! that answers, and a proxy between two nodes that can hold, damage and cut what passes.
+#![allow(dead_code)] // each test file uses its own part
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use rkyv::{Archive, Deserialize, Serialize};
+use t3fs_runtime::glommio::{Layout, Shards, launch};
+use t3fs_runtime::{
+    Actor, Addr, AskError, Bulk, Cx, Handle, Me, NodeId, RawAddr, Shard, buf::Carry, no_bulk,
+    protocol,
+};
+use t3fs_transport::tcp::{self, TcpLinks};
+use t3fs_transport::{Config, Limits, Peers};
+
+/// Answers, and remembers in what order it was asked.
+#[derive(Default)]
+pub struct Echo {
+    pub seen: [Vec<u64>; 2],
+}
+
+/// Comes back with its payload.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Store {
+    pub n: u64,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Sent {
+    pub n: u64,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+/// The same on the control lane, without payload.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Ping {
+    pub n: u64,
+}
+
+/// Answers after this long, and counts that it was asked.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Slow {
+    pub us: u64,
+}
+
+/// The numbers seen so far: control, bulk.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Seen {}
+
+impl Carry for Store {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+impl Carry for Sent {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Order {
+    pub control: Vec<u64>,
+    pub bulk: Vec<u64>,
+}
+no_bulk!(Ping, Slow, Seen, Order);
+
+protocol! { Echo as EchoMsg = 0x7f00 {
+    1 v 1 Store -> Sent, Bulk, 30_000 ms;
+    2 v 1 Ping -> u64, Control, 10_000 ms;
+    3 v 1 Slow -> u64, Control, 30_000 ms;
+    4 v 1 Seen -> Order, Control, 10_000 ms;
+} }
+
+impl Actor for Echo {
+    type Msg = EchoMsg;
+}
+impl Handle<Store> for Echo {
+    async fn handle(me: &Me<Self>, m: Store, _: &Cx) -> Sent {
+        me.with(|s| s.seen[1].push(m.n));
+        Sent { n: m.n, data: m.data }
+    }
+}
+impl Handle<Ping> for Echo {
+    async fn handle(me: &Me<Self>, m: Ping, _: &Cx) -> u64 {
+        me.with(|s| s.seen[0].push(m.n));
+        m.n
+    }
+}
+impl Handle<Slow> for Echo {
+    async fn handle(_: &Me<Self>, m: Slow, cx: &Cx) -> u64 {
+        cx.outlive().sleep(Duration::from_micros(m.us)).await;
+        m.us
+    }
+}
+impl Handle<Seen> for Echo {
+    async fn handle(me: &Me<Self>, _: Seen, _: &Cx) -> Order {
+        me.with(|s| Order { control: s.seen[0].clone(), bulk: s.seen[1].clone() })
+    }
+}
+
+thread_local! {
+    static LINKS: RefCell<Option<TcpLinks>> = const { RefCell::new(None) };
+}
+
+/// The links of the shard that this code runs on.
+pub fn links() -> TcpLinks {
+    LINKS.with_borrow(|l| l.clone()).expect("called on a shard with links")
+}
+
+pub struct Node {
+    pub id: NodeId,
+    pub incarnation: u32,
+    pub peers: Peers,
+    pub shards: Option<Shards>,
+    pub at: Option<SocketAddr>,
+}
+
+pub const SECRET: &[u8] = b"a secret of the test cluster";
+
+pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
+    Config {
+        node: NodeId(node),
+        incarnation,
+        shards,
+        cluster: "test".into(),
+        secret: SECRET.to_vec(),
+        limits: Limits::default(),
+    }
+}
+
+/// Starts a node with an [`Echo`] in slot 0 of each shard.
+pub fn node(config: Config, listen: bool) -> Node {
+    let layout = Layout {
+        node: config.node,
+        epoch: config.incarnation,
+        shards: usize::from(config.shards),
+        disks: vec![],
+        pin: false,
+        io_memory: 1 << 20,
+        spin: Duration::ZERO,
+    };
+    let (id, incarnation, count) = (config.node, config.incarnation, config.shards);
+    let peers = Peers::new(config).unwrap();
+    peers.publish(7, 0, 0);
+    let (tx, rx) = mpsc::channel();
+    let shared = peers.clone();
+    let start = Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
+        let (tx, peers) = (tx.clone(), shared.clone());
+        Box::pin(async move {
+            let links = tcp::start(&shard, &peers);
+            let cx = shard.cx();
+            cx.start(Echo::default());
+            let at = (listen && cx.shard_index() == 0)
+                .then(|| links.listen("127.0.0.1:0".parse().unwrap()).unwrap());
+            LINKS.with_borrow_mut(|l| *l = Some(links));
+            tx.send(at).unwrap();
+        })
+    });
+    let shards = launch(&layout, start).unwrap();
+    let mut at = None;
+    for _ in 0..count {
+        at = at.or(rx.recv_timeout(Duration::from_secs(20)).unwrap());
+    }
+    Node { id, incarnation, peers, shards: Some(shards), at }
+}
+
+impl Node {
+    pub fn addr(&self, shard: u16) -> Addr<Echo> {
+        Addr::from_raw(RawAddr { node: self.id, shard, slot: 0, epoch: self.incarnation })
+    }
+
+    /// Runs something on a shard and waits for it.
+    pub fn on<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        shard: usize,
+        f: impl FnOnce(Cx) -> F + Send + 'static,
+    ) -> T {
+        let rx = self.begin(shard, f);
+        rx.recv_timeout(Duration::from_secs(120)).expect("the test's step ends")
+    }
+
+    /// Begins something on a shard.
+    pub fn begin<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        shard: usize,
+        f: impl FnOnce(Cx) -> F + Send + 'static,
+    ) -> mpsc::Receiver<T> {
+        let (tx, rx) = mpsc::channel();
+        let remotes = &self.shards.as_ref().expect("the node runs").remotes;
+        remotes[shard].run(Box::new(move |shard: &Rc<Shard>| {
+            let cx = shard.cx();
+            cx.clone().spawn(async move {
+                let _ = tx.send(f(cx).await); // the test may have ended
+            });
+        }));
+        rx
+    }
+
+    /// Closes all links, as an orderly end of the process does.
+    pub fn stop(&mut self) {
+        if let Some(shards) = self.shards.take() {
+            let (tx, rx) = mpsc::channel();
+            for r in &shards.remotes {
+                let tx = tx.clone();
+                r.run(Box::new(move |_| {
+                    links().stop();
+                    tx.send(()).unwrap();
+                }));
+            }
+            for _ in &shards.remotes {
+                rx.recv_timeout(Duration::from_secs(20)).unwrap();
+            }
+            // The readers and writers see the end and let go of their sockets.
+            std::thread::sleep(Duration::from_millis(50));
+            shards.stop();
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a proxy does to the bytes that pass towards the server.
+#[derive(Default)]
+pub struct Faults {
+    /// Takes nothing from either side any more: a peer behind a dead cable.
+    pub hold: AtomicBool,
+    /// Flips a bit of the byte this far into the next chunk; 0 is off.
+    pub flip: AtomicU64,
+    /// Sends the next chunk twice.
+    pub twice: AtomicBool,
+    pub passed: AtomicU64,
+    open: Mutex<Vec<TcpStream>>,
+}
+
+/// A proxy before a server.
+pub struct Proxy {
+    pub at: SocketAddr,
+    pub faults: Arc<Faults>,
+}
+
+impl Proxy {
+    pub fn before(server: SocketAddr) -> Proxy {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = door.local_addr().unwrap();
+        let faults = Arc::new(Faults::default());
+        let f = Arc::clone(&faults);
+        std::thread::spawn(move || {
+            for client in door.incoming().map_while(Result::ok) {
+                let Ok(up) = TcpStream::connect(server) else { continue };
+                for s in [&client, &up] {
+                    s.set_nodelay(true).unwrap();
+                    f.open.lock().unwrap().push(s.try_clone().unwrap());
+                }
+                let (c2, u2) = (client.try_clone().unwrap(), up.try_clone().unwrap());
+                let (f1, f2) = (Arc::clone(&f), Arc::clone(&f));
+                std::thread::spawn(move || pump(client, up, &f1, true));
+                std::thread::spawn(move || pump(u2, c2, &f2, false));
+            }
+        });
+        Proxy { at, faults }
+    }
+
+    /// Cuts all connections at once.
+    pub fn cut(&self) {
+        for s in self.faults.open.lock().unwrap().drain(..) {
+            let _ = s.shutdown(Shutdown::Both); // it may be closed
+        }
+    }
+}
+
+fn pump(mut from: TcpStream, mut to: TcpStream, f: &Faults, towards_server: bool) {
+    let mut buf = vec![0; 64 << 10];
+    loop {
+        while f.hold.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let n = from.read(&mut buf).unwrap_or(0);
+        while f.hold.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if n == 0 {
+            break;
+        }
+        if towards_server {
+            let flip = f.flip.swap(0, Ordering::Relaxed) as usize;
+            if flip > 0 {
+                buf[flip.min(n) - 1] ^= 1;
+            }
+            if f.twice.swap(false, Ordering::Relaxed) && to.write_all(&buf[..n]).is_err() {
+                break;
+            }
+        }
+        f.passed.fetch_add(n as u64, Ordering::Relaxed);
+        if to.write_all(&buf[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Both);
+    let _ = from.shutdown(Shutdown::Both);
+}
+
+/// Payload bytes that differ by place and number.
+pub fn pattern(n: u64, len: usize) -> Bulk {
+    let mut v = vec![0u8; len];
+    for (i, chunk) in v.chunks_mut(4096).enumerate() {
+        chunk.fill((n as u8).wrapping_mul(31).wrapping_add(i as u8));
+    }
+    v.into()
+}
+
+pub fn is_unknown<T>(r: &Result<T, AskError>) -> bool {
+    matches!(r, Err(AskError::Unknown(_)))
+}
+
+pub fn is_not_sent<T>(r: &Result<T, AskError>) -> bool {
+    matches!(r, Err(AskError::NotSent(_)))
+}
+
+/// Open descriptors of this process.
+pub fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+/// Resident memory of this process, in KiB.
+pub fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
