@@ -1,8 +1,8 @@
 //! The client's way to the cluster: routing, a session, and asks that are tried again.
 //!
 //! A retry carries the same request id as the first attempt, so it cannot take effect twice, and
-//! goes to whoever today's routing names. While nobody can serve it waits; after the patience it was
-//! started with ([`PATIENCE`] unless told otherwise) the user gets an error.
+//! goes to whoever today's routing names. While nobody can serve it waits; after its patience
+//! ([`PATIENCE`] unless told otherwise) the user gets an error.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
@@ -59,8 +59,8 @@ struct State {
 pub struct Link(Rc<State>);
 
 impl Link {
-    /// Opens a session and waits until chains and a meta server are known. Some of them may be down:
-    /// requests that need those wait.
+    /// Opens a session and waits until chains and a meta server are known. Some of them may be
+    /// down: requests that need those wait.
     pub async fn open(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
         Self::open_when(cx, agent, label, true).await
     }

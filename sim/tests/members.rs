@@ -1,0 +1,32 @@
+//! The checks of chains and their members can fail.
+
+use t3fs_sim::checks::{ALL, run_seed};
+
+/// Goal: what the checks promise to find, they find. Method: each deliberate bug of a storage
+/// target, within 200 seeds.
+#[test]
+fn deliberate_bugs_of_a_target_are_found() {
+    for check in ALL.iter().filter(|c| ["chain", "members"].contains(&c.name)) {
+        for mutant in check.mutants {
+            let found = (1..=200).find(|seed| {
+                let run = || run_seed(check, *seed, Some(mutant), None).result.is_err();
+                std::panic::catch_unwind(run).unwrap_or(true)
+            });
+            assert!(found.is_some(), "{} --mutant {mutant} was not found", check.name);
+        }
+    }
+}
+
+/// Goal: stories that the check once told do not come back.
+///
+/// Method: the seeds of their first telling, which still draw what they drew as long as the check
+/// draws the same. Members 34: the resync waited for a lock whose holder waited for a session with
+/// the successor that had come meanwhile. Members 9: a head's failed disk became an error of its
+/// client although two other replicas were about.
+#[test]
+fn old_stories_do_not_come_back() {
+    let members = ALL.iter().find(|c| c.name == "members").expect("it exists");
+    for seed in [9, 34, 113] {
+        assert_eq!(run_seed(members, seed, None, None).result, Ok(()), "seed {seed}");
+    }
+}
