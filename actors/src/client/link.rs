@@ -401,11 +401,12 @@ impl Link {
         loop {
             let removed = self
                 .storage(cx, chain, head, async |to, chain_version, _| {
-                    cx.ask(to, RemoveChunks { inode, chain_version, from, limit: 256, request })
+                    let inodes = vec![inode];
+                    cx.ask(to, RemoveChunks { inodes, chain_version, from, limit: 256, request })
                         .await
                 })
                 .await?;
-            if !removed.more {
+            if removed.left.is_empty() {
                 return Ok(());
             }
         }

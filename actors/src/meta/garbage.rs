@@ -1,13 +1,15 @@
 //! Removing what has no name any more: a file's chunks on every chain of its layout, then its
 //! inode.
 //!
-//! One task, the collector, starts when something loses its last name (and at the start of the
-//! server and now and then, for what another server left that has died), works through the garbage entries and ends. It stays only while files without a name
-//! are held open by a session, whose end mgmtd's routing tells, or while a chain cannot be reached.
-//! Everything here may run twice, or on several servers at once.
+//! One task, the collector, starts when something loses its last name, works through what this
+//! server heard of, and ends. It looks through all garbage entries at the start of the server and
+//! now and then (for what another server left that has died), after failures, and while files
+//! without a name are held open by a session, whose end mgmtd's routing tells. It does not look for
+//! what it knows: a scan passes all that was removed lately. Everything here may run twice, or on
+//! several servers at once.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use futures::StreamExt;
@@ -22,12 +24,13 @@ use super::schema::*;
 use super::{Meta, refresh_routing};
 use crate::proto::ids::{ChainId, InodeId, RequestId, RoutingVersion, SessionId};
 use crate::proto::kv::Durability;
+use crate::proto::meta::Layout;
 use crate::proto::mgmtd::Routing;
 use crate::proto::storage::RemoveChunks;
 
-/// Files whose content is removed at the same time.
+/// Chains that are asked at the same time.
 const PARALLEL: usize = 16;
-/// Garbage entries read at a time.
+/// Files removed at a time.
 const PAGE: usize = 256;
 /// Inodes whose records are cleared in one transaction.
 const FORGET: usize = 64;
@@ -45,10 +48,27 @@ const LOOK_PAUSE: Duration = Duration::from_secs(30);
 /// Longest wait for one transaction.
 const TXN_LIMIT: Duration = Duration::from_secs(10);
 
-/// The collector's state: whether its task lives, and whether there is news for it.
+/// Files heard of that are kept in mind; beyond it all entries are looked through instead.
+const FRESH_MAX: usize = 1 << 16;
+/// How long the first file waits for company: one request to a chain removes many.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// Why the collector is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum News {
+    /// This file may be removed now.
+    File(InodeId),
+    /// There may be entries that this server did not hear of.
+    Any,
+}
+
+/// The collector's state: whether its task lives, and what there is for it to do.
 pub struct Collector {
     running: bool,
-    news: bool,
+    fresh: VecDeque<InodeId>,
+    look: bool,
+    /// What was left since all entries were last looked through.
+    rest: Rest,
     asleep: Option<Slot<()>>,
     /// Number of the last request to storage.
     seq: u64,
@@ -63,7 +83,9 @@ impl Collector {
     pub fn new(keep_answers: Duration) -> Collector {
         Collector {
             running: false,
-            news: false,
+            fresh: VecDeque::new(),
+            look: false,
+            rest: Rest::None,
             asleep: None,
             seq: 0,
             swept: RoutingVersion(0),
@@ -83,8 +105,11 @@ impl Collector {
     }
 
     /// Says that there is garbage; whether the task must be started.
-    fn kick(&mut self) -> bool {
-        self.news = true;
+    fn kick(&mut self, news: News) -> bool {
+        match news {
+            News::File(inode) if self.fresh.len() < FRESH_MAX => self.fresh.push_back(inode),
+            _ => self.look = true,
+        }
         if let Some(asleep) = self.asleep.take() {
             asleep.fill(());
         }
@@ -97,25 +122,30 @@ impl Collector {
         RequestId { session: SessionId(0), seq: self.seq }
     }
 
-    /// Whether to go on at once. If not, and nothing is left, the task ends.
-    fn next(&mut self, rest: Rest) -> Next {
-        match rest {
-            Rest::Failed => Next::Sleep,
-            Rest::None | Rest::Held if self.news => Next::Pass,
-            Rest::Held => {
-                let asleep = Slot::new();
-                self.asleep = Some(asleep.clone());
-                Next::Doze(asleep)
-            }
-            Rest::None => {
-                self.running = false;
-                Next::End
-            }
+    /// What to do next. If nothing is left, the task ends.
+    fn next(&mut self) -> Next {
+        if core::mem::take(&mut self.look) {
+            self.rest = Rest::None;
+            return Next::Look;
         }
+        if self.rest == Rest::Failed {
+            return Next::Sleep;
+        }
+        let some: Vec<InodeId> = self.fresh.drain(..self.fresh.len().min(PAGE)).collect();
+        if !some.is_empty() {
+            return Next::Remove(some);
+        }
+        if self.rest == Rest::Held {
+            let asleep = Slot::new();
+            self.asleep = Some(asleep.clone());
+            return Next::Doze(asleep);
+        }
+        self.running = false;
+        Next::End
     }
 }
 
-/// What a pass left.
+/// What a round left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Rest {
     None,
@@ -124,7 +154,8 @@ enum Rest {
 }
 
 enum Next {
-    Pass,
+    Look,
+    Remove(Vec<InodeId>),
     Sleep,
     Doze(Slot<()>),
     End,
@@ -133,7 +164,7 @@ enum Next {
 /// For ever: looks now and then for what another server left.
 pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
     loop {
-        kick(&me, &cx);
+        kick(&me, &cx, News::Any);
         // Servers that started together do not look together.
         let jitter = Duration::from_micros(cx.rand() % LOOK_PAUSE.as_micros() as u64);
         cx.sleep(LOOK_PAUSE + jitter).await;
@@ -141,8 +172,8 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
 }
 
 /// Has garbage collected, soon.
-pub(super) fn kick(me: &Me<Meta>, cx: &Cx) {
-    if me.with(|m| m.collector.kick()) {
+pub(super) fn kick(me: &Me<Meta>, cx: &Cx, news: News) {
+    if me.with(|m| m.collector.kick(news)) {
         cx.spawn(collector(me.clone(), cx.outlive()));
     }
 }
@@ -150,84 +181,96 @@ pub(super) fn kick(me: &Me<Meta>, cx: &Cx) {
 async fn collector(me: Me<Meta>, cx: Cx) {
     let [shortest, longest] = FAILED_PAUSE;
     let mut pause = shortest;
+    cx.sleep(GATHER).await;
     loop {
-        me.with(|m| m.collector.news = false);
-        let rest = match pass(&me, &cx).await {
-            Ok(rest) => rest,
-            Err(e) => {
-                tracing::warn!("garbage collection goes on later: {e}");
-                Rest::Failed
-            }
-        };
-        match me.with(|m| m.collector.next(rest)) {
-            Next::Pass => pause = shortest,
+        let done = match me.with(|m| m.collector.next()) {
+            Next::Look => look(&me, &cx).await,
+            Next::Remove(inodes) => remove(&me, &cx, inodes).await,
             Next::Sleep => {
                 cx.sleep(pause).await;
                 pause = longest.min(pause * 2);
+                me.with(|m| m.collector.look = true);
+                continue;
             }
             Next::Doze(woken) => {
-                pause = shortest;
-                // Woken or not: another pass.
-                let _ = before(cx.sleep(HELD_PAUSE), woken).await;
+                if before(cx.sleep(HELD_PAUSE), woken).await.is_some() {
+                    me.with(|m| m.collector.look = true);
+                }
+                continue;
             }
             Next::End => return,
+        };
+        let rest = done.unwrap_or_else(|e| {
+            tracing::warn!("garbage collection goes on later: {e}");
+            Rest::Failed
+        });
+        if rest != Rest::Failed {
+            pause = shortest;
         }
+        me.with(|m| m.collector.rest = m.collector.rest.max(rest));
     }
 }
 
 /// Goes through all garbage entries once.
-async fn pass(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
+async fn look(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
     let kv = me.with(|m| m.kv);
     let KeyRange { mut begin, end } = all(b'G');
     let mut rest = Rest::None;
-    sweep_sessions(me, cx).await?;
     loop {
         let page_cx = cx.within(TXN_LIMIT);
         let mut txn = Txn::new(&page_cx, kv);
         let page = txn.fetch_range(&KeyRange::new(begin, end.clone()), PAGE, false).await?;
-        let Some((last, _)) = page.rows.last() else { return Ok(rest) };
-        begin = key_after(last);
+        drop(txn);
         let inodes = page.rows.iter().filter_map(|(key, _)| split_key(key));
         let inodes: Vec<_> = inodes.map(|(inode, _)| InodeId(inode)).collect();
-        let holds = read_holds(&mut txn, &inodes).await?;
-        if !holds.is_empty() {
-            refresh_routing(me, cx).await;
-        }
-        let routing = me.with(|m| Rc::clone(&m.place.routing));
-        let found = txn.fetch_all(inodes.iter().map(|i| inode_key(*i)).collect()).await?;
-        drop(txn);
+        rest = rest.max(remove(me, cx, inodes).await?);
+        let Some((last, _)) = page.rows.last().filter(|_| page.more) else { return Ok(rest) };
+        begin = key_after(last);
+    }
+}
 
-        let mut work = Vec::new();
-        for (inode, stored) in inodes.into_iter().zip(found) {
-            let sessions = holds.get(&inode).map_or(&[][..], Vec::as_slice);
-            if sessions.iter().any(|s| routing.session_alive(*s)) {
-                rest = rest.max(Rest::Held);
-                continue;
-            }
-            let found = stored.as_deref().map(|bytes| Inode::open(inode, bytes)).transpose()?;
-            work.push(remove_content(me, cx, inode, found));
-        }
-        let mut empty = Vec::new();
-        let mut results = futures::stream::iter(work).buffer_unordered(PARALLEL);
-        while let Some(result) = results.next().await {
-            match result {
-                Ok(inode) => empty.push(inode),
-                Err(why) => {
-                    tracing::debug!("left for the next pass: {why}");
-                    rest = Rest::Failed;
-                }
-            }
-        }
-        empty.sort_unstable();
-        for inodes in empty.chunks(FORGET) {
-            let cx = cx.within(TXN_LIMIT);
-            let forget = async |txn: &mut Txn<'_>| forget(txn, inodes, &routing).await;
-            transact(&cx, kv, Durability::Soon, forget).await?;
-        }
-        if !page.more {
-            return Ok(rest);
+/// Removes files without a name, unless somebody holds them.
+async fn remove(me: &Me<Meta>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> {
+    let kv = me.with(|m| m.kv);
+    sweep_sessions(me, cx).await?;
+    inodes.sort_unstable();
+    inodes.dedup();
+    let txn_cx = cx.within(TXN_LIMIT);
+    let mut txn = Txn::new(&txn_cx, kv);
+    let holds = read_holds(&mut txn, &inodes).await?;
+    if !holds.is_empty() {
+        refresh_routing(me, cx).await;
+    }
+    let routing = me.with(|m| Rc::clone(&m.place.routing));
+    let mut rest = Rest::None;
+    inodes.retain(|inode| {
+        let held = holds.get(inode).is_some_and(|h| h.iter().any(|s| routing.session_alive(*s)));
+        rest = rest.max(if held { Rest::Held } else { Rest::None });
+        !held
+    });
+    let keys = inodes.iter().flat_map(|i| [garbage_key(*i), inode_key(*i)]).collect();
+    let found = txn.fetch_all(keys).await?;
+    drop(txn);
+    let mut files = Vec::new();
+    for (inode, stored) in inodes.into_iter().zip(found.chunks(2)) {
+        // Without an entry another server was here first, or the name was not its last.
+        if stored[0].is_some() {
+            let file = stored[1].as_deref().map(|bytes| Inode::open(inode, bytes)).transpose()?;
+            files.push((inode, file.and_then(|f| f.attr.layout)));
         }
     }
+    let failed = remove_content(me, cx, &files).await;
+    if !failed.is_empty() {
+        rest = Rest::Failed;
+    }
+    let empty = files.iter().map(|f| f.0).filter(|i| !failed.contains(i));
+    let empty: Vec<InodeId> = empty.collect();
+    for inodes in empty.chunks(FORGET) {
+        let cx = cx.within(TXN_LIMIT);
+        let forget = async |txn: &mut Txn<'_>| forget(txn, inodes, &routing).await;
+        transact(&cx, kv, Durability::Soon, forget).await?;
+    }
+    Ok(rest)
 }
 
 /// Who holds these inodes, which are in order.
@@ -252,28 +295,43 @@ async fn read_holds(
     }
 }
 
-/// Removes a file's chunks from every chain of its layout.
+/// Removes the chunks of files from every chain of their layouts; gives the files that keep some.
 async fn remove_content(
     me: &Me<Meta>,
     cx: &Cx,
-    inode: InodeId,
-    found: Option<Inode>,
-) -> Result<InodeId, String> {
-    if let Some(layout) = found.as_ref().and_then(|f| f.attr.layout.as_ref()) {
-        let chains = |routing: &Routing| chains_of(routing, layout);
-        let mut known = me.with(|m| chains(&m.place.routing));
+    files: &[(InodeId, Option<Layout>)],
+) -> BTreeSet<InodeId> {
+    let mut failed = BTreeSet::new();
+    let mut by_chain = BTreeMap::<ChainId, Vec<InodeId>>::new();
+    for (inode, layout) in files {
+        let Some(layout) = layout else { continue };
+        let mut known = me.with(|m| chains_of(&m.place.routing, layout));
         if known.is_none() {
             refresh_routing(me, cx).await;
-            known = me.with(|m| chains(&m.place.routing));
+            known = me.with(|m| chains_of(&m.place.routing, layout));
         }
-        let mut known = known.ok_or("the routing has no such chain table")?;
-        known.sort_unstable();
-        known.dedup();
-        for chain in known {
-            remove_from(me, cx, inode, chain).await?;
+        let Some(mut chains) = known else {
+            tracing::debug!("the routing has no chain table of file {:#x}", inode.0);
+            failed.insert(*inode);
+            continue;
+        };
+        chains.sort_unstable();
+        chains.dedup();
+        for chain in chains {
+            by_chain.entry(chain).or_default().push(*inode);
         }
     }
-    Ok(inode)
+    let work = by_chain.into_iter().map(|(chain, inodes)| async move {
+        remove_from(me, cx, inodes.clone(), chain).await.map_err(|why| (inodes, why))
+    });
+    let mut results = futures::stream::iter(work).buffer_unordered(PARALLEL);
+    while let Some(result) = results.next().await {
+        if let Err((inodes, why)) = result {
+            tracing::debug!("{} files left for later: {why}", inodes.len());
+            failed.extend(inodes);
+        }
+    }
+    failed
 }
 
 /// Clears the records of inodes without content, unless a living session holds them after all.
@@ -302,8 +360,13 @@ async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId], routing: &Routing) -> Don
     Ok(())
 }
 
-/// Removes a file's chunks from one chain.
-async fn remove_from(me: &Me<Meta>, cx: &Cx, inode: InodeId, chain: ChainId) -> Result<(), String> {
+/// Removes the chunks of files from one chain.
+async fn remove_from(
+    me: &Me<Meta>,
+    cx: &Cx,
+    mut inodes: Vec<InodeId>,
+    chain: ChainId,
+) -> Result<(), String> {
     let mut why = String::new();
     for attempt in 0..ATTEMPTS {
         if attempt > 0 {
@@ -324,10 +387,12 @@ async fn remove_from(me: &Me<Meta>, cx: &Cx, inode: InodeId, chain: ChainId) -> 
             let wall_us = cx.wall_us();
             let request = me.with(|m| m.collector.request(wall_us));
             let chain_version = chain.version;
-            let message = RemoveChunks { inode, chain_version, from: 0, limit: CHUNKS, request };
+            let (from, limit) = (0, CHUNKS);
+            let message =
+                RemoveChunks { inodes: inodes.clone(), chain_version, from, limit, request };
             match outside.remove_chunks(cx, Addr::from_raw(head), message).await {
-                Ok(Ok(removed)) if removed.more => {}
-                Ok(Ok(_)) => return Ok(()),
+                Ok(Ok(removed)) if removed.left.is_empty() => return Ok(()),
+                Ok(Ok(removed)) => inodes = removed.left,
                 Ok(Err(e)) => {
                     why = format!("chain {}: {e}", chain.id);
                     break;

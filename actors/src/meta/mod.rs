@@ -26,7 +26,7 @@ pub mod schema;
 #[cfg(test)]
 mod tests;
 
-use garbage::Collector;
+use garbage::{Collector, News};
 use ids::InodeIds;
 use kv::actor::Kv;
 use kv::client::{Stop, Txn, transact};
@@ -257,8 +257,11 @@ async fn make(
 
 /// Has what an operation left without a name collected.
 fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
-    if gone.removed.as_ref().is_some_and(|r| r.nlink == 0 && r.kind != FileType::Directory) {
-        garbage::kick(me, cx);
+    if let Some(r) = &gone.removed
+        && r.nlink == 0
+        && r.kind != FileType::Directory
+    {
+        garbage::kick(me, cx, News::File(r.inode));
     }
 }
 
@@ -377,7 +380,7 @@ impl Handle<ReleaseHold> for Meta {
             Ok(())
         })
         .await?;
-        garbage::kick(me, cx);
+        garbage::kick(me, cx, News::File(m.inode));
         Ok(())
     }
 }
@@ -392,6 +395,6 @@ impl Handle<SyncMeta> for Meta {
 
 impl Handle<CollectGarbage> for Meta {
     async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) {
-        garbage::kick(me, cx);
+        garbage::kick(me, cx, News::Any);
     }
 }

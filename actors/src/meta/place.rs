@@ -22,7 +22,7 @@ pub trait Outside {
         have: RoutingVersion,
     ) -> LocalBoxFuture<'a, Option<Routing>>;
 
-    /// Asks a chain's head to remove chunks of a file.
+    /// Asks a chain's head to remove chunks of files.
     fn remove_chunks<'a>(
         &'a self,
         cx: &'a Cx,

@@ -74,10 +74,11 @@ pub struct ChunkData {
     pub data: Bulk,
 }
 
-/// To the head: removes this file's chunks from index `from` on. At most `limit` in one call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+/// To the head: removes the chunks of these files from index `from` on. At most `limit` chunks in
+/// one call.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct RemoveChunks {
-    pub inode: InodeId,
+    pub inodes: Vec<InodeId>,
     pub chain_version: ChainVersion,
     pub from: u32,
     pub limit: u32,
@@ -85,10 +86,11 @@ pub struct RemoveChunks {
     pub request: RequestId,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Removed {
     pub count: u32,
-    pub more: bool,
+    /// Files that may have more chunks: ask again for these.
+    pub left: Vec<InodeId>,
 }
 
 /// Chunks in order from `from` on (inclusive), for checks and resync.

@@ -369,12 +369,20 @@ impl Handle<RemoveChunks> for Storage {
             return Err(StorageError::WrongTarget);
         }
         let limit = m.limit.clamp(1, LIST_MAX) as usize;
-        let (take, more) = me.with(|s| full_chunks(&s.engine, m.inode, m.from, limit));
+        let (mut take, mut left) = (Vec::new(), Vec::new());
+        for inode in &m.inodes {
+            let room = limit - take.len();
+            let (some, more) = me.with(|s| full_chunks(&s.engine, *inode, m.from, room));
+            take.extend(some);
+            if more {
+                left.push(*inode);
+            }
+        }
         for some in take.chunks(REMOVE_WIDTH) {
             for r in join_all(some.iter().map(|c| Self::remove_one(me, *c, &m, cx))).await {
                 r?;
             }
         }
-        Ok(Removed { count: take.len() as u32, more })
+        Ok(Removed { count: take.len() as u32, left })
     }
 }

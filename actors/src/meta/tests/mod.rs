@@ -39,6 +39,13 @@ struct Beside {
     not_ready: Cell<u32>,
 }
 
+impl Beside {
+    /// Files, once for each chain they were removed from.
+    fn removals(&self) -> usize {
+        self.removed.borrow().iter().map(|r| r.inodes.len()).sum()
+    }
+}
+
 impl Outside for Beside {
     fn routing<'a>(&'a self, _: &'a Cx, _: RoutingVersion) -> LocalBoxFuture<'a, Option<Routing>> {
         Box::pin(async { Some(self.routing.borrow().clone()) })
@@ -56,7 +63,7 @@ impl Outside for Beside {
                 return Ok(Err(StorageError::NotReady));
             }
             self.removed.borrow_mut().push(message);
-            Ok(Ok(Removed { count: 0, more: false }))
+            Ok(Ok(Removed { count: 0, left: Vec::new() }))
         })
     }
 }

@@ -68,7 +68,7 @@ fn garbage_is_everybodys() {
         }
         collecting::settle(&w).await;
         assert_eq!(w.ask(CountInodes).await, Ok(1));
-        let removed = w.beside.removed.borrow().len() + beside.removed.borrow().len();
+        let removed = w.beside.removals() + beside.removals();
         assert!(removed >= 400, "{removed} removals of 200 files on two chains each");
     });
 }
