@@ -24,6 +24,7 @@ use t3fs_transport::{Address, Fabric};
 
 use super::assembly::{Assembly, Targets};
 use super::link::Addresses;
+use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
 use crate::data::server::TargetPlace;
@@ -93,8 +94,12 @@ pub fn start_agent(
     addresses: Option<Addresses>,
     news: Option<Sender<Routing>>,
 ) -> Addr<Agent> {
+    let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &Seen<'_>| {
         let Seen::Routing(routing) = seen else { return };
+        if let Some(told) = &told {
+            told.tell(routing);
+        }
         if let Some(addresses) = &addresses {
             addresses.learn(routing);
         }

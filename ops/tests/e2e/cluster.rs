@@ -308,6 +308,14 @@ fn killed_processes_are_replaced_under_load() {
         cluster.kill_and_restart("client2");
         alone.finish_without_error("another mount was killed");
     }
+    if is_nightly() {
+        // Its session ends a minute after the kill, and only its.
+        let ended = command::poll_until(Duration::from_secs(90), || {
+            let log = cluster.process(&cluster.primary().0).log();
+            log.contains("of a client has ended")
+        });
+        assert!(ended, "the killed mount's session stays");
+    }
     cluster.becomes_whole("client1", Duration::from_secs(60));
 }
 
@@ -331,6 +339,8 @@ fn hosts_that_are_cut_off_are_fenced_and_come_back() {
         if STORES.contains(&host) {
             let said = cluster.is_whole("client1").expect_err("a target is away");
             assert!(said.contains("Offline"), "{said}");
+            let log = cluster.process(&cluster.primary().0).log();
+            assert!(log.contains("is dead"), "the primary says nothing: {log}");
         }
         cluster.hosts.heal(host).expect("healed");
         thread::sleep(Duration::from_secs(2));
