@@ -230,6 +230,53 @@ impl Load {
     }
 }
 
+/// Runs fio with verification again and again, if it is installed: another opinion.
+struct Fio {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64, String>>,
+}
+
+impl Fio {
+    fn start(dir: PathBuf) -> Fio {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut runs = 0;
+            while !stopped.load(Ordering::Relaxed) && command::is_installed("fio") {
+                let mut fio = Command::new("fio");
+                fio.arg(format!("--directory={}", dir.display())).args([
+                    "--name=fio",
+                    "--rw=randwrite",
+                    "--bsrange=4k-256k",
+                    "--size=16m",
+                    "--fsync=32",
+                    "--verify=crc32c",
+                    "--verify_fatal=1",
+                    "--verify_backlog=16",
+                    "--numjobs=2",
+                    "--unlink=1",
+                ]);
+                let done = command::finish(&mut fio, PROGRAM_LIMIT).map_err(|e| e.to_string())?;
+                if !done.success() {
+                    return Err(format!("{}{}", done.stdout, done.stderr));
+                }
+                runs += 1;
+            }
+            Ok(runs)
+        });
+        Fio { stop, thread }
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.join().expect("it does not panic") {
+            Ok(runs) => println!("fio verified {runs} times"),
+            Err(said) => panic!("fio: {said}"),
+        }
+    }
+}
+
 /// One file: written and fsynced here, found and read there, then removed there.
 fn write_and_verify(writer: &Path, reader: &Path, number: u64) -> Result<(), String> {
     let name = format!("load-{number}");
@@ -278,6 +325,7 @@ fn killed_processes_are_replaced_under_load() {
     let mut cluster = Cluster::mounted("cluster-kill");
     let load = |c: &Cluster| Load::start(c.mount_point("client1"), c.mount_point("client2"));
     let rounds = std::env::var("T3FS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let fio = Fio::start(cluster.mount_point("client1"));
     for round in 0..rounds {
         let (primary, term) = cluster.primary();
         let standby = *MANAGERS.iter().find(|m| **m != primary).expect("three");
@@ -308,6 +356,7 @@ fn killed_processes_are_replaced_under_load() {
         cluster.kill_and_restart("client2");
         alone.finish_without_error("another mount was killed");
     }
+    fio.finish();
     if is_nightly() {
         // Its session ends a minute after the kill, and only its.
         let ended = command::poll_until(Duration::from_secs(90), || {
