@@ -318,6 +318,49 @@ fn what_one_mount_copies_in_another_reads() {
 }
 
 #[test]
+fn a_whole_cluster_comes_back_and_a_lost_disk_is_filled_again() {
+    if skip_without_hosts(&["cp", "diff"]) {
+        return;
+    }
+    let mut cluster = Cluster::mounted("cluster-back");
+    let tree = workspace::root().join("transport");
+    let copy = |c: &Cluster, client: &str| c.mount_point(client).join("tree");
+    run(Command::new("cp").arg("-a").arg(&tree).arg(copy(&cluster, "client1")));
+    run(Command::new("sync").arg("-f").arg(copy(&cluster, "client1")));
+
+    // As when the power fails everywhere; the mounts stay and wait.
+    let servers = || ["kv"].iter().chain(&MANAGERS).chain(&STORES);
+    for host in servers() {
+        cluster.kill(host);
+    }
+    for host in servers() {
+        cluster.start(host);
+    }
+    for host in servers() {
+        cluster.wait_for(host, "serves cluster");
+    }
+    run(Command::new("diff").arg("-r").arg(&tree).arg(copy(&cluster, "client2")));
+    cluster.becomes_whole("client1", Duration::from_secs(60));
+
+    // All targets of one host are gone, but not the memory of them.
+    cluster.kill("storage2");
+    let lost = cluster.site.path("base/storage2/disk/targets");
+    fs::remove_dir_all(&lost).expect("targets");
+    cluster.start("storage2");
+    cluster.wait_for("storage2", "begins again, empty");
+    cluster.becomes_whole("client1", Duration::from_secs(60));
+    // What it was given is what there was: it serves alone now. A mount that has read nothing asks.
+    for host in ["storage1", "storage3"] {
+        cluster.kill(host);
+        thread::sleep(Duration::from_secs(3));
+    }
+    cluster.kill("client1");
+    cluster.start("client1");
+    cluster.wait_for("client1", "mounted");
+    run(Command::new("diff").arg("-r").arg(&tree).arg(copy(&cluster, "client1")));
+}
+
+#[test]
 fn killed_processes_are_replaced_under_load() {
     if skip_without_hosts(&[]) {
         return;
