@@ -120,7 +120,7 @@ pub fn build_release(package: &str, binary: &str) -> Result<(), Failure> {
 }
 
 fn simulate(seeds: u32) -> Result<(), Failure> {
-    for check in ["disk", "mgmtd", "chain", "members", "engine"] {
+    for check in ["disk", "mgmtd", "chain", "members", "metas", "engine"] {
         let seeds = if check == "engine" { seeds.min(ENGINE_SEEDS) } else { seeds };
         let mut simulator = Command::new(workspace::binary(PROFILE, "t3fs-sim"));
         run(simulator.args(["run", "--check", check, "--seeds", &seeds.to_string()]))?;
