@@ -143,6 +143,33 @@ fn the_primary_dies() {
     assert!(lines[0].silent_us < 500_000 && lines[0].targets.len() == 1, "{lines:?}");
 }
 
+/// Goal: a primary that stood still (a debugger, a laptop that slept) takes nobody for dead, also
+/// one that has its lease for good. Regression: a stopped `up` found itself dead when it went on.
+#[test]
+fn a_process_stands_still() {
+    let world = World::new(1);
+    let changes: Rc<RefCell<Vec<String>>> = Rc::default();
+    let seen = Rc::clone(&changes);
+    let node = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        let kv = Kv::start(&b.cx, Box::new(MemoryDisk::new().open())).unwrap();
+        let seen = Rc::clone(&seen);
+        let watch = Rc::new(move |what: &Seen<'_>| {
+            if let Seen::Changed { after, .. } = what {
+                seen.borrow_mut().push(format!("{:?}", after.nodes));
+            }
+        });
+        let config = MgmtdConfig { alone: true, ..MgmtdConfig::new(kv, "sim") };
+        let mgmtd = Mgmtd::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+        let server = Some(ServerInfo::default());
+        Agent::start(&b.cx, AgentConfig { server, ..AgentConfig::new("sim", vec![mgmtd]) });
+    }));
+    world.run_for(secs(2)).unwrap();
+    let before = changes.borrow().len();
+    world.pause(node, secs(30));
+    world.run_for(secs(40)).unwrap();
+    assert_eq!(changes.borrow()[before..], Vec::<String>::new());
+}
+
 /// Goal: without the KV for a minute everything waits, then goes on as if nothing had been.
 #[test]
 fn the_kv_is_away() {

@@ -221,7 +221,8 @@ impl Peers {
         &self.0.config
     }
 
-    /// Announces a well-known actor of this process to all who connect from now on.
+    /// Announces a well-known actor of this process to all who connect from now on. Do it before
+    /// listening: who has connected does not hear of it.
     pub fn publish(&self, service: u16, shard: u16, slot: u16) {
         let mut card = self.0.card.lock().expect("no panic while held");
         card.services.retain(|s| s.0 != service);

@@ -281,12 +281,13 @@ impl Link {
         Some((Addr::from_raw(choose(c)?), c.version, c.writers().count().saturating_sub(1) as u8))
     }
 
-    /// Runs one storage request until it is answered for good. `choose` is told who failed last.
+    /// Runs one storage request until it is answered for good. `choose` is told whom to avoid: who
+    /// failed last, and replicas whose bytes are bad, as long as there are others.
     async fn storage<T>(
         &self,
         cx: &Cx,
         chain: ChainId,
-        mut choose: impl FnMut(&Chain, Option<RawAddr>) -> Option<RawAddr>,
+        mut choose: impl FnMut(&Chain, &[RawAddr]) -> Option<RawAddr>,
         mut attempt: impl AsyncFnMut(
             Addr<Storage>,
             ChainVersion,
@@ -294,11 +295,12 @@ impl Link {
         ) -> Result<Result<T, StorageError>, AskError>,
     ) -> Result<T, FsError> {
         let mut retry = Retry::new(cx, self.0.patience.get());
-        let mut failed = None;
+        let (mut bad, mut failed) = (Vec::new(), None);
         loop {
             let news = self.watch(cx, Subject::Chain(chain));
             let mut fresh = false;
-            let why = match self.pick(chain, |c| choose(c, failed)) {
+            let avoid: Vec<RawAddr> = bad.iter().copied().chain(failed).collect();
+            let why = match self.pick(chain, |c| choose(c, &avoid)) {
                 None => format!("chain {chain} has no target that serves"),
                 Some((to, version, hops)) => {
                     failed = Some(to.raw());
@@ -315,6 +317,17 @@ impl Link {
                             | StorageError::WrongTarget
                             | StorageError::NotReady),
                         )) => e.to_string(),
+                        Ok(Err(e @ (StorageError::Corrupt(_) | StorageError::Failed(_))))
+                            if !bad.contains(&to.raw()) =>
+                        {
+                            bad.push(to.raw());
+                            let other = |c: &Chain| choose(c, &bad).filter(|a| !bad.contains(a));
+                            if self.pick(chain, other).is_none() {
+                                return Err(e.into());
+                            }
+                            tracing::warn!("another replica of chain {chain} is asked: {e}");
+                            continue;
+                        }
                         Ok(Err(e)) => return Err(e.into()),
                         Err(e) => e.to_string(),
                     }
@@ -360,16 +373,14 @@ impl Link {
         offset: u32,
         len: u32,
     ) -> Result<Option<ChunkData>, FsError> {
-        let any = |c: &Chain, not: Option<RawAddr>| match not {
-            None => self.reader(c, chunk),
-            Some(_) => {
-                let all: Vec<RawAddr> = serving(c).collect();
-                let others = all.iter().filter(|a| Some(**a) != not);
-                match others.clone().count() {
-                    0 => all.first().copied(),
-                    n => others.copied().nth(cx.rand() as usize % n),
+        let any = |c: &Chain, not: &[RawAddr]| {
+            if not.is_empty() {
+                let others: Vec<RawAddr> = serving(c).filter(|a| !not.contains(a)).collect();
+                if let Some(n) = (cx.rand() as usize).checked_rem(others.len()) {
+                    return Some(others[n]);
                 }
             }
+            self.reader(c, chunk)
         };
         self.storage(cx, chain, any, async |to, chain_version, _| {
             let attempt = cx.within(READ_ATTEMPT);
@@ -426,7 +437,7 @@ fn serving(c: &Chain) -> impl Iterator<Item = RawAddr> + '_ {
     serving.filter_map(|t| t.addr)
 }
 
-fn head(c: &Chain, _: Option<RawAddr>) -> Option<RawAddr> {
+fn head(c: &Chain, _: &[RawAddr]) -> Option<RawAddr> {
     c.writers().next()?.addr
 }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot};
 
 use crate::agent::Agent;
-use crate::proto::ids::InodeId;
+use crate::proto::ids::{InodeId, RequestId};
 use crate::proto::kv::{Barrier, Durability};
 use crate::proto::meta::*;
 use crate::proto::mgmtd::Routing;
@@ -31,7 +31,7 @@ use ids::InodeIds;
 use kv::actor::Kv;
 use kv::client::{Stop, Txn, transact};
 use ops::create::NewInode;
-use ops::{Done, attr, create, lookup, readdir, remove, rename};
+use ops::{Done, attr, create, keep_refusal, lookup, readdir, remove, rename};
 use place::{Cluster, Outside, Placement};
 use schema::*;
 
@@ -172,6 +172,26 @@ async fn run<T>(
     Ok(transact(cx, kv, durability, body).await?)
 }
 
+/// Runs an operation that a request id names: whatever comes under that id again, to whichever
+/// server, gets the same answer.
+async fn once<T>(
+    me: &Me<Meta>,
+    cx: &Cx,
+    op: RequestId,
+    mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
+) -> Result<T, MetaError> {
+    let kv = me.with(|m| m.kv);
+    let why = match transact(cx, kv, Durability::Soon, &mut body).await {
+        Err(Stop::Refused(why)) if op != RequestId::default() => why,
+        other => return Ok(other?),
+    };
+    let kept = transact(cx, kv, Durability::Soon, async |txn| keep_refusal(txn, op, &why).await);
+    if kept.await? {
+        return Err(why);
+    }
+    Ok(transact(cx, kv, Durability::Soon, &mut body).await?)
+}
+
 /// Runs an operation that writes nothing.
 async fn look<T>(
     me: &Me<Meta>,
@@ -252,7 +272,7 @@ async fn make(
     };
     let new = NewInode { inode: inode_id(me, cx).await?, kind, layout, target };
     let now_ns = now_ns(cx);
-    run(me, cx, Durability::Soon, async |txn| create::create(txn, entry, &new, now_ns).await).await
+    once(me, cx, entry.op, async |txn| create::create(txn, entry, &new, now_ns).await).await
 }
 
 /// Has what an operation left without a name collected.
@@ -302,7 +322,7 @@ impl Handle<CountInodes> for Meta {
 impl Handle<SetAttr> for Meta {
     async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Attr, MetaError> {
         let now_ns = now_ns(cx);
-        run(me, cx, Durability::Soon, async |txn| attr::set_attr(txn, &m, now_ns).await).await
+        once(me, cx, m.op, async |txn| attr::set_attr(txn, &m, now_ns).await).await
     }
 }
 
@@ -342,15 +362,14 @@ impl Handle<MakeSymlink> for Meta {
 impl Handle<MakeLink> for Meta {
     async fn handle(me: &Me<Self>, m: MakeLink, cx: &Cx) -> Result<Attr, MetaError> {
         let now_ns = now_ns(cx);
-        run(me, cx, Durability::Soon, async |txn| create::link(txn, &m, now_ns).await).await
+        once(me, cx, m.op, async |txn| create::link(txn, &m, now_ns).await).await
     }
 }
 
 impl Handle<Unlink> for Meta {
     async fn handle(me: &Me<Self>, m: Unlink, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
-        let gone = run(me, cx, Durability::Soon, async |txn| remove::unlink(txn, &m, now_ns).await)
-            .await?;
+        let gone = once(me, cx, m.op, async |txn| remove::unlink(txn, &m, now_ns).await).await?;
         collect(me, cx, &gone);
         Ok(gone)
     }
@@ -359,15 +378,14 @@ impl Handle<Unlink> for Meta {
 impl Handle<RemoveDir> for Meta {
     async fn handle(me: &Me<Self>, m: RemoveDir, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
-        run(me, cx, Durability::Soon, async |txn| remove::remove_dir(txn, &m, now_ns).await).await
+        once(me, cx, m.op, async |txn| remove::remove_dir(txn, &m, now_ns).await).await
     }
 }
 
 impl Handle<Rename> for Meta {
     async fn handle(me: &Me<Self>, m: Rename, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
-        let gone = run(me, cx, Durability::Soon, async |txn| rename::rename(txn, &m, now_ns).await)
-            .await?;
+        let gone = once(me, cx, m.op, async |txn| rename::rename(txn, &m, now_ns).await).await?;
         collect(me, cx, &gone);
         Ok(gone)
     }

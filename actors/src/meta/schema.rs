@@ -12,7 +12,8 @@
 //! 'G' [inode u64]                 GarbageV1   an inode without a name, whose content must go
 //! 'H' [inode u64] [session u64]   (empty)     this session still has that inode open
 //! 'R' [session u64] [slot u16]    RecentV1    what a request was answered; slot = seq %
-//! RECENT_SLOTS 'A'                             AllocV1     first inode number not reserved yet
+//!                              or RefusedV2   RECENT_SLOTS
+//! 'A'                             AllocV1     first inode number not reserved yet
 //! 'C'                             u64 LE      inodes that exist
 //! ```
 //!
@@ -213,6 +214,26 @@ pub struct RecentV1 {
     pub answer: AnswerV1,
 }
 
+/// Stands where a `RecentV1` does, under the same type: the request was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RefusedV2 {
+    pub seq: u64,
+    /// Index into `REFUSALS`.
+    pub why: u8,
+}
+
+/// What an operation refuses because of what it found. Only ever longer.
+const REFUSALS: [MetaError; 8] = [
+    MetaError::NotFound,
+    MetaError::Exists,
+    MetaError::NotDirectory,
+    MetaError::IsDirectory,
+    MetaError::NotEmpty,
+    MetaError::NameTooLong,
+    MetaError::TooManyLinks,
+    MetaError::FileTooLarge,
+];
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct AllocV1 {
     pub next: u64,
@@ -316,9 +337,15 @@ pub fn seal_alloc(next: u64) -> Bytes {
 pub enum Answer {
     Attr(Attr),
     Gone(Gone),
+    Refused(MetaError),
 }
 
 pub fn open_recent(op: RequestId, bytes: &[u8]) -> Result<(u64, Answer), MetaError> {
+    if let Ok(v) = wire::open::<RefusedV2>(RECENT, 2, bytes)
+        && let Some(why) = REFUSALS.get(usize::from(v.why))
+    {
+        return Ok((v.seq, Answer::Refused(why.clone())));
+    }
     let v: RecentV1 = open(RECENT, "an answer kept for session", op.session.0, bytes)?;
     let attr = |v: Box<NumberedV1>| v.attr.with(InodeId(v.inode));
     let answer = match v.answer {
@@ -330,6 +357,13 @@ pub fn open_recent(op: RequestId, bytes: &[u8]) -> Result<(u64, Answer), MetaErr
     Ok((v.seq, answer))
 }
 
+/// The refusal of a request; `None`: it is of a kind that is not kept.
+pub fn seal_refused(seq: u64, why: &MetaError) -> Option<Bytes> {
+    let why = REFUSALS.iter().position(|r| r == why)? as u8;
+    Some(wire::seal(RECENT, 2, &RefusedV2 { seq, why }).into())
+}
+
+/// What a request that was carried out was answered.
 pub fn seal_recent(seq: u64, answer: &Answer) -> Bytes {
     let numbered = |a: &Attr| Box::new(NumberedV1 { inode: a.inode.0, attr: AttrV1::of(a) });
     let answer = match answer {
@@ -338,6 +372,7 @@ pub fn seal_recent(seq: u64, answer: &Answer) -> Bytes {
             removed: g.removed.as_ref().map(numbered),
             moved: g.moved.as_ref().map(numbered),
         },
+        Answer::Refused(_) => unreachable!("sealed by `seal_refused`"),
     };
     wire::seal(RECENT, 1, &RecentV1 { seq, answer }).into()
 }
@@ -483,6 +518,7 @@ mod tests {
             ("recent_v1_attr", seal_recent(5, &Answer::Attr(attr()))),
             ("recent_v1_gone", seal_recent(6, &Answer::Gone(gone))),
             ("alloc_v1", seal_alloc(0x2000)),
+            ("refused_v2", seal_refused(7, &MetaError::Exists).expect("kept")),
         ];
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         let now: Vec<_> = values.iter().map(|(n, v)| format!("{n} {}", hex(v))).collect();

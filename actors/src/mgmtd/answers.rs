@@ -2,7 +2,7 @@
 
 use t3fs_runtime::{Cx, Handle, Me};
 
-use super::Mgmtd;
+use super::{Mgmtd, PlantedBug};
 use crate::proto::ids::{RoutingVersion, SessionId};
 use crate::proto::mgmtd::*;
 
@@ -16,12 +16,13 @@ impl Handle<Heartbeat> for Mgmtd {
                     s.config.cluster, m.cluster
                 )));
             }
+            let grants = s.config.planted_bug == Some(PlantedBug::GrantToCondemned);
             let lead = s.leading(now)?;
             let term = lead.term;
             if m.term != term {
                 return Err(MgmtdError::OtherTerm { term });
             }
-            if lead.condemned.contains(&m.agent.node) {
+            if lead.condemned.contains(&m.agent.node) && !grants {
                 return Err(MgmtdError::Unavailable("the node's end is being stored".into()));
             }
             lead.live.hear(&lead.state, &m, now)?;

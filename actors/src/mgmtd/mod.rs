@@ -65,6 +65,8 @@ impl Default for Timing {
 pub enum PlantedBug {
     /// State is written without looking at the lease.
     NoFence,
+    /// A node gets a lease while its end is being stored.
+    GrantToCondemned,
 }
 
 /// What a primary does, for those who check it.
@@ -130,6 +132,8 @@ pub struct Mgmtd {
     busy: bool,
     line: VecDeque<Slot<()>>,
     settling: bool,
+    /// When the members were last looked over.
+    looked: Time,
 }
 
 /// Changes that may wait for their turn.
@@ -196,6 +200,7 @@ impl Mgmtd {
             busy: false,
             line: VecDeque::new(),
             settling: false,
+            looked: cx.now(),
             config,
         });
         me.with(|m| {
@@ -355,6 +360,12 @@ impl Mgmtd {
     fn settle(me: &Me<Self>, cx: &Cx) {
         let now = cx.now();
         let begin = me.with(|m| {
+            // Whoever was silent while this process stood still has perhaps been speaking.
+            let stood_still = now.since(m.looked) > m.config.timing.node_lease / 3;
+            m.looked = now;
+            if stood_still && let Some(lead) = &mut m.lead {
+                lead.live.hear_all(now);
+            }
             if m.settling || m.leading(now).is_ok_and(|l| !l.live.is_due(&l.state, now)) {
                 return false;
             }
@@ -444,7 +455,7 @@ impl Mgmtd {
         let (kv, bug, mine) = me.with(|m| (m.config.kv, m.config.planted_bug, m.record(term)));
         let saved = match bug {
             Some(PlantedBug::NoFence) => store::save_unfenced(cx, kv, Some(before), after).await,
-            None => store::save(cx, kv, mine, Some(before), after).await,
+            _ => store::save(cx, kv, mine, Some(before), after).await,
         };
         match saved {
             Ok(()) => Ok(()),

@@ -63,7 +63,7 @@ pub(super) struct Membership {
     sync_in: Option<SyncIn>,
     /// Everything of the chain is here, as of this chain version.
     synced: Option<ChainVersion>,
-    /// Its disk has failed: it serves no more in this run of the process.
+    /// Its disk has failed or is too full: it serves no more in this run of the process.
     retired: bool,
     /// Who waits for the chain to change.
     waiting: Vec<Slot<()>>,
@@ -125,6 +125,10 @@ impl Membership {
 
     pub(super) fn serving(&self) -> bool {
         !self.retired && self.state() == Some(TargetState::Serving)
+    }
+
+    pub(super) fn syncing(&self) -> bool {
+        !self.retired && self.state() == Some(TargetState::Syncing)
     }
 
     pub(super) fn chain_id(&self) -> ChainId {
@@ -255,7 +259,7 @@ impl Membership {
         session: u64,
     ) -> Result<(), StorageError> {
         self.check_version(chain_version)?;
-        if self.state() != Some(TargetState::Syncing) {
+        if !self.syncing() {
             return Err(StorageError::WrongTarget);
         }
         if self.sync_in.is_some_and(|s| s.session > session) {
@@ -270,7 +274,7 @@ impl Membership {
     /// Whether this content may overwrite what is here. The caller holds the chunk's lock.
     pub(super) fn admit_sync(&mut self, m: &SyncChunk) -> Result<(), StorageError> {
         self.check_version(m.chain_version)?;
-        if self.state() != Some(TargetState::Syncing) {
+        if !self.syncing() {
             return Err(StorageError::WrongTarget);
         }
         let s = self.sync_in.as_mut().filter(|s| s.session == m.session);
@@ -291,5 +295,138 @@ impl Membership {
         }
         self.synced = Some(chain_version);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::ids::ChunkId;
+    use crate::proto::mgmtd::ChainTarget;
+    use t3fs_runtime::{Bulk, NodeId};
+
+    const ME: TargetId = TargetId(2);
+
+    /// Targets 1, 2, .. in these states; target 2 is the one under test.
+    fn routing(version: u32, states: &[(u32, TargetState)]) -> Routing {
+        let target = |(t, state): &(u32, TargetState)| ChainTarget {
+            target: TargetId(*t),
+            node: NodeId(*t),
+            addr: Some(RawAddr { node: NodeId(*t), ..RawAddr::default() }),
+            state: *state,
+        };
+        let targets = states.iter().map(target).collect();
+        let chain = Chain { id: ChainId(1), version: ChainVersion(version), targets };
+        Routing {
+            version: RoutingVersion(version.into()),
+            chains: vec![chain],
+            ..Routing::default()
+        }
+    }
+
+    fn member(version: u32, states: &[(u32, TargetState)]) -> Membership {
+        let mut m = Membership::new(ME, ChainId(1));
+        assert!(m.adopt(routing(version, states)));
+        m
+    }
+
+    fn message(chain_version: u32, session: u64, number: u64, floor: u64) -> SyncChunk {
+        SyncChunk {
+            chunk: ChunkId::default(),
+            chain_version: ChainVersion(chain_version),
+            session,
+            number,
+            floor,
+            content: None,
+            data: Bulk::default(),
+        }
+    }
+
+    use TargetState::{LastServing, Offline, Serving, Syncing, Waiting};
+
+    /// Goal: whoever does not serve never takes itself for the tail, where it would acknowledge
+    /// what nobody else has. Method: every state, alone and behind others.
+    #[test]
+    fn only_who_serves_drives_updates() {
+        for state in [Syncing, Waiting, LastServing, Offline] {
+            let m = member(3, &[(1, Serving), (2, state)]);
+            assert_eq!(m.next(), Next::Out, "{state:?}");
+            assert!(!m.is_head() && m.admit_read(ChainVersion(3)).is_err());
+            assert_eq!(member(3, &[(2, state)]).next(), Next::Out);
+        }
+        let m = member(3, &[(2, Serving), (3, Syncing)]);
+        assert!(matches!(m.next(), Next::To(s) if s.syncing && s.hops == 0));
+        assert_eq!(m.to_sync().map(|p| p.1), Some(ChainVersion(3)));
+        assert_eq!(m.tail(), None, "a syncing target is asked for nothing");
+        assert_eq!(member(3, &[(1, Serving), (2, Serving)]).next(), Next::Tail(ChainVersion(3)));
+        assert_eq!(member(3, &[(1, Serving)]).next(), Next::Out);
+    }
+
+    /// Goal: requests of another chain version are refused in both directions, with the reason.
+    #[test]
+    fn other_chain_versions_are_refused() {
+        let m = member(5, &[(1, Serving), (2, Serving)]);
+        let mine = ChainVersion(5);
+        assert_eq!(m.admit_read(ChainVersion(4)), Err(StorageError::StaleChain { mine }));
+        assert_eq!(m.admit_read(ChainVersion(6)), Err(StorageError::BehindChain { mine }));
+        assert_eq!(m.admit_read(mine), Ok(()));
+    }
+
+    /// Goal: a lease counts from when it was held without a gap, and only for who knows what mgmtd
+    /// knew: it may be given to one that has been taken out of its chain meanwhile.
+    #[test]
+    fn a_lease_has_no_gaps_and_comes_with_the_news() {
+        let at = Time::from_us;
+        let mut m = member(1, &[(1, Serving), (2, Serving)]);
+        assert_eq!(m.held_since(at(5)), None);
+        m.grant(at(100), RoutingVersion(1), at(10));
+        m.grant(at(200), RoutingVersion(1), at(90));
+        assert_eq!(m.held_since(at(150)), Some(at(10)));
+        assert_eq!(m.held_since(at(200)), None);
+        m.grant(at(400), RoutingVersion(2), at(300));
+        assert_eq!(m.held_since(at(310)), None, "routing 2 is not here yet");
+        m.adopt(routing(2, &[(1, Serving), (2, Serving)]));
+        assert_eq!(m.held_since(at(320)), Some(at(300)));
+    }
+
+    /// Goal: a message of a resync that the network delivers late changes nothing. Method: numbers
+    /// below the floor, an older session, another chain version, before any session.
+    #[test]
+    fn late_messages_of_a_resync_are_refused() {
+        let mut m = member(4, &[(1, Serving), (2, Syncing)]);
+        assert_eq!(m.admit_sync(&message(4, 7, 1, 1)), Err(StorageError::NotReady));
+        m.sync_start(ChainVersion(4), 7).unwrap();
+        assert_eq!(m.admit_sync(&message(4, 7, 1, 1)), Ok(()));
+        assert_eq!(m.admit_sync(&message(4, 7, 3, 2)), Ok(()));
+        assert_eq!(m.admit_sync(&message(4, 7, 2, 1)), Ok(()), "still under way");
+        assert_eq!(m.admit_sync(&message(4, 7, 1, 1)), Err(StorageError::Superseded));
+        m.sync_start(ChainVersion(4), 8).unwrap();
+        assert_eq!(m.sync_start(ChainVersion(4), 7), Err(StorageError::NotReady));
+        assert_eq!(m.admit_sync(&message(4, 7, 9, 9)), Err(StorageError::NotReady));
+        assert!(matches!(m.admit_sync(&message(3, 8, 9, 9)), Err(StorageError::StaleChain { .. })));
+    }
+
+    /// Goal: up to date means for one chain version: what happened in between is not known.
+    #[test]
+    fn up_to_date_ends_with_the_chain_version() {
+        let mut m = member(4, &[(1, Serving), (2, Syncing)]);
+        assert_eq!(m.sync_done(ChainVersion(4), 7), Err(StorageError::NotReady));
+        m.sync_start(ChainVersion(4), 7).unwrap();
+        assert_eq!(m.up_to_date(), None);
+        m.sync_done(ChainVersion(4), 7).unwrap();
+        assert_eq!(m.up_to_date(), Some(ChainVersion(4)));
+        m.adopt(routing(6, &[(1, Serving), (2, Syncing)]));
+        assert_eq!(m.up_to_date(), None);
+        assert_eq!(m.admit_sync(&message(6, 7, 1, 1)), Err(StorageError::NotReady));
+    }
+
+    /// Goal: a failed disk ends it all, and wakes who waits.
+    #[test]
+    fn a_retired_target_does_nothing_more() {
+        let mut m = member(4, &[(2, Serving), (3, Serving)]);
+        let woken = m.change();
+        assert!(m.retire() && !m.retire());
+        assert_eq!(futures::FutureExt::now_or_never(woken), Some(()));
+        assert!(!m.serving() && !m.is_head() && m.next() == Next::Out);
     }
 }

@@ -168,13 +168,27 @@ impl Storage {
         }
     }
 
-    /// What mgmtd is to know of this target.
-    fn state(&mut self) -> TargetReport {
+    /// Ends the target's service when its disk has failed.
+    fn look_at_disk(&mut self) {
         if let Some(why) = self.engine.failure()
             && self.core.member.retire()
         {
             tracing::error!("target {} serves no more: {why}", self.target);
+            self.tell.fill(());
         }
+    }
+
+    /// What the sender of an update is told when the engine does not take it. With other replicas
+    /// about, a failed disk is no error: the chain goes on without it, and the sender with that.
+    pub(super) fn refusal(&mut self, e: EngineError) -> StorageError {
+        self.look_at_disk();
+        let others = self.core.member.chain().is_ok_and(|c| c.targets.len() > 1);
+        if others && self.core.member.retired() { StorageError::NotReady } else { e.into() }
+    }
+
+    /// What mgmtd is to know of this target.
+    fn state(&mut self) -> TargetReport {
+        self.look_at_disk();
         let member = &self.core.member;
         let (local, chain_version) = match member.up_to_date() {
             _ if member.retired() => (LocalState::Offline, ChainVersion(0)),
@@ -194,7 +208,7 @@ impl Storage {
             if me.with(|s| s.core.member.chain().is_err()) {
                 Self::fetch_routing(&me, false, &cx).await;
                 // Ended by the one or the other: it looks again.
-                let _ = before(cx.sleep(Duration::from_millis(20)), change).await;
+                let _ = before(cx.sleep(Duration::from_millis(200)), change).await;
                 continue;
             }
             let (serves, is_head) = me.with(|s| (s.core.member.serving(), s.core.member.is_head()));

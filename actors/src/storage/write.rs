@@ -125,10 +125,7 @@ impl Storage {
             commit: is_tail || early,
         };
         let applied = engine.apply(cx, update).await;
-        if engine.failure().is_some() {
-            me.with(|s| s.tell.fill(()));
-        }
-        let applied = applied?;
+        let applied = applied.map_err(|e| me.with(|s| s.refusal(e)))?;
         let out =
             Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
         // A tail may have got a successor while it wrote.

@@ -18,7 +18,7 @@ use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, Routing, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
-use t3fs_actors::storage::engine::{Engine, TargetIdentity};
+use t3fs_actors::storage::engine::{Engine, EngineError, TargetIdentity};
 use t3fs_actors::storage::{PlantedBug, Seen, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
@@ -40,9 +40,6 @@ pub(super) const CHECK: Check = Check {
 
 const REPLICAS: u32 = 3;
 const CLIENTS: u32 = 2;
-/// Of each chain.
-const CHUNKS: u64 = 3;
-const OPS: u64 = 60;
 /// Faults end here at the latest; then everything must get done.
 const STORM: Duration = Duration::from_secs(14);
 const CALM: Duration = Duration::from_secs(180);
@@ -115,6 +112,12 @@ struct Plan {
     mgmtds: Vec<NodeId>,
     chains: Vec<(ChainId, Vec<TargetId>)>,
     bug: Option<PlantedBug>,
+    /// Disks fail now and then: a target may not open at the first attempt.
+    bad_disks: bool,
+    /// Of each chain.
+    chunks: u64,
+    ops: u64,
+    pause: Duration,
     watch: Watch,
 }
 
@@ -170,11 +173,19 @@ impl Plan {
         let (disk, dir) = (DiskId(0), format!("target-{target}"));
         let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
         let made = names.iter().any(|n| n == "superblock");
-        let opened = match made {
-            true => Engine::open(cx, disk, &dir, &identity, engine_config()).await,
-            false => Engine::create(cx, disk, &dir, &identity, engine_config()).await,
+        let engine = loop {
+            let opened = match made {
+                true => Engine::open(cx, disk, &dir, &identity, engine_config()).await,
+                false => Engine::create(cx, disk, &dir, &identity, engine_config()).await,
+            };
+            match opened {
+                Ok(engine) => break engine,
+                Err(EngineError::Disk(_)) if self.bad_disks => {
+                    cx.sleep(Duration::from_millis(200)).await;
+                }
+                Err(e) => panic!("target {target} does not open: {e}"),
+            }
         };
-        let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
         let watch = Rc::clone(&self.watch);
         let config = StorageConfig {
             engine,
@@ -217,7 +228,18 @@ impl Cluster {
             Some("no-lease-check") => Some(PlantedBug::NoLeaseCheck),
             _ => None,
         };
-        let plan = Plan { kv, mgmtds, chains: chains.collect(), bug, watch: Watch::default() };
+        let (ops, pause) = *rng.pick(&[(60, 800), (60, 800), (150, 200)]);
+        let plan = Plan {
+            kv,
+            mgmtds,
+            chains: chains.collect(),
+            bug,
+            bad_disks: rng.below(5) == 0,
+            chunks: *rng.pick(&[2, 3, 30]),
+            ops,
+            pause: Duration::from_millis(pause),
+            watch: Watch::default(),
+        };
         for n in &plan.mgmtds {
             let p = plan.clone();
             let spec = NodeSpec::new().drift_ppm(drift());
@@ -324,6 +346,10 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let rng = world.rng(7);
     let mut menu = Menu::new(&victims, &world.nodes());
     menu.down_at_once_max = 1 + rng.below(3) as usize;
+    if plan.bad_disks {
+        menu.disk.write_error_ppm = 20_000;
+        menu.disk.sync_error_ppm = 20_000;
+    }
     let mut swarm = Swarm::draw(&rng, &menu);
     // Every crash is noticed here, so fewer of them leave time for work in between.
     swarm.crash_every_us *= 8;
@@ -340,6 +366,13 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         return Err(format!("the storm ended with {h:?}"));
     }
     world.heal();
+    if plan.bad_disks {
+        // A target whose disk has failed is out until its process starts again.
+        for n in servers {
+            world.crash(*n, Crash::Process);
+            world.restart(*n);
+        }
+    }
     world.run_until(finished, CALM).map_err(|h| {
         let states = &plan.watch.borrow().stored;
         format!("{} of {CLIENTS} clients got done: {h:?}; {states:?}", done.get())
@@ -378,8 +411,8 @@ async fn client(
         }
     };
     let chains = plan.chains.iter().map(|c| c.0).collect();
-    let pause = Duration::from_millis(800);
-    let client = ChunkClient { me, chains, chunks: CHUNKS, ops: OPS, pause };
+    let Plan { chunks, ops, pause, .. } = *plan;
+    let client = ChunkClient { me, chains, chunks, ops, pause };
     client.run(cx, sim, &link, rng, history).await
 }
 

@@ -37,7 +37,7 @@ pub(super) const CHECK: Check = Check {
     name: "mgmtd",
     about: "one primary at a time, one content a version, chains by the rules, and life after heal",
     run,
-    mutants: &["no-fence"],
+    mutants: &["no-fence", "grant-to-condemned"],
 };
 
 const MGMTDS: u32 = 3;
@@ -207,7 +207,11 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
         disk.crash_keeping(lose.below(disk.batches_unsynced() as u64 + 1) as usize);
         Kv::start(&b.cx, Box::new(disk.open())).expect("the store opens");
     }));
-    let bug = run.has("no-fence").then_some(PlantedBug::NoFence);
+    let bug = match run.mutant {
+        Some("no-fence") => Some(PlantedBug::NoFence),
+        Some("grant-to-condemned") => Some(PlantedBug::GrantToCondemned),
+        _ => None,
+    };
     for i in 0..MGMTDS {
         let (seen, sim) = (Rc::clone(members), world.handle());
         let pauses = rng.fork(20 + u64::from(i));
@@ -264,6 +268,33 @@ fn make_chain(sim: &Sim, by: NodeId, chain: u32, made: &Rc<Cell<u32>>) {
     });
 }
 
+/// Now and then the primary loses its store, one way or both, for about a lease.
+fn part_from_store(sim: &Sim, members: &Rc<Members>, rng: &Rng) {
+    let (members, rng) = (Rc::clone(members), rng.clone());
+    sim.at(sim.now_us() + rng.below(2_000_000), move |sim| {
+        if !members.storming() {
+            return;
+        }
+        if let Some(primary) = members.acting() {
+            let ways = 1 + rng.below(3);
+            if ways & 1 != 0 {
+                sim.cut(primary, KV);
+            }
+            if ways & 2 != 0 {
+                sim.cut(KV, primary);
+            }
+            let back = sim.now_us() + 500_000 + rng.below(3_000_000);
+            let on = Rc::clone(&members);
+            sim.at(back, move |sim| {
+                if on.storming() {
+                    sim.rejoin();
+                }
+            });
+        }
+        part_from_store(sim, &members, &rng);
+    });
+}
+
 /// Whether every agent knows the same complete, healthy cluster, and only living sessions.
 fn whole(members: &Members, sessions: &BTreeMap<u32, SessionId>) -> Result<(), String> {
     let newest = members.newest();
@@ -315,6 +346,10 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let swarm = Swarm::draw(&world.rng(7), &menu);
     members.storm(true);
     world.unleash(swarm, menu, STORM);
+    let parts = world.rng(8);
+    if parts.coin() {
+        part_from_store(world, &members, &parts);
+    }
     let wrong = || members.wrong();
     match world.run_until(|| wrong().is_some(), STORM) {
         Ok(()) | Err(Halt::Late) => {}

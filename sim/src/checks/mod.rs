@@ -8,6 +8,7 @@ mod chain;
 mod disk;
 pub mod engine;
 mod members;
+mod metas;
 mod mgmtd;
 
 use crate::trace::Sink;
@@ -51,7 +52,8 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] = &[disk::CHECK, engine::CHECK, chain::CHECK, mgmtd::CHECK, members::CHECK];
+pub const ALL: &[Check] =
+    &[disk::CHECK, engine::CHECK, chain::CHECK, mgmtd::CHECK, members::CHECK, metas::CHECK];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {

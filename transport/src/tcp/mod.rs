@@ -52,6 +52,8 @@ const BURST_BYTES: usize = 32 << 10;
 /// Installs links on a shard. Call it on every shard, once, before anything is asked of a node.
 pub fn start(shard: &Rc<Shard>, peers: &Peers) -> TcpLinks {
     let net = shard.net().expect("links need a backend with byte streams");
+    let here = shard.addr_of::<()>(0, 0).raw();
+    assert_eq!((here.node, here.epoch), (peers.config().node, peers.config().incarnation));
     let links = Rc::new(Shared {
         shard: Rc::downgrade(shard),
         index: shard.cx().shard_index(),
@@ -225,12 +227,15 @@ impl Shared {
     /// One attempt at each of the node's addresses.
     async fn connect(self: Rc<Self>, link: &Rc<Link>) {
         let mut last = String::from("no address is known for that node");
-        for at in self.peers.addresses(link.node) {
+        let mut addresses = self.peers.addresses(link.node);
+        addresses.sort_by_key(|at| Some(*at) != link.answered.get()); // the one that worked first
+        for at in addresses {
             if !matches!(*link.state.borrow(), State::Connecting) {
                 return; // the peer was faster
             }
             match self.dial(at, link.shard, Some(link.node)).await {
                 Ok((talk, known)) => {
+                    link.answered.set(Some(at));
                     return self.install(link, talk, at, known.incarnation, true);
                 }
                 Err(e) => {

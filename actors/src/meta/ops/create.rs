@@ -53,7 +53,7 @@ pub async fn create(
     keep_answer(txn, entry.op, &answer);
     match answer {
         Answer::Attr(attr) => Ok(attr),
-        Answer::Gone(_) => unreachable!("made above"),
+        Answer::Gone(_) | Answer::Refused(_) => unreachable!("made above"),
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! *Once only.* A request with a session finds the answer of its earlier attempt under `R` and
 //! returns it; the record is written in the transaction that has the effect. So a retry after an
-//! unknown outcome, and a duplicate that the network delivers late, never act twice.
+//! unknown outcome, and a duplicate that the network delivers late, never act twice. A refusal is
+//! kept as well, by a transaction of its own, before it is told.
 //!
 //! *What conflicts with what.* Ops depend on the entries and inodes they change or that must stay
 //! (the directory an entry is made in), and on nothing else; see `schema` for directory times and
@@ -105,14 +106,31 @@ fn answered(op: RequestId, stored: Option<&Bytes>) -> Result<Option<Answer>, Met
             op.seq, op.session
         )));
     }
-    Ok((seq == op.seq).then_some(answer))
+    match answer {
+        Answer::Refused(why) if seq == op.seq => Err(why),
+        answer => Ok((seq == op.seq).then_some(answer)),
+    }
+}
+
+/// Keeps the refusal of a request, so that a duplicate that the network delivers late is refused as
+/// well, whatever has become of the names meanwhile. `false`: there is an answer already.
+pub async fn keep_refusal(txn: &mut Txn<'_>, op: RequestId, why: &MetaError) -> Done<bool> {
+    let Some(refused) = seal_refused(op.seq, why) else { return Ok(true) };
+    let [stored] = txn.read([&recent_key(op)]).await?;
+    if let Some(stored) = &stored
+        && open_recent(op, stored)?.0 >= op.seq
+    {
+        return Ok(false);
+    }
+    txn.set(recent_key(op), refused);
+    Ok(true)
 }
 
 fn answered_attr(op: RequestId, stored: Option<&Bytes>) -> Result<Option<Attr>, MetaError> {
     match answered(op, stored)? {
         None => Ok(None),
         Some(Answer::Attr(attr)) => Ok(Some(attr)),
-        Some(Answer::Gone(_)) => Err(another_request(op)),
+        Some(Answer::Gone(_) | Answer::Refused(_)) => Err(another_request(op)),
     }
 }
 
@@ -120,7 +138,7 @@ fn answered_gone(op: RequestId, stored: Option<&Bytes>) -> Result<Option<Gone>, 
     match answered(op, stored)? {
         None => Ok(None),
         Some(Answer::Gone(gone)) => Ok(Some(gone)),
-        Some(Answer::Attr(_)) => Err(another_request(op)),
+        Some(Answer::Attr(_) | Answer::Refused(_)) => Err(another_request(op)),
     }
 }
 

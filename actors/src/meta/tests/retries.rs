@@ -94,6 +94,28 @@ fn a_late_duplicate_has_no_effect() {
     });
 }
 
+/// Goal: a duplicate of a refused request that comes late does not act either. Method: a removal
+/// of a name that is not there yet, and a create of one that goes afterwards.
+///
+/// Regression (sim check metas, seed 36): a late second frame of a refused rmdir removed the
+/// directory that its client had made meanwhile.
+#[test]
+fn a_late_duplicate_of_a_refused_request_is_refused() {
+    in_world(async |w| {
+        let rmdir = RemoveDir { parent: ROOT, name: b"d".to_vec(), op: w.op() };
+        assert_eq!(w.ask(rmdir.clone()).await, Err(MetaError::NotFound));
+        w.dir(ROOT, "d").await.unwrap();
+        let mkdir = MakeDir { entry: NewEntry { mode: 0o755, ..w.entry(ROOT, "d") } };
+        assert_eq!(w.ask(mkdir.clone()).await, Err(MetaError::Exists));
+        assert_eq!(w.ask(rmdir).await, Err(MetaError::NotFound));
+        assert_eq!(w.names(ROOT).await, ["d"]);
+        w.rmdir(ROOT, "d").await.unwrap();
+        assert_eq!(w.ask(mkdir).await, Err(MetaError::Exists));
+        assert_eq!(w.names(ROOT).await, Vec::<String>::new());
+        w.check().await;
+    });
+}
+
 /// Goal: what is kept per session is bounded, and a request from before it is refused, not run.
 #[test]
 fn a_request_older_than_the_record_is_refused() {
