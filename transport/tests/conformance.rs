@@ -355,6 +355,9 @@ fn an_address_is_resolved_to_a_node_and_its_card() {
     // Nobody listens for node 1, but over its link it can be asked.
     let back = a.addr(0);
     assert_eq!(b.on(0, move |cx| async move { cx.ask(back, Ping { n: 6 }).await }), Ok(6));
+    let own = b.on(0, move |_| async move { links().resolve(at).await }).unwrap();
+    assert_eq!((own.node, own.card.find(7)), (b.id, Some((0, 0))));
+    assert_eq!(b.peers.refused(), []);
     let dead = a.on(0, |_| async { links().resolve("127.0.0.1:1".parse().unwrap()).await });
     assert!(dead.unwrap_err().contains("127.0.0.1:1"));
 }

@@ -86,8 +86,8 @@ impl Timers {
         }
     }
 
-    /// Closes the descriptor; what still waits is never filled. For the end of the shard: tasks that
-    /// are left over keep the shard, and all it has, from being dropped.
+    /// Closes the descriptor; what still waits is never filled. For the end of the shard: tasks
+    /// that are left over keep the shard, and all it has, from being dropped.
     pub(super) async fn end(&self) {
         let ended = Slot::new();
         self.0.borrow_mut().ending = Some(ended.clone());

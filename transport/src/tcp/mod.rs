@@ -100,7 +100,8 @@ impl TcpLinks {
     }
 
     /// Finds out who lives at an address, by a link to that node's shard 0 which is then kept. The
-    /// address becomes the node's, unless others are known for it.
+    /// address becomes the node's, unless others are known for it. One of this process's own
+    /// addresses answers with this process.
     pub async fn resolve(&self, at: SocketAddr) -> Result<Known, String> {
         let me = &self.0;
         let known_link = me.links.borrow().values().find_map(|l| {
@@ -109,7 +110,10 @@ impl TcpLinks {
         if let Some(known) = known_link.and_then(|node| me.peers.known(node)) {
             return Ok(known);
         }
-        let (talk, known) = me.dial(at, 0, None).await.map_err(|e| format!("{at}: {e}"))?;
+        let (talk, known) = match me.dial(at, 0, None).await {
+            Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
+            dialed => dialed.map_err(|e| format!("{at}: {e}"))?,
+        };
         me.peers.learn_address(known.node, at);
         let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
         me.install(&link, talk, at, known.incarnation, true);
