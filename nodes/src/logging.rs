@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::EnvFilter;
 
@@ -11,6 +12,17 @@ use crate::failure::{Failure, failed, refused};
 /// A line for the user. A terminal or pipe that has gone is no reason to end a mount.
 pub fn tell(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Set once log lines go to files.
+static IN_FILES: AtomicBool = AtomicBool::new(false);
+
+/// A line for the user, and for the log where that goes elsewhere.
+pub fn say(line: &str) {
+    tell(line);
+    if IN_FILES.load(Ordering::Relaxed) {
+        tracing::info!("{line}");
+    }
 }
 
 /// Log files that are kept, one per day.
@@ -56,7 +68,9 @@ pub fn to_files(folder: &Path, wanted: Option<&str>) -> Result<(), Failure> {
         .with_ansi(false)
         .with_target(false)
         .try_init()
-        .map_err(|e| failed(format!("logging cannot start: {e}")))
+        .map_err(|e| failed(format!("logging cannot start: {e}")))?;
+    IN_FILES.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
 /// A broken assertion ends the process: it is logged with its place, then the process aborts.

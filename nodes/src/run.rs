@@ -19,10 +19,10 @@ use crate::data::lock::{FolderLock, Tried};
 use crate::data::server::{self, Found};
 use crate::data::{folder, incarnation};
 use crate::failure::{Failure, failed, refused};
-use crate::logging::tell;
+use crate::logging::{say, tell};
 use crate::mount::{self, place};
 use crate::node::{Assembly, KvPlace, LinkPlan, Targets};
-use crate::service::{self, Job, say};
+use crate::service::{self, Job};
 use crate::up::{addresses, clear_place, label};
 use crate::{detach, limits, logging};
 

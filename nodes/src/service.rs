@@ -15,7 +15,7 @@ use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
 use crate::fuse::{Fs, options};
-use crate::logging::tell;
+use crate::logging::{say, tell};
 use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
 use crate::node::{Assembly, Node};
 use crate::registry::{self, Instance};
@@ -101,12 +101,6 @@ pub fn replace_stale(dir: &Path) -> Result<(), Failure> {
         .map_err(|e| failed(format!("the dead mount at {} stays: {e:?}", dir.display())))?;
     tell(&format!("replaced the mount that a killed process left at {}", dir.display()));
     place::check(dir, "").map(drop)
-}
-
-/// To the terminal, and to the log where that goes elsewhere.
-pub fn say(line: &str) {
-    tell(line);
-    tracing::info!("{line}");
 }
 
 /// Our mount, told from others that may be made over it.

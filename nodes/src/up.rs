@@ -15,10 +15,10 @@ use crate::config::{self, Settings};
 use crate::data::Data;
 use crate::data::plan::{Plan, Wanted, plan};
 use crate::failure::{Failure, refused};
-use crate::logging::tell;
+use crate::logging::{say, tell};
 use crate::mount::{self, place};
 use crate::node::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
-use crate::service::{self, Job, say};
+use crate::service::{self, Job};
 use crate::{detach, limits, logging};
 
 /// Below the first data folder.
@@ -104,8 +104,10 @@ fn assembly(settings: &Settings, dir: &Path, data: Data) -> Result<Assembly, Fai
     let link = match settings.listen {
         None => None,
         Some(listen) => {
-            let own = Secret::of_folder(&data.first)?;
-            let secret = settings.secret.clone().unwrap_or(own);
+            let secret = match &settings.secret {
+                Some(secret) => secret.clone(),
+                None => Secret::of_folder(&data.first)?,
+            };
             let (listen, advertise) = addresses(listen, 0, settings.advertise)?;
             let listen = Some(listen);
             Some(LinkPlan { secret, listen, advertise: Some(advertise), mgmtds: Vec::new() })

@@ -169,3 +169,25 @@ fn disks_keep_bytes() {
     .unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// Goal: no sleep ends early, whatever the order they were begun in. Method: many at once, falling
+/// and rising, and short ones one after the other.
+#[test]
+fn sleeps_end_in_time() {
+    run_alone(vec![], async |shard: Rc<Shard>| {
+        let cx = shard.cx();
+        let sleep = async |us: u64| {
+            let begun = cx.now();
+            cx.sleep(Duration::from_micros(us)).await;
+            assert!(cx.now().since(begun) >= Duration::from_micros(us), "{us} us");
+            us
+        };
+        let all = (0..2000).map(|n| sleep((n * 7919) % 50_000));
+        assert_eq!(join_all(all).await.len(), 2000);
+        for _ in 0..200 {
+            sleep(100).await;
+        }
+        assert_eq!(sleep(0).await, 0);
+    })
+    .unwrap();
+}

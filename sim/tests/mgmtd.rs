@@ -16,6 +16,7 @@ use t3fs_actors::proto::mgmtd::{
     Routing, TargetReport, TargetState,
 };
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
+use t3fs_sim::checks::{ALL, run_seed};
 use t3fs_sim::{Boot, Crash, NodeSpec, World};
 
 const KV: NodeId = NodeId(1);
@@ -246,4 +247,17 @@ fn the_only_replica_returns() {
     assert_eq!((r.nodes[0].status, r.nodes[0].incarnation), (NodeStatus::Alive, 2));
     assert_eq!(r.chains[0].targets[0].state, TargetState::Serving);
     assert_eq!(r.chains[0].targets[0].addr.unwrap().epoch, 2);
+}
+
+/// Goal: the check `mgmtd` can fail. Method: each deliberate bug is found within 200 seeds.
+#[test]
+fn deliberate_bugs_are_found() {
+    let check = ALL.iter().find(|c| c.name == "mgmtd").unwrap();
+    for mutant in check.mutants {
+        let found = (1..=200).find(|seed| {
+            let run = || run_seed(check, *seed, Some(mutant), None).result.is_err();
+            std::panic::catch_unwind(run).unwrap_or(true)
+        });
+        assert!(found.is_some(), "--mutant {mutant} was not found");
+    }
 }

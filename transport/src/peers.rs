@@ -178,6 +178,8 @@ struct Shared {
     readers: Mutex<Vec<Option<InboxReader<Arrival>>>>,
     refused: [AtomicU64; Refusal::COUNT],
     accepted: AtomicU64,
+    /// Nonces of the handshakes that this process has begun, to know itself by.
+    dials: Mutex<Vec<[u8; 32]>>,
 }
 
 /// Connections that may be on their way to one shard.
@@ -214,6 +216,7 @@ impl Peers {
             readers: Mutex::new(readers),
             refused: Default::default(),
             accepted: AtomicU64::new(0),
+            dials: Mutex::default(),
         })))
     }
 
@@ -221,7 +224,8 @@ impl Peers {
         &self.0.config
     }
 
-    /// Announces a well-known actor of this process to all who connect from now on.
+    /// Announces a well-known actor of this process to all who connect from now on. Do it before
+    /// listening: who has connected does not hear of it.
     pub fn publish(&self, service: u16, shard: u16, slot: u16) {
         let mut card = self.0.card.lock().expect("no panic while held");
         card.services.retain(|s| s.0 != service);
@@ -285,6 +289,27 @@ impl Peers {
         &self.0.key
     }
 
+    /// Remembers a handshake of ours for as long as the guard lives.
+    pub(crate) fn begin_dial(&self, nonce: [u8; 32]) -> impl Drop {
+        self.dials().push(nonce);
+        Dial { peers: self.clone(), nonce }
+    }
+
+    /// Whether a hello with this nonce is our own.
+    pub(crate) fn is_dialing(&self, nonce: &[u8; 32]) -> bool {
+        self.dials().contains(nonce)
+    }
+
+    fn dials(&self) -> MutexGuard<'_, Vec<[u8; 32]>> {
+        self.0.dials.lock().expect("no panic while held")
+    }
+
+    /// This process as others know it.
+    pub(crate) fn myself(&self) -> Known {
+        let Config { node, incarnation, shards, .. } = self.0.config;
+        Known { node, incarnation, shards, card: self.card() }
+    }
+
     pub(crate) fn card(&self) -> Card {
         self.0.card.lock().expect("no panic while held").clone()
     }
@@ -346,6 +371,17 @@ impl Peers {
 
     fn book(&self) -> MutexGuard<'_, BTreeMap<NodeId, Entry>> {
         self.0.book.lock().expect("no panic while held")
+    }
+}
+
+struct Dial {
+    peers: Peers,
+    nonce: [u8; 32],
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        self.peers.dials().retain(|n| *n != self.nonce);
     }
 }
 

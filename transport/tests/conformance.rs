@@ -187,7 +187,7 @@ fn a_cut_link_answers_unknown_at_once_and_comes_back() {
         proxy.cut();
         let all = slow.recv_timeout(Duration::from_secs(5)).expect("long before the deadline");
         assert!(all.iter().all(|r| *r == Err(AskError::Unknown("link lost"))), "{all:?}");
-        assert!(cut.elapsed() < Duration::from_millis(500), "{:?}", cut.elapsed());
+        assert!(cut.elapsed() < Duration::from_secs(2), "{:?}", cut.elapsed());
         let again = a.on(0, move |cx| async move {
             loop {
                 match cx.ask(to, Ping { n: 2 }).await {
@@ -203,6 +203,57 @@ fn a_cut_link_answers_unknown_at_once_and_comes_back() {
     assert_eq!(seen[0].links[0].epoch, 4, "{seen:?}");
 }
 
+/// Goal: outcomes are honest. Method: a stream of asks over a link that is cut at odd moments; then
+/// what the receiver has seen: an answered ask once, one that was not sent never, an unknown one at
+/// most once.
+#[test]
+fn outcomes_are_honest() {
+    let (a, b, proxy) = proxied();
+    let to = b.addr(0);
+    let asks = a.begin(0, move |cx| async move {
+        let one = async |n: u64| {
+            cx.sleep(Duration::from_micros(n * 700)).await;
+            match n % 3 {
+                0 => cx.ask(to, Ping { n }).await.map(drop),
+                1 => cx.ask(to, Store { n, data: pattern(n, 300_000) }).await.map(drop),
+                _ => cx.ask(to, Store { n, data: pattern(n, 2_000) }).await.map(drop),
+            }
+        };
+        join_all((0..6000).map(one)).await
+    });
+    let mut cuts = 0;
+    let outcomes = loop {
+        match asks.recv_timeout(Duration::from_millis(20 + cuts * 37 % 150)) {
+            Ok(outcomes) => break outcomes,
+            Err(_) => proxy.cut(),
+        }
+        cuts += 1;
+        assert!(cuts < 5000, "the asks end");
+    };
+    let order = loop {
+        let seen = a.on(0, move |cx| async move { cx.ask(to, Seen {}).await });
+        if let Ok(order) = seen {
+            break order;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let mut times = vec![0; outcomes.len()];
+    for n in order.control.iter().chain(&order.bulk) {
+        times[*n as usize] += 1;
+    }
+    let (mut answered, mut not_sent, mut unknown) = (0, 0, 0);
+    for (outcome, times) in outcomes.iter().zip(times) {
+        match outcome {
+            Ok(()) => (answered += 1, assert_eq!(times, 1)).1,
+            Err(AskError::NotSent(why)) => (not_sent += 1, assert_eq!(times, 0, "{why}")).1,
+            Err(AskError::Unknown(_)) => (unknown += 1, assert!(times <= 1)).1,
+        }
+    }
+    eprintln!("{cuts} cuts: {answered} answered, {not_sent} not sent, {unknown} unknown");
+    assert!(answered > 100 && unknown > 0 && cuts > 5);
+    assert!(order.bulk.is_sorted() && order.control.is_sorted());
+}
+
 #[test]
 fn a_half_open_peer_is_noticed() {
     let (a, b, proxy) = proxied();
@@ -212,7 +263,7 @@ fn a_half_open_peer_is_noticed() {
     let begun = Instant::now();
     let r = a.on(0, move |cx| async move { cx.ask(to, Ping { n: 2 }).await });
     assert_eq!(r, Err(AskError::Unknown("link lost")));
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     proxy.faults.hold.store(false, Ordering::Relaxed);
 }
 
@@ -304,6 +355,9 @@ fn an_address_is_resolved_to_a_node_and_its_card() {
     // Nobody listens for node 1, but over its link it can be asked.
     let back = a.addr(0);
     assert_eq!(b.on(0, move |cx| async move { cx.ask(back, Ping { n: 6 }).await }), Ok(6));
+    let own = b.on(0, move |_| async move { links().resolve(at).await }).unwrap();
+    assert_eq!((own.node, own.card.find(7)), (b.id, Some((0, 0))));
+    assert_eq!(b.peers.refused(), []);
     let dead = a.on(0, |_| async { links().resolve("127.0.0.1:1".parse().unwrap()).await });
     assert!(dead.unwrap_err().contains("127.0.0.1:1"));
 }
@@ -319,7 +373,7 @@ fn a_newer_incarnation_replaces_the_older() {
     std::thread::sleep(Duration::from_millis(50));
     let new = node(config(1, 6, 1), false);
     new.on(0, move |_| async move { links().resolve(at).await.map(drop) }).unwrap();
-    let r = slow.recv_timeout(Duration::from_secs(2)).unwrap();
+    let r = slow.recv_timeout(Duration::from_secs(10)).unwrap();
     assert_eq!(r, Err(AskError::Unknown("link lost")));
     let to_new = back(&new);
     assert_eq!(b.on(0, move |cx| async move { cx.ask(to_new, Ping { n: 3 }).await }), Ok(3));

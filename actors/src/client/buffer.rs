@@ -228,6 +228,25 @@ impl ChunkBuffer {
     }
 }
 
+/// Whether reads come one behind the other.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Sequence {
+    next: u64,
+    reads: u32,
+}
+
+impl Sequence {
+    /// Reads in sequence before the next one is foreseen.
+    const READS: u32 = 2;
+
+    /// A read came; whether the next one is foreseen.
+    pub(super) fn goes_on(&mut self, offset: u64, len: u64) -> bool {
+        self.reads = if offset == self.next { self.reads.saturating_add(1) } else { 1 };
+        self.next = offset + len;
+        self.reads >= Self::READS
+    }
+}
+
 /// A file that is open or has data on its way.
 pub(super) struct File {
     /// As meta last told, with what this client did since.
@@ -238,6 +257,7 @@ pub(super) struct File {
     pub(super) unreported: Cell<bool>,
     pub(super) length_unreported: Cell<bool>,
     pub(super) clear_suid: Cell<bool>,
+    pub(super) reading: Cell<Sequence>,
     /// The last name is gone; content goes with the last close.
     pub(super) held: Cell<bool>,
     /// A background failure, told to the next flush or fsync.
@@ -255,6 +275,7 @@ impl File {
             unreported: Cell::new(false),
             length_unreported: Cell::new(false),
             clear_suid: Cell::new(false),
+            reading: Cell::new(Sequence::default()),
             held: Cell::new(false),
             error: RefCell::default(),
             gate: super::data::Gate::default(),

@@ -17,6 +17,8 @@ use crate::proto::storage::UpdateKind;
 
 /// Dirty bytes go to storage after this long at the latest.
 const AGE_MAX: Duration = Duration::from_millis(200);
+/// Shorter reads are not worth a hint.
+const AHEAD_MIN: u64 = 32 << 10;
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 
 /// Many at a time, or one alone; first come, first served.
@@ -389,6 +391,7 @@ impl Client {
         if len == 0 {
             return Ok(Bytes::new());
         }
+        self.foresee(cx, &file, offset, len, size, length);
         let parts: Vec<_> = pieces(offset, len, size).collect();
         if let [(index, from, to, _)] = parts[..] {
             let b = self.read_piece(cx, &file, index, from, to).await?;
@@ -403,6 +406,28 @@ impl Client {
             all.resize(all.len() + (to - from) as usize - piece.len(), 0);
         }
         Ok(all.freeze())
+    }
+
+    /// Tells storage what is likely to be read next, when reads come in sequence: its disk then
+    /// works while this answer travels.
+    fn foresee(&self, cx: &Cx, file: &File, offset: u64, len: u64, size: u32, length: u64) {
+        let mut reading = file.reading.get();
+        let goes_on = reading.goes_on(offset, len);
+        file.reading.set(reading);
+        let next = offset + len;
+        let ahead = len.min(length - next);
+        if !goes_on || len < AHEAD_MIN || ahead == 0 {
+            return;
+        }
+        let a = file.attr.borrow();
+        let layout = a.layout.as_ref().expect("files have a layout");
+        for (index, from, to, _) in pieces(next, ahead, size) {
+            let chunk = ChunkId { inode: a.inode, index };
+            let buffered = file.chunks.borrow().contains_key(&index);
+            if let (false, Ok(chain)) = (buffered, self.0.link.chain_of(layout, index)) {
+                self.0.link.read_ahead(cx, chain, chunk, from, to - from);
+            }
+        }
     }
 
     /// Bytes of one chunk; what is missing at the end reads as zeros.

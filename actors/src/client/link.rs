@@ -20,7 +20,7 @@ use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, Sess
 use crate::proto::meta::{Layout, MetaError, Stripes};
 use crate::proto::mgmtd::{Chain, CloseSession, ExtendSession, OpenSession, Routing, TargetState};
 use crate::proto::storage::{
-    ChunkData, ReadChunk, RemoveChunks, StorageError, UpdateChunk, UpdateKind, Updated,
+    ChunkData, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk, UpdateKind, Updated,
 };
 use crate::storage::Storage;
 
@@ -374,19 +374,38 @@ impl Link {
         len: u32,
     ) -> Result<Option<ChunkData>, FsError> {
         let any = |c: &Chain, not: &[RawAddr]| {
-            let serving = c.targets.iter().filter(|t| t.state == TargetState::Serving);
-            let all: Vec<RawAddr> = serving.filter_map(|t| t.addr).collect();
-            let others = all.iter().filter(|a| !not.contains(a));
-            match others.clone().count() {
-                0 => all.first().copied(),
-                n => others.copied().nth(cx.rand() as usize % n),
+            if not.is_empty() {
+                let others: Vec<RawAddr> = serving(c).filter(|a| !not.contains(a)).collect();
+                if let Some(n) = (cx.rand() as usize).checked_rem(others.len()) {
+                    return Some(others[n]);
+                }
             }
+            self.reader(c, chunk)
         };
         self.storage(cx, chain, any, async |to, chain_version, _| {
             let attempt = cx.within(READ_ATTEMPT);
             attempt.ask(to, ReadChunk { chunk, chain_version, offset, len }).await
         })
         .await
+    }
+
+    /// The replica that this client reads a chunk from: always the same, so that a hint finds its
+    /// read, and another one for other clients and chunks.
+    fn reader(&self, c: &Chain, chunk: ChunkId) -> Option<RawAddr> {
+        let all: Vec<RawAddr> = serving(c).collect();
+        let mixed = chunk.inode.0 ^ u64::from(chunk.index) << 32 ^ self.session().0 << 16;
+        let mixed = mixed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        all.get((mixed % all.len().max(1) as u64) as usize).copied()
+    }
+
+    /// Says that this range will be read next; promises nothing.
+    pub fn read_ahead(&self, cx: &Cx, chain: ChainId, chunk: ChunkId, offset: u32, len: u32) {
+        let routing = self.routing();
+        let Some(chain) = routing.chain(chain) else { return };
+        let Some(to) = self.reader(chain, chunk) else { return };
+        let hint = ReadAhead { chunk, chain_version: chain.version, offset, len };
+        // Without a credit the target is busy enough.
+        let _ = cx.tell(Addr::<Storage>::from_raw(to), hint);
     }
 
     /// Removes a file's chunks from `from` on, on one chain.
@@ -411,6 +430,11 @@ impl Link {
             }
         }
     }
+}
+
+fn serving(c: &Chain) -> impl Iterator<Item = RawAddr> + '_ {
+    let serving = c.targets.iter().filter(|t| t.state == TargetState::Serving);
+    serving.filter_map(|t| t.addr)
 }
 
 fn head(c: &Chain, _: &[RawAddr]) -> Option<RawAddr> {

@@ -64,6 +64,16 @@ pub struct ReadChunk {
     pub len: u32,
 }
 
+/// A hint: this will be asked for next, by [`ReadChunk`] with the same range. Costs nothing but the
+/// time of the disk when it is not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ReadAhead {
+    pub chunk: ChunkId,
+    pub chain_version: ChainVersion,
+    pub offset: u32,
+    pub len: u32,
+}
+
 /// Shorter than asked at the chunk's end; a chunk that was never written is `None` in the reply.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ChunkData {
@@ -290,6 +300,7 @@ impl Carry for ChunkData {
 no_bulk!(
     Updated,
     ReadChunk,
+    ReadAhead,
     RemoveChunks,
     Removed,
     ListChunks,
@@ -319,4 +330,5 @@ protocol! { Storage as StorageMsg = 0x0300 {
     10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;
     11 v 1 SyncDone -> Result<(), StorageError>, Control, 5_000 ms;
     12 v 1 GetResync -> ResyncStats, Control, 5_000 ms;
+    13 v 1 ReadAhead -> (), Control, 1_000 ms;
 } }

@@ -10,6 +10,7 @@
 //! after a crash a pending update is driven on by whoever holds it and still serves, and never
 //! taken back on a guess. Whoever has left its chain meanwhile is overwritten before it serves.
 
+mod ahead;
 mod core;
 pub mod engine;
 mod membership;

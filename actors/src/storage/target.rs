@@ -7,8 +7,9 @@ use std::rc::Rc;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
 
+use super::ahead::{Ahead, Found, Range};
 use super::core::Core;
-use super::engine::{ChunkInfo, Engine, EngineError};
+use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::resync::SyncOut;
 use crate::agent::Agent;
 use crate::proto::agent::{GetRouting, ReportTarget};
@@ -53,6 +54,7 @@ pub enum Seen {
 pub struct Storage {
     pub(super) core: Core,
     pub(super) engine: Engine,
+    ahead: Ahead,
     agent: Addr<Agent>,
     target: TargetId,
     /// Its own address.
@@ -129,6 +131,7 @@ impl Storage {
         let actor = Storage {
             core: Core::new(config.target, config.chain),
             engine: config.engine,
+            ahead: Ahead::default(),
             agent: config.agent,
             target: config.target,
             me: RawAddr::default(),
@@ -312,6 +315,7 @@ impl Storage {
         let version = |r: &Routing| r.chain(self.core.member.chain_id()).map(|c| c.version);
         if version(known) != version(&routing) {
             self.tell.fill(());
+            self.ahead.clear();
         }
         let ended = known.session_max != routing.session_max || known.sessions != routing.sessions;
         if self.core.member.adopt(routing) && ended {
@@ -376,7 +380,10 @@ impl Handle<ReadChunk> for Storage {
             }
             None => {}
         }
-        let read = engine.read(cx, m.chunk, m.offset, m.len).await;
+        let read = match Self::read_before(me, &m).await {
+            Some(read) => Ok(read),
+            None => engine.read(cx, m.chunk, m.offset, m.len).await,
+        };
         let now = cx.now();
         me.with(|s| {
             s.core.member.admit_read(m.chain_version)?;
@@ -393,6 +400,40 @@ impl Handle<ReadChunk> for Storage {
             })),
             Err(EngineError::NotFound) => Ok(None),
             Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Handle<ReadAhead> for Storage {
+    async fn handle(me: &Me<Self>, m: ReadAhead, cx: &Cx) {
+        let range = Range { chunk: m.chunk, offset: m.offset, len: m.len };
+        let wanted = me.with(|s| {
+            let clean = s.engine.info(m.chunk).is_some_and(|i| i.pending.is_none());
+            let serves = s.core.member.admit_read(m.chain_version).is_ok();
+            let number = if clean && serves { s.ahead.begin(range) } else { None };
+            number.map(|n| (n, s.engine.clone()))
+        });
+        let Some((number, engine)) = wanted else { return };
+        // Its end has to be told, or whoever waits for it waits for ever.
+        let read = engine.read(&cx.outlive(), m.chunk, m.offset, m.len).await;
+        me.with(|s| s.ahead.read(number, read.ok()));
+    }
+}
+
+impl Storage {
+    /// What a hint has read of this range, if it is of the version that is committed now.
+    async fn read_before(me: &Me<Self>, m: &ReadChunk) -> Option<Read> {
+        let range = Range { chunk: m.chunk, offset: m.offset, len: m.len };
+        loop {
+            match me.with(|s| s.ahead.take(range)) {
+                Found::Here(read) => {
+                    let info = me.with(|s| s.engine.info(m.chunk))?;
+                    let same = info.committed.is_some_and(|c| c.version == read.version);
+                    return (same && info.pending.is_none()).then_some(read);
+                }
+                Found::Soon(read) => read.await,
+                Found::Nothing => return None,
+            }
         }
     }
 }

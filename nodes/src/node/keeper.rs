@@ -169,17 +169,16 @@ impl Follower {
                 if !self.server.disks.iter().any(|d| d.index == place.disk) {
                     return Err(failed("its disk is not there"));
                 }
-                let others = chain.targets.iter().filter(|o| o.target != t.target);
-                let served = others.into_iter().any(|o| o.state == TargetState::Serving);
-                let away = !matches!(t.state, TargetState::Serving | TargetState::LastServing);
-                if !served {
+                if t.state == TargetState::LastServing {
                     return Err(failed(
-                        "its data is gone and no other replica serves; restore its folder, or give \
-                         its chain up",
+                        "its data is gone and no other replica has all of it; restore its folder, \
+                         or give its chain up",
                     ));
                 }
-                if !away {
-                    return Ok(()); // mgmtd has not noticed yet; the next routing says so
+                let others = chain.targets.iter().filter(|o| o.target != t.target);
+                let served = others.into_iter().any(|o| o.state == TargetState::Serving);
+                if t.state == TargetState::Serving || !served {
+                    return Ok(()); // not yet: some later routing says what becomes of it
                 }
                 tracing::warn!("target {} begins again, empty, and will be synced", t.target);
                 place

@@ -87,6 +87,11 @@ impl Trouble {
         if why.is_empty() { String::new() } else { format!(" ({why})") }
     }
 
+    /// Somebody answered, and will not have us: time does not mend that.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.0.lock().expect("no panic while held").contains("refused there")
+    }
+
     fn note(&self, why: String) {
         *self.0.lock().expect("no panic while held") = why;
     }

@@ -9,6 +9,7 @@ mod assembly;
 pub mod check;
 mod keeper;
 mod link;
+mod news;
 mod parts;
 
 use std::sync::Arc;
@@ -39,6 +40,8 @@ const STEP_MAX: Duration = Duration::from_secs(120);
 const SPIN: Duration = Duration::from_micros(30);
 /// Between two attempts to reach what is not there yet.
 const RETRY: Duration = Duration::from_millis(200);
+/// For one attempt of a client to begin.
+const ATTEMPT: Duration = Duration::from_secs(5);
 /// How often it is said that something is still waited for.
 const REMIND: Duration = Duration::from_secs(10);
 
@@ -388,11 +391,15 @@ impl Starting<'_> {
     }
 
     fn clients(&self, agent: Addr<Agent>) -> Result<(), Failure> {
+        let go_on = || match self.trouble.is_refusal() && !self.a.roles.is_server() {
+            true => Err(failed("not trying again")),
+            false => (self.go_on)(),
+        };
         for (index, remote) in self.remotes.iter().enumerate() {
-            until_done("the cluster", self.go_on, || {
+            until_done("the cluster", &go_on, || {
                 let (label, budget) = (format!("{} shard {index}", self.a.label), self.budget);
                 let started = on_shard(remote, "client", async move |cx: Cx| {
-                    parts::start_client(&cx, agent, label, &budget).await
+                    parts::start_client(&cx.within(ATTEMPT), agent, label, &budget).await
                 })?;
                 started.map_err(|e| failed(format!("{e}{}", self.trouble.hint())))
             })?;

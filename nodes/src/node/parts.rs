@@ -24,6 +24,7 @@ use t3fs_transport::{Address, Fabric};
 
 use super::assembly::{Assembly, Targets};
 use super::link::Addresses;
+use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
 use crate::data::server::TargetPlace;
@@ -34,6 +35,8 @@ use crate::kv_fjall::FjallStore;
 /// Bytes of a chunk of a new file, and chains that it is spread over at most.
 const CHUNK_SIZE: u32 = 1 << 20;
 const STRIPE: u32 = 16;
+/// Longer than any disk makes a process wait.
+const ONE_PROCESS_LEASE: Duration = Duration::from_secs(600);
 /// How long the last heartbeat, which says that targets have stopped, may take to leave.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
@@ -70,9 +73,14 @@ pub fn start_mgmtd(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Addr<Mgmtd> {
 }
 
 fn timing(a: &Assembly) -> Timing {
+    // mgmtd and targets of one process stand still together: silence between them is no death.
+    let node_lease = match a.targets {
+        Targets::Local(_) => ONE_PROCESS_LEASE,
+        Targets::Assigned { .. } | Targets::None => a.leases.node,
+    };
     Timing {
         heartbeat: a.leases.heartbeat,
-        node_lease: a.leases.node,
+        node_lease,
         mgmtd_lease: a.leases.mgmtd,
         ..Timing::default()
     }
@@ -86,8 +94,12 @@ pub fn start_agent(
     addresses: Option<Addresses>,
     news: Option<Sender<Routing>>,
 ) -> Addr<Agent> {
+    let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &Seen<'_>| {
         let Seen::Routing(routing) = seen else { return };
+        if let Some(told) = &told {
+            told.tell(routing);
+        }
         if let Some(addresses) = &addresses {
             addresses.learn(routing);
         }

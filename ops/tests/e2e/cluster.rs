@@ -230,6 +230,53 @@ impl Load {
     }
 }
 
+/// Runs fio with verification again and again, if it is installed: another opinion.
+struct Fio {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<u64, String>>,
+}
+
+impl Fio {
+    fn start(dir: PathBuf) -> Fio {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let mut runs = 0;
+            while !stopped.load(Ordering::Relaxed) && command::is_installed("fio") {
+                let mut fio = Command::new("fio");
+                fio.arg(format!("--directory={}", dir.display())).args([
+                    "--name=fio",
+                    "--rw=randwrite",
+                    "--bsrange=4k-256k",
+                    "--size=16m",
+                    "--fsync=32",
+                    "--verify=crc32c",
+                    "--verify_fatal=1",
+                    "--verify_backlog=16",
+                    "--numjobs=2",
+                    "--unlink=1",
+                ]);
+                let done = command::finish(&mut fio, PROGRAM_LIMIT).map_err(|e| e.to_string())?;
+                if !done.success() {
+                    return Err(format!("{}{}", done.stdout, done.stderr));
+                }
+                runs += 1;
+            }
+            Ok(runs)
+        });
+        Fio { stop, thread }
+    }
+
+    #[track_caller]
+    fn finish(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        match self.thread.join().expect("it does not panic") {
+            Ok(runs) => println!("fio verified {runs} times"),
+            Err(said) => panic!("fio: {said}"),
+        }
+    }
+}
+
 /// One file: written and fsynced here, found and read there, then removed there.
 fn write_and_verify(writer: &Path, reader: &Path, number: u64) -> Result<(), String> {
     let name = format!("load-{number}");
@@ -271,6 +318,49 @@ fn what_one_mount_copies_in_another_reads() {
 }
 
 #[test]
+fn a_whole_cluster_comes_back_and_a_lost_disk_is_filled_again() {
+    if skip_without_hosts(&["cp", "diff"]) {
+        return;
+    }
+    let mut cluster = Cluster::mounted("cluster-back");
+    let tree = workspace::root().join("transport");
+    let copy = |c: &Cluster, client: &str| c.mount_point(client).join("tree");
+    run(Command::new("cp").arg("-a").arg(&tree).arg(copy(&cluster, "client1")));
+    run(Command::new("sync").arg("-f").arg(copy(&cluster, "client1")));
+
+    // As when the power fails everywhere; the mounts stay and wait.
+    let servers = || ["kv"].iter().chain(&MANAGERS).chain(&STORES);
+    for host in servers() {
+        cluster.kill(host);
+    }
+    for host in servers() {
+        cluster.start(host);
+    }
+    for host in servers() {
+        cluster.wait_for(host, "serves cluster");
+    }
+    run(Command::new("diff").arg("-r").arg(&tree).arg(copy(&cluster, "client2")));
+    cluster.becomes_whole("client1", Duration::from_secs(60));
+
+    // All targets of one host are gone, but not the memory of them.
+    cluster.kill("storage2");
+    let lost = cluster.site.path("base/storage2/disk/targets");
+    fs::remove_dir_all(&lost).expect("targets");
+    cluster.start("storage2");
+    cluster.wait_for("storage2", "begins again, empty");
+    cluster.becomes_whole("client1", Duration::from_secs(60));
+    // What it was given is what there was: it serves alone now. A mount that has read nothing asks.
+    for host in ["storage1", "storage3"] {
+        cluster.kill(host);
+        thread::sleep(Duration::from_secs(3));
+    }
+    cluster.kill("client1");
+    cluster.start("client1");
+    cluster.wait_for("client1", "mounted");
+    run(Command::new("diff").arg("-r").arg(&tree).arg(copy(&cluster, "client1")));
+}
+
+#[test]
 fn killed_processes_are_replaced_under_load() {
     if skip_without_hosts(&[]) {
         return;
@@ -278,6 +368,7 @@ fn killed_processes_are_replaced_under_load() {
     let mut cluster = Cluster::mounted("cluster-kill");
     let load = |c: &Cluster| Load::start(c.mount_point("client1"), c.mount_point("client2"));
     let rounds = std::env::var("T3FS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let fio = Fio::start(cluster.mount_point("client1"));
     for round in 0..rounds {
         let (primary, term) = cluster.primary();
         let standby = *MANAGERS.iter().find(|m| **m != primary).expect("three");
@@ -308,6 +399,15 @@ fn killed_processes_are_replaced_under_load() {
         cluster.kill_and_restart("client2");
         alone.finish_without_error("another mount was killed");
     }
+    fio.finish();
+    if is_nightly() {
+        // Its session ends a minute after the kill, and only its.
+        let ended = command::poll_until(Duration::from_secs(90), || {
+            let log = cluster.process(&cluster.primary().0).log();
+            log.contains("of a client has ended")
+        });
+        assert!(ended, "the killed mount's session stays");
+    }
     cluster.becomes_whole("client1", Duration::from_secs(60));
 }
 
@@ -331,6 +431,8 @@ fn hosts_that_are_cut_off_are_fenced_and_come_back() {
         if STORES.contains(&host) {
             let said = cluster.is_whole("client1").expect_err("a target is away");
             assert!(said.contains("Offline"), "{said}");
+            let log = cluster.process(&cluster.primary().0).log();
+            assert!(log.contains("is dead"), "the primary says nothing: {log}");
         }
         cluster.hosts.heal(host).expect("healed");
         thread::sleep(Duration::from_secs(2));

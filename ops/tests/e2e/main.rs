@@ -14,6 +14,7 @@ mod crash;
 mod hosts;
 mod large;
 mod lifecycle;
+mod mounting;
 mod posix;
 mod refusals;
 mod replicas;

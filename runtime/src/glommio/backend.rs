@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ::glommio::{Latency, Shares, TaskQueueHandle};
 
 use super::disk::Disks;
 use super::net::Sockets;
+use super::timers::Timers;
 use super::{Item, Layout};
 use crate::addr::NodeId;
 use crate::backend::{Backend, LocalTask, Parcel};
@@ -23,6 +24,7 @@ pub(super) struct Glommio {
     tasks: TaskQueueHandle,
     disks: Rc<Disks>,
     sockets: Rc<Sockets>,
+    timers: Rc<Timers>,
     peers: Vec<Inbox<Item>>,
 }
 
@@ -43,13 +45,22 @@ impl Glommio {
             "actors",
         );
         let seed = boot_time_us() ^ (u64::from(std::process::id()) << 32) ^ u64::from(index) << 17;
+        let timers = Timers::new();
+        let run = Rc::clone(&timers).run();
+        ::glommio::spawn_local_into(run, tasks).expect("our own task queue").detach();
         Rc::new(Glommio {
             random: Cell::new(seed | 1),
             tasks,
             disks: Rc::new(Disks::new(layout.disks.clone())),
             sockets: Rc::new(Sockets::new(tasks)),
+            timers,
             peers,
         })
+    }
+
+    /// Lets go of what would outlive the shard.
+    pub(super) async fn end(&self) {
+        self.timers.end().await;
     }
 }
 
@@ -77,12 +88,7 @@ impl Backend for Glommio {
     }
 
     fn wake_at(&self, at: Time, done: Slot<()>) {
-        let wait = Duration::from_micros(at.us().saturating_sub(boot_time_us()));
-        let timer = async move {
-            ::glommio::timer::sleep(wait).await;
-            done.fill(());
-        };
-        ::glommio::spawn_local_into(timer, self.tasks).expect("our own task queue").detach();
+        self.timers.wake_at(at, done);
     }
 
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>) {

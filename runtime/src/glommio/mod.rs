@@ -4,6 +4,7 @@ mod backend;
 mod disk;
 mod net;
 mod probe;
+mod timers;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -116,7 +117,8 @@ pub fn launch(layout: &Layout, start: Start) -> Result<Shards, String> {
                 disk::teach_polling(&layout.disks).await;
                 let peers = peers.into_iter().map(|r| r.0).collect();
                 let backend = backend::Glommio::new(&layout, index as u16, peers);
-                let shard = Shard::new(layout.node, index as u16, layout.epoch, backend);
+                let below = Rc::clone(&backend);
+                let shard = Shard::new(layout.node, index as u16, layout.epoch, below);
                 shard.backend.spawn(start(Rc::clone(&shard)));
                 loop {
                     match reader.next().await {
@@ -125,6 +127,7 @@ pub fn launch(layout: &Layout, start: Start) -> Result<Shards, String> {
                         Item::Stop => break,
                     }
                 }
+                backend.end().await;
             })
             .map_err(|e| probe::explain(&e.to_string()))?;
         threads.push(thread);
@@ -152,7 +155,9 @@ pub fn run_alone<T: 'static>(
         .map_err(|e| probe::explain(&e.to_string()))?;
     Ok(executor.run(async move {
         disk::teach_polling(&layout.disks).await;
-        let shard = Shard::new(layout.node, 0, 1, backend::Glommio::new(&layout, 0, Vec::new()));
+        let backend = backend::Glommio::new(&layout, 0, Vec::new());
+        let below = Rc::clone(&backend);
+        let shard = Shard::new(layout.node, 0, 1, below);
         let (done, out) = (Slot::new(), Slot::new());
         let fill = done.clone();
         let home = Rc::clone(&shard);
@@ -162,6 +167,7 @@ pub fn run_alone<T: 'static>(
             fill.fill(());
         }));
         done.await;
+        backend.end().await;
         out.await
     }))
 }

@@ -58,7 +58,7 @@ impl Net for Sockets {
         rustix::net::listen(&socket, BACKLOG)?;
         socket.set_nonblocking(true)?;
         let local = socket.local_addr()?;
-        Ok(Rc::new(Door { socket, local, wait: RefCell::new(None) }))
+        Ok(Rc::new(Door { socket, local, wait: RefCell::default() }))
     }
 
     fn adopt(&self, socket: Socket) -> io::Result<Rc<dyn Stream>> {
@@ -74,8 +74,32 @@ fn stream_of(fd: OwnedFd) -> TcpStream {
 struct Door {
     socket: TcpListener,
     local: SocketAddr,
-    /// See [`Door::poll_accept`].
-    wait: RefCell<Option<TcpStream>>,
+    wait: RefCell<Readable>,
+}
+
+/// Waits for a descriptor, of whatever kind, to be readable.
+///
+/// glommio can wait only for its streams, and polls a new one at once. So a copy of the descriptor
+/// is dressed up as a stream: its first read waits for the poll, then fails because nobody can read
+/// there like that, which tells that there is something.
+#[derive(Default)]
+pub(super) struct Readable(Option<TcpStream>);
+
+impl Readable {
+    pub(super) fn poll(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.0.is_none() {
+            self.0 = Some(stream_of(fd.try_clone_to_owned()?));
+        }
+        let stream = self.0.as_mut().expect("made above");
+        // Whatever the read says, the poll has fired.
+        let _ = ready!(Pin::new(stream).poll_read(cx, &mut [0; 1]));
+        self.0 = None;
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl Listener for Door {
@@ -83,9 +107,6 @@ impl Listener for Door {
         self.local
     }
 
-    /// glommio can wait for readability only of its streams, and polls a new one at once. So a
-    /// copy of the listening descriptor is dressed up as a stream: its first read waits for the
-    /// poll, then fails because nobody can read there, which tells that somebody knocks.
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Socket, SocketAddr)>> {
         loop {
             match self.socket.accept() {
@@ -94,14 +115,7 @@ impl Listener for Door {
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(e) => return Poll::Ready(Err(e)),
             }
-            let mut wait = self.wait.borrow_mut();
-            if wait.is_none() {
-                *wait = Some(stream_of(self.socket.as_fd().try_clone_to_owned()?));
-            }
-            let stream = wait.as_mut().expect("made above");
-            // Whatever the read says, the poll has fired.
-            let _ = ready!(Pin::new(stream).poll_read(cx, &mut [0; 1]));
-            *wait = None;
+            ready!(self.wait.borrow_mut().poll(self.socket.as_fd(), cx))?;
         }
     }
 }

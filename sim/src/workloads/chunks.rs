@@ -77,6 +77,10 @@ impl ChunkClient {
         let (kind, data) = match action {
             Action::Read { cells } => {
                 let (from, len) = (bytes_of(cells.start), bytes_of(cells.len() as u32));
+                // Some reads were foreseen, some of those long before.
+                if cx.rand().is_multiple_of(3) {
+                    link.read_ahead(cx, chain, chunk, from, len);
+                }
                 let Some(d) = link.read(cx, chain, chunk, from, len).await? else {
                     return Ok(Told::absent());
                 };
@@ -94,6 +98,9 @@ impl ChunkClient {
             }
             Action::Remove => (UpdateKind::Remove, Bulk::default()),
         };
+        if cx.rand().is_multiple_of(3) {
+            link.read_ahead(cx, chain, chunk, 0, bytes_of(CELLS.cells_max));
+        }
         link.update(cx, chain, chunk, kind, data, link.request()).await?;
         Ok(Told::default())
     }

@@ -51,7 +51,7 @@ impl Handshakes {
     /// cell then says why.
     fn begin(&self, now: Time, max: usize) -> (u64, Slot<()>, Rc<Cell<Refusal>>) {
         let mut open = self.open.borrow_mut();
-        while open.len() >= max {
+        while open.len() >= max.max(1) {
             let (_, oldest) = open.pop_first().expect("more than the maximum");
             oldest.end(Refusal::Full);
         }
@@ -141,6 +141,7 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
         me.handshakes.done(id);
         match greeted {
             None => note(&me, why.get(), from),
+            Some(Err(Refusal::Myself)) => tell(&mut talk, Refusal::Myself).await,
             Some(Err(why)) => {
                 note(&me, why, from);
                 tell(&mut talk, why).await;

@@ -277,6 +277,7 @@ pub(crate) async fn dial(
         nonce: nonce(),
         cluster: me.cluster.clone().into_bytes(),
     };
+    let _dial = peers.begin_dial(hello.nonce);
     talk.send(HELLO, &hello.encode()).await?;
     let mut challenge = expect(talk, CHALLENGE).await?;
     if challenge.len() != 2 + NONCE {
@@ -378,7 +379,8 @@ fn judge(hello: &Hello, peers: &Peers) -> Result<u16, Refusal> {
         return Err(Refusal::Cluster);
     }
     if hello.node == me.node || hello.node == NodeId(0) {
-        return Err(Refusal::SameNode);
+        let myself = peers.is_dialing(&hello.nonce);
+        return Err(if myself { Refusal::Myself } else { Refusal::SameNode });
     }
     if hello.wanted != NodeId(0) && hello.wanted != me.node {
         return Err(Refusal::OtherNode);
@@ -391,9 +393,7 @@ fn judge(hello: &Hello, peers: &Peers) -> Result<u16, Refusal> {
 
 /// The last message of the handshake, sent by the shard that the guest came for.
 pub(crate) async fn welcome(talk: &mut Talk, peers: &Peers, guest: &Guest) -> io::Result<()> {
-    let me = peers.config();
-    let known =
-        Known { node: me.node, incarnation: me.incarnation, shards: me.shards, card: peers.card() };
+    let known = peers.myself();
     let mut body = encode_welcome(&known);
     let proof = prove_welcome(peers.key(), &guest.transcript, &body);
     body.extend_from_slice(proof.as_bytes());

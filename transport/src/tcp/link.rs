@@ -98,6 +98,8 @@ pub(super) struct Link {
     /// The next pause after a failed attempt; zero until one has failed.
     pub(super) backoff: Cell<Duration>,
     pub(super) last_error: RefCell<Option<String>>,
+    /// Where the last connection of ours was made.
+    pub(super) answered: Cell<Option<SocketAddr>>,
     pub(super) frames_received: Cell<u64>,
     frames_sent: Cell<u64>,
     bytes_sent: Cell<u64>,
@@ -115,6 +117,7 @@ impl Link {
             epoch: Cell::default(),
             backoff: Cell::default(),
             last_error: RefCell::default(),
+            answered: Cell::default(),
             frames_received: Cell::default(),
             frames_sent: Cell::default(),
             bytes_sent: Cell::default(),

@@ -52,6 +52,8 @@ const BURST_BYTES: usize = 32 << 10;
 /// Installs links on a shard. Call it on every shard, once, before anything is asked of a node.
 pub fn start(shard: &Rc<Shard>, peers: &Peers) -> TcpLinks {
     let net = shard.net().expect("links need a backend with byte streams");
+    let here = shard.addr_of::<()>(0, 0).raw();
+    assert_eq!((here.node, here.epoch), (peers.config().node, peers.config().incarnation));
     let links = Rc::new(Shared {
         shard: Rc::downgrade(shard),
         index: shard.cx().shard_index(),
@@ -98,7 +100,8 @@ impl TcpLinks {
     }
 
     /// Finds out who lives at an address, by a link to that node's shard 0 which is then kept. The
-    /// address becomes the node's, unless others are known for it.
+    /// address becomes the node's, unless others are known for it. One of this process's own
+    /// addresses answers with this process.
     pub async fn resolve(&self, at: SocketAddr) -> Result<Known, String> {
         let me = &self.0;
         let known_link = me.links.borrow().values().find_map(|l| {
@@ -107,7 +110,10 @@ impl TcpLinks {
         if let Some(known) = known_link.and_then(|node| me.peers.known(node)) {
             return Ok(known);
         }
-        let (talk, known) = me.dial(at, 0, None).await.map_err(|e| format!("{at}: {e}"))?;
+        let (talk, known) = match me.dial(at, 0, None).await {
+            Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
+            dialed => dialed.map_err(|e| format!("{at}: {e}"))?,
+        };
         me.peers.learn_address(known.node, at);
         let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
         me.install(&link, talk, at, known.incarnation, true);
@@ -225,12 +231,15 @@ impl Shared {
     /// One attempt at each of the node's addresses.
     async fn connect(self: Rc<Self>, link: &Rc<Link>) {
         let mut last = String::from("no address is known for that node");
-        for at in self.peers.addresses(link.node) {
+        let mut addresses = self.peers.addresses(link.node);
+        addresses.sort_by_key(|at| Some(*at) != link.answered.get()); // the one that worked first
+        for at in addresses {
             if !matches!(*link.state.borrow(), State::Connecting) {
                 return; // the peer was faster
             }
             match self.dial(at, link.shard, Some(link.node)).await {
                 Ok((talk, known)) => {
+                    link.answered.set(Some(at));
                     return self.install(link, talk, at, known.incarnation, true);
                 }
                 Err(e) => {

@@ -28,10 +28,12 @@ pub enum Refusal {
     NoShard = 9,
     /// Too many connections.
     Full = 10,
+    /// It is this very process, which has dialled one of its own addresses.
+    Myself = 11,
 }
 
 impl Refusal {
-    pub(crate) const COUNT: usize = 11;
+    pub(crate) const COUNT: usize = 12;
     pub(crate) const ALL: [Refusal; Refusal::COUNT] = [
         Refusal::Garbage,
         Refusal::Silent,
@@ -44,6 +46,7 @@ impl Refusal {
         Refusal::SameNode,
         Refusal::NoShard,
         Refusal::Full,
+        Refusal::Myself,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Refusal> {
@@ -65,6 +68,7 @@ impl fmt::Display for Refusal {
             Refusal::SameNode => "both sides have the same node id; ids must be unique",
             Refusal::NoShard => "no such shard",
             Refusal::Full => "too many connections",
+            Refusal::Myself => "this process itself lives there",
         })
     }
 }
