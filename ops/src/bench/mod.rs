@@ -56,6 +56,9 @@ pub struct Options {
     /// Measure only the folder and nullfs
     #[arg(long, conflicts_with = "binary")]
     without_t3fs: bool,
+    /// Measure a mount in a process of its own, with meta and storage in another, over TCP
+    #[arg(long, conflicts_with = "without_t3fs")]
+    apart: bool,
     /// Write the results to ops/bench/results/<date>.md too
     #[arg(long)]
     save: bool,
@@ -67,9 +70,9 @@ pub struct JobOptions {
     dir: PathBuf,
     #[arg(long)]
     seconds: f64,
-    /// The process that serves `dir`
+    /// A process that serves `dir`
     #[arg(long)]
-    server: Option<u32>,
+    server: Vec<u32>,
 }
 
 /// Runs the benchmark and prints its table.
@@ -83,7 +86,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let rows = chosen_rows(&options.rows)?;
     let (t3fs, nullfs) = build(options)?;
     let base = options.data.clone().unwrap_or_else(workspace::target_dir);
-    let places = Places::set_up(&base, t3fs.as_deref(), &nullfs)?;
+    let places = Places::set_up(&base, t3fs.as_deref(), &nullfs, options.apart)?;
     let measured = measure(options, &rows, &places);
     // Also after a failure: it unmounts, and frees the disk.
     let torn_down = places.tear_down();
@@ -105,7 +108,7 @@ struct Measured {
 }
 
 fn measure(options: &Options, rows: &[Row], places: &Places) -> Result<Measured, String> {
-    let memory = || places.t3fs.as_ref().and_then(|node| procfs::memory(node.pid()));
+    let memory = || places.t3fs.first().and_then(|node| procfs::memory(node.pid()));
     let idle = memory();
     let mut results = Results::default();
     let mut loaded_kib = 0;
@@ -164,7 +167,7 @@ fn run_in_process(job: Job, place: &Place<'_>, seconds: f64) -> Result<Vec<Sampl
     let mut child = Command::new(program);
     child.arg("bench-job").arg(job.to_string()).arg(place.dir);
     child.args(["--seconds", &seconds.to_string()]);
-    if let Some(server) = place.server {
+    for server in &place.servers {
         child.args(["--server", &server.to_string()]);
     }
     let phases = job.rows().len() as f64;
@@ -190,9 +193,9 @@ pub fn run_job(options: &JobOptions) -> Result<(), String> {
 }
 
 fn samples(job: Job, options: &JobOptions) -> std::io::Result<Vec<Sample>> {
-    let (dir, server) = (options.dir.as_path(), options.server);
+    let (dir, servers) = (options.dir.as_path(), &options.server[..]);
     let time = Duration::from_secs_f64(options.seconds);
-    let meter = Meter::new(server);
+    let meter = Meter::new(servers);
     let rows = job.rows();
     let row = &rows[0].name;
     match job {
@@ -206,8 +209,8 @@ fn samples(job: Job, options: &JobOptions) -> std::io::Result<Vec<Sample>> {
         Job::RandomWrite { direct, threads } => {
             data_jobs::random_write(dir, direct, threads, time, meter, row)
         }
-        Job::Names { threads } => name_jobs::names(dir, threads, time, server, &rows),
-        Job::SmallFiles { threads } => name_jobs::small_files(dir, threads, time, server, &rows),
+        Job::Names { threads } => name_jobs::names(dir, threads, time, servers, &rows),
+        Job::SmallFiles { threads } => name_jobs::small_files(dir, threads, time, servers, &rows),
     }
 }
 
@@ -231,7 +234,7 @@ fn conditions(options: &Options, base: &Path) -> String {
     let kernel = rustix::system::uname();
     let cores = thread::available_parallelism().map_or(0, usize::from);
     format!(
-        "{cores} cores, Linux {}, data below {}; medians of {} rounds of {} s per place.\n\
+        "{cores} cores, Linux {}, data below {}; {}; medians of {} rounds of {} s per place.\n\
          Rates are MB/s (10^6 bytes) or operations per second (readdir: entries); in parentheses \
          the core\ntime per operation of client and server together (1 MiB is one operation in \
          seq rows; the kernel's own\nthreads are not counted). Writes include a final fsync, \
@@ -240,6 +243,7 @@ fn conditions(options: &Options, base: &Path) -> String {
          first round.",
         kernel.release().to_string_lossy(),
         base.display(),
+        if options.apart { "the mount apart from meta and storage" } else { "one process" },
         options.rounds,
         options.seconds,
     )

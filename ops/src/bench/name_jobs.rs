@@ -33,7 +33,7 @@ struct Folder {
 struct Crew<'a> {
     folders: Vec<Folder>,
     limit: Duration,
-    server: Option<u32>,
+    servers: &'a [u32],
     samples: Vec<Sample>,
     rows: &'a [Row],
 }
@@ -46,7 +46,7 @@ impl Crew<'_> {
         bytes_per_operation: usize,
         work: impl Fn(&mut Folder, Instant) -> io::Result<usize> + Sync,
     ) -> io::Result<()> {
-        let mut meter = Meter::new(self.server);
+        let mut meter = Meter::new(self.servers);
         let end = Instant::now() + self.limit;
         let folders = &mut self.folders;
         let operations: usize = meter.measure(|| {
@@ -93,7 +93,7 @@ fn with_folders<'a>(
     root: &Path,
     threads: usize,
     limit: Duration,
-    server: Option<u32>,
+    servers: &'a [u32],
     rows: &'a [Row],
     phases: impl FnOnce(&mut Crew<'a>) -> io::Result<()>,
 ) -> io::Result<Vec<Sample>> {
@@ -104,7 +104,7 @@ fn with_folders<'a>(
         fs::create_dir(&path)?;
         folders.push(Folder { dir: File::open(&path)?, files: 0 });
     }
-    let mut crew = Crew { folders, limit, server, samples: Vec::new(), rows };
+    let mut crew = Crew { folders, limit, servers, samples: Vec::new(), rows };
     phases(&mut crew)?;
     fs::remove_dir_all(root)?;
     Ok(crew.samples)
@@ -115,11 +115,11 @@ pub fn names(
     dir: &Path,
     threads: usize,
     limit: Duration,
-    server: Option<u32>,
+    servers: &[u32],
     rows: &[Row],
 ) -> io::Result<Vec<Sample>> {
     let files_max = FILES_MAX / threads;
-    with_folders(&dir.join("names"), threads, limit, server, rows, |crew| {
+    with_folders(&dir.join("names"), threads, limit, servers, rows, |crew| {
         crew.phase(0, |folder, end| {
             folder.files = repeat(files_max, end, |n| {
                 open_at(&folder.dir, &format!("f{n}"), NEW)?;
@@ -173,12 +173,12 @@ pub fn small_files(
     dir: &Path,
     threads: usize,
     limit: Duration,
-    server: Option<u32>,
+    servers: &[u32],
     rows: &[Row],
 ) -> io::Result<Vec<Sample>> {
     let files_max = FILES_MAX / threads;
     let content = Buffer::new(BLOCK, 5);
-    with_folders(&dir.join("small"), threads, limit, server, rows, |crew| {
+    with_folders(&dir.join("small"), threads, limit, servers, rows, |crew| {
         crew.phase(BLOCK, |folder, end| {
             folder.files = repeat(files_max, end, |n| {
                 let file = open_at(&folder.dir, &format!("f{n}"), NEW)?;

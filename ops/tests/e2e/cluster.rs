@@ -252,6 +252,7 @@ impl Fio {
                     "--fsync=32",
                     "--verify=crc32c",
                     "--verify_fatal=1",
+                    "--verify_state_save=0",
                     "--verify_backlog=16",
                     "--numjobs=2",
                     "--unlink=1",
