@@ -33,7 +33,7 @@ pub struct ServerInfo {
     pub tags: Vec<(String, String)>,
 }
 
-/// What an agent has learned, for those who check it.
+/// What an agent has learned, for those of its process who follow it.
 pub enum Seen<'a> {
     Routing(&'a Routing),
     /// These targets were told that they may serve until then, on the node's clock.
@@ -50,7 +50,7 @@ pub struct AgentConfig {
     pub mgmtds: Vec<Addr<Mgmtd>>,
     pub server: Option<ServerInfo>,
     pub timing: Timing,
-    /// `None` outside of tests.
+    /// Called at once, before anything that is new is told to the actors.
     pub watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
 }
 

@@ -3,10 +3,13 @@
 //! of it by command and by the helper of mount(8).
 
 use std::fs;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::Signal;
+use t3fs_ops::hosts::Process;
 use t3fs_ops::{command, mounts};
 
 use crate::harness::{
@@ -144,6 +147,54 @@ fn mount_finds_the_helper_and_strangers_are_told_why() {
     assert!(mounts::find(&dir).is_none());
     run(Command::new("chmod").arg("644").arg(&wrong));
     assert_refused(&mut stranger, &["chmod 600"]);
+}
+
+#[test]
+fn all_servers_fit_into_one_process() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("combined");
+    let watchdog = Watchdog::start(site.mount_point());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+    let address = format!("TCP://{port}");
+    let with_env = |args: &[&str]| {
+        let mut command = t3fs(args);
+        command.env("T3FS_SECRET", "0123456789abcdef").env("T3FS_CLUSTER_ID", "combined");
+        command.env("T3FS_CLUSTER", &address);
+        command
+    };
+    let serve = || {
+        let mut command = with_env(&["--roles", "storage,kv,meta,mgmtd", "--node-id", "5"]);
+        command.args(["--listen", &port.to_string()]).arg("--state").arg(site.path("state"));
+        let mut process = Process::start(command, &site.path("log")).expect("t3fs-node");
+        process.wait_for("serves cluster", COMMAND_LIMIT).expect("it serves");
+        process
+    };
+    let mount = || {
+        let mut mount = with_env(&["mount", "--detach"]);
+        mount.arg(site.mount_point()).arg("--state").arg(site.path("mount.state"));
+        run(&mut mount);
+    };
+    let file = site.mount_point().join("file");
+
+    let mut server = serve();
+    run(&mut with_env(&["make-chains", "--replicas", "1"]));
+    let again = run(&mut with_env(&["make-chains"]));
+    assert!(again.contains("no room for more"), "{again}");
+    mount();
+    fs::write(&file, "content").expect("write");
+    run(t3fs(["down"]).arg(site.mount_point()));
+    server.signal(Signal::TERM);
+    let ended = server.wait(COMMAND_LIMIT).expect("it ends");
+    assert!(ended.success(), "{ended}: {}", server.log());
+
+    let _server = serve();
+    mount();
+    assert_eq!(fs::read_to_string(&file).expect("read"), "content");
+    run(t3fs(["check"]).arg(site.mount_point()));
+    run(t3fs(["down"]).arg(site.mount_point()));
+    drop(watchdog);
 }
 
 #[test]
