@@ -68,9 +68,12 @@ struct State {
     cells: Vec<u64>,
 }
 
+/// splitmix64's finalizer (Steele, Lea, Flood 2014) over a chain: order and zeros count.
 fn mix(h: u64, w: u64) -> u64 {
-    let z = (h ^ w).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    z ^ (z >> 29)
+    let z = (h.rotate_left(23) ^ w).wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
 }
 
 impl State {

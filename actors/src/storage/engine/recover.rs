@@ -169,6 +169,17 @@ impl Replay<'_> {
         Ok(any)
     }
 
+    /// Whether a segment that is not reached holds a part of the log.
+    async fn begins(&self, disk: &Disk, number: u32) -> Result<bool, EngineError> {
+        let name = format!("{}/{}", self.dir, journal_name(number));
+        let (file, len) = disk.open(&name, OpenMode::Existing).await?;
+        let mut scan = Scan { disk, file, len, at: 0, have: Vec::new() };
+        let found = scan.block(JOURNAL, GROUP_MAX).await?;
+        let begins = found.is_some_and(|(h, _)| h.seq >= self.next.seq && h.epoch >= self.epoch);
+        disk.close(file).await?;
+        Ok(begins)
+    }
+
     /// One group is in flight at a time, so nothing valid follows a torn block. If something does,
     /// the block was damaged later, and going on would lose what was acknowledged.
     async fn look_behind(&self, scan: &mut Scan<'_>, name: &str) -> Result<(), EngineError> {
@@ -316,13 +327,19 @@ async fn replay(
         return bad(log.dir, why);
     }
     let mut last = None;
-    for (next, &n) in (first..).zip(segments.range(first..)) {
-        if n != next {
+    let mut next = first;
+    while segments.contains(&next) {
+        if log.segment(disk, next).await? {
+            last = Some(next);
+        }
+        next += 1;
+    }
+    // An opening removes the segments behind the one it writes to, and a crash may bring some of
+    // them back: they hold nothing of the log. If one does, the one in front of it was lost.
+    for &n in segments.range(next..) {
+        if log.begins(disk, n).await? {
             let why = format!("{} is missing; replace this target", journal_name(next));
             return bad(log.dir, why);
-        }
-        if log.segment(disk, n).await? {
-            last = Some(n);
         }
     }
     Ok(last)
