@@ -16,7 +16,7 @@ use t3fs_ops::hosts::{Cut, Hosts, Process};
 use t3fs_ops::{command, mounts, workspace};
 
 use crate::harness::{
-    COMMAND_LIMIT, PROGRAM_LIMIT, Site, Watchdog, binary, detach, is_nightly, run,
+    COMMAND_LIMIT, Site, Watchdog, binary, detach, is_nightly, program_limit, run,
     skip_without_hosts,
 };
 
@@ -33,7 +33,7 @@ const START_LIMIT: Duration = Duration::from_secs(40);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// The same where everything waits for the metadata store: it recovers, and all come at once.
-const KV_PAUSE_MAX: Duration = Duration::from_secs(60);
+const KV_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// The example cluster, running. Dropping it ends and removes everything.
 pub struct Cluster {
@@ -160,7 +160,7 @@ impl Cluster {
     fn is_whole(&self, client: &str) -> Result<String, String> {
         let mut check = Command::new(binary());
         check.arg("check").arg(self.mount_point(client));
-        let done = command::finish(&mut check, PROGRAM_LIMIT).map_err(|e| e.to_string())?;
+        let done = command::finish(&mut check, program_limit()).map_err(|e| e.to_string())?;
         let said = format!("{}{}", done.stdout, done.stderr);
         if done.success() { Ok(said) } else { Err(said) }
     }
@@ -266,7 +266,7 @@ impl Fio {
                     "--numjobs=2",
                     "--unlink=1",
                 ]);
-                let done = command::finish(&mut fio, PROGRAM_LIMIT).map_err(|e| e.to_string())?;
+                let done = command::finish(&mut fio, program_limit()).map_err(|e| e.to_string())?;
                 if !done.success() {
                     return Err(format!("{}{}", done.stdout, done.stderr));
                 }

@@ -18,11 +18,15 @@ use t3fs_ops::command::{self, Finished};
 use t3fs_ops::mounts;
 use t3fs_ops::node::{Node, Setup};
 
-/// A test that takes longer is stuck.
-pub const TEST_LIMIT: Duration = Duration::from_secs(600);
+/// A test that takes longer is stuck. A night works on whole trees.
+pub fn test_limit() -> Duration {
+    Duration::from_secs(if is_nightly() { 2400 } else { 600 })
+}
 
 /// For one program, such as `diff` or `git`.
-pub const PROGRAM_LIMIT: Duration = Duration::from_secs(300);
+pub fn program_limit() -> Duration {
+    test_limit() / 2
+}
 
 /// For commands of t3fs-node that refuse or answer at once.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -241,9 +245,9 @@ impl Watchdog {
     pub fn start(mount_point: PathBuf) -> Watchdog {
         let (leash, end) = mpsc::channel::<()>();
         thread::spawn(move || {
-            if end.recv_timeout(TEST_LIMIT) == Err(RecvTimeoutError::Timeout) {
+            if end.recv_timeout(test_limit()) == Err(RecvTimeoutError::Timeout) {
                 let shown = mount_point.display();
-                eprintln!("WATCHDOG: {shown} is cut off after {TEST_LIMIT:?}");
+                eprintln!("WATCHDOG: {shown} is cut off after {test_limit():?}");
                 if let Err(err) = mounts::abort(&mount_point) {
                     eprintln!("WATCHDOG: could not: {err}");
                 }
@@ -264,7 +268,7 @@ pub fn run(command: &mut Command) -> String {
 /// Runs a program, whatever comes of it.
 #[track_caller]
 pub fn finish(command: &mut Command) -> Finished {
-    command::finish(command, PROGRAM_LIMIT).expect("a program that ends")
+    command::finish(command, program_limit()).expect("a program that ends")
 }
 
 /// A command line in a shell, run in `dir`.

@@ -56,8 +56,9 @@ fn deleting_returns_the_space() {
     let returned = poll_until(RECLAIM_LIMIT, || used_bytes(&mount.dir()) <= allowed);
     assert!(returned, "df shows {} after deleting, {before} before", used_bytes(&mount.dir()));
     mount.restart();
-    let used = used_bytes(&mount.dir());
-    assert!(used <= allowed, "df shows {used} after a restart, {before} before");
+    // A journal segment that is being made right after a start counts twice until it is there.
+    let same = poll_until(RECLAIM_LIMIT, || used_bytes(&mount.dir()) <= allowed);
+    assert!(same, "df shows {} after a restart, {before} before", used_bytes(&mount.dir()));
 }
 
 #[test]
