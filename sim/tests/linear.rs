@@ -311,9 +311,9 @@ fn agrees_with_brute_force() {
     assert!(right > 500 && wrong > 500, "{right} {wrong}");
 }
 
-/// Regression (sim check chain, seed 2577): a truncation beside a removal was called impossible. The
-/// removed chunk and one of three blank cells had the same digest, so the search took the second
-/// order for one that it had tried.
+/// Regression (sim check chain, seed 2577): a truncation beside a removal was called impossible.
+/// The removed chunk and one of three blank cells had the same digest, so the search took the
+/// second order for one that it had tried.
 #[test]
 fn a_removal_beside_a_truncation_has_two_orders() {
     let op = |client, action, invoked, returned, cells: Option<&[u64]>| {

@@ -253,7 +253,9 @@ pub(super) struct File {
     pub(super) attr: RefCell<Attr>,
     pub(super) opens: Cell<u32>,
     pub(super) chunks: RefCell<BTreeMap<u32, ChunkBuffer>>,
-    /// The length or times have changed and meta does not know.
+    /// Writes so far: a report speaks for those that came before it.
+    pub(super) writes: Cell<u64>,
+    /// The length or times have changed and meta has not said that it knows.
     pub(super) unreported: Cell<bool>,
     pub(super) length_unreported: Cell<bool>,
     pub(super) clear_suid: Cell<bool>,
@@ -272,6 +274,7 @@ impl File {
             attr: RefCell::new(attr),
             opens: Cell::new(0),
             chunks: RefCell::default(),
+            writes: Cell::new(0),
             unreported: Cell::new(false),
             length_unreported: Cell::new(false),
             clear_suid: Cell::new(false),
@@ -289,6 +292,9 @@ impl File {
     /// What meta says now, with what it does not know yet laid over.
     pub(super) fn merge(&self, mut fresh: Attr) -> Attr {
         let mine = self.attr.borrow();
+        if fresh.truncations < mine.truncations {
+            return mine.clone(); // an answer that was overtaken by a truncation
+        }
         if fresh.truncations == mine.truncations {
             fresh.length = fresh.length.max(mine.length);
         }
@@ -305,6 +311,8 @@ impl File {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proto::ids::InodeId;
+    use crate::proto::meta::FileType;
 
     fn put(b: &mut ChunkBuffer, at: u32, bytes: &[u8]) -> Put {
         b.put(at, &Bytes::copy_from_slice(bytes), 64, Time::from_us(1))
@@ -412,5 +420,29 @@ mod tests {
         }
         assert_eq!(b.put(900, &byte, 1000, Time::from_us(2)), Put::Apart);
         assert_eq!((b.oldest(), b.holds(Time::from_us(0))), (Some(Time::from_us(1)), false));
+    }
+
+    /// Regression (review): a listing that was read before a truncation and arrived after it put
+    /// the old length back, and what was written next was never reported.
+    #[test]
+    fn an_answer_from_before_a_truncation_changes_nothing() {
+        let attr = |truncations, length| Attr {
+            inode: InodeId(1),
+            kind: FileType::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            length,
+            truncations,
+            layout: None,
+        };
+        let file = File::new(attr(1, 0));
+        assert_eq!(file.merge(attr(0, 1000)).length, 0);
+        assert_eq!(file.merge(attr(1, 10)).length, 10);
+        assert_eq!(file.merge(attr(2, 5)).length, 5);
     }
 }

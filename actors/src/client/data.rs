@@ -283,6 +283,7 @@ impl Client {
 
     /// Tells meta the length and times.
     async fn report(&self, cx: &Cx, file: &Rc<File>, durable: bool) -> Result<(), FsError> {
+        let (writes, clear_suid) = (file.writes.get(), file.clear_suid.replace(false));
         let message = {
             let a = file.attr.borrow();
             ReportWrite {
@@ -291,25 +292,29 @@ impl Client {
                 truncations: a.truncations,
                 mtime_ns: Some(a.mtime_ns),
                 atime_ns: None,
-                clear_suid: file.clear_suid.replace(false),
+                clear_suid,
                 durable,
             }
         };
-        file.unreported.set(false);
-        file.length_unreported.set(false);
-        match self.0.link.meta(cx, message).await {
+        let told = match self.0.link.meta(cx, message).await {
             Ok(attr) => {
                 file.merge(attr);
                 Ok(())
             }
             // The file went with its last name; its length is nobody's business.
             Err(FsError::NotFound) => Ok(()),
-            Err(e) => {
-                file.unreported.set(true);
-                file.length_unreported.set(true);
-                Err(e)
+            Err(e) => Err(e),
+        };
+        // Until here an fsync beside this report sends its own: this one may be lost.
+        match &told {
+            Ok(()) if file.writes.get() == writes => {
+                file.unreported.set(false);
+                file.length_unreported.set(false);
             }
+            Ok(()) => {}
+            Err(_) => file.clear_suid.set(file.clear_suid.get() || clear_suid),
         }
+        told
     }
 
     /// Buffers; a failure of an earlier write in the background shows in flush and fsync.
@@ -365,6 +370,7 @@ impl Client {
             a.mtime_ns = a.mtime_ns.max(now);
             a.ctime_ns = a.ctime_ns.max(now);
         }
+        file.writes.set(file.writes.get() + 1);
         file.unreported.set(true);
         if !privileged {
             file.clear_suid.set(true);
@@ -520,6 +526,9 @@ impl Client {
         }
         let attr = self.0.link.meta(cx, message).await?;
         if let Some(f) = self.file(inode) {
+            if s.mtime.is_none() {
+                return Ok(f.merge(attr)); // a buffered write's time stays
+            }
             let mut mine = f.attr.borrow_mut();
             let length = if mine.truncations == attr.truncations {
                 mine.length.max(attr.length)
@@ -538,6 +547,8 @@ impl Client {
         let file = self.load(cx, inode).await?;
         let attr = {
             let _alone = file.gate.enter(true).await;
+            // Others may have written behind the end that this client knows.
+            file.merge(self.0.link.meta(cx, GetAttr { inode }).await?);
             let (size, layout, old) = {
                 let a = file.attr.borrow();
                 (chunk_size(&a)?, a.layout.clone().expect("files have a layout"), a.length)

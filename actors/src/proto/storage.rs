@@ -74,6 +74,11 @@ pub struct ReadAhead {
     pub len: u32,
 }
 
+/// From its own node, which is about to close the target's files: it serves no more, and says no
+/// more of itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Retire;
+
 /// Shorter than asked at the chunk's end; a chunk that was never written is `None` in the reply.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ChunkData {
@@ -301,6 +306,7 @@ no_bulk!(
     Updated,
     ReadChunk,
     ReadAhead,
+    Retire,
     RemoveChunks,
     Removed,
     ListChunks,
@@ -331,4 +337,5 @@ protocol! { Storage as StorageMsg = 0x0300 {
     11 v 1 SyncDone -> Result<(), StorageError>, Control, 5_000 ms;
     12 v 1 GetResync -> ResyncStats, Control, 5_000 ms;
     13 v 1 ReadAhead -> (), Control, 1_000 ms;
+    14 v 1 Retire -> (), Control, 5_000 ms;
 } }

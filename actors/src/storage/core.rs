@@ -33,6 +33,8 @@ pub(super) struct Core {
     locks: BTreeMap<ChunkId, VecDeque<Slot<()>>>,
     /// Removed chunks whose rows are to go, in order of time.
     empty: VecDeque<(Time, ChunkId)>,
+    /// When each of them was emptied last.
+    emptied: BTreeMap<ChunkId, Time>,
 }
 
 impl Core {
@@ -41,6 +43,7 @@ impl Core {
             member: Membership::new(target, chain_id),
             locks: BTreeMap::new(),
             empty: VecDeque::new(),
+            emptied: BTreeMap::new(),
         }
     }
 
@@ -78,8 +81,11 @@ impl Core {
                 v => Err(StorageError::VersionGap { have, sent: v }),
             };
         }
-        // From a client, at the head.
+        // From a client, at the head; or its own purge of a row, which is nobody's request (those
+        // of clients come as empty replacements).
+        let purge = u.kind == UpdateKind::Remove;
         if let Some(r) = info.and_then(|i| i.recent.iter().find(|r| r.session == u.request.session))
+            && !purge
         {
             if r.seq > u.request.seq {
                 return Err(StorageError::Superseded);
@@ -105,17 +111,24 @@ impl Core {
 
     /// This chunk was emptied now: its row may go after [`PURGE_AFTER`].
     pub(super) fn emptied(&mut self, chunk: ChunkId, now: Time) {
+        self.emptied.insert(chunk, now);
         self.empty.push_back((now, chunk));
     }
 
     /// The next chunk whose row may go, once its time has come.
     pub(super) fn purgeable(&mut self, now: Time) -> Option<ChunkId> {
-        let (since, chunk) = *self.empty.front()?;
-        if now.since(since) < PURGE_AFTER {
-            return None;
+        loop {
+            let (since, chunk) = *self.empty.front()?;
+            if now.since(since) < PURGE_AFTER {
+                return None;
+            }
+            self.empty.pop_front();
+            // Written and emptied again since: what is remembered of that is younger.
+            if self.emptied.get(&chunk) == Some(&since) {
+                self.emptied.remove(&chunk);
+                return Some(chunk);
+            }
         }
-        self.empty.pop_front();
-        Some(chunk)
     }
 
     /// Chunks that are locked now.
@@ -154,4 +167,55 @@ impl Core {
 pub(super) fn updated(committed: Option<&State>) -> Updated {
     let c = committed.copied().unwrap_or_default();
     Updated { version: c.version, len: c.len, checksum: c.checksum }
+}
+
+#[cfg(test)]
+mod tests {
+    use t3fs_runtime::Bulk;
+
+    use super::*;
+    use crate::proto::ids::{ChainVersion, RequestId, SessionId};
+    use crate::storage::engine::Recent;
+
+    fn core() -> Core {
+        Core::new(TargetId(1), ChainId(1))
+    }
+
+    /// Regression (review): meta's collector removes as session 0, and purging its rows as request
+    /// 0 of the same session was refused as overtaken: every removed chunk left a row for good.
+    #[test]
+    fn a_purge_is_nobodys_request() {
+        let chunk = ChunkId::default();
+        let u = |kind| UpdateChunk {
+            chunk,
+            chain_version: ChainVersion(1),
+            kind,
+            data: Bulk::default(),
+            request: RequestId::default(),
+            version: None,
+            born: ChainVersion(1),
+            hops: 0,
+        };
+        let version = ChunkVersion(7);
+        let collector = Recent { session: SessionId(0), seq: 9, version };
+        let committed = Some(State { version, ..State::default() });
+        let info = ChunkInfo { committed, pending: None, recent: vec![collector] };
+        let begin = |kind| core().begin(&u(kind), Some(&info), ChunkVersion(99));
+        assert_eq!(begin(UpdateKind::Remove), Ok(Begin::Apply(ChunkVersion(8))));
+        assert_eq!(begin(UpdateKind::Replace), Err(StorageError::Superseded));
+    }
+
+    /// Regression (review): a chunk that was written and emptied again was purged by the clock of
+    /// its first removal, and with it went the record of the write.
+    #[test]
+    fn a_row_stays_for_as_long_as_its_last_removal_asks() {
+        let (mut c, chunk) = (core(), ChunkId::default());
+        let second = Duration::from_secs(1);
+        let start = Time::from_us(0);
+        c.emptied(chunk, start);
+        c.emptied(chunk, start + (PURGE_AFTER - second));
+        assert_eq!(c.purgeable(start + PURGE_AFTER), None);
+        assert_eq!(c.purgeable(start + 2 * PURGE_AFTER), Some(chunk));
+        assert_eq!(c.purgeable(start + 2 * PURGE_AFTER), None);
+    }
 }

@@ -70,6 +70,8 @@ pub struct Storage {
     pub(super) stats: ResyncStats,
     /// Filled to tell the agent now.
     pub(super) tell: Slot<()>,
+    /// Its node speaks for it from now on.
+    silent: bool,
     watch: Option<Rc<dyn Fn(&Seen)>>,
 }
 
@@ -125,6 +127,16 @@ impl Drop for Locked {
     }
 }
 
+/// A fetch of routing, over when dropped: whoever waits for it may be stopped by a change of the
+/// chain.
+struct Fetching(Me<Storage>);
+
+impl Drop for Fetching {
+    fn drop(&mut self) {
+        self.0.with(|s| s.fetching = false);
+    }
+}
+
 impl Storage {
     /// Starts the actor and what it does of its own accord.
     pub fn start(cx: &Cx, config: StorageConfig) -> Addr<Storage> {
@@ -142,6 +154,7 @@ impl Storage {
             sync_sessions: 0,
             stats: ResyncStats::default(),
             tell: Slot::new(),
+            silent: false,
             watch: config.watch,
         };
         let (addr, me) = cx.start_with(actor);
@@ -153,14 +166,18 @@ impl Storage {
         addr
     }
 
-    /// For ever: tells the agent what this target is, at once when that changes.
+    /// Until its node speaks for it: tells the agent what this target is, at once when that
+    /// changes.
     async fn report(me: Me<Self>, cx: Cx) {
         let mut pause = Duration::from_millis(20);
         loop {
-            let (agent, report, tell) = me.with(|s| {
+            let (agent, report, tell, silent) = me.with(|s| {
                 s.tell = Slot::new();
-                (s.agent, s.state(), s.tell.clone())
+                (s.agent, s.state(), s.tell.clone(), s.silent)
             });
+            if silent {
+                return;
+            }
             let told = cx.within(FETCH_MAX).ask(agent, ReportTarget { report }).await.is_ok();
             pause = if told { TELL_EVERY } else { (pause * 2).min(TELL_EVERY) };
             // Ended either way: it tells again.
@@ -286,9 +303,10 @@ impl Storage {
             born: chain_version,
             hops: targets.saturating_sub(1) as u8,
         };
-        // A refusal (the chain has changed) leaves the row to the next start or removal.
         if let Err(e) = Self::carry_out(me, u, cx).await {
-            tracing::debug!("row of {chunk} not purged: {e}");
+            tracing::debug!("row of {chunk} not purged yet: {e}");
+            let now = cx.now();
+            me.with(|s| s.core.emptied(chunk, now));
         }
     }
 
@@ -300,9 +318,10 @@ impl Storage {
         }) else {
             return cx.sleep(Duration::from_millis(5)).await;
         };
+        let fetching = Fetching(me.clone());
         let got = cx.within(FETCH_MAX).ask(agent, GetRouting { have, fresh }).await;
+        drop(fetching);
         me.with(|s| {
-            s.fetching = false;
             // No answer: the caller tries again, it needs the routing to go on.
             if let Ok(Some(r)) = got {
                 s.adopt(r);
@@ -490,6 +509,16 @@ impl Handle<GetSpace> for Storage {
             chunks: s.chunks,
             disk: disk.0,
         })
+    }
+}
+
+impl Handle<Retire> for Storage {
+    async fn handle(me: &Me<Self>, _: Retire, _: &Cx) {
+        me.with(|s| {
+            s.silent = true;
+            s.core.member.retire();
+            s.tell.fill(());
+        });
     }
 }
 

@@ -16,6 +16,7 @@ use t3fs_actors::proto::ids::{RoutingVersion, TargetId};
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
+use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
@@ -274,6 +275,12 @@ pub async fn close_targets(cx: &Cx, agent: Addr<Agent>) -> Result<(), Failure> {
     let targets = TARGETS.with(|t| std::mem::take(&mut *t.borrow_mut()));
     let mut result = Ok(());
     let mut told = false;
+    // All of them first: a chain of this process may pass through several.
+    for Running { addr, .. } in &targets {
+        if let Err(e) = cx.ask(Addr::<Storage>::from_raw(*addr), Retire).await {
+            result = result.and(Err(failed(format!("a target did not retire: {e}"))));
+        }
+    }
     for Running { engine, target, addr, in_cluster } in targets {
         let closed = engine.close(cx).await;
         result = result.and(closed.map_err(|e| failed(format!("a target did not close: {e}"))));

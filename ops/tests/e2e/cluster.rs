@@ -322,9 +322,23 @@ fn what_one_mount_copies_in_another_reads() {
     let copy = |client: &str| cluster.mount_point(client).join("tree");
     run(Command::new("cp").arg("-a").arg(&tree).arg(copy("client1")));
     run(Command::new("diff").arg("-r").arg(&tree).arg(copy("client2")));
+    truncation_keeps_what_another_mount_wrote(&cluster);
     let shown = mounts::find(&cluster.mount_point("client2")).expect("mounted");
     assert_eq!(shown.source, "hf3fs.example");
     cluster.becomes_whole("client1", Duration::from_secs(30));
+}
+
+/// Regression (review): a mount that had the file open cut by the length it knew, and blanked what
+/// another one had written behind that.
+fn truncation_keeps_what_another_mount_wrote(cluster: &Cluster) {
+    let (here, there) = (cluster.mount_point("client1"), cluster.mount_point("client2"));
+    let open = fs::File::create(here.join("shared")).expect("create");
+    (&open).write_all(&[1; 100]).and_then(|()| open.sync_all()).expect("100 bytes");
+    fs::write(there.join("shared"), [2; 1000]).expect("1,000 bytes");
+    open.set_len(2000).expect("longer");
+    let read = fs::read(there.join("shared")).expect("read");
+    let want = [vec![2; 1000], vec![0; 1000]].concat();
+    assert!(read == want, "{} bytes, {} of them written", read.len(), want.len());
 }
 
 #[test]

@@ -247,7 +247,7 @@ impl Watchdog {
         thread::spawn(move || {
             if end.recv_timeout(test_limit()) == Err(RecvTimeoutError::Timeout) {
                 let shown = mount_point.display();
-                eprintln!("WATCHDOG: {shown} is cut off after {test_limit():?}");
+                eprintln!("WATCHDOG: {shown} is cut off after {:?}", test_limit());
                 if let Err(err) = mounts::abort(&mount_point) {
                     eprintln!("WATCHDOG: could not: {err}");
                 }

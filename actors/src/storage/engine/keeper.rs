@@ -245,7 +245,12 @@ impl Inner {
         if self.with(|s| std::mem::replace(&mut s.closing, true)) {
             return Ok(());
         }
-        self.until(cx, |s| (s.busy.is_empty() && s.pins.is_empty()).then_some(())).await;
+        self.with(State::admit);
+        self.until(cx, |s| {
+            s.shut |= s.busy.is_empty();
+            (s.shut && s.pins.is_empty()).then_some(())
+        })
+        .await;
         self.flush(cx).await?;
         self.until(cx, |s| (!std::mem::replace(&mut s.applying, true)).then_some(())).await;
         let applied = self.apply_layers(cx).await;

@@ -171,6 +171,7 @@ impl Inner {
         offset: u32,
         len: u32,
     ) -> Result<(State, Vec<u8>), EngineError> {
+        self.with(|s| s.readable())?;
         let planned = self.with(|s| {
             let view = which.of(s.index.get(chunk)?)?;
             let end = offset.saturating_add(len).min(view.state.len);
@@ -275,6 +276,7 @@ impl Inner {
         chunk: ChunkId,
         which: Which,
     ) -> Result<(State, Vec<u32>), EngineError> {
+        self.with(|s| s.readable())?;
         let planned = self.with(|s| {
             let view = which.of(s.index.get(chunk)?)?;
             let n = granules(view.state.len);

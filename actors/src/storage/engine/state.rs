@@ -79,6 +79,8 @@ pub struct State {
     pub trim_all: bool,
     pub failed: Option<String>,
     pub closing: bool,
+    /// Nor are reads taken: files are about to be closed.
+    pub shut: bool,
 }
 
 impl Inner {
@@ -138,6 +140,7 @@ impl State {
             trim_all: true,
             failed: None,
             closing: false,
+            shut: false,
         }
     }
 
@@ -156,6 +159,10 @@ impl State {
 
     pub fn alive(&self) -> Result<(), EngineError> {
         self.failed.as_ref().map_or(Ok(()), |why| Err(EngineError::Failed(why.clone())))
+    }
+
+    pub fn readable(&self) -> Result<(), EngineError> {
+        if self.shut { Err(EngineError::Failed("it is closed".into())) } else { Ok(()) }
     }
 
     fn open(&self) -> Result<(), EngineError> {
@@ -218,7 +225,13 @@ impl State {
         {
             return Err(EngineError::TooManyWriters);
         }
-        if self.spare_refused && u.op != Op::Remove {
+        // A full disk takes what makes room, and needs none itself.
+        let frees = match &u.op {
+            Op::Remove | Op::Truncate { len: 0 } => true,
+            Op::Replace { data } => data.is_empty(),
+            _ => false,
+        };
+        if self.spare_refused && !frees {
             return Err(EngineError::NoSpace);
         }
         self.busy.insert(u.chunk);
@@ -325,7 +338,8 @@ impl State {
             self.reserved += bytes;
             slot.fill(Room::Reserved);
         }
-        if self.dirty.is_empty() && !self.applying && self.reserved == 0 {
+        let idle = self.dirty.is_empty() && !self.applying && self.reserved == 0;
+        if idle || self.failed.is_some() || (self.closing && !self.applying) {
             for (_, slot) in self.room.drain(..) {
                 slot.fill(Room::Never);
             }
