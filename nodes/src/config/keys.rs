@@ -63,7 +63,8 @@ pub static KEYS: [Key; 19] = [
         "kv",
         Text,
         "none; needed by mgmtd and meta where another process is kv",
-        "Address of the metadata store, as in \"t3fs-kv://10.0.0.1:8003\".",
+        "Address of the metadata store, as in \"t3fs-kv://10.0.0.1:8003\"; where the role kv runs, \
+         what that process advertises or nothing.",
     ),
     key(
         "listen",
