@@ -161,7 +161,23 @@ fn listening(settings: &Settings) -> Result<(Option<SocketAddr>, Option<SocketAd
     let loopback = Listen { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None };
     let listen = settings.listen.unwrap_or(loopback);
     let (listen, advertise) = addresses(listen, settings.roles.port(), settings.advertise)?;
+    can_be_found(settings, advertise)?;
     Ok((Some(listen), Some(advertise)))
+}
+
+/// A server that tells other hosts to look for it on themselves would seem to serve and be reached
+/// by nobody.
+fn can_be_found(settings: &Settings, own: SocketAddr) -> Result<(), Failure> {
+    let here_only = |at: &SocketAddr| at.ip().to_canonical().is_loopback();
+    let others = settings.cluster.iter().map(|a| a.socket).chain(settings.kv);
+    match others.into_iter().find(|at| !here_only(at)) {
+        Some(far) if here_only(&own) => Err(refused(format!(
+            "others would be told to find this server at {own}, which means their own machine, and \
+             the cluster has {far}; say --listen IP with this machine's address (and --advertise \
+             if others use another one)"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// `own`: what others are told of this process. Whoever is kv by mistake would begin a second
@@ -306,5 +322,27 @@ mod tests {
         let s = settings(&[("roles", "kv")]);
         let (_, own) = listening(&s).unwrap();
         assert!(matches!(kv(&s, own), Ok(KvPlace::Here(_))), "nobody said where it is");
+    }
+
+    #[test]
+    fn a_server_of_other_hosts_that_only_this_one_can_find() {
+        let far = ("cluster", "TCP://10.0.0.1:8000");
+        let near = ("cluster", "TCP://127.0.0.1:8000");
+        let kv = ("kv", "t3fs-kv://10.0.0.9");
+        let role = ("roles", "storage");
+        let here = ("listen", "127.0.0.1");
+        let mapped = ("advertise", "[::ffff:127.0.0.1]:8002");
+        let open = ("listen", "10.0.0.5");
+        for wrong in
+            [&[role, far][..], &[role, near, kv], &[role, far, here], &[role, far, open, mapped]]
+        {
+            let why = listening(&settings(wrong)).unwrap_err();
+            assert!(why.line.contains("127.0.0.1") && why.line.contains("--listen"), "{why}");
+        }
+        let told = ("advertise", "10.0.0.5:8002");
+        for right in [&[role, near][..], &[role, far, open], &[role, far, here, told]] {
+            listening(&settings(right)).unwrap();
+        }
+        assert_eq!(listening(&settings(&[("roles", "client"), far])), Ok((None, None)));
     }
 }
