@@ -244,7 +244,11 @@ fn what_is_missing_is_named() {
     assert_refused(&mut run(&["--roles", "monitor"]), &["monitor"]);
     assert_refused(&mut run(&["--roles", "meta", "--node-id", "1"]), &["kv is not set"]);
     assert_refused(&mut run(&["--roles", "storage", "--node-id", "1"]), &["--cluster TCP://"]);
-    assert_refused(&mut run(&["--roles", "kv", "--cluster", "10.0.0.1"]), &["--node-id"]);
+    assert_refused(&mut run(&["--roles", "kv", "--cluster", "127.0.0.1"]), &["--node-id"]);
+    let far = ["--roles", "kv", "--node-id", "1", "--cluster", "10.0.0.1"];
+    assert_refused(&mut run(&far), &["127.0.0.1:8003", "10.0.0.1:8000", "--listen"]);
+    let second = ["--roles", "kv,mgmtd", "--node-id", "1", "--kv", "t3fs-kv://127.0.0.1:8003"];
+    assert_refused(&mut run(&second), &["role kv", "127.0.0.1:8000", "127.0.0.1:8003"]);
     assert_refused(&mut run(&["--roles", "client", "--cluster", "10.0.0.1"]), &["--mount"]);
     let mut bare = t3fs(["--roles", "kv", "--node-id", "1", "--cluster", "10.0.0.1"]);
     assert_refused(&mut bare, &["T3FS_SECRET", "openssl"]);
