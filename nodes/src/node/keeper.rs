@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use t3fs_actors::agent::Agent;
@@ -19,6 +18,7 @@ use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
 
 use super::assembly::{Assembly, Targets};
+use super::latest::Hearer;
 use super::parts::Started;
 use super::{on_shard, parts};
 use crate::data::Data;
@@ -91,7 +91,7 @@ impl Keeper {
     }
 
     /// The targets that this server has; from then on those that the news bring.
-    pub(super) fn start_assigned(mut self, news: Receiver<Routing>) -> Result<Keeper, Failure> {
+    pub(super) fn start_assigned(mut self, news: Hearer<Routing>) -> Result<Keeper, Failure> {
         let Targets::Assigned { server, .. } = &self.works.a.targets else {
             unreachable!("a server")
         };
@@ -115,11 +115,7 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("t3fs-keeper".into())
             .spawn(move || {
-                while let Ok(mut routing) = news.recv() {
-                    // Only the latest counts.
-                    while let Ok(newer) = news.try_recv() {
-                        routing = newer;
-                    }
+                while let Some(routing) = news.hear() {
                     follower.follow(&routing);
                 }
             })

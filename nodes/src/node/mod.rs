@@ -9,12 +9,12 @@ mod assembly;
 pub mod check;
 pub mod ending;
 mod keeper;
+mod latest;
 mod link;
 mod news;
 mod parts;
 
 use std::sync::Arc;
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use t3fs_actors::agent::Agent;
@@ -193,7 +193,7 @@ impl Starting<'_> {
         let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
         let addresses = self.peers.clone().map(Addresses::new);
         let hear = hear.then(|| {
-            let (say, inbox) = mpsc::channel();
+            let (say, inbox) = latest::latest();
             news = Some(inbox);
             say
         });
@@ -288,7 +288,7 @@ impl Starting<'_> {
     fn storage(
         &self,
         agent: Addr<Agent>,
-        news: mpsc::Receiver<t3fs_actors::proto::mgmtd::Routing>,
+        news: latest::Hearer<t3fs_actors::proto::mgmtd::Routing>,
     ) -> Result<Keeper, Failure> {
         let keeper = Keeper::new(Arc::clone(&self.a), self.budget, agent, self.remotes.clone());
         match &self.a.targets {

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use t3fs_actors::agent::{Agent, AgentConfig, Seen, ServerInfo};
@@ -24,6 +23,7 @@ use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
 use t3fs_transport::{Address, Fabric};
 
 use super::assembly::{Assembly, Targets};
+use super::latest::Teller;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
@@ -117,7 +117,7 @@ pub fn start_agent(
     a: &Assembly,
     mgmtd: Option<Addr<Mgmtd>>,
     addresses: Option<Addresses>,
-    news: Option<Sender<Routing>>,
+    news: Option<Teller<Routing>>,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &Seen<'_>| {
@@ -129,8 +129,7 @@ pub fn start_agent(
             addresses.learn(routing);
         }
         if let Some(news) = &news {
-            // The keeper has ended: the process is about to.
-            let _ = news.send((*routing).clone());
+            news.tell((*routing).clone());
         }
     };
     let config = AgentConfig {
