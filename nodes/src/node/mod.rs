@@ -3,7 +3,8 @@
 //! process (`up`) has them all and needs no link.
 //!
 //! The main thread drives: it gives each shard one step at a time and waits for the answer, so the
-//! order of start and stop is the order of the lines in [`Node::start`] and [`Node::stop`] (`ending`).
+//! order of start and stop is the order of the lines in [`Node::start`] and [`Node::stop`]; the way
+//! down is in [`ending`].
 
 mod assembly;
 pub mod check;
