@@ -22,6 +22,7 @@ use crate::failure::{Failure, failed, refused};
 use crate::logging::{self, tell};
 use crate::node::{Assembly, DISKS_TAG, KvPlace, LinkPlan, Node, Targets};
 use crate::run::{client_number, secret};
+use crate::service::END_MAX;
 
 /// How long mgmtd may take to be found, and the nodes to register.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -58,7 +59,8 @@ pub fn run(args: &MakeChainsArgs) -> Result<(), Failure> {
     };
     let node = Node::start(assembly, &|| Ok(()))?;
     let made = make(&node, &settings, args.nodes);
-    made.and(node.stop())
+    let until = Instant::now() + END_MAX;
+    made.and(node.stop(&mut || until))
 }
 
 fn make(node: &Node, settings: &Settings, nodes_min: usize) -> Result<(), Failure> {

@@ -89,7 +89,7 @@ pub struct UpArgs {
     /// Copies of everything, each on another disk; fixed at creation [default: 1]
     #[arg(long, value_name = "N")]
     pub replicas: Option<u8>,
-    /// Address for other nodes and clients [default: 127.0.0.1:0, which means this machine only]
+    /// Address for mounts elsewhere, with or without a port [default: none, nobody else can mount]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
     #[command(flatten)]
@@ -133,7 +133,7 @@ pub struct RunArgs {
     /// Address for others, with or without a port [default: 127.0.0.1, this machine only]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// Address that others are told to use, where --listen is 0.0.0.0
+    /// Address that others are told to use, where it is not that of --listen
     #[arg(long, value_name = "ADDR")]
     pub advertise: Option<String>,
     #[command(flatten)]

@@ -20,6 +20,7 @@ pub mod down;
 pub mod failure;
 pub mod fuse;
 pub mod helper;
+pub mod inbox;
 pub mod kv_fjall;
 pub mod limits;
 pub mod logging;

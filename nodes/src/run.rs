@@ -84,7 +84,7 @@ fn part(
     let dir = mount.as_deref().map(place::resolve).transpose()?;
     let secret = secret(&settings)?;
     let (listen, advertise) = listening(&settings)?;
-    let kv = kv(&settings)?;
+    let kv = kv(&settings, advertise)?;
     if settings.cluster.is_empty() && !settings.roles.has(Role::Mgmtd) {
         return Err(refused(
             "cluster is not set; say --cluster TCP://IP:PORT with the addresses of the mgmtds",
@@ -161,12 +161,38 @@ fn listening(settings: &Settings) -> Result<(Option<SocketAddr>, Option<SocketAd
     let loopback = Listen { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None };
     let listen = settings.listen.unwrap_or(loopback);
     let (listen, advertise) = addresses(listen, settings.roles.port(), settings.advertise)?;
+    can_be_found(settings, advertise)?;
     Ok((Some(listen), Some(advertise)))
 }
 
-fn kv(settings: &Settings) -> Result<KvPlace, Failure> {
+/// A server that tells other hosts to look for it on themselves would seem to serve and be reached
+/// by nobody.
+fn can_be_found(settings: &Settings, own: SocketAddr) -> Result<(), Failure> {
+    let here_only = |at: &SocketAddr| at.ip().to_canonical().is_loopback();
+    let others = settings.cluster.iter().map(|a| a.socket).chain(settings.kv);
+    match others.into_iter().find(|at| !here_only(at)) {
+        Some(far) if here_only(&own) => Err(refused(format!(
+            "others would be told to find this server at {own}, which means their own machine, and \
+             the cluster has {far}; say --listen IP with this machine's address (and --advertise \
+             if others use another one)"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// `own`: what others are told of this process. Whoever is kv by mistake would begin a second
+/// store, so the address that all are told must be its own.
+fn kv(settings: &Settings, own: Option<SocketAddr>) -> Result<KvPlace, Failure> {
     let needed = settings.roles.has(Role::Mgmtd) || settings.roles.has(Role::Meta);
     match (settings.roles.has(Role::Kv), needed, settings.kv) {
+        (true, _, Some(at)) if own != Some(at) => {
+            let own = own.expect("a kv listens");
+            Err(refused(format!(
+                "this process has the role kv and is at t3fs-kv://{own}, but kv is \
+                 t3fs-kv://{at}; a cluster has one store, so leave kv out of the roles here, or \
+                 set kv to what is right (or listen and advertise)"
+            )))
+        }
         (true, ..) => Ok(KvPlace::Here(PathBuf::new())),
         (false, true, Some(at)) => Ok(KvPlace::There(at)),
         (false, true, None) => Err(refused(
@@ -263,4 +289,60 @@ pub fn client_number() -> Result<NodeId, Failure> {
         .map_err(|e| failed(format!("the kernel gives no random numbers: {e}")))?;
     assert_eq!(got, bytes.len(), "so few come whole");
     Ok(NodeId(u32::from_le_bytes(bytes) | CLIENT_BIT))
+}
+
+#[cfg(test)]
+mod tests {
+    //! Goal: settings that would tear a cluster apart are refused with what to do. Method: pairs of
+    //! settings that differ in one value.
+    use super::*;
+    use crate::config::Flags;
+
+    fn settings(values: &[(&'static str, &str)]) -> Settings {
+        let set = |flags: Flags, (key, value): &(&'static str, &str)| match *key {
+            "roles" | "cluster" => flags.set_all(key, &[(*value).to_owned()]),
+            _ => flags.set(key, Some(*value)),
+        };
+        config::load_from(values.iter().fold(Flags::default(), set), std::iter::empty()).unwrap()
+    }
+
+    #[test]
+    fn a_kv_by_mistake_does_not_begin_a_second_store() {
+        let kv_at = |at: &str, listen: &str| {
+            let s = settings(&[("roles", "kv"), ("listen", listen), ("kv", at)]);
+            let (_, own) = listening(&s).unwrap();
+            kv(&s, own)
+        };
+        assert!(matches!(kv_at("t3fs-kv://10.0.0.9", "10.0.0.9"), Ok(KvPlace::Here(_))));
+        for (at, listen) in [("10.0.0.9", "10.0.0.8"), ("10.0.0.9", "10.0.0.9:8000")] {
+            let Err(why) = kv_at(&format!("t3fs-kv://{at}"), listen) else { panic!("{listen}") };
+            assert!(why.line.contains("t3fs-kv://10.0.0.9:8003"), "{why}");
+            assert!(why.line.contains("t3fs-kv://10.0.0.") && why.line.contains("one store"));
+        }
+        let s = settings(&[("roles", "kv")]);
+        let (_, own) = listening(&s).unwrap();
+        assert!(matches!(kv(&s, own), Ok(KvPlace::Here(_))), "nobody said where it is");
+    }
+
+    #[test]
+    fn a_server_of_other_hosts_that_only_this_one_can_find() {
+        let far = ("cluster", "TCP://10.0.0.1:8000");
+        let near = ("cluster", "TCP://127.0.0.1:8000");
+        let kv = ("kv", "t3fs-kv://10.0.0.9");
+        let role = ("roles", "storage");
+        let here = ("listen", "127.0.0.1");
+        let mapped = ("advertise", "[::ffff:127.0.0.1]:8002");
+        let open = ("listen", "10.0.0.5");
+        for wrong in
+            [&[role, far][..], &[role, near, kv], &[role, far, here], &[role, far, open, mapped]]
+        {
+            let why = listening(&settings(wrong)).unwrap_err();
+            assert!(why.line.contains("127.0.0.1") && why.line.contains("--listen"), "{why}");
+        }
+        let told = ("advertise", "10.0.0.5:8002");
+        for right in [&[role, near][..], &[role, far, open], &[role, far, here, told]] {
+            listening(&settings(right)).unwrap();
+        }
+        assert_eq!(listening(&settings(&[("roles", "client"), far])), Ok((None, None)));
+    }
 }

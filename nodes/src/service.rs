@@ -4,7 +4,7 @@
 //! `up`, `run` and `mount` decide what the process is ([`Job`]); from there on they are the same.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{self, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -15,6 +15,7 @@ use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
 use crate::fuse::{Fs, options};
+use crate::inbox::{Event, Inbox, Patience};
 use crate::logging::{say, tell};
 use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
 use crate::node::{Assembly, Node};
@@ -24,14 +25,10 @@ use crate::registry::{self, Instance};
 const RETRY: Duration = Duration::from_millis(200);
 /// How long the FUSE threads may take to see that the mount is gone.
 const SESSION_END_MAX: Duration = Duration::from_secs(20);
-
-/// What the main thread waits for.
-enum Event {
-    Signal(i32),
-    Down(Down),
-    /// The mount is gone: unmounted by us or by somebody else, or the connection broke.
-    Unmounted(std::io::Result<()>),
-}
+/// How long the flush before the unmounting may take. It is tried again after it.
+const SYNC_MAX: Duration = Duration::from_secs(30);
+/// How long the last flush and the end of the actors may take together.
+pub const END_MAX: Duration = Duration::from_secs(120);
 
 /// What a process does until it is told to end.
 pub struct Job {
@@ -72,7 +69,8 @@ pub fn serve(job: Job) -> Result<(), Failure> {
     let served = match begin(&node, &cluster, mount, &home, events) {
         Ok(served) => served,
         Err(e) => {
-            if let Err(stop) = node.stop() {
+            let until = Instant::now() + END_MAX;
+            if let Err(stop) = node.stop(&mut || until) {
                 tracing::error!("{stop}");
             }
             return Err(e);
@@ -82,9 +80,10 @@ pub fn serve(job: Job) -> Result<(), Failure> {
     if detached && let Err(e) = detach::ready() {
         tracing::warn!("{e}"); // whoever waited for it has gone
     }
-    let asked = wait(&inbox, &node, served.at.as_ref());
+    let mut inbox = Inbox::new(inbox);
+    let asked = wait(&mut inbox, &node, served.at.as_ref());
     drop(served);
-    let ended = end(node, &inbox, &asked);
+    let ended = end(node, &mut inbox, &asked);
     for reply in asked.replies {
         match &ended {
             Ok(()) => reply.end(0, ""),
@@ -222,6 +221,8 @@ fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
 
 /// Why it ends.
 struct Asked {
+    /// When it was asked for.
+    since: Instant,
     /// Waiting for how it ended.
     replies: Vec<control::Reply>,
     /// The mount went by itself.
@@ -232,22 +233,23 @@ struct Asked {
 }
 
 /// Serves until it is to end. When this returns, the mount is gone from its place.
-fn wait(inbox: &Receiver<Event>, node: &Node, at: Option<&MountedAt>) -> Asked {
+fn wait(inbox: &mut Inbox, node: &Node, at: Option<&MountedAt>) -> Asked {
     let mut ending = false;
-    let mut asked = Asked { replies: Vec::new(), by_itself: None, no_session: at.is_none() };
+    let mut asked = Asked {
+        since: Instant::now(),
+        replies: Vec::new(),
+        by_itself: None,
+        no_session: at.is_none(),
+    };
     loop {
-        let event = if ending {
-            match inbox.recv_timeout(RETRY) {
-                Err(RecvTimeoutError::Timeout) => match unmount(at, false) {
-                    Ok(()) => return asked,
-                    Err(_) => continue,
-                },
-                other => other.ok(),
+        let Some(event) = inbox.next(ending.then_some(RETRY)) else {
+            match unmount(at, false) {
+                Ok(()) => return asked,
+                Err(_) => continue,
             }
-        } else {
-            inbox.recv().ok()
         };
-        match event.expect("this thread's own sender is kept by the signal thread") {
+        asked.since = Instant::now();
+        match event {
             Event::Unmounted(result) => {
                 asked.by_itself = Some(result);
                 return asked;
@@ -262,7 +264,7 @@ fn wait(inbox: &Receiver<Event>, node: &Node, at: Option<&MountedAt>) -> Asked {
                         None => format!("{name}: ending"),
                     });
                 }
-                match leave(node, at, false) {
+                match leave(node, at, false, inbox) {
                     Ok(()) => return asked,
                     Err(why) => say(&format!(
                         "{why}; waiting for that, or detach it with `t3fs-node down --force`"
@@ -270,7 +272,7 @@ fn wait(inbox: &Receiver<Event>, node: &Node, at: Option<&MountedAt>) -> Asked {
                 }
                 ending = true;
             }
-            Event::Down(Down { force, reply }) => match leave(node, at, force) {
+            Event::Down(Down { force, reply }) => match leave(node, at, force, inbox) {
                 Ok(()) => {
                     asked.no_session |= force;
                     asked.replies.push(reply);
@@ -287,13 +289,26 @@ fn unmount(at: Option<&MountedAt>, force: bool) -> Result<(), NotUnmounted> {
 }
 
 /// Flushes and takes the mount away. If not, why.
-fn leave(node: &Node, at: Option<&MountedAt>, force: bool) -> Result<(), String> {
+fn leave(
+    node: &Node,
+    at: Option<&MountedAt>,
+    force: bool,
+    inbox: &mut Inbox,
+) -> Result<(), String> {
     let Some(MountedAt { dir, .. }) = at else { return Ok(()) };
-    if let Err(e) = node.sync() {
-        // It is tried again at the end, and then it counts.
-        tracing::warn!("{e}");
+    // Who forces it does not want to wait for a cluster that may be gone.
+    if !force {
+        let mut patience = Patience::new(inbox, Instant::now(), SYNC_MAX);
+        if let Err(e) = node.sync(&mut || patience.until()) {
+            // It is tried again at the end, and then it counts.
+            tracing::warn!("{e}");
+        }
     }
-    match unmount(at, force) {
+    let unmounted = unmount(at, force);
+    if unmounted.is_err() {
+        inbox.goes_on();
+    }
+    match unmounted {
         Ok(()) => Ok(()),
         Err(NotUnmounted::Busy) => {
             let who = holders::find(dir);
@@ -306,29 +321,34 @@ fn leave(node: &Node, at: Option<&MountedAt>, force: bool) -> Result<(), String>
 }
 
 /// After the mount is gone: the FUSE threads end, everything is flushed, the actors stop.
-fn end(node: Node, inbox: &Receiver<Event>, asked: &Asked) -> Result<(), Failure> {
+fn end(node: Node, inbox: &mut Inbox, asked: &Asked) -> Result<(), Failure> {
     let mut session = Ok(());
     match &asked.by_itself {
         Some(Ok(())) => say("unmounted from outside; ending"),
         Some(Err(e)) => session = Err(failed(format!("the FUSE connection broke: {e}"))),
         None if asked.no_session => {}
-        None => wait_for_session(inbox),
+        None => wait_for_session(Patience::new(inbox, asked.since, SESSION_END_MAX)),
     }
-    node.stop().and(session)
+    let mut patience = Patience::new(inbox, asked.since, END_MAX);
+    node.stop(&mut || patience.until()).and(session)
 }
 
-fn wait_for_session(inbox: &Receiver<Event>) {
-    let since = Instant::now();
-    while let Some(left) = SESSION_END_MAX.checked_sub(since.elapsed()) {
-        match inbox.recv_timeout(left) {
-            Ok(Event::Unmounted(Ok(()))) => return,
-            Ok(Event::Unmounted(Err(e))) => {
+fn wait_for_session(mut patience: Patience<'_>) {
+    while let Some(left) = patience.left() {
+        match patience.inbox.next(Some(left)) {
+            Some(Event::Unmounted(Ok(()))) => return,
+            Some(Event::Unmounted(Err(e))) => {
                 tracing::warn!("the FUSE session ended with: {e}");
                 return;
             }
-            Ok(Event::Signal(_)) => say("already ending; flushing what was written"),
-            Ok(Event::Down(down)) => down.reply.end(1, "it is ending already"),
-            Err(_) => break,
+            Some(Event::Signal(_)) => patience.signalled(),
+            Some(Event::Down(Down { force, reply })) => {
+                if force {
+                    patience.hurry();
+                }
+                reply.end(1, "it is ending already");
+            }
+            None => break,
         }
     }
     tracing::warn!("the FUSE threads did not end; going on without them");

@@ -63,15 +63,18 @@ pub static KEYS: [Key; 19] = [
         "kv",
         Text,
         "none; needed by mgmtd and meta where another process is kv",
-        "Address of the metadata store, as in \"t3fs-kv://10.0.0.1:8003\".",
+        "Address of the metadata store, as in \"t3fs-kv://10.0.0.1:8003\"; where the role kv runs, \
+         what that process advertises or nothing.",
     ),
     key(
         "listen",
         Text,
         "127.0.0.1 with the port of the first of mgmtd (8000), meta (8001), storage (8002), kv \
-         (8003) that this process is; up and client take any free port",
+         (8003) that this process is; up listens only if it is told where, at any free port if not \
+         told which",
         "Address for other nodes and clients, one for all roles of the process, with or without \
-         a port. The default serves this machine only.",
+         a port. The default serves this machine only, and is refused where cluster or kv are on \
+         another. The role client does not listen.",
     ),
     key(
         "advertise",
@@ -83,8 +86,8 @@ pub static KEYS: [Key; 19] = [
         "secret",
         Text,
         "none; up makes one",
-        "What all processes of the cluster share, and nobody else knows. Needed to listen beyond \
-         127.0.0.1.",
+        "What all processes of the cluster share, and nobody else knows. Needed by all but up, \
+         also on 127.0.0.1.",
     ),
     key("secret_file", Text, "none", "File that holds the secret, readable by its owner only."),
     key(

@@ -73,7 +73,7 @@ pub fn load(flags: Flags) -> Result<Settings, Failure> {
     load_from(flags, std::env::vars_os())
 }
 
-fn load_from(
+pub(crate) fn load_from(
     flags: Flags,
     env: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, Failure> {

@@ -8,7 +8,6 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 
 use t3fs_actors::agent::Agent;
@@ -19,6 +18,8 @@ use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
 
 use super::assembly::{Assembly, Targets};
+use super::latest::Hearer;
+use super::parts::Started;
 use super::{on_shard, parts};
 use crate::data::Data;
 use crate::data::server::{NodeFile, Server, TargetPlace};
@@ -40,9 +41,8 @@ struct Works {
 }
 
 impl Works {
-    /// Opens a target and starts its actor; with `create` it may be a new one. `false`: it is not
-    /// there.
-    fn start(&self, place: TargetPlace, shard: usize, create: bool) -> Result<bool, Failure> {
+    /// Opens a target and starts its actor; with `create` it may be a new one.
+    fn start(&self, place: TargetPlace, shard: usize, create: bool) -> Result<Started, Failure> {
         let (cluster, budget, agent) = (self.a.cluster.clone(), self.budget, self.agent);
         let in_cluster = matches!(self.a.targets, Targets::Assigned { .. });
         on_shard(&self.remotes[shard], "storage target", async move |cx| {
@@ -79,7 +79,7 @@ impl Keeper {
                 let at = |why: Failure| {
                     failed(format!("target {target} in {}: {why}", disk.folder.display()))
                 };
-                if !self.works.start(place, shard, create).map_err(at)? {
+                if self.works.start(place, shard, create).map_err(at)? == Started::Absent {
                     return Err(at(failed(format!(
                         "targets/{target} is gone; restore it, or leave this --data out if its \
                          chains have other replicas"
@@ -91,7 +91,7 @@ impl Keeper {
     }
 
     /// The targets that this server has; from then on those that the news bring.
-    pub(super) fn start_assigned(mut self, news: Receiver<Routing>) -> Result<Keeper, Failure> {
+    pub(super) fn start_assigned(mut self, news: Hearer<Routing>) -> Result<Keeper, Failure> {
         let Targets::Assigned { server, .. } = &self.works.a.targets else {
             unreachable!("a server")
         };
@@ -103,8 +103,10 @@ impl Keeper {
             }
             // One damaged target is no reason to take the others away from their chains.
             match self.works.start(*place, self.works.shard_of(place.target), false) {
-                Ok(true) => drop(running.insert(place.target)),
-                Ok(false) => tracing::warn!("the data of target {} is gone", place.target),
+                Ok(Started::Runs | Started::Already) => drop(running.insert(place.target)),
+                Ok(Started::Absent) => {
+                    tracing::warn!("the data of target {} is gone", place.target)
+                }
                 Err(why) => tracing::error!("target {} stays away: {why}", place.target),
             }
         }
@@ -113,11 +115,7 @@ impl Keeper {
         let thread = std::thread::Builder::new()
             .name("t3fs-keeper".into())
             .spawn(move || {
-                while let Ok(mut routing) = news.recv() {
-                    // Only the latest counts.
-                    while let Ok(newer) = news.try_recv() {
-                        routing = newer;
-                    }
+                while let Some(routing) = news.hear() {
                     follower.follow(&routing);
                 }
             })
@@ -180,13 +178,18 @@ impl Follower {
                 if t.state == TargetState::Serving || !served {
                     return Ok(()); // not yet: some later routing says what becomes of it
                 }
-                tracing::warn!("target {} begins again, empty, and will be synced", t.target);
                 place
             }
         };
-        let made = self.works.start(place, self.works.shard_of(place.target), true)?;
-        assert!(made, "it may be created");
-        if known.is_none() {
+        match self.works.start(place, self.works.shard_of(place.target), true)? {
+            Started::Runs => {}
+            // It reports itself when it is open; if it does not open, a later routing tries again.
+            Started::Already => return Ok(()),
+            Started::Absent => unreachable!("it may be created"),
+        }
+        if known.is_some() {
+            tracing::warn!("target {} begins again, empty, and will be synced", t.target);
+        } else {
             self.file.targets.push(place);
             self.file.targets.sort();
             self.file.store(&self.server.state)?;

@@ -3,17 +3,19 @@
 //! process (`up`) has them all and needs no link.
 //!
 //! The main thread drives: it gives each shard one step at a time and waits for the answer, so the
-//! order of start and stop is the order of the lines in [`Node::start`] and [`Node::stop`].
+//! order of start and stop is the order of the lines in [`Node::start`] and [`Node::stop`]; the way
+//! down is in [`ending`].
 
 mod assembly;
 pub mod check;
+pub mod ending;
 mod keeper;
+mod latest;
 mod link;
 mod news;
 mod parts;
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use t3fs_actors::agent::Agent;
@@ -33,7 +35,7 @@ use keeper::Keeper;
 use link::{Addresses, Trouble};
 pub use parts::DISKS_TAG;
 
-/// How long one step of the start or the end may take on a shard.
+/// How long one step of the start may take on a shard.
 const STEP_MAX: Duration = Duration::from_secs(120);
 /// How long an idle shard looks for work before it sleeps. Waking a sleeping thread costs tens of
 /// microseconds, looking costs core time that nobody else can use.
@@ -69,20 +71,8 @@ where
     T: Send + 'static,
     F: AsyncFnOnce(Cx) -> T + Send + 'static,
 {
-    let (say, hear) = mpsc::channel();
-    remote.run(Box::new(move |shard| {
-        let cx = shard.cx();
-        cx.clone().spawn(async move {
-            // Nobody hears it when it took too long.
-            let _ = say.send(f(cx).await);
-        });
-    }));
-    hear.recv_timeout(STEP_MAX).map_err(|e| {
-        failed(match e {
-            RecvTimeoutError::Timeout => format!("{what}: no answer in {} s", STEP_MAX.as_secs()),
-            RecvTimeoutError::Disconnected => format!("{what}: the shard has stopped"),
-        })
-    })
+    let until = Instant::now() + STEP_MAX;
+    ending::heard(&ending::begin(remote, f), what, &mut || until)
 }
 
 /// Tries until it works or `go_on` says no; then the last reason is told too.
@@ -184,62 +174,6 @@ impl Node {
             None => Err(failed("the client has stopped")),
         })?
     }
-
-    /// Hands everything that clients hold to stable storage; all go on.
-    pub fn sync(&self) -> Result<(), Failure> {
-        for remote in &self.shards.remotes {
-            let synced = on_shard(remote, "flush", async |cx: Cx| match hub::client() {
-                Some(client) => client.sync_all(&cx).await,
-                None => Ok(()),
-            })?;
-            synced.map_err(|e| failed(format!("not everything could be flushed: {e}")))?;
-        }
-        Ok(())
-    }
-
-    /// Flushes, ends all actors in the order that needs the least recovery, and their threads.
-    pub fn stop(self) -> Result<(), Failure> {
-        let mut result = Ok(());
-        if self.assembly.roles.has(Role::Client) {
-            for remote in &self.shards.remotes {
-                let stopped = on_shard(remote, "flush", async |cx: Cx| {
-                    let client = hub::client();
-                    hub::set_client(None);
-                    match client {
-                        Some(client) => client.stop(&cx).await,
-                        None => Ok(()),
-                    }
-                });
-                let stopped = stopped.and_then(|r| {
-                    r.map_err(|e| failed(format!("not everything could be flushed: {e}")))
-                });
-                result = result.and(stopped);
-            }
-        }
-        if let Some(keeper) = self.keeper {
-            keeper.stop();
-        }
-        let agent = self.agent;
-        for remote in &self.shards.remotes {
-            let closed = on_shard(remote, "close", async move |cx: Cx| {
-                parts::close_targets(&cx, agent).await
-            });
-            result = result.and(closed.and_then(|r| r));
-        }
-        if let Some(kv) = self.kv {
-            let closed = on_shard(&self.shards.remotes[0], "close", async move |cx: Cx| {
-                parts::close_kv(&cx, kv).await
-            });
-            result = result.and(closed.and_then(|r| r));
-        }
-        if self.peers.is_some() {
-            for remote in &self.shards.remotes {
-                result = result.and(on_shard(remote, "links", async |_: Cx| link::stop()));
-            }
-        }
-        self.shards.stop();
-        result
-    }
 }
 
 /// What the start works with. The order matters: each part asks those before it.
@@ -260,7 +194,7 @@ impl Starting<'_> {
         let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
         let addresses = self.peers.clone().map(Addresses::new);
         let hear = hear.then(|| {
-            let (say, inbox) = mpsc::channel();
+            let (say, inbox) = latest::latest();
             news = Some(inbox);
             say
         });
@@ -355,7 +289,7 @@ impl Starting<'_> {
     fn storage(
         &self,
         agent: Addr<Agent>,
-        news: mpsc::Receiver<t3fs_actors::proto::mgmtd::Routing>,
+        news: latest::Hearer<t3fs_actors::proto::mgmtd::Routing>,
     ) -> Result<Keeper, Failure> {
         let keeper = Keeper::new(Arc::clone(&self.a), self.budget, agent, self.remotes.clone());
         match &self.a.targets {

@@ -1,9 +1,9 @@
 //! One function per part of the node: what is started on a shard, and how it is closed.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use t3fs_actors::agent::{Agent, AgentConfig, Seen, ServerInfo};
@@ -24,6 +24,7 @@ use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
 use t3fs_transport::{Address, Fabric};
 
 use super::assembly::{Assembly, Targets};
+use super::latest::Teller;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
@@ -44,6 +45,30 @@ const LAST_WORDS: Duration = Duration::from_millis(100);
 thread_local! {
     /// Targets of this shard, to be closed at the end.
     static TARGETS: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
+    /// Targets of this shard that are open or being opened. Two engines on one folder destroy it.
+    static TAKEN: RefCell<BTreeSet<TargetId>> = const { RefCell::new(BTreeSet::new()) };
+}
+
+/// The right to open a target, given back when dropped.
+struct Taken(TargetId);
+
+impl Taken {
+    /// `None`: somebody else has it.
+    fn take(target: TargetId) -> Option<Taken> {
+        TAKEN.with(|t| t.borrow_mut().insert(target)).then_some(Taken(target))
+    }
+
+    /// It is open, until the process ends.
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        // A shard that has ended has no list any more, and nobody who asks it.
+        let _ = TAKEN.try_with(|t| t.borrow_mut().remove(&self.0));
+    }
 }
 
 struct Running {
@@ -93,7 +118,7 @@ pub fn start_agent(
     a: &Assembly,
     mgmtd: Option<Addr<Mgmtd>>,
     addresses: Option<Addresses>,
-    news: Option<Sender<Routing>>,
+    news: Option<Teller<Routing>>,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &Seen<'_>| {
@@ -105,8 +130,7 @@ pub fn start_agent(
             addresses.learn(routing);
         }
         if let Some(news) = &news {
-            // The keeper has ended: the process is about to.
-            let _ = news.send((*routing).clone());
+            news.tell((*routing).clone());
         }
     };
     let config = AgentConfig {
@@ -146,8 +170,18 @@ pub async fn start_meta(cx: &Cx, kv: Addr<Kv>, agent: Addr<Agent>) -> Result<Raw
     Ok(Meta::start(cx, config).await.map_err(failed)?.raw())
 }
 
+/// What came of the wish to start a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Started {
+    Runs,
+    /// It is not there.
+    Absent,
+    /// An earlier attempt, which nobody waited for any more, still opens it or has opened it.
+    Already,
+}
+
 /// Opens a target, or makes it if it may be made, and starts its actor, which reports itself to the
-/// agent. `false`: it is not there.
+/// agent. However long that takes, it happens once at a time.
 pub async fn start_target(
     cx: &Cx,
     cluster: &str,
@@ -156,13 +190,14 @@ pub async fn start_target(
     in_cluster: bool,
     budget: &Budget,
     agent: Addr<Agent>,
-) -> Result<bool, Failure> {
+) -> Result<Started, Failure> {
     let TargetPlace { target, chain, disk } = place;
+    let Some(taken) = Taken::take(target) else { return Ok(Started::Already) };
     let disk = DiskId(u16::try_from(disk).expect("few disks"));
     let identity = TargetIdentity { cluster: cluster.to_owned(), target, chain };
     let Some(engine) = open_target(cx, disk, &identity, create, budget).await.map_err(failed)?
     else {
-        return Ok(false);
+        return Ok(Started::Absent);
     };
     let config = StorageConfig {
         engine: engine.clone(),
@@ -175,7 +210,8 @@ pub async fn start_target(
     };
     let addr = Storage::start(cx, config).raw();
     TARGETS.with(|t| t.borrow_mut().push(Running { engine, target, addr, in_cluster }));
-    Ok(true)
+    taken.keep();
+    Ok(Started::Runs)
 }
 
 async fn open_target(
@@ -304,5 +340,20 @@ pub async fn close_kv(cx: &Cx, kv: Addr<Kv>) -> Result<(), Failure> {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(failed(format!("the metadata store did not sync: {e}"))),
         Err(e) => Err(failed(format!("the metadata store did not answer: {e}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_is_opened_once_at_a_time() {
+        let opening = Taken::take(TargetId(7)).unwrap();
+        assert!(Taken::take(TargetId(7)).is_none(), "still being opened");
+        assert!(Taken::take(TargetId(8)).is_some(), "another one");
+        drop(opening); // it could not be opened
+        Taken::take(TargetId(7)).unwrap().keep();
+        assert!(Taken::take(TargetId(7)).is_none(), "open");
     }
 }

@@ -245,9 +245,10 @@ impl Watchdog {
     pub fn start(mount_point: PathBuf) -> Watchdog {
         let (leash, end) = mpsc::channel::<()>();
         thread::spawn(move || {
-            if end.recv_timeout(test_limit()) == Err(RecvTimeoutError::Timeout) {
+            let limit = test_limit();
+            if end.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
                 let shown = mount_point.display();
-                eprintln!("WATCHDOG: {shown} is cut off after {:?}", test_limit());
+                eprintln!("WATCHDOG: {shown} is cut off after {limit:?}");
                 if let Err(err) = mounts::abort(&mount_point) {
                     eprintln!("WATCHDOG: could not: {err}");
                 }

@@ -7,6 +7,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use t3fs_ops::hosts::Process;
@@ -107,6 +109,35 @@ fn the_mount_of_a_killed_process_is_replaced_by_the_next() {
     let said = run(&mut open.mount(&dir));
     assert!(said.contains("replaced the mount that a killed process left"), "{said}");
     assert_eq!(fs::read_to_string(dir.join("file")).expect("read"), "content");
+}
+
+/// A mount without its cluster waits for a flush that may still succeed; who signals again does not
+/// want to.
+#[test]
+fn a_second_signal_ends_a_mount_whose_cluster_is_gone() {
+    if skip_without(&[]) {
+        return;
+    }
+    let mut open = Open::new("hurried");
+    let dir = open.place("one");
+    let mut mount = open.mount(&dir);
+    // Several shards: none of them waits for another.
+    mount.args(["--shards", "3"]);
+    run(&mut mount);
+    fs::write(dir.join("file"), "content").expect("write");
+    let lock = open.cluster.site.path("one.state").join("lock");
+    let pid = fs::read_to_string(lock).expect("the process's number").trim().to_owned();
+    let is_there = || Path::new("/proc").join(&pid).exists();
+    open.cluster.kill();
+
+    let began = Instant::now();
+    run(Command::new("kill").args(["-TERM", &pid]));
+    thread::sleep(Duration::from_secs(2));
+    assert!(is_there(), "it does not give up what was written at once");
+    run(Command::new("kill").args(["-TERM", &pid]));
+    command::poll_until(Duration::from_secs(40), || !is_there());
+    assert!(!is_there(), "process {pid} is still there after {:?}", began.elapsed());
+    assert!(mounts::find(&dir).is_none());
 }
 
 #[test]
@@ -213,7 +244,11 @@ fn what_is_missing_is_named() {
     assert_refused(&mut run(&["--roles", "monitor"]), &["monitor"]);
     assert_refused(&mut run(&["--roles", "meta", "--node-id", "1"]), &["kv is not set"]);
     assert_refused(&mut run(&["--roles", "storage", "--node-id", "1"]), &["--cluster TCP://"]);
-    assert_refused(&mut run(&["--roles", "kv", "--cluster", "10.0.0.1"]), &["--node-id"]);
+    assert_refused(&mut run(&["--roles", "kv", "--cluster", "127.0.0.1"]), &["--node-id"]);
+    let far = ["--roles", "kv", "--node-id", "1", "--cluster", "10.0.0.1"];
+    assert_refused(&mut run(&far), &["127.0.0.1:8003", "10.0.0.1:8000", "--listen"]);
+    let second = ["--roles", "kv,mgmtd", "--node-id", "1", "--kv", "t3fs-kv://127.0.0.1:8003"];
+    assert_refused(&mut run(&second), &["role kv", "127.0.0.1:8000", "127.0.0.1:8003"]);
     assert_refused(&mut run(&["--roles", "client", "--cluster", "10.0.0.1"]), &["--mount"]);
     let mut bare = t3fs(["--roles", "kv", "--node-id", "1", "--cluster", "10.0.0.1"]);
     assert_refused(&mut bare, &["T3FS_SECRET", "openssl"]);
