@@ -222,9 +222,10 @@ impl Mgmtd {
         }
     }
 
-    /// Tries for the lease, then keeps it, for ever.
+    /// Tries for the lease, then keeps it, as long as this mgmtd is fit to lead.
     async fn hold_lease(me: &Me<Self>, cx: &Cx) {
-        loop {
+        // Whoever could never use it lets it run out, for one who can.
+        while me.with(|m| m.unfit.is_none()) {
             let began = cx.now();
             let patience = me.with(|m| m.lease.patience());
             let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
@@ -234,7 +235,7 @@ impl Mgmtd {
             let load = me.with(|m| {
                 let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
                 let has = m.lead.as_ref().is_some_and(|l| l.term == term);
-                if has || m.loading == Some(term) || m.unfit.is_some() || m.doubt.is_some() {
+                if has || m.loading == Some(term) || m.doubt.is_some() {
                     return None;
                 }
                 m.loading = Some(term);
