@@ -98,8 +98,8 @@ pub(super) struct Link {
     /// The next pause after a failed attempt; zero until one has failed.
     pub(super) backoff: Cell<Duration>,
     pub(super) last_error: RefCell<Option<String>>,
-    /// Where the last connection of ours was made.
-    pub(super) answered: Cell<Option<SocketAddr>>,
+    /// Where the last connection of ours was made, and which incarnation answered.
+    pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
     pub(super) frames_received: Cell<u64>,
     frames_sent: Cell<u64>,
     bytes_sent: Cell<u64>,
