@@ -276,6 +276,28 @@ fn a_slow_handler_is_not_silence() {
     assert_eq!(r, Ok(3_000_000));
 }
 
+/// Regression: a link was given up while a large frame was leaving over a slow way, because only
+/// received bytes counted as life and the ping waited behind the frame. Method: a frame that takes
+/// several times the limit of silence.
+#[test]
+fn a_slow_way_is_not_silence() {
+    let mut c = config(1, 1, 1);
+    c.limits.ping_after = Duration::from_millis(250);
+    c.limits.dead_after = Duration::from_millis(1500);
+    let a = node(c, false);
+    let b = node(config(2, 1, 1), true);
+    let proxy = Proxy::before(b.at.unwrap());
+    a.peers.set_addresses(b.id, vec![proxy.at]);
+    proxy.faults.per_ms.store(10 << 10, Ordering::Relaxed);
+    let to = b.addr(0);
+    let begun = Instant::now();
+    let r = a.on(0, move |cx| async move {
+        cx.ask(to, Store { n: 1, data: pattern(1, 60 << 20) }).await.map(|s| s.data.len())
+    });
+    assert_eq!(r, Ok(60 << 20));
+    assert!(begun.elapsed() > Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_slow_receiver_does_not_fill_the_sender() {
     let (a, b, proxy) = proxied();

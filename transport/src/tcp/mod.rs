@@ -464,8 +464,8 @@ impl Shared {
             }
             let waited_for =
                 asked.contains(&(link.node, link.shard)) || !connection.outbox.borrow().is_empty();
-            let received = connection.received.get();
-            let verdict = connection.silence.borrow_mut().judge(received, TICK, waited_for, limits);
+            let signs = connection.signs_of_life();
+            let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
             match verdict {
                 Verdict::Fine => {}
                 Verdict::Ping => {
