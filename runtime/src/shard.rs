@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use crate::actor::{Actor, Dispatch, Handle, Me};
 use crate::addr::{Addr, NodeId, RawAddr};
-use crate::ask::{Ask, AskError, Credit, Credits, IN_FLIGHT_MAX, Lane};
+use crate::ask::{Ask, AskError, Credit, CreditBook, Credits, Lane};
 use crate::backend::{Backend, Parcel};
 use crate::cx::Cx;
 use crate::net::Net;
@@ -60,7 +60,7 @@ pub struct Shard {
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ask: Cell<u64>,
     timers: RefCell<Timers>,
-    credits: RefCell<BTreeMap<(RawAddr, Lane, u8), Credits>>,
+    credits: RefCell<CreditBook>,
     links: OnceCell<Rc<dyn Links>>,
     stats: Cell<ShardStats>,
 }
@@ -283,11 +283,7 @@ impl Shard {
     }
 
     fn credits(&self, to: RawAddr, lane: Lane, hops: u8) -> Credits {
-        self.credits
-            .borrow_mut()
-            .entry((to, lane, hops))
-            .or_insert_with(|| Credits::new(IN_FLIGHT_MAX[lane as usize]))
-            .clone()
+        self.credits.borrow_mut().of(to, lane, hops)
     }
 
     /// A slot that fills at `at`, unless the guard goes first. `Time::NEVER` never fills.

@@ -2,7 +2,7 @@
 //! killed mount leaves, what happens while the KV is away. Random ones are in the check `mgmtd`.
 
 use core::time::Duration;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
@@ -142,6 +142,41 @@ fn the_primary_dies() {
     });
     assert_eq!(lines.len(), 1);
     assert!(lines[0].silent_us < 500_000 && lines[0].targets.len() == 1, "{lines:?}");
+}
+
+/// Regression: an mgmtd that had taken the lease and then found that it could not lead renewed it
+/// for ever, so nobody led. Method: one of another cluster takes it over from a primary that died.
+#[test]
+fn who_cannot_lead_gives_way() {
+    let world = World::new(1);
+    let disk = MemoryDisk::new();
+    let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        Kv::start(&b.cx, Box::new(disk.open())).unwrap();
+    }));
+    let leads = Rc::new(Cell::new(0));
+    let seen = Rc::clone(&leads);
+    let primary = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        let seen = Rc::clone(&seen);
+        let watch = Rc::new(move |what: &Seen<'_>| {
+            if let Seen::Leads { .. } = what {
+                seen.set(seen.get() + 1);
+            }
+        });
+        let config = MgmtdConfig::new(first(kv), "sim");
+        Mgmtd::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+    }));
+    world.run_until(|| leads.get() == 1, secs(3)).unwrap();
+    let stranger = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        Mgmtd::start(&b.cx, MgmtdConfig::new(first(kv), "other"));
+    }));
+    world.crash(primary, Crash::Process);
+    world.run_for(secs(5)).unwrap();
+    let told = world.block_on(kv, |cx| async move {
+        cx.ask(first::<Mgmtd>(stranger), ListNodes).await.unwrap()
+    });
+    assert!(matches!(told.unwrap(), Err(MgmtdError::Refused(_))), "it has tried to lead");
+    world.restart(primary);
+    world.run_until(|| leads.get() == 2, secs(5)).unwrap();
 }
 
 /// Goal: a primary that stood still (a debugger, a laptop that slept) takes nobody for dead, also

@@ -276,6 +276,28 @@ fn a_slow_handler_is_not_silence() {
     assert_eq!(r, Ok(3_000_000));
 }
 
+/// Regression: a link was given up while a large frame was leaving over a slow way, because only
+/// received bytes counted as life and the ping waited behind the frame. Method: a frame that takes
+/// several times the limit of silence.
+#[test]
+fn a_slow_way_is_not_silence() {
+    let mut c = config(1, 1, 1);
+    c.limits.ping_after = Duration::from_millis(250);
+    c.limits.dead_after = Duration::from_millis(1500);
+    let a = node(c, false);
+    let b = node(config(2, 1, 1), true);
+    let proxy = Proxy::before(b.at.unwrap());
+    a.peers.set_addresses(b.id, vec![proxy.at]);
+    proxy.faults.per_ms.store(10 << 10, Ordering::Relaxed);
+    let to = b.addr(0);
+    let begun = Instant::now();
+    let r = a.on(0, move |cx| async move {
+        cx.ask(to, Store { n: 1, data: pattern(1, 60 << 20) }).await.map(|s| s.data.len())
+    });
+    assert_eq!(r, Ok(60 << 20));
+    assert!(begun.elapsed() > Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_slow_receiver_does_not_fill_the_sender() {
     let (a, b, proxy) = proxied();
@@ -360,6 +382,30 @@ fn an_address_is_resolved_to_a_node_and_its_card() {
     assert_eq!(b.peers.refused(), []);
     let dead = a.on(0, |_| async { links().resolve("127.0.0.1:1".parse().unwrap()).await });
     assert!(dead.unwrap_err().contains("127.0.0.1:1"));
+}
+
+/// Regression: processes that look each other up again and again (mgmtds do) each made a connection
+/// of their own, which ended the other's with the asks on it. Method: an ask is under way while
+/// both look, further apart than connections that cross.
+#[test]
+fn looking_each_other_up_breaks_no_link() {
+    let a = node(config(1, 1, 1), true);
+    let b = node(config(2, 1, 1), true);
+    let (at_a, at_b, to_b) = (a.at.unwrap(), b.at.unwrap(), b.addr(0));
+    let look = |from: &Node, at| {
+        let known = from.on(0, move |_| async move { links().resolve(at).await }).unwrap();
+        (known.node, known.card.find(7))
+    };
+    let apart = Duration::from_millis(1200);
+    assert_eq!(look(&a, at_b), (b.id, Some((0, 0))));
+    std::thread::sleep(apart);
+    assert_eq!(look(&b, at_a), (a.id, Some((0, 0))));
+    let slow = a.begin(0, move |cx| async move { cx.ask(to_b, Slow { us: 4_000_000 }).await });
+    for (from, at, found) in [(&a, at_b, b.id), (&b, at_a, a.id), (&a, at_b, b.id)] {
+        std::thread::sleep(apart);
+        assert_eq!(look(from, at), (found, Some((0, 0))));
+    }
+    assert_eq!(slow.recv_timeout(Duration::from_secs(20)).unwrap(), Ok(4_000_000));
 }
 
 #[test]

@@ -205,7 +205,9 @@ impl Core {
         let mut took = r.routing.map(|u| self.take(u)).unwrap_or_default();
         // With a gap in the routing, what came with the lease is not known: no lease.
         if self.routing.version >= newest {
-            self.lease = self.lease.max(sent + usable(self.timing.node_lease));
+            // mgmtd was perhaps told another length: it waits no longer than it grants.
+            let life = self.timing.node_lease.min(Duration::from_micros(r.lease_us));
+            self.lease = self.lease.max(sent + usable(life));
             took.lease = (!named.is_empty()).then_some(self.lease);
             took.named = named.to_vec();
         }
@@ -326,7 +328,7 @@ mod tests {
     }
 
     fn reply(term: u64, routing: Option<RoutingUpdate>) -> HeartbeatReply {
-        HeartbeatReply { term, routing, ended: Vec::new() }
+        HeartbeatReply { term, lease_us: 1_500_000, routing, ended: Vec::new() }
     }
 
     fn full(version: u64) -> Option<RoutingUpdate> {
@@ -401,6 +403,18 @@ mod tests {
         assert_eq!(took.lease, Some(at(1400)), "an answer that comes late shortens nothing");
     }
 
+    /// Regression: an agent that was told a longer lease than mgmtd served on after mgmtd had given
+    /// its chains to others. Method: grants shorter and longer than the agent's own length.
+    #[test]
+    fn the_shorter_lease_counts() {
+        let granted = |ms: u64| HeartbeatReply { lease_us: ms * 1000, ..reply(1, None) };
+        let mut c = server();
+        let took = c.answered(mgmtd(1), granted(600), &[TargetId(1)], at(0));
+        assert_eq!(took.lease, Some(at(400)));
+        let took = c.answered(mgmtd(1), granted(10_000), &[TargetId(1)], at(100));
+        assert_eq!(took.lease, Some(at(1100)));
+    }
+
     /// Goal: a session is extended while its client says that it lives, and its end is told.
     #[test]
     fn sessions() {
@@ -408,7 +422,7 @@ mod tests {
         let id = SessionId(4);
         assert!(c.extend(id, at(0)));
         assert_eq!(c.message().sessions, [id]);
-        let ended = HeartbeatReply { term: 1, routing: None, ended: vec![id] };
+        let ended = HeartbeatReply { ended: vec![id], ..reply(1, None) };
         c.answered(mgmtd(1), ended, &[], at(10));
         assert!(!c.extend(id, at(20)));
         assert_eq!(c.message().sessions, []);

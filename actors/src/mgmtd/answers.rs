@@ -28,7 +28,8 @@ impl Handle<Heartbeat> for Mgmtd {
             lead.live.hear(&lead.state, &m, now)?;
             let r = &lead.state.routing;
             let ended = m.sessions.iter().copied().filter(|id| !r.session_alive(*id)).collect();
-            Ok(HeartbeatReply { term, routing: lead.live.update(r, m.have), ended })
+            let lease_us = lead.live.node_lease.as_micros() as u64;
+            Ok(HeartbeatReply { term, lease_us, routing: lead.live.update(r, m.have), ended })
         });
         Self::settle(me, cx);
         reply

@@ -151,7 +151,7 @@ struct Changes {
 /// What a primary has heard itself.
 #[derive(Clone, Debug)]
 pub(super) struct Live {
-    node_lease: Duration,
+    pub(super) node_lease: Duration,
     session_lease: Duration,
     /// Everyone counts as heard of at this time: silence before it was ours.
     since: Time,

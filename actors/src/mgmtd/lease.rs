@@ -3,7 +3,10 @@
 //! The holder raises the record's counter again and again, counts each of its leases from before
 //! it sent the renewal, and stops acting at two thirds. A challenger takes over after it has
 //! watched the record unchanged for the whole lease on its own clock. As long as clock rates differ
-//! by less than a third, the challenger's lease begins after the holder's has ended. Both writes
+//! by less than a third, the challenger's lease begins after the holder's has ended. The record says
+//! how long the holder's leases are, for processes that were told different lengths: a challenger
+//! waits for the longer lease, and if the holder's nodes were granted longer leases than its own
+//! will be, also until those are over, since it will not know who has one. Both writes
 //! are on stable storage before they count: a store that forgot one would show an old counter, and
 //! an old counter looks unchanged.
 //!
@@ -15,7 +18,7 @@
 //!
 //! ```text
 //! key          value (sealed: type, version, rkyv)
-//! "M/lease"    type 0x1106 LeaseV1 { holder, incarnation, term, counter }
+//! "M/lease"    type 0x1106 LeaseV2 { holder, incarnation, term, counter, life_us, node_lease_us }
 //! ```
 
 use core::time::Duration;
@@ -25,26 +28,32 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::wire::{open, seal};
 use t3fs_runtime::{NodeId, Time};
 
+use super::Timing;
+
 pub(super) const KEY: &[u8] = b"M/lease";
 const LEASE: u16 = 0x1106;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub(super) struct LeaseV1 {
+pub(super) struct LeaseV2 {
     pub(super) holder: NodeId,
     pub(super) incarnation: u32,
     /// Grows with every change of the holder.
     pub(super) term: u64,
     /// Grows with every write.
     pub(super) counter: u64,
+    /// Of the holder's lease.
+    pub(super) life_us: u64,
+    /// The longest that a node may hold a lease from the holder.
+    pub(super) node_lease_us: u64,
 }
 
-impl LeaseV1 {
+impl LeaseV2 {
     pub(super) fn encode(&self) -> Vec<u8> {
-        seal(LEASE, 1, self)
+        seal(LEASE, 2, self)
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<LeaseV1, String> {
-        open(LEASE, 1, bytes).map_err(|e| format!("mgmtd's lease record: {e}"))
+    pub(super) fn decode(bytes: &Bytes) -> Result<LeaseV2, String> {
+        open(LEASE, 2, bytes).map_err(|e| format!("mgmtd's lease record: {e}"))
     }
 }
 
@@ -52,7 +61,7 @@ impl LeaseV1 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     /// Put this in its place, in the same transaction.
-    Write(LeaseV1),
+    Write(LeaseV2),
     Watch,
 }
 
@@ -61,9 +70,11 @@ pub(super) struct Lease {
     me: NodeId,
     incarnation: u32,
     life: Duration,
+    /// What nodes are granted.
+    node_lease: Duration,
     /// Nobody else can reach the store: the lease is taken at once, for good.
     alone: bool,
-    seen: Option<LeaseV1>,
+    seen: Option<LeaseV2>,
     /// Since when it is unchanged.
     since: Time,
     /// Acts until then.
@@ -71,44 +82,62 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(me: NodeId, incarnation: u32, life: Duration, alone: bool) -> Lease {
+    pub(super) fn new(me: NodeId, incarnation: u32, timing: &Timing, alone: bool) -> Lease {
         let zero = Time::from_us(0);
-        Lease { me, incarnation, life, alone, seen: None, since: zero, until: zero }
+        let (life, node_lease) = (timing.mgmtd_lease, timing.node_lease);
+        Lease { me, incarnation, life, node_lease, alone, seen: None, since: zero, until: zero }
     }
 
-    fn is_mine(&self, r: &LeaseV1) -> bool {
+    fn is_mine(&self, r: &LeaseV2) -> bool {
         r.holder == self.me && r.incarnation == self.incarnation
     }
 
+    /// The record as this mgmtd writes it.
+    pub(super) fn record(&self, term: u64, counter: u64) -> LeaseV2 {
+        LeaseV2 {
+            holder: self.me,
+            incarnation: self.incarnation,
+            term,
+            counter,
+            life_us: self.life.as_micros() as u64,
+            // Alone, the only nodes with leases are this process.
+            node_lease_us: if self.alone { 0 } else { self.node_lease.as_micros() as u64 },
+        }
+    }
+
     /// Takes note of the record and says what to do.
-    pub(super) fn step(&mut self, record: Option<LeaseV1>, now: Time) -> Step {
+    pub(super) fn step(&mut self, record: Option<LeaseV2>, now: Time) -> Step {
         if self.seen != record {
             self.seen = record;
             self.since = now;
         }
-        let take = |term, counter| {
-            Step::Write(LeaseV1 {
-                holder: self.me,
-                incarnation: self.incarnation,
-                term: term + 1,
-                counter: counter + 1,
-            })
-        };
-        let Some(r) = record else { return take(0, 0) };
+        let Some(r) = record else { return Step::Write(self.record(1, 1)) };
         if self.is_mine(&r) {
-            return Step::Write(LeaseV1 { counter: r.counter + 1, ..r });
+            return Step::Write(LeaseV2 { counter: r.counter + 1, ..r });
         }
         self.until = Time::from_us(0);
-        let earlier_self = r.holder == self.me && r.incarnation < self.incarnation;
-        if earlier_self || self.alone || now.since(self.since) >= self.life {
-            return take(r.term, r.counter);
+        if self.alone || now.since(self.since) >= self.wait(&r) {
+            return Step::Write(self.record(r.term + 1, r.counter + 1));
         }
         Step::Watch
     }
 
+    /// How long another's record has to stay unchanged before we take it over.
+    fn wait(&self, r: &LeaseV2) -> Duration {
+        let earlier_self = r.holder == self.me && r.incarnation < self.incarnation;
+        let holders = if earlier_self { Duration::ZERO } else { self.longer(r) };
+        let granted = Duration::from_micros(r.node_lease_us);
+        // Grants that are no longer than ours end before we call a node dead.
+        holders + if granted > self.node_lease { granted } else { Duration::ZERO }
+    }
+
+    fn longer(&self, r: &LeaseV2) -> Duration {
+        self.life.max(Duration::from_micros(r.life_us))
+    }
+
     /// Our write, which was begun at `sent`, is acknowledged.
     /// `true`: we act again (or for the first time) after a time without leave to act.
-    pub(super) fn acknowledged(&mut self, written: LeaseV1, sent: Time, now: Time) -> bool {
+    pub(super) fn acknowledged(&mut self, written: LeaseV2, sent: Time, now: Time) -> bool {
         assert!(self.is_mine(&written));
         let acted = self.acts(now);
         if self.seen.is_none_or(|s| s.counter < written.counter) {
@@ -136,7 +165,7 @@ impl Lease {
 
     /// Who leads, as far as can be seen from here.
     pub(super) fn hint(&self, now: Time) -> Option<NodeId> {
-        self.seen.filter(|_| now.since(self.since) < self.life).map(|r| r.holder)
+        self.seen.filter(|r| now.since(self.since) < self.longer(r)).map(|r| r.holder)
     }
 
     /// How long to wait before the record is looked at again: a renewal may fail twice, and a
@@ -145,7 +174,7 @@ impl Lease {
         let quarter = self.life / 4;
         match self.seen {
             Some(r) if !self.is_mine(&r) => {
-                let left = (self.since + self.life).since(now);
+                let left = (self.since + self.wait(&r)).since(now);
                 quarter.min(left).max(self.life / 64)
             }
             _ => quarter,
@@ -169,17 +198,22 @@ mod tests {
 
     use super::*;
 
-    const LIFE: Duration = Duration::from_millis(1500);
-
     fn at(ms: u64) -> Time {
         Time::from_us(ms * 1000)
     }
 
     fn lease(node: u32, incarnation: u32) -> Lease {
-        Lease::new(NodeId(node), incarnation, LIFE, false)
+        Lease::new(NodeId(node), incarnation, &Timing::default(), false)
     }
 
-    fn written(s: Step) -> LeaseV1 {
+    fn lasting(node: u32, life_ms: u64, node_lease_ms: u64) -> Lease {
+        let ms = Duration::from_millis;
+        let (mgmtd_lease, node_lease) = (ms(life_ms), ms(node_lease_ms));
+        let timing = Timing { mgmtd_lease, node_lease, ..Timing::default() };
+        Lease::new(NodeId(node), 1, &timing, false)
+    }
+
+    fn written(s: Step) -> LeaseV2 {
         match s {
             Step::Write(r) => r,
             Step::Watch => panic!("it should have written"),
@@ -219,18 +253,46 @@ mod tests {
         assert!(a.acknowledged(late, at(1990), at(2001)), "that was a lapse");
     }
 
+    /// Regression: a challenger waited for its own lease only, so one that was told a shorter lease
+    /// than the holder took over while the holder acted; and it called nodes dead that served on
+    /// under longer leases of the holder.
+    #[test]
+    fn a_challenger_waits_for_what_the_holder_was_told() {
+        let mut long = lasting(1, 10_000, 1500);
+        let r = written(long.step(None, at(0)));
+        assert!(long.acknowledged(r, at(0), at(1)) && long.acts(at(6000)));
+        let mut short = lasting(2, 1500, 1500);
+        assert_eq!(short.step(Some(r), at(0)), Step::Watch);
+        assert_eq!(short.step(Some(r), at(9_999)), Step::Watch);
+        written(short.step(Some(r), at(10_000)));
+        // Longer leases of nodes are waited for too, after a restart with another length as well.
+        let granted = LeaseV2 { life_us: 1_500_000, node_lease_us: 9_000_000, ..r };
+        let mut short = lasting(2, 1500, 1500);
+        assert_eq!(short.step(Some(granted), at(0)), Step::Watch);
+        assert_eq!(short.step(Some(granted), at(10_499)), Step::Watch);
+        written(short.step(Some(granted), at(10_500)));
+        let mut again = lease(1, 2);
+        assert_eq!(again.step(Some(granted), at(0)), Step::Watch);
+        written(again.step(Some(granted), at(9_000)));
+        // The other way round there is nothing more to wait for.
+        let mut longer = lasting(2, 1500, 20_000);
+        assert_eq!(longer.step(Some(granted), at(0)), Step::Watch);
+        written(longer.step(Some(granted), at(1500)));
+    }
+
     proptest! {
         /// Goal: whatever the order and outcome of attempts and the rates of clocks (1 % apart), no
-        /// two act at the same time. Method: three mgmtds over one record, in true time; each
+        /// two act at the same time. Method: three mgmtds over one record, in true time, each told
+        /// another length of its lease; each
         /// attempt reads, then writes if the record is still the same.
         #[test]
         fn never_two_at_once(
             steps in prop::collection::vec((0usize..3, 1u64..700, 0u64..400, any::<bool>()), 1..120)
         ) {
             let rates = [990u64, 1000, 1010];
-            let mut all = [lease(1, 1), lease(2, 1), lease(3, 1)];
+            let mut all = [lasting(1, 1500, 1500), lasting(2, 600, 1500), lasting(3, 4000, 1500)];
             let local = |i: usize, us: u64| Time::from_us(us * rates[i] / 1000);
-            let mut record: Option<LeaseV1> = None;
+            let mut record: Option<LeaseV2> = None;
             let mut now = 1_000_000;
             for (i, wait_ms, reply_ms, told) in steps {
                 now += wait_ms * 1000;
@@ -251,10 +313,21 @@ mod tests {
     /// Goal: the format stays readable by later builds (bytes pinned).
     #[test]
     fn golden_record() {
-        let r = LeaseV1 { holder: NodeId(1), incarnation: 2, term: 3, counter: 4 };
+        let r = LeaseV2 {
+            holder: NodeId(1),
+            incarnation: 2,
+            term: 3,
+            counter: 4,
+            life_us: 5,
+            node_lease_us: 6,
+        };
         let bytes = Bytes::from(r.encode());
         let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "06110100010000000200000003000000000000000400000000000000");
-        assert_eq!(LeaseV1::decode(&bytes), Ok(r));
+        assert_eq!(
+            hex,
+            "06110200010000000200000003000000000000000400000000000000\
+             05000000000000000600000000000000"
+        );
+        assert_eq!(LeaseV2::decode(&bytes), Ok(r));
     }
 }

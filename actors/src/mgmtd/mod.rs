@@ -23,7 +23,7 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
 
 use self::core::{Live, State, condemned, settle};
 pub use self::lease::usable;
-use self::lease::{Lease, LeaseV1, Step};
+use self::lease::{Lease, LeaseV2, Step};
 use crate::agent::Agent;
 use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
@@ -188,7 +188,7 @@ impl Drop for Turn {
 impl Mgmtd {
     /// Starts one; it leads when it can. Another cluster's store is never touched.
     pub fn start(cx: &Cx, config: MgmtdConfig) -> Addr<Mgmtd> {
-        let lease = Lease::new(cx.node(), 0, config.timing.mgmtd_lease, config.alone);
+        let lease = Lease::new(cx.node(), 0, &config.timing, config.alone);
         let (addr, me) = cx.start_with(Mgmtd {
             node: cx.node(),
             incarnation: 0,
@@ -204,9 +204,8 @@ impl Mgmtd {
             config,
         });
         me.with(|m| {
-            let (life, alone) = (m.config.timing.mgmtd_lease, m.config.alone);
             m.incarnation = addr.raw().epoch;
-            m.lease = Lease::new(m.node, m.incarnation, life, alone);
+            m.lease = Lease::new(m.node, m.incarnation, &m.config.timing, m.config.alone);
         });
         let (watcher, long) = (me.clone(), cx.outlive());
         cx.spawn(async move { Self::hold_lease(&watcher, &long).await });
@@ -223,9 +222,10 @@ impl Mgmtd {
         }
     }
 
-    /// Tries for the lease, then keeps it, for ever.
+    /// Tries for the lease, then keeps it, as long as this mgmtd is fit to lead.
     async fn hold_lease(me: &Me<Self>, cx: &Cx) {
-        loop {
+        // Whoever could never use it lets it run out, for one who can.
+        while me.with(|m| m.unfit.is_none()) {
             let began = cx.now();
             let patience = me.with(|m| m.lease.patience());
             let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
@@ -235,7 +235,7 @@ impl Mgmtd {
             let load = me.with(|m| {
                 let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
                 let has = m.lead.as_ref().is_some_and(|l| l.term == term);
-                if has || m.loading == Some(term) || m.unfit.is_some() || m.doubt.is_some() {
+                if has || m.loading == Some(term) || m.doubt.is_some() {
                     return None;
                 }
                 m.loading = Some(term);
@@ -258,7 +258,7 @@ impl Mgmtd {
         let key = Bytes::from_static(lease::KEY);
         let mut txn = Txn::new(cx, me.with(|m| m.config.kv));
         let [record] = txn.read([&key]).await.map_err(|e: KvError| e.to_string())?;
-        let record = record.map(|r| LeaseV1::decode(&r)).transpose()?;
+        let record = record.map(|r| LeaseV2::decode(&r)).transpose()?;
         let step = me.with(|m| {
             let step = m.lease.step(record, cx.now());
             if m.lead.as_ref().is_some_and(|l| Some(l.term) != m.lease.term()) {
@@ -311,7 +311,7 @@ impl Mgmtd {
 
     async fn load(me: &Me<Self>, term: u64, cx: &Cx) -> Result<State, Stop<String>> {
         let (kv, cluster, mine) =
-            me.with(|m| (m.config.kv, m.config.cluster.clone(), m.record(term)));
+            me.with(|m| (m.config.kv, m.config.cluster.clone(), m.lease.record(term, 0)));
         if let Some(state) = store::load(cx, kv).await? {
             fits(&state, &cluster).map_err(Stop::Refused)?;
             return Ok(state);
@@ -323,10 +323,6 @@ impl Mgmtd {
             // Whoever deposed us has begun it: the next term loads that.
             Err(Stop::Refused(store::Deposed)) => Err(Stop::Kv(KvError::Conflict)),
         }
-    }
-
-    fn record(&self, term: u64) -> LeaseV1 {
-        LeaseV1 { holder: self.node, incarnation: self.incarnation, term, counter: 0 }
     }
 
     fn see(&self, what: &Seen<'_>) {
@@ -452,7 +448,8 @@ impl Mgmtd {
         before: &State,
         after: &State,
     ) -> Result<(), String> {
-        let (kv, bug, mine) = me.with(|m| (m.config.kv, m.config.planted_bug, m.record(term)));
+        let (kv, bug, mine) =
+            me.with(|m| (m.config.kv, m.config.planted_bug, m.lease.record(term, 0)));
         let saved = match bug {
             Some(PlantedBug::NoFence) => store::save_unfenced(cx, kv, Some(before), after).await,
             _ => store::save(cx, kv, mine, Some(before), after).await,

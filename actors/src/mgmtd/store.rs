@@ -23,7 +23,7 @@ use t3fs_runtime::wire::{Wire, open, seal};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::core::State;
-use super::lease::{self, LeaseV1};
+use super::lease::{self, LeaseV2};
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, transact};
@@ -204,7 +204,7 @@ pub(super) struct Deposed;
 pub(super) async fn save(
     cx: &Cx,
     kv: Addr<Kv>,
-    mine: LeaseV1,
+    mine: LeaseV2,
     before: Option<&State>,
     after: &State,
 ) -> Result<(), Stop<Deposed>> {
@@ -214,7 +214,7 @@ pub(super) async fn save(
     let state_key = Bytes::from_static(STATE_KEY);
     transact(cx, kv, Durability::Now, async |txn| {
         let [record, state] = txn.read([&Bytes::from_static(lease::KEY), &state_key]).await?;
-        let holds = record.as_ref().and_then(|r| LeaseV1::decode(r).ok()).is_some_and(|r| {
+        let holds = record.as_ref().and_then(|r| LeaseV2::decode(r).ok()).is_some_and(|r| {
             (r.holder, r.incarnation, r.term) == (mine.holder, mine.incarnation, mine.term)
         });
         let found = match &state {

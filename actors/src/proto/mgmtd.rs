@@ -264,10 +264,12 @@ pub struct Heartbeat {
     pub sessions: Vec<SessionId>,
 }
 
-/// The sender has a lease for `node_lease` from before it sent the heartbeat.
+/// The sender has a lease from before it sent the heartbeat.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct HeartbeatReply {
     pub term: u64,
+    /// How long the lease is; the sender may take less of it.
+    pub lease_us: u64,
     /// `None`: there is nothing newer.
     pub routing: Option<RoutingUpdate>,
     /// Those of the sender's sessions that have ended.
@@ -363,7 +365,7 @@ no_bulk!(
 );
 
 protocol! { Mgmtd as MgmtdMsg = 0x0100 {
-    1 v 2 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
+    1 v 3 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
     2 v 2 FetchRouting -> Result<Option<RoutingUpdate>, MgmtdError>, Control, 2_000 ms;
     3 v 2 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
     4 v 2 OpenSession -> Result<SessionId, MgmtdError>, Control, 5_000 ms;

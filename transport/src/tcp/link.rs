@@ -29,14 +29,16 @@ pub(super) struct Connection {
     pub(super) silence: RefCell<Silence>,
     /// Bytes received so far.
     pub(super) received: Rc<Cell<u64>>,
+    /// How often the socket was full and took bytes again.
+    drained: Cell<u64>,
     ended: Cell<bool>,
     writer: RefCell<Option<Waker>>,
 }
 
-/// How long nothing has come, in this shard's own running time.
+/// For how long there was no sign of life, in this shard's own running time.
 #[derive(Default)]
 pub(super) struct Silence {
-    received: u64,
+    signs: u64,
     silent: Duration,
     pinged: bool,
 }
@@ -50,17 +52,17 @@ pub(super) enum Verdict {
 }
 
 impl Silence {
-    /// Called every `tick`, with the bytes received until now. A tick counts no more than that, so
+    /// Called every `tick`, with the signs of life until now. A tick counts no more than that, so
     /// that a shard which was itself held up does not blame its peers.
     pub(super) fn judge(
         &mut self,
-        received: u64,
+        signs: u64,
         tick: Duration,
         waited_for: bool,
         limits: &Limits,
     ) -> Verdict {
-        if received != self.received {
-            *self = Silence { received, ..Silence::default() };
+        if signs != self.signs {
+            *self = Silence { signs, ..Silence::default() };
             return Verdict::Fine;
         }
         self.silent += tick;
@@ -98,8 +100,8 @@ pub(super) struct Link {
     /// The next pause after a failed attempt; zero until one has failed.
     pub(super) backoff: Cell<Duration>,
     pub(super) last_error: RefCell<Option<String>>,
-    /// Where the last connection of ours was made.
-    pub(super) answered: Cell<Option<SocketAddr>>,
+    /// Where the last connection of ours was made, and which incarnation answered.
+    pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
     pub(super) frames_received: Cell<u64>,
     frames_sent: Cell<u64>,
     bytes_sent: Cell<u64>,
@@ -190,9 +192,18 @@ impl Connection {
             outbox,
             silence: RefCell::default(),
             received: Rc::default(),
+            drained: Cell::default(),
             ended: Cell::default(),
             writer: RefCell::default(),
         })
+    }
+
+    /// A number that grows with every sign that the peer lives: bytes from it, and room in a socket
+    /// that was full. A ping waits behind the frame that is being written, so a large one on a slow
+    /// way leaves nothing else to go by. Bytes that a socket takes without having been full are no
+    /// sign: the kernels hold many for a process that stands still.
+    pub(super) fn signs_of_life(&self) -> u64 {
+        self.received.get() + self.drained.get()
     }
 
     pub(super) fn wake_writer(&self) {
@@ -224,13 +235,17 @@ impl Connection {
             }
             let before = self.outbox.borrow().frames_staged;
             self.outbox.borrow_mut().stage();
+            let mut full = false;
             let sent = poll_fn(|cx| {
                 let outbox = self.outbox.borrow();
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let n = outbox.slices(&mut slices);
-                self.stream.poll_write(cx, &slices[..n])
+                let written = self.stream.poll_write(cx, &slices[..n]);
+                full |= written.is_pending();
+                written
             });
             let sent = sent.await.map_err(|e| e.to_string())?;
+            self.drained.set(self.drained.get() + u64::from(full));
             let mut outbox = self.outbox.borrow_mut();
             outbox.written(sent);
             link.bytes_sent.set(link.bytes_sent.get() + sent as u64);

@@ -101,13 +101,11 @@ impl TcpLinks {
 
     /// Finds out who lives at an address, by a link to that node's shard 0 which is then kept. The
     /// address becomes the node's, unless others are known for it. One of this process's own
-    /// addresses answers with this process.
+    /// addresses answers with this process. While the process that answered there has a link, by
+    /// whomever it was made, the address is not dialled again: a new connection would end that one.
     pub async fn resolve(&self, at: SocketAddr) -> Result<Known, String> {
         let me = &self.0;
-        let known_link = me.links.borrow().values().find_map(|l| {
-            l.connection().filter(|c| c.dialed && c.peer == at && l.shard == 0).map(|_| l.node)
-        });
-        if let Some(known) = known_link.and_then(|node| me.peers.known(node)) {
+        if let Some(known) = me.still_linked(at) {
             return Ok(known);
         }
         let (talk, known) = match me.dial(at, 0, None).await {
@@ -116,6 +114,7 @@ impl TcpLinks {
         };
         me.peers.learn_address(known.node, at);
         let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
+        link.answered.set(Some((at, known.incarnation)));
         me.install(&link, talk, at, known.incarnation, true);
         Ok(known)
     }
@@ -204,6 +203,17 @@ impl Shared {
         Some(link)
     }
 
+    /// Who answered at an address, if that process has a link to its shard 0.
+    fn still_linked(&self, at: SocketAddr) -> Option<Known> {
+        let links = self.links.borrow();
+        links.values().filter(|l| l.shard == 0).find_map(|l| {
+            let incarnation = l.connection()?.incarnation;
+            let known = self.peers.known(l.node)?;
+            let same = known.incarnation == incarnation;
+            (same && l.answered.get() == Some((at, incarnation))).then_some(known)
+        })
+    }
+
     /// Connects to an address and shakes hands, within the limits.
     async fn dial(
         &self,
@@ -232,14 +242,15 @@ impl Shared {
     async fn connect(self: Rc<Self>, link: &Rc<Link>) {
         let mut last = String::from("no address is known for that node");
         let mut addresses = self.peers.addresses(link.node);
-        addresses.sort_by_key(|at| Some(*at) != link.answered.get()); // the one that worked first
+        let worked = link.answered.get().map(|(at, _)| at);
+        addresses.sort_by_key(|at| Some(*at) != worked); // the one that worked first
         for at in addresses {
             if !matches!(*link.state.borrow(), State::Connecting) {
                 return; // the peer was faster
             }
             match self.dial(at, link.shard, Some(link.node)).await {
                 Ok((talk, known)) => {
-                    link.answered.set(Some(at));
+                    link.answered.set(Some((at, known.incarnation)));
                     return self.install(link, talk, at, known.incarnation, true);
                 }
                 Err(e) => {
@@ -453,8 +464,8 @@ impl Shared {
             }
             let waited_for =
                 asked.contains(&(link.node, link.shard)) || !connection.outbox.borrow().is_empty();
-            let received = connection.received.get();
-            let verdict = connection.silence.borrow_mut().judge(received, TICK, waited_for, limits);
+            let signs = connection.signs_of_life();
+            let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
             match verdict {
                 Verdict::Fine => {}
                 Verdict::Ping => {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::glommio::{Layout, Shards, launch};
@@ -239,6 +239,8 @@ impl Drop for Node {
 pub struct Faults {
     /// Takes nothing from either side any more: a peer behind a dead cable.
     pub hold: AtomicBool,
+    /// Bytes that pass in a millisecond; 0 is as many as come.
+    pub per_ms: AtomicU64,
     /// Flips a bit of the byte this far into the next chunk; 0 is off.
     pub flip: AtomicU64,
     /// Sends the next chunk twice.
@@ -285,6 +287,7 @@ impl Proxy {
 
 fn pump(mut from: TcpStream, mut to: TcpStream, f: &Faults, towards_server: bool) {
     let mut buf = vec![0; 64 << 10];
+    let mut due = Instant::now();
     loop {
         while f.hold.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(5));
@@ -295,6 +298,14 @@ fn pump(mut from: TcpStream, mut to: TcpStream, f: &Faults, towards_server: bool
         }
         if n == 0 {
             break;
+        }
+        let per_ms = f.per_ms.load(Ordering::Relaxed);
+        if towards_server && per_ms > 0 {
+            // Sleeping too long is made up for, having nothing to do is not.
+            let late = Instant::now().checked_sub(Duration::from_millis(100));
+            due = late.map_or(due, |late| due.max(late));
+            due += Duration::from_micros(n as u64 * 1000 / per_ms);
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
         if towards_server {
             let flip = f.flip.swap(0, Ordering::Relaxed) as usize;
