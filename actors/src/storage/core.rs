@@ -59,8 +59,8 @@ impl Core {
         let pending = info.and_then(|i| i.pending.as_ref());
         let have = committed.map_or(ChunkVersion(0), |c| c.version);
         let done = |version| Begin::Done(Updated { version, ..updated(committed) });
-        let removes =
-            u.kind == UpdateKind::Remove || (u.kind == UpdateKind::Replace && u.data.is_empty());
+        // A row's purge; what clients remove comes as an empty replacement.
+        let purge = u.kind == UpdateKind::Remove;
         if let Some(version) = u.version {
             // From our predecessor: it has stored exactly this version.
             if let Some(p) = pending {
@@ -71,7 +71,7 @@ impl Core {
                 };
             }
             if committed.is_none() {
-                return Ok(if removes { done(version) } else { Begin::Apply(version) });
+                return Ok(if purge { done(version) } else { Begin::Apply(version) });
             }
             return match version {
                 v if v <= have => Ok(done(v)),
@@ -81,9 +81,7 @@ impl Core {
                 v => Err(StorageError::VersionGap { have, sent: v }),
             };
         }
-        // From a client, at the head; or its own purge of a row, which is nobody's request (those
-        // of clients come as empty replacements).
-        let purge = u.kind == UpdateKind::Remove;
+        // From a client, at the head; or its own purge, which is nobody's request.
         if let Some(r) = info.and_then(|i| i.recent.iter().find(|r| r.session == u.request.session))
             && !purge
         {
@@ -103,9 +101,11 @@ impl Core {
         if committed.is_some() {
             return Ok(Begin::Apply(ChunkVersion(have.0 + 1)));
         }
-        if removes {
+        if purge {
             return Ok(done(have));
         }
+        // Also where there was nothing to remove: a late repetition must meet the record of it, or
+        // it removes what somebody has written meanwhile.
         Ok(Begin::Apply(fresh))
     }
 
@@ -203,6 +203,26 @@ mod tests {
         let begin = |kind| core().begin(&u(kind), Some(&info), ChunkVersion(99));
         assert_eq!(begin(UpdateKind::Remove), Ok(Begin::Apply(ChunkVersion(8))));
         assert_eq!(begin(UpdateKind::Replace), Err(StorageError::Superseded));
+    }
+
+    /// Regression (sim check members, seed 5626): a removal of nothing left no record, so its late
+    /// duplicate removed what another client had written meanwhile.
+    #[test]
+    fn a_removal_of_nothing_is_remembered() {
+        let u = UpdateChunk {
+            chunk: ChunkId::default(),
+            chain_version: ChainVersion(1),
+            kind: UpdateKind::Replace,
+            data: Bulk::default(),
+            request: RequestId { session: SessionId(3), seq: 1 },
+            version: None,
+            born: ChainVersion(1),
+            hops: 0,
+        };
+        let fresh = ChunkVersion(5);
+        assert_eq!(core().begin(&u, None, fresh), Ok(Begin::Apply(fresh)));
+        let forwarded = UpdateChunk { version: Some(fresh), ..u };
+        assert_eq!(core().begin(&forwarded, None, ChunkVersion(2)), Ok(Begin::Apply(fresh)));
     }
 
     /// Regression (review): a chunk that was written and emptied again was purged by the clock of
