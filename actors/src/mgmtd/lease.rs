@@ -3,18 +3,19 @@
 //! The holder raises the record's counter again and again, counts each of its leases from before
 //! it sent the renewal, and stops acting at two thirds. A challenger takes over after it has
 //! watched the record unchanged for the whole lease on its own clock. As long as clock rates differ
-//! by less than a third, the challenger's lease begins after the holder's has ended. The record says
-//! how long the holder's leases are, for processes that were told different lengths: a challenger
-//! waits for the longer lease, and if the holder's nodes were granted longer leases than its own
-//! will be, also until those are over, since it will not know who has one. Both writes
+//! by less than a third, the challenger's lease begins after the holder's has ended. Both writes
 //! are on stable storage before they count: a store that forgot one would show an old counter, and
 //! an old counter looks unchanged.
+//!
+//! Processes may have been told different lengths, so the record says the holder's. A challenger
+//! waits for the longer lease; and if the holder grants nodes longer leases than the challenger
+//! will, also until those are over, since it cannot know who has one.
 //!
 //! That is for whoever reads and grants. Whoever writes is safe without clocks: every write of
 //! state reads the record in the same transaction and must find itself in it.
 //!
-//! A record of an earlier run of the same node is taken over at once: a node is one process at a
-//! time, so that run is gone.
+//! A record of an earlier run of the same node is taken over without waiting for its lease: a node
+//! is one process at a time, so that run is gone.
 //!
 //! ```text
 //! key          value (sealed: type, version, rkyv)
