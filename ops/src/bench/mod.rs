@@ -127,7 +127,7 @@ fn measure(options: &Options, rows: &[Row], places: &Places) -> Result<Measured,
             loaded_kib = loaded_kib.max(memory().map_or(0, |memory| memory.resident_kib));
         }
     }
-    let (table, all_reached) = results.render(rows);
+    let (table, all_reached) = results.render(rows, !options.apart);
     let memory = match (idle, memory()) {
         (Some(idle), Some(end)) => memory_line(idle.resident_kib, loaded_kib, end.peak_kib),
         _ => String::new(),
