@@ -1,6 +1,6 @@
 //! What a process knows of the other nodes: addresses, incarnations, cards, and how its links do.
 //!
-//! One [`Peers`] a process, shared by its shards; each shard's links (`tcp`) look here when they
+//! One [`Peers`] a process, shared by its shards; each shard's links look here when they
 //! connect or accept, never per frame.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use t3fs_runtime::NodeId;
 use t3fs_runtime::inbox::{Inbox, InboxReader, inbox};
 
-use crate::tcp::{Arrival, Refusal};
+use crate::links::{Arrival, Refusal};
 
 /// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
 #[derive(Clone, Debug)]
