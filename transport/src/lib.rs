@@ -53,6 +53,7 @@
 mod address;
 mod peers;
 mod pool;
+pub mod rdma;
 pub mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
