@@ -55,6 +55,7 @@ mod address;
 pub mod links;
 mod peers;
 mod pool;
+pub mod rdma;
 mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
