@@ -14,7 +14,7 @@
 //! ```no_run
 //! # use std::{rc::Rc, sync::Arc, net::SocketAddr, pin::Pin, time::Duration};
 //! # use t3fs_runtime::{NodeId, Shard, glommio::{Layout, launch}};
-//! use t3fs_transport::{Config, Peers, links};
+//! use t3fs_transport::{Address, Config, Peers, links};
 //! # fn layout() -> Layout { unimplemented() } fn unimplemented() -> Layout { loop {} }
 //! # fn main() -> Result<(), String> {
 //! let layout: Layout = layout(); // node, incarnation, number of shards
@@ -39,7 +39,8 @@
 //!             let known = links.resolve("10.0.0.1:8000".parse().unwrap()).await.unwrap();
 //!             let _mgmtd = known.card.find(1); // (shard, slot) of its service 1
 //!             // From routing, at any time, from any thread:
-//!             peers.set_addresses(NodeId(7), vec!["10.0.0.7:8000".parse().unwrap()]);
+//!             let address: Address = "TCP://10.0.0.7:8000".parse().unwrap();
+//!             peers.set_addresses(NodeId(7), vec![address]);
 //!         }
 //!         // Start actors; from here on `cx.ask` reaches every node with a known address.
 //!     })
@@ -48,10 +49,11 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Read next: `peers.rs` (who is where), `links/mod.rs` (links of one shard) and
-//! `links/handshake.rs`.
+//! Read next: `peers.rs` (who is where), `choice.rs` (which way there), `links/mod.rs` (links of one
+//! shard) and `links/handshake.rs`.
 
 mod address;
+mod choice;
 pub mod links;
 mod peers;
 mod pool;
@@ -59,5 +61,6 @@ pub mod rdma;
 mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
+pub use choice::FabricUse;
 pub use links::{NodeLinks, Refusal};
 pub use peers::{Card, Config, Known, Limits, LinkState, LinkStats, PeerState, Peers};

@@ -162,8 +162,7 @@ impl Addresses {
                 continue;
             }
             // Those that this build cannot speak to are left out.
-            let addresses = texts.iter().filter_map(|t| t.parse::<Address>().ok());
-            let addresses: Vec<SocketAddr> = addresses.map(|a| a.socket).collect();
+            let addresses: Vec<Address> = texts.iter().filter_map(|t| t.parse().ok()).collect();
             if !addresses.is_empty() {
                 self.peers.set_addresses(*node, addresses);
             }

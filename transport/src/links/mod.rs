@@ -256,21 +256,26 @@ impl Shared {
     /// One attempt at each of the node's addresses.
     async fn connect(self: Rc<Self>, link: &Rc<Link>) {
         let mut last = String::from("no address is known for that node");
-        let mut addresses = self.peers.addresses(link.node);
-        let worked = link.answered.get().map(|(at, _)| at);
-        addresses.sort_by_key(|at| Some(*at) != worked); // the one that worked first
-        for at in addresses {
+        let Some(shard) = self.shard.upgrade() else { return };
+        let (cx, worked) = (shard.cx(), link.answered.get().map(|(at, _)| at));
+        drop(shard);
+        let pair = (self.index, link.shard);
+        let mut failed = Vec::new();
+        for address in self.peers.candidates(link.node, pair, worked, cx.now()) {
+            let at = address.socket;
             if !matches!(*link.state.borrow(), State::Connecting) {
                 return; // the peer was faster
             }
             match self.dial(at, link.shard, Some(link.node)).await {
                 Ok((talk, known)) => {
                     link.answered.set(Some((at, known.incarnation)));
+                    self.peers.note_worked(link.node, address, &failed, cx.now());
                     return self.install(link, talk, at, known.incarnation, true);
                 }
                 Err(e) => {
                     self.say_not_connected(&e, link.node, at);
-                    last = format!("{at}: {e}");
+                    last = format!("{address}: {e}");
+                    failed.push(address);
                 }
             }
         }

@@ -18,7 +18,7 @@ use t3fs_runtime::{
     Actor, Addr, AskError, Bulk, Cx, Handle, Me, NodeId, RawAddr, Shard, buf::Carry, no_bulk,
     protocol,
 };
-use t3fs_transport::{Config, Limits, NodeLinks, Peers, links as node_links};
+use t3fs_transport::{Config, NodeLinks, Peers, links as node_links};
 
 /// Answers, and remembers in what order it was asked.
 #[derive(Default)]
@@ -134,7 +134,7 @@ pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
         shards,
         cluster: "test".into(),
         secret: SECRET.to_vec(),
-        limits: Limits::default(),
+        ..Config::default()
     }
 }
 
