@@ -193,6 +193,7 @@ mod tests {
             from_shard: 0,
             ask,
             ttl_us: 1,
+            reply_room: 0,
             payload: Payload { body: Bytes::from_static(b"body"), bulks },
         }
     }

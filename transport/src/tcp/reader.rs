@@ -90,6 +90,7 @@ impl Reader {
             from_shard: self.from_shard,
             ask: head.ask,
             ttl_us: head.ttl_us,
+            reply_room: 0,
             payload: Payload { body, bulks },
         }))
     }
@@ -216,6 +217,9 @@ mod tests {
             Poll::Ready(Ok(0))
         }
         fn shutdown(&self) {}
+        fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
         fn hand_over(&self) -> io::Result<Socket> {
             Err(io::ErrorKind::Unsupported.into())
         }
@@ -255,6 +259,7 @@ mod tests {
             from_shard: 2,
             ask,
             ttl_us: 5,
+            reply_room: 0,
             payload: Payload {
                 body: vec![ask as u8; body].into(),
                 bulks: bulks.iter().map(|n| vec![!ask as u8; *n].into()).collect(),
