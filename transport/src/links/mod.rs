@@ -48,6 +48,13 @@ const TRIM: u32 = 20;
 /// Two connections of one pair of shards that are made within this long have crossed.
 const CROSSING: Duration = Duration::from_secs(1);
 
+/// What came.
+pub(crate) enum Incoming {
+    Frame(Frame),
+    Ping,
+    Pong,
+}
+
 /// Why a connection ended: a few words for the log and for the doctor.
 pub(crate) type Lost = String;
 

@@ -4,9 +4,18 @@
 
 mod devices;
 #[allow(dead_code)]
+mod dock;
+#[allow(dead_code)]
+mod engine;
+#[allow(dead_code)]
 mod memory;
 #[allow(dead_code)]
 mod nic;
+#[allow(dead_code)]
+mod packet;
+#[allow(dead_code)]
+#[doc(hidden)]
+pub mod soft;
 #[cfg(feature = "rdma")]
 #[allow(dead_code)]
 mod verbs;

@@ -11,7 +11,7 @@ use t3fs_runtime::wire::{Crc32c, Frame, Payload, crc32c};
 use t3fs_runtime::{Bulk, NodeId};
 
 use super::frame::{HEAD, Head, Kind, lengths};
-use crate::links::{Lost, yield_now};
+use crate::links::{Incoming, Lost, yield_now};
 use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
@@ -23,13 +23,6 @@ const LAND: usize = 64 << 10;
 const CHUNK: usize = 256 << 10;
 /// After so many bytes of one payload the socket is waited for, so that other work gets its turn.
 const TURN: usize = 2 << 20;
-
-/// What came.
-pub(crate) enum Incoming {
-    Frame(Frame),
-    Ping,
-    Pong,
-}
 
 pub(crate) struct Reader {
     stream: Rc<dyn Stream>,

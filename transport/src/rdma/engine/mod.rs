@@ -191,11 +191,6 @@ impl Engine {
             && self.queued.is_empty()
     }
 
-    /// Whether nothing that was posted is outstanding.
-    pub(crate) fn is_drained(&self) -> bool {
-        self.posted.is_empty()
-    }
-
     /// The next frame or ping that has come and whose turn it is.
     pub(crate) fn arrived(&mut self) -> Option<Incoming> {
         self.arrived.pop_front()
@@ -247,21 +242,13 @@ impl Engine {
         Ok(())
     }
 
-    /// The queue pair is in the error state: what was posted up to here will not happen.
-    pub(crate) fn on_failed(&mut self, id: u64) {
-        while self.posted.front().is_some_and(|t| t.id <= id) {
-            self.posted.pop_front();
-        }
-    }
-
     /// Queues all that can be done now: fetching, and packets out of the lanes.
     pub(crate) fn pump(&mut self, lanes: &mut Lanes, dock: &Dock, now: Time) {
         self.starved = false;
         self.start_reads(dock);
         while self.queue_room() >= ENTRIES_OF_PACKET {
-            let wants = self.owes_news()
-                || !lanes.is_empty()
-                || self.sending.iter().any(Option::is_some);
+            let wants =
+                self.owes_news() || !lanes.is_empty() || self.sending.iter().any(Option::is_some);
             let may = match self.credits {
                 0 => false,
                 1 => self.must_return(),
@@ -373,8 +360,7 @@ impl Engine {
     }
 
     fn packet_head(&mut self) -> PacketHead {
-        let credits =
-            if self.is_holding() { 0 } else { std::mem::take(&mut self.unreturned) };
+        let credits = if self.is_holding() { 0 } else { std::mem::take(&mut self.unreturned) };
         PacketHead { credits, released: std::mem::take(&mut self.released) }
     }
 }

@@ -49,7 +49,7 @@ struct Assembly {
     rest: Gather,
     /// Known once the lengths are.
     payload: Option<Gather>,
-    table_and_body: Option<(Bytes, Bytes)>,
+    body: Bytes,
     /// Bytes of segments that are still to be announced.
     unannounced: [usize; 2],
     landed_crc: u32,
@@ -80,7 +80,7 @@ impl Assembly {
         let mut body = rest;
         let table = body.split_to(4 * self.head.bulks as usize);
         self.payload = Some(Gather::new(lengths(&table, self.head.bulk_bytes)?));
-        self.table_and_body = Some((table, body));
+        self.body = body;
         Ok(())
     }
 }
@@ -103,6 +103,9 @@ impl Engine {
             return Err("a frame is missing or repeated".into());
         }
         self.sequence_in = self.sequence_in.wrapping_add(1);
+        if item.rest_in_segments && head.rest() == 0 {
+            return Err("nothing in segments".into());
+        }
         if self.lanes[lane as usize].queue.back().is_some_and(|a| a.unannounced != [0; 2]) {
             return Err("a frame begins before the one before it is announced".into());
         }
@@ -115,7 +118,7 @@ impl Engine {
             inline,
             rest: Gather::default(),
             payload: None,
-            table_and_body: None,
+            body: Bytes::new(),
             unannounced: [
                 if item.rest_in_segments { head.rest() } else { 0 },
                 if item.way == Way::Segments { payload } else { 0 },
@@ -231,8 +234,13 @@ impl Engine {
             if a.rest.is_whole() {
                 let whole = std::mem::take(&mut a.rest).into_parts().pop();
                 a.open_rest(whole.expect("one length was given"))?;
+                let landed = (a.way == Way::Landed && a.closing == 0).then_some(a.serial);
+                if let Some(serial) = landed {
+                    self.take_landed(lane, serial, dock)?;
+                }
             }
         }
+        let l = &mut self.lanes[lane as usize];
         if last {
             let fetch = l.fetches.pop_front().expect("asked for");
             l.started -= 1;
@@ -306,7 +314,6 @@ impl Engine {
                 }
                 Kind::Message(kind) => kind,
             };
-            let (_, body) = a.table_and_body.expect("a whole frame has a body");
             let bulks = a.payload.expect("whole").into_parts().into_iter().map(Bulk).collect();
             self.arrived.push_back(Incoming::Frame(Frame {
                 kind,
@@ -319,7 +326,7 @@ impl Engine {
                 ask: a.head.ask,
                 ttl_us: a.head.ttl_us,
                 reply_room: 0,
-                payload: Payload { body, bulks },
+                payload: Payload { body: a.body, bulks },
             }));
         }
     }

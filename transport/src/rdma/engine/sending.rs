@@ -11,11 +11,11 @@ use super::{Doing, Engine, LANES, Landing};
 use crate::links::lanes::{Lanes, bulk_bytes};
 use crate::rdma::dock::{Dock, Purpose};
 use crate::rdma::memory::PIECE_MAX;
-use crate::rdma::nic::{Access, Remote};
+use crate::rdma::nic::Access;
 use crate::rdma::packet::{
     Builder, FRAME, LANDING, LANDINGS_MAX, ROOM, Region, SEGMENT, Segment, Way,
 };
-use crate::tcp::frame::{self, Head, Kind};
+use crate::tcp::frame::{Head, Kind};
 
 /// A reply of at most so many payload bytes fits in a packet; it is not worth a landing.
 const SMALL_REPLY: usize = 7 << 10;
@@ -35,6 +35,7 @@ pub(super) struct Sending {
     /// Where the payload goes when it is landed, and its checksum as far as it went.
     landing: VecDeque<Region>,
     crc: Crc32c,
+    /// The landing to ask for; 0: none.
     reply_room: usize,
     placed: bool,
 }
@@ -76,6 +77,7 @@ impl Sending {
         crc.update(&table);
         crc.update(&frame.payload.body);
         let bytes = bulk_bytes(&frame);
+        let reply_room = if wants_landing(&frame) { frame.reply_room } else { 0 };
         let head = Head {
             kind: Kind::Message(frame.kind),
             lane: frame.lane,
@@ -118,14 +120,10 @@ impl Sending {
             payload,
             landing: landing.into(),
             crc: Crc32c::default(),
-            reply_room: if wants_landing_of(&head) { frame.reply_room } else { 0 },
+            reply_room,
             placed: false,
         }
     }
-}
-
-fn wants_landing_of(head: &Head) -> bool {
-    head.kind == Kind::Message(FrameKind::Ask)
 }
 
 impl Engine {
@@ -194,8 +192,7 @@ impl Engine {
             FrameKind::Reply | FrameKind::Refused => self.offers.remove(&frame.ask),
             FrameKind::Ask | FrameKind::Tell => None,
         };
-        self.sending[lane as usize] =
-            Some(Sending::new(frame, &plan, landing.unwrap_or_default()));
+        self.sending[lane as usize] = Some(Sending::new(frame, &plan, landing.unwrap_or_default()));
         true
     }
 
@@ -237,7 +234,7 @@ impl Engine {
 
     /// Puts the frame's head and inline bytes into the packet, if they fit.
     fn place(&mut self, s: &mut Sending, b: &mut Builder<'_>, dock: &Dock, now: Time) -> bool {
-        let landings = if s.reply_room > SMALL_REPLY { LANDINGS_MAX * LANDING } else { 0 };
+        let landings = if s.reply_room > 0 { LANDINGS_MAX * LANDING } else { 0 };
         if b.room() < FRAME + landings + s.inline_bytes || self.queue_room() < LANDINGS_MAX + 1 {
             return false;
         }
@@ -268,7 +265,8 @@ impl Engine {
             parts.push((piece, window));
             left -= n;
         }
-        let opened = parts.into_iter().map(|(piece, window)| self.open(piece, window, Access::Write));
+        let opened =
+            parts.into_iter().map(|(piece, window)| self.open(piece, window, Access::Write));
         let (exposures, regions) = opened.unzip();
         let until = now + core::time::Duration::from_micros(head.ttl_us);
         self.landings.insert(head.ask, Landing { until, exposures, bytes: room });
@@ -319,7 +317,3 @@ impl Engine {
         self.offers.insert(ask, regions);
     }
 }
-
-const _: () = assert!(FRAME == 8 + frame::HEAD && SMALL_REPLY + FRAME < ROOM);
-#[allow(dead_code)]
-type Unused = Remote;
