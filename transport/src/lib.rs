@@ -53,10 +53,12 @@
 
 mod address;
 mod choice;
+mod devices;
 mod peers;
 mod pool;
 pub mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
 pub use choice::FabricUse;
+pub use devices::{DeviceReport, Devices};
 pub use peers::{Card, Config, Known, Limits, LinkState, LinkStats, PeerState, Peers};
