@@ -14,7 +14,7 @@
 //! ```no_run
 //! # use std::{rc::Rc, sync::Arc, net::SocketAddr, pin::Pin, time::Duration};
 //! # use t3fs_runtime::{NodeId, Shard, glommio::{Layout, launch}};
-//! use t3fs_transport::{Address, Config, Peers, tcp};
+//! use t3fs_transport::{Address, Config, Peers, links};
 //! # fn layout() -> Layout { unimplemented() } fn unimplemented() -> Layout { loop {} }
 //! # fn main() -> Result<(), String> {
 //! let layout: Layout = layout(); // node, incarnation, number of shards
@@ -31,7 +31,7 @@
 //! let start = Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
 //!     let peers = shared.clone();
 //!     Box::pin(async move {
-//!         let links = tcp::start(&shard, &peers); // on every shard, before anything is asked
+//!         let links = links::start(&shard, &peers); // on every shard, before anything is asked
 //!         if shard.cx().shard_index() == 0 {
 //!             // One listening socket a node; a client has none.
 //!             let bound = links.listen("0.0.0.0:8000".parse().unwrap()).unwrap();
@@ -49,16 +49,20 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Read next: `peers.rs` (who is where), `choice.rs` (which way there), `tcp/mod.rs` (links of one shard), `tcp/handshake.rs`.
+//! Read next: `peers.rs` (who is where), `choice.rs` (which way there), `links/mod.rs` (links of one
+//! shard) and `links/handshake.rs`.
 
 mod address;
 mod choice;
 mod devices;
+pub mod links;
 mod peers;
 mod pool;
-pub mod tcp;
+pub mod rdma;
+mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
-pub use choice::FabricUse;
+pub use choice::{FabricUse, source_towards};
 pub use devices::{DeviceReport, Devices};
+pub use links::{NodeLinks, Refusal};
 pub use peers::{Card, Config, Known, Limits, LinkState, LinkStats, PeerState, Peers};

@@ -1,6 +1,6 @@
 //! What a process knows of the other nodes: addresses, incarnations, cards, and how its links do.
 //!
-//! One [`Peers`] a process, shared by its shards; each shard's links (`tcp`) look here when they
+//! One [`Peers`] a process, shared by its shards; each shard's links look here when they
 //! connect or accept, never per frame.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use t3fs_runtime::{NodeId, Time};
 
 use crate::address::Address;
 use crate::choice::{Avoided, FabricUse, Wish, order, source_towards};
-use crate::tcp::{Arrival, Refusal};
+use crate::links::{Arrival, Refusal};
 
 /// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
 #[derive(Clone, Debug)]

@@ -4,7 +4,6 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use t3fs_runtime::net::Stream;
@@ -12,6 +11,7 @@ use t3fs_runtime::wire::{Crc32c, Frame, Payload, crc32c};
 use t3fs_runtime::{Bulk, NodeId};
 
 use super::frame::{HEAD, Head, Kind, lengths};
+use crate::links::{Lost, yield_now};
 use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
@@ -31,9 +31,6 @@ pub(crate) enum Incoming {
     Pong,
 }
 
-/// Why a connection ended: a few words for the log and for the doctor.
-pub(crate) type Lost = String;
-
 pub(crate) struct Reader {
     stream: Rc<dyn Stream>,
     land: BytesMut,
@@ -45,19 +42,6 @@ pub(crate) struct Reader {
     pool: Pool,
     /// Bytes received so far, also of a frame that is not whole yet.
     received: Rc<Cell<u64>>,
-}
-
-/// Lets other tasks of the shard run.
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Reader {
@@ -195,7 +179,7 @@ impl Reader {
 mod tests {
     use std::cell::RefCell;
     use std::io::{self, IoSlice};
-    use std::task::{Context, Waker};
+    use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
     use t3fs_runtime::Lane;
@@ -204,6 +188,7 @@ mod tests {
 
     use super::super::outbox::{Outbox, SLICES};
     use super::*;
+    use crate::links::lanes::Lanes;
     use crate::peers::Limits;
 
     /// A connection whose bytes are all there, and come in pieces.
@@ -278,14 +263,14 @@ mod tests {
     }
 
     fn written(frames: &[Frame]) -> Vec<u8> {
-        let mut o = Outbox::new(&Limits::default());
+        let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
         for f in frames {
-            o.push(f.clone()).unwrap();
+            lanes.push(f.clone()).unwrap();
         }
-        o.ping();
+        lanes.ping();
         let mut all = Vec::new();
         loop {
-            o.stage();
+            o.stage(&mut lanes);
             if o.is_empty() {
                 return all;
             }

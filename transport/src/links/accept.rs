@@ -15,10 +15,9 @@ use t3fs_runtime::net::Socket;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Shard, Slot, Time};
 
-use super::Shared;
 use super::handshake::{Guest, Talk, greet, refuse, welcome};
-use super::reader::yield_now;
 use super::refusal::Refusal;
+use super::{Shared, yield_now};
 
 /// A proved connection on its way to its shard.
 pub(crate) struct Arrival {
