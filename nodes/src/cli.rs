@@ -34,6 +34,8 @@ pub enum Command {
     Down(DownArgs),
     /// Compares all replicas of all data of a running t3fs-node
     Check(CheckArgs),
+    /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used
+    Doctor(DoctorArgs),
     /// Deletes the data of a cluster, after its name was typed
     Destroy(DestroyArgs),
     /// Prints every setting: key, environment variable, default, meaning
@@ -241,6 +243,26 @@ pub struct DownArgs {
 pub struct CheckArgs {
     /// The mount [default: the only one]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// The mount, state or data folder of a running process [default: the only one, or none]
+    pub place: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Joins the cluster of these mgmtds to look at it, as in TCP://10.0.0.1:8000
+    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
+    pub cluster: Vec<String>,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl DoctorArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        Ok(self.common.flags()?.set_all("cluster", &self.cluster))
+    }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -23,16 +23,27 @@ pub struct FabricPlan {
 impl FabricPlan {
     /// Looks for devices; refuses to go on without any where nothing else may be used.
     pub fn find(settings: &Settings) -> Result<FabricPlan, Failure> {
-        let (wanted, filter) = (settings.fabric, settings.device_filter.clone());
-        let devices = (wanted != FabricUse::Tcp).then(|| Devices::find(&filter));
-        let plan = FabricPlan { wanted, devices, filter, memory: settings.rdma_memory };
+        let plan = FabricPlan::look(settings);
         match plan.why_not_rdma() {
-            Some(why) if wanted == FabricUse::Rdma => Err(refused(format!(
+            Some(why) if plan.wanted == FabricUse::Rdma => Err(refused(format!(
                 "fabric is rdma, and there is no RDMA device to use: {why}; mend that \
                  (`t3fs-node doctor` shows what there is), or set fabric to auto"
             ))),
             _ => Ok(plan),
         }
+    }
+
+    /// The same, whatever there is.
+    pub fn look(settings: &Settings) -> FabricPlan {
+        let (wanted, filter) = (settings.fabric, settings.device_filter.clone());
+        let devices = (wanted != FabricUse::Tcp).then(|| Devices::find(&filter));
+        FabricPlan { wanted, devices, filter, memory: settings.rdma_memory }
+    }
+
+    /// Of a process that talks to nobody: what it could use.
+    pub fn idle() -> FabricPlan {
+        let devices = Some(Devices::find(&[]));
+        FabricPlan { wanted: FabricUse::Auto, devices, filter: Vec::new(), memory: 0 }
     }
 
     /// The addresses of the devices in use.
@@ -123,9 +134,11 @@ fn announced(
              with one of {}, or set fabric to auto",
             ips.join(", ")
         ),
-        FabricUse::Tcp if all_said => "fabric is tcp, and advertise names RDMA addresses only; give \
+        FabricUse::Tcp if all_said => {
+            "fabric is tcp, and advertise names RDMA addresses only; give \
              one as TCP://IP:PORT"
-            .into(),
+                .into()
+        }
         _ => format!(
             "listen is {at}, which others cannot use; say with --advertise what they shall use"
         ),
@@ -173,7 +186,10 @@ mod tests {
         let everywhere = |wanted, nics: &[&str]| told("0.0.0.0:8000", &[], wanted, nics);
         let rdma = NICS.map(|ip| format!("RDMA://{ip}:8000"));
         let tcp = NICS.map(|ip| format!("TCP://{ip}:8000"));
-        assert_eq!(everywhere(FabricUse::Auto, &NICS).unwrap(), [rdma.clone(), tcp.clone()].concat());
+        assert_eq!(
+            everywhere(FabricUse::Auto, &NICS).unwrap(),
+            [rdma.clone(), tcp.clone()].concat()
+        );
         assert_eq!(everywhere(FabricUse::Rdma, &NICS).unwrap(), rdma);
         assert!(everywhere(FabricUse::Auto, &[]).unwrap_err().contains("--advertise"));
         let six = told("0.0.0.0:8000", &[], FabricUse::Rdma, &["fd00::5"]);

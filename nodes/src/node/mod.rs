@@ -8,6 +8,7 @@
 
 mod assembly;
 pub mod check;
+pub mod doctor;
 pub mod ending;
 mod keeper;
 mod latest;
@@ -100,7 +101,8 @@ impl Node {
     /// Starts everything. What it returns serves others, and can serve a mount if it is a client.
     pub fn start(assembly: Assembly, go_on: GoOn<'_>) -> Result<Node, Failure> {
         let a = Arc::new(assembly);
-        let mut budget = Budget::for_machine(limits::memory_bytes(), a.shards, a.targets_expected());
+        let mut budget =
+            Budget::for_machine(limits::memory_bytes(), a.shards, a.targets_expected());
         if let Some(plan) = &a.link {
             budget.rdma_memory = plan.fabric.pinned_bytes();
             tracing::info!("{}", plan.fabric.describe());
@@ -148,6 +150,16 @@ impl Node {
     /// For checks from other threads.
     pub fn checker(&self) -> check::Checker {
         check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent }
+    }
+
+    /// For the doctor, from other threads.
+    pub fn doctor(&self) -> doctor::Doctor {
+        doctor::Doctor {
+            remote: self.shards.remotes[0].clone(),
+            agent: self.agent,
+            peers: self.peers.clone(),
+            assembly: Arc::clone(&self.assembly),
+        }
     }
 
     /// Roles and address, for people.
