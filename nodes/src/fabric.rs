@@ -3,7 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
-use t3fs_transport::{Address, Devices, Fabric, FabricUse};
+use t3fs_transport::rdma::Devices;
+use t3fs_transport::{Address, Fabric, FabricUse};
 
 use crate::config::Settings;
 use crate::config::settings::{Advertised, Listen};

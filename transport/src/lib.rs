@@ -54,7 +54,6 @@
 
 mod address;
 mod choice;
-mod devices;
 pub mod links;
 mod peers;
 mod pool;
@@ -63,6 +62,5 @@ mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
 pub use choice::{FabricUse, source_towards};
-pub use devices::{DeviceReport, Devices};
 pub use links::{NodeLinks, Refusal};
 pub use peers::{Card, Config, Known, Limits, LinkState, LinkStats, PeerState, Peers};

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use t3fs_actors::proto::agent::GetRouting;
 use t3fs_actors::proto::ids::RoutingVersion;
-use t3fs_transport::{Devices, FabricUse};
+use t3fs_transport::FabricUse;
+use t3fs_transport::rdma::{DeviceReport, Devices};
 
 use crate::cli::DoctorArgs;
 use crate::config::roles::Roles;
@@ -72,7 +73,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
 
 /// What this host and this program have.
 pub fn host(plan: &FabricPlan) -> Host {
-    let device = |d: t3fs_transport::DeviceReport| Device {
+    let device = |d: DeviceReport| Device {
         about: d.to_string(),
         addresses: d.addresses().iter().map(ToString::to_string).collect(),
         name: d.device,
