@@ -251,8 +251,11 @@ pub struct DoctorArgs {
     pub place: Option<PathBuf>,
     #[command(flatten)]
     pub common: CommonArgs,
+    /// Asks no process; tells what this host has
+    #[arg(long, conflicts_with_all = ["place", "cluster"])]
+    pub host: bool,
     /// Joins the cluster of these mgmtds to look at it, as in TCP://10.0.0.1:8000
-    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
+    #[arg(long, value_name = "ADDR,..", value_delimiter = ',', conflicts_with = "place")]
     pub cluster: Vec<String>,
     /// One line of JSON
     #[arg(long)]

@@ -40,13 +40,11 @@ const LOOK: Duration = Duration::from_millis(100);
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let settings = config::load(args.flags()?)?;
     logging::check(settings.log.as_deref())?;
-    let view = match (&args.place, args.cluster.is_empty()) {
-        (Some(_), false) => {
-            return Err(refused("give a folder, whose process is asked, or --cluster, not both"));
-        }
-        (Some(place), true) => ask(&home_of(place)?)?,
-        (None, false) => join(&settings)?,
-        (None, true) => match only_home(&settings)? {
+    let view = match &args.place {
+        Some(place) => ask(&home_of(place)?)?,
+        None if !args.cluster.is_empty() => join(&settings)?,
+        None if args.host => host_only(&settings),
+        None => match only_home(&settings)? {
             Some(home) => ask(&home)?,
             None => host_only(&settings),
         },
@@ -55,7 +53,7 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
         tell(&serde_json::to_string(&view).expect("texts and numbers"));
     } else {
         table::render(&view).iter().for_each(|line| tell(line));
-        if view.process.is_none() {
+        if view.process.is_none() && !args.host {
             tell(
                 "no process was asked; say `t3fs-node doctor` with a mount, a state or data folder, \
                   or --cluster",
