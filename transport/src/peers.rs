@@ -145,6 +145,8 @@ pub struct LinkStats {
     /// Connections made so far; the current one's number.
     pub epoch: u64,
     pub socket: Option<SocketAddr>,
+    /// When the connection was made, if one is up.
+    pub since: Option<Time>,
     pub frames_sent: u64,
     pub frames_received: u64,
     pub bytes_sent: u64,

@@ -127,6 +127,7 @@ impl Link {
             },
             epoch: self.epoch.get(),
             socket: connection.as_ref().map(|c| c.peer),
+            since: connection.as_ref().map(|c| c.since),
             frames_sent: self.frames_sent.get(),
             frames_received: self.frames_received.get(),
             bytes_sent: self.bytes_sent.get(),
