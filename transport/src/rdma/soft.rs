@@ -214,7 +214,6 @@ impl State {
         // An idle pair tells as well, as devices do by an event of their own.
         let outcome = Outcome::Failed(why);
         self.complete(nic, Completion { queue_pair: number, id: last, outcome });
-        self.advance_all(); // those who wait for this one learn of it
     }
 
     fn step(&mut self, number: u32, op: &Op) -> Step {
@@ -239,13 +238,9 @@ impl State {
         }
         let pair = &self.pairs[&number];
         let Some(peer) = pair.peer else { return Step::Lost("not connected") };
-        let Some(other) = self.pairs.get(&peer.queue_pair).filter(|p| !p.failed) else {
-            return Step::Lost("the peer does not answer");
-        };
-        if other.first_packet != peer.first_packet {
-            return Step::Lost("the peer does not answer");
-        }
-        if other.peer.is_none() {
+        // Who is not there does not answer. A device would give up after some seconds.
+        let Some(other) = self.pairs.get(&peer.queue_pair) else { return Step::Wait };
+        if other.failed || other.peer.is_none() || other.first_packet != peer.first_packet {
             return Step::Wait;
         }
         match &op.what {
@@ -270,7 +265,7 @@ impl State {
 
     fn send(&mut self, to: u32, at: u64, len: usize) -> Step {
         let nic = self.pairs[&to].nic;
-        let port = self.nics.get_mut(&nic).expect("a pair's nic outlives it");
+        let Some(port) = self.nics.get_mut(&nic) else { return Step::Wait };
         let Some(slot) = port.free.pop_front() else { return Step::Wait };
         let into = port.slots + usize::from(slot) * PACKET;
         // SAFETY: the sender keeps its packet until this is done; the slot is free, so nobody looks
