@@ -51,6 +51,7 @@
 //! Read next: `peers.rs` (who is where), `tcp/mod.rs` (links of one shard), `tcp/handshake.rs`.
 
 mod address;
+mod linger;
 mod peers;
 mod pool;
 pub mod tcp;

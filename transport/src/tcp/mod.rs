@@ -326,6 +326,7 @@ impl Shared {
         let connection = Connection::new(talk.stream, peer, incarnation, dialed, cx.now(), outbox);
         *link.state.borrow_mut() = State::Up(Rc::clone(&connection));
         tracing::debug!("link to node {} shard {} is up at {peer}", link.node.0, link.shard);
+        let clock = cx.clone();
         let reader = Reader::new(
             Rc::clone(&connection.stream),
             talk.land,
@@ -333,6 +334,7 @@ impl Shared {
             self.index,
             Rc::clone(&connection.received),
             self.pool.clone(),
+            Rc::new(move || clock.turn()),
         );
         let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(&connection));
         cx.spawn(async move {
