@@ -14,6 +14,7 @@ use t3fs_runtime::{Bulk, NodeId, Slot};
 
 use super::frame::{HEAD, Head, Kind, lengths};
 use crate::linger::Linger;
+use crate::links::Lost;
 use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
@@ -23,7 +24,7 @@ const LAND: usize = 64 << 10;
 /// Bytes of a payload taken by one read: enough to be cheap, few enough to be warm for the
 /// checksum.
 const CHUNK: usize = 256 << 10;
-/// After so many bytes of one payload the socket is waited for, so that other work gets its turn.
+/// After so many bytes of one payload other work and other I/O get their turn.
 const TURN: usize = 2 << 20;
 
 /// What came.
@@ -32,9 +33,6 @@ pub(crate) enum Incoming {
     Ping,
     Pong,
 }
-
-/// Why a connection ended: a few words for the log and for the doctor.
-pub(crate) type Lost = String;
 
 /// One turn of the shard, I/O included, without sleep.
 pub(crate) type Turn = Rc<dyn Fn() -> Slot<()>>;
@@ -52,19 +50,6 @@ pub(crate) struct Reader {
     pool: Pool,
     /// Bytes received so far, also of a frame that is not whole yet.
     received: Rc<Cell<u64>>,
-}
-
-/// Lets other tasks of the shard run.
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Reader {
@@ -203,7 +188,7 @@ impl Reader {
             crc.update(&own[at..]);
             if turn >= TURN {
                 turn = 0;
-                yield_now().await;
+                (self.turn)().await;
             }
         }
         Ok(self.pool.lend(own))
@@ -225,7 +210,7 @@ impl Reader {
 mod tests {
     use std::cell::RefCell;
     use std::io::{self, IoSlice};
-    use std::task::{Context, Waker};
+    use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
     use t3fs_runtime::Lane;
@@ -234,6 +219,7 @@ mod tests {
 
     use super::super::outbox::{Outbox, SLICES};
     use super::*;
+    use crate::links::lanes::Lanes;
     use crate::peers::Limits;
 
     /// A connection whose bytes are all there, and come in pieces.
@@ -321,14 +307,14 @@ mod tests {
     }
 
     fn written(frames: &[Frame]) -> Vec<u8> {
-        let mut o = Outbox::new(&Limits::default());
+        let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
         for f in frames {
-            o.push(f.clone()).unwrap();
+            lanes.push(f.clone()).unwrap();
         }
-        o.ping();
+        lanes.ping();
         let mut all = Vec::new();
         loop {
-            o.stage();
+            o.stage(&mut lanes);
             if o.is_empty() {
                 return all;
             }
