@@ -21,7 +21,7 @@ use super::dock::Dock;
 use super::engine::{Counts, Ends, Engine, Terms};
 use super::nic::{Completion, Nic, Outcome, QueuePair};
 use crate::links::link::{Connection, Link};
-use crate::links::{Incoming, Lost, yield_now};
+use crate::links::{Incoming, Lost};
 use crate::peers::Limits;
 
 /// Segments that one connection has open, by lane.
@@ -299,23 +299,24 @@ impl Port {
     async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
         let mut completions = Vec::new();
         loop {
-            let Some(begun) = self.shard.upgrade().map(|s| s.cx().now()) else { return };
-            // Others have to get their turn, and the shard has to look at its other sources: no
-            // longer than this at a time, however much there is.
+            let mut last = None;
             loop {
-                self.take(&mut completions);
-                let Some(shard) = self.shard.upgrade() else { return };
-                if shard.cx().now().since(begun) >= spin {
+                let n = self.take(&mut completions);
+                let Some(cx) = self.shard.upgrade().map(|s| s.cx()) else { return };
+                let now = cx.now();
+                let since = *last.get_or_insert(now);
+                if n > 0 {
+                    last = Some(now);
+                } else if now.since(since) >= spin {
                     break;
                 }
-                drop(shard);
-                yield_now().await;
+                cx.turn().await;
             }
             if let Err(why) = self.nic.arm() {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
             }
-            while self.take(&mut completions) > 0 {
-                yield_now().await;
+            if self.take(&mut completions) > 0 {
+                continue; // the event comes as well, and is taken the next time
             }
             match &mut watch {
                 Some(watch) => {
