@@ -11,6 +11,8 @@
 mod devices;
 mod dock;
 mod engine;
+#[doc(hidden)]
+pub mod faults;
 mod memory;
 mod nic;
 mod packet;
@@ -39,6 +41,9 @@ pub enum Nics {
     /// The stand-in for tests.
     #[doc(hidden)]
     Soft(soft::Wire),
+    /// Some of the above that fail at will, for tests.
+    #[doc(hidden)]
+    Faulty(Box<Nics>, faults::Faults),
 }
 
 /// What one side tells the other of its queue pair.
