@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use t3fs_runtime::net::{Net, Watch};
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Shard, Slot};
+use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Offer;
 use super::dock::Dock;
@@ -295,28 +295,30 @@ impl Port {
         self.stop.fill(());
     }
 
-    /// Takes completions for ever.
+    /// Takes completions for ever. Between two looks the shard has its turn, other I/O included.
     async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
         let mut completions = Vec::new();
         loop {
-            let mut last = None;
+            let Some(mut last) = self.now() else { return };
             loop {
-                let n = self.take(&mut completions);
-                let Some(cx) = self.shard.upgrade().map(|s| s.cx()) else { return };
-                let now = cx.now();
-                let since = *last.get_or_insert(now);
-                if n > 0 {
-                    last = Some(now);
-                } else if now.since(since) >= spin {
+                let some = self.take(&mut completions) > 0;
+                let Some(shard) = self.shard.upgrade() else { return };
+                let now = shard.cx().now();
+                if some {
+                    last = now;
+                } else if now.since(last) >= spin {
                     break;
                 }
-                cx.turn().await;
+                let turn = shard.cx().turn();
+                drop(shard);
+                turn.await;
             }
             if let Err(why) = self.nic.arm() {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
             }
+            // What came before it was armed brings no event.
             if self.take(&mut completions) > 0 {
-                continue; // the event comes as well, and is taken the next time
+                continue;
             }
             match &mut watch {
                 Some(watch) => {
@@ -329,6 +331,10 @@ impl Port {
                 None => self.sleep(LOOK_AGAIN).await,
             }
         }
+    }
+
+    fn now(&self) -> Option<Time> {
+        self.shard.upgrade().map(|s| s.cx().now())
     }
 
     async fn sleep(&self, time: Duration) {
