@@ -9,9 +9,16 @@ pub fn render(view: &View) -> Vec<String> {
     host(&view.host, &mut out);
     if let Some(process) = &view.process {
         about(process, &mut out);
+        let mut said = None;
         for peer in &process.peers {
             out.push(String::new());
             describe(peer, &mut out);
+            match &peer.not_rdma {
+                Some(why) if said == Some(why) => out.push("  no RDMA: as above".into()),
+                Some(why) => out.push(format!("  no RDMA: {}; {}", why.reason, why.change)),
+                None => continue,
+            }
+            said = peer.not_rdma.as_ref();
         }
         if process.linked && process.peers.is_empty() {
             out.push("no other process is known".into());
@@ -84,9 +91,6 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
             let Link { shard, remote_shard, .. } = link;
             out.push(format!("  last error of {shard}-{remote_shard}: {error}"));
         }
-    }
-    if let Some(why) = &peer.not_rdma {
-        out.push(format!("  no RDMA: {}; {}", why.reason, why.change));
     }
 }
 

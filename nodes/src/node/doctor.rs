@@ -7,7 +7,7 @@ use std::time::Duration;
 use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::mgmtd::{ListNodes, NodeInfo, NodeStatus};
 use t3fs_runtime::glommio::Remote;
-use t3fs_runtime::{Addr, Cx, NodeId, Time, join_all};
+use t3fs_runtime::{Addr, Cx, Time, join_all};
 use t3fs_transport::{LinkState, LinkStats, PeerState, Peers, source_towards};
 
 use super::assembly::{Assembly, LinkPlan};
@@ -21,20 +21,18 @@ use crate::failure::Failure;
 
 /// How long mgmtd may take to list the servers.
 const LIST: Duration = Duration::from_secs(2);
-/// Shards say how their links do at least so often.
-const REPORTED: Duration = Duration::from_millis(1250);
 
 /// Looks from other threads.
 #[derive(Clone)]
 pub struct Doctor {
-    pub(super) remote: Remote,
+    pub(super) remotes: Vec<Remote>,
     pub(super) agent: Addr<Agent>,
     pub(super) peers: Option<Peers>,
     pub(super) assembly: Arc<Assembly>,
 }
 
 impl Doctor {
-    /// Takes a second or two.
+    /// Takes as long as it takes to connect to those that there was no need for so far.
     pub fn look(&self) -> Result<View, Failure> {
         let a = &self.assembly;
         let mut process = Process {
@@ -53,12 +51,14 @@ impl Doctor {
         process.linked = true;
         process.addresses = plan.advertise.iter().map(ToString::to_string).collect();
         process.pinned_bytes = (a.shards * plan.fabric.pinned_bytes()) as u64;
+        self.report()?;
         let (agent, asked) = (self.agent, peers.clone());
-        let (servers, now) = on_shard(&self.remote, "doctor", async move |cx: Cx| {
+        let (servers, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
             let servers = cx.within(LIST).ask(agent, ListNodes).await;
             reach_all(&cx, &asked).await;
             (servers, cx.now())
         })?;
+        self.report()?;
         let servers = match servers {
             Ok(Ok(lines)) => lines.into_iter().map(|line| line.info).collect(),
             Ok(Err(why)) => {
@@ -77,6 +77,13 @@ impl Doctor {
     }
 }
 
+impl Doctor {
+    fn report(&self) -> Result<(), Failure> {
+        let all = self.remotes.iter();
+        all.map(|r| on_shard(r, "doctor", async |_: Cx| link::report())).collect()
+    }
+}
+
 fn is_up(peer: &PeerState) -> bool {
     peer.links.iter().any(|l| l.state == LinkState::Up)
 }
@@ -86,9 +93,6 @@ async fn reach_all(cx: &Cx, peers: &Peers) {
     let me = cx.node();
     let lonely = peers.snapshot().into_iter().filter(|p| p.node != me && !is_up(p));
     let lonely: Vec<PeerState> = lonely.filter(|p| !p.addresses.is_empty()).collect();
-    if lonely.is_empty() {
-        return;
-    }
     let reach = async |peer: PeerState| {
         for address in peer.addresses {
             match link::find(address.socket, AGENT).await {
@@ -98,7 +102,6 @@ async fn reach_all(cx: &Cx, peers: &Peers) {
         }
     };
     join_all(lonely.into_iter().map(reach)).await;
-    cx.sleep(REPORTED).await;
 }
 
 fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], now: Time) -> Peer {
@@ -120,7 +123,7 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
     };
     Peer {
         node: state.node.0,
-        roles: roles(state.node, servers),
+        roles: roles(&state, servers),
         reachable: is_up(&state),
         not_rdma: by_tcp.map(|_| why_not_rdma(&case)),
         addresses: state.addresses.iter().map(ToString::to_string).collect(),
@@ -129,8 +132,10 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
     }
 }
 
-fn roles(node: NodeId, servers: &[NodeInfo]) -> String {
-    let Some(info) = servers.iter().find(|s| s.node == node) else { return "client".into() };
+fn roles(peer: &PeerState, servers: &[NodeInfo]) -> String {
+    let Some(info) = servers.iter().find(|s| s.node == peer.node) else {
+        return if peer.addresses.is_empty() { "client".into() } else { "server".into() };
+    };
     let roles: Vec<String> =
         info.roles.iter().map(|r| format!("{r:?}").to_ascii_lowercase()).collect();
     let dead = if info.status == NodeStatus::Dead { ", dead to mgmtd" } else { "" };
