@@ -131,8 +131,8 @@ fn announced(
     let ips: Vec<String> = device_ips.iter().map(ToString::to_string).collect();
     Err(match wanted {
         FabricUse::Rdma => format!(
-            "fabric is rdma, and this server listens at {at}, where no RDMA device is; say --listen \
-             with one of {}, or set fabric to auto",
+            "fabric is rdma, and this server listens at {at}, where no RDMA device is; say \
+             --listen with one of {}, or set fabric to auto",
             ips.join(", ")
         ),
         FabricUse::Tcp if all_said => {
@@ -148,8 +148,8 @@ fn announced(
 
 #[cfg(test)]
 mod tests {
-    //! Goal: a node announces what it serves, and nothing that others cannot use. Method: every kind
-    //! of listening with and without two devices.
+    //! Goal: a node announces what it serves, and nothing that others cannot use. Method: every
+    //! kind of listening with and without two devices.
     use super::*;
 
     const NICS: [&str; 2] = ["10.8.0.5", "10.8.1.5"];

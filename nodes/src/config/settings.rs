@@ -217,7 +217,8 @@ fn mgmtds(texts: &[String]) -> Result<Vec<Address>, Failure> {
     Ok(all)
 }
 
-/// `TCP://ip:port` or `RDMA://ip:port`, or what is left of it without the parts that can be guessed.
+/// `TCP://ip:port` or `RDMA://ip:port`, or what is left of it without the parts that can be
+/// guessed.
 pub fn mgmtd_address(text: &str) -> Result<Address, Failure> {
     if let Ok(address) = text.parse::<Address>() {
         return Ok(address);

@@ -1,5 +1,5 @@
-//! `t3fs-node doctor`: by what fabric processes talk to each other, why, and what keeps a faster one
-//! from being used.
+//! `t3fs-node doctor`: by what fabric processes talk to each other, why, and what keeps a faster
+//! one from being used.
 //!
 //! A running process is asked over its control socket and looks at its own links
 //! (`node/doctor.rs`); with `--cluster` the doctor joins for a moment and looks at its own; without
@@ -55,8 +55,8 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
         table::render(&view).iter().for_each(|line| tell(line));
         if view.process.is_none() && !args.host {
             tell(
-                "no process was asked; say `t3fs-node doctor` with a mount, a state or data folder, \
-                  or --cluster",
+                "no process was asked; say `t3fs-node doctor` with a mount, a state or data \
+                 folder, or --cluster",
             );
         }
     }
@@ -121,7 +121,7 @@ fn is_served(folder: &Path) -> bool {
 /// The process of this host, if there is just one.
 fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
     let mut homes: Vec<PathBuf> = registry::running()?.into_iter().map(|i| i.data).collect();
-    // Servers without a mount are in no list: the place that the settings name, and the default one.
+    // Servers without a mount are in no list: the place that the settings name, and the default.
     homes.extend(settings.node_id.and_then(|id| settings.state_or_default(id).ok()));
     if let Ok(any) = config::settings::default_folder("any", "") {
         let siblings = std::fs::read_dir(any.parent().expect("it has a name"));
