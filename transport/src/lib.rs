@@ -54,6 +54,7 @@
 
 mod address;
 mod choice;
+mod linger;
 pub mod links;
 mod peers;
 mod pool;

@@ -13,17 +13,20 @@ use std::rc::{Rc, Weak};
 use std::task::Poll;
 
 use bytes::BytesMut;
-use t3fs_runtime::Shard;
+use t3fs_runtime::{Shard, Slot};
 
 use crate::links::link::{Connection, Link};
 use crate::links::{Lost, yield_now};
 use crate::pool::Pool;
 use outbox::{Outbox, SLICES};
-use reader::{Incoming, Reader};
+use reader::{Incoming, Reader, Turn};
 
 /// Frames and payload bytes taken from one connection before others get their turn.
 const BURST: usize = 128;
 const BURST_BYTES: usize = 32 << 10;
+/// Every so many bursts the shard looks for I/O, which it does by itself only when nothing is
+/// ready: bytes that come without a pause would keep it from its disks.
+const IO_EVERY: u32 = 4;
 
 /// What a connection carried by TCP has beside the stream.
 #[derive(Default)]
@@ -98,9 +101,15 @@ pub(crate) async fn read(
     let Some(to_shard) = shard.upgrade().map(|s| s.cx().shard_index()) else {
         return "this shard has ended".into();
     };
+    let home = Weak::clone(shard);
+    let turn: Turn = Rc::new(move || match home.upgrade() {
+        Some(shard) => shard.cx().turn(),
+        None => Slot::new(), // the task ends with the shard
+    });
     let (stream, from) = (Rc::clone(&c.stream), (link.node, link.shard));
-    let mut reader = Reader::new(stream, land, from, to_shard, Rc::clone(&c.received), pool);
-    let (mut burst, mut bytes) = (0, 0);
+    let received = Rc::clone(&c.received);
+    let mut reader = Reader::new(stream, land, from, to_shard, received, pool, Rc::clone(&turn));
+    let (mut burst, mut bytes, mut bursts) = (0, 0, 0);
     loop {
         let incoming = match reader.next().await {
             Ok(incoming) => incoming,
@@ -127,7 +136,11 @@ pub(crate) async fn read(
             // The handler answers in the first turn, the writer writes in the second: the peer
             // goes on while we read what it sent before.
             yield_now().await;
-            yield_now().await;
+            bursts += 1;
+            match bursts % IO_EVERY {
+                0 => turn().await,
+                _ => yield_now().await,
+            }
         }
     }
 }
