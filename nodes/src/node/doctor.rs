@@ -124,7 +124,8 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
     Peer {
         node: state.node.0,
         roles: roles(&state, servers),
-        reachable: is_up(&state),
+        // Nobody dials those that do not listen.
+        reachable: is_up(&state) || state.addresses.is_empty(),
         not_rdma: by_tcp.map(|_| why_not_rdma(&case)),
         addresses: state.addresses.iter().map(ToString::to_string).collect(),
         avoided: avoided.iter().map(ToString::to_string).collect(),

@@ -209,8 +209,8 @@ mod tests {
     use super::*;
     use t3fs_actors::proto::mgmtd::{NodeInfo, NodeStatus};
 
-    /// Goal: of what a node announces the understood part is used, best first; a node that
-    /// announces nothing of it keeps what was known. Method: routings with addresses of three kinds.
+    /// Goal: of what a node announces the understood part is used; a node that announces nothing
+    /// of it keeps what was known. Method: routings with addresses of three kinds.
     #[test]
     fn addresses_of_unknown_kinds_are_left_out() {
         let config = Config {
