@@ -16,6 +16,7 @@ mod hosts;
 mod large;
 mod lifecycle;
 mod mounting;
+mod networks;
 mod posix;
 mod refusals;
 mod replicas;

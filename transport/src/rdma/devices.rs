@@ -46,6 +46,9 @@ pub struct DeviceReport {
     pub windows_max: u32,
     /// READs outstanding on a queue pair.
     pub reads_max: u8,
+    /// The kernel plays the device (soft-RoCE): for tests. It does not keep peers within the bounds
+    /// of a window, only within the memory that is registered.
+    pub software: bool,
     pub(super) lid: u16,
     /// Why it cannot be used, as a sentence; `None` if it can.
     pub unusable: Option<String>,
@@ -62,6 +65,7 @@ impl fmt::Display for DeviceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.link_layer {
             LinkLayer::InfiniBand => "InfiniBand",
+            LinkLayer::Ethernet if self.software => "RoCE v2 in software",
             LinkLayer::Ethernet => "RoCE v2",
             LinkLayer::Other => "unknown link",
         };
@@ -92,6 +96,7 @@ pub struct PortRef {
     pub(super) ethernet: bool,
     pub(super) mtu: u32,
     pub(super) reads_max: u8,
+    pub(super) software: bool,
 }
 
 impl PortRef {
@@ -181,6 +186,7 @@ impl Devices {
                 ethernet: port.link_layer == LinkLayer::Ethernet,
                 mtu: port.mtu,
                 reads_max: port.reads_max,
+                software: port.software,
             });
         }
         if let Some((port, _)) = here().next() {
@@ -227,6 +233,7 @@ mod tests {
             shared_receive_queues_max: 100,
             windows_max: 1000,
             reads_max: 16,
+            software: false,
             lid: 0,
             unusable: unusable.map(String::from),
         }

@@ -150,6 +150,12 @@ impl Device {
         Ok(device)
     }
 
+    #[cfg(test)]
+    pub(super) fn pool_key(&self) -> u32 {
+        // SAFETY: ours, and alive.
+        unsafe { (*self.region.raw()).rkey }
+    }
+
     /// The next smaller amount of inline data to ask for.
     pub(super) fn less_inline(&self) -> bool {
         let less = INLINE.iter().find(|bytes| **bytes < self.inline.get());

@@ -15,6 +15,8 @@ use crate::rdma::devices::{DeviceReport, Gid, LinkLayer};
 const QUEUE_PAIRS_MIN: u32 = 16;
 /// READs kept outstanding; more gain nothing.
 const READS_MAX: c_int = 16;
+/// The vendor that soft-RoCE names.
+const SOFT_ROCE: u32 = 0xff_ffff;
 const DEVICES: &str = "/sys/class/infiniband";
 /// Of an interface of IP over InfiniBand: four bytes of its own, then the port's GID.
 const IPOIB_ADDRESS: usize = 20;
@@ -117,6 +119,7 @@ fn unknown(device: String, port: u8, why: String) -> DeviceReport {
         shared_receive_queues_max: 0,
         windows_max: 0,
         reads_max: 0,
+        software: false,
         lid: 0,
         unusable: Some(why),
     }
@@ -175,6 +178,7 @@ fn one_port(
         shared_receive_queues_max: number(limits.max_srq),
         windows_max: if has_windows { number(limits.max_mw) } else { 0 },
         reads_max: reads as u8,
+        software: limits.vendor_id == SOFT_ROCE,
         lid: attributes.lid,
         unusable: None,
     };

@@ -54,6 +54,12 @@ impl VerbsNic {
     pub(crate) fn queue_pairs(&self) -> usize {
         self.0.queue_pairs_max
     }
+
+    /// The key by which a peer would reach the whole pool, if that were open.
+    #[cfg(test)]
+    fn pool_key(&self) -> u32 {
+        self.0.pool_key()
+    }
 }
 
 impl Nic for VerbsNic {
