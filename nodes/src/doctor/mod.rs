@@ -71,8 +71,9 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
 
 /// What this host and this program have.
 pub fn host(plan: &FabricPlan) -> Host {
-    let before = plan.devices.as_ref().map(Devices::report).unwrap_or_default();
-    let now = plan.devices.as_ref().map(|_| Devices::find(&plan.filter).report());
+    let before = plan.devices.as_ref().map(|d| d.report()).unwrap_or_default();
+    let now = plan.devices.as_ref().map(|_| Devices::find(&plan.filter));
+    let now = now.as_ref().map(Devices::report).unwrap_or_default();
     Host {
         built_with_rdma: cfg!(feature = "rdma"),
         fabric: match plan.wanted {
@@ -82,7 +83,7 @@ pub fn host(plan: &FabricPlan) -> Host {
         },
         why_not_rdma: plan.why_not_rdma(),
         device_filter: plan.filter.clone(),
-        devices: devices(&before, &now.unwrap_or_default()),
+        devices: devices(&before, &now),
     }
 }
 

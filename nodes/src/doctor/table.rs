@@ -81,8 +81,8 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
             "up for",
             "sent",
             "received",
-            "pulled",
-            "pushed"
+            "read",
+            "written"
         ));
     }
     out.extend(peer.links.iter().map(row));
@@ -107,8 +107,8 @@ fn row(l: &Link) -> String {
         or_dash(&up_for),
         bytes(l.sent_bytes),
         bytes(l.received_bytes),
-        bytes(l.pulled_bytes),
-        bytes(l.pushed_bytes)
+        bytes(l.read_bytes),
+        bytes(l.written_bytes)
     )
 }
 
@@ -126,7 +126,7 @@ mod tests {
             address: Some("10.8.0.2:8000".into()),
             epoch: 2,
             up_seconds: Some(61),
-            pulled_bytes: 3 << 20,
+            read_bytes: 3 << 20,
             ..Link::default()
         };
         let not_rdma = Some(Why { reason: "port down".into(), change: "plug it in".into() });

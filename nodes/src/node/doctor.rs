@@ -8,7 +8,7 @@ use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::mgmtd::{ListNodes, NodeInfo, NodeStatus};
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, Cx, Time, join_all};
-use t3fs_transport::{LinkState, LinkStats, PeerState, Peers, source_towards};
+use t3fs_transport::{Fabric, LinkState, LinkStats, PeerState, Peers, source_towards};
 
 use super::assembly::{Assembly, LinkPlan};
 use super::link::{self, AGENT};
@@ -50,7 +50,7 @@ impl Doctor {
         };
         process.linked = true;
         process.addresses = plan.advertise.iter().map(ToString::to_string).collect();
-        process.pinned_bytes = (a.shards * plan.fabric.pinned_bytes()) as u64;
+        process.pinned_bytes_max = (a.shards * plan.fabric.pinned_bytes()) as u64;
         self.report()?;
         let (agent, asked) = (self.agent, peers.clone());
         let (servers, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
@@ -59,6 +59,9 @@ impl Doctor {
             (servers, cx.now())
         })?;
         self.report()?;
+        let memory = peers.rdma_memory();
+        process.pinned_bytes = memory.pinned as u64;
+        process.pinned_bytes_used = memory.used as u64;
         let servers = match servers {
             Ok(Ok(lines)) => lines.into_iter().map(|line| line.info).collect(),
             Ok(Err(why)) => {
@@ -106,7 +109,9 @@ async fn reach_all(cx: &Cx, peers: &Peers) {
 
 fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], now: Time) -> Peer {
     let avoided = peers.avoided(state.node, now);
-    let by_tcp = state.links.iter().find(|l| l.state == LinkState::Up);
+    let tcp = |l: &&LinkStats| l.state == LinkState::Up && l.carrier != Some(Fabric::Rdma);
+    let by_tcp = state.links.iter().find(tcp);
+    let handshake = by_tcp.and_then(|l| l.why_not_rdma.as_deref());
     let last = state.links.iter().find_map(|l| l.last_error.as_deref());
     let here = plan.fabric.why_not_rdma();
     let case = Case {
@@ -118,7 +123,7 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
         addresses: &state.addresses,
         avoided: &avoided,
         source: &source_towards,
-        handshake: None,
+        handshake: handshake.filter(|why| !why.is_empty()),
         last_error: last,
     };
     Peer {
@@ -144,7 +149,6 @@ fn roles(peer: &PeerState, servers: &[NodeInfo]) -> String {
 }
 
 fn link_of(l: &LinkStats, now: Time) -> Link {
-    let up = l.state == LinkState::Up;
     Link {
         shard: l.local_shard,
         remote_shard: l.remote_shard,
@@ -154,13 +158,16 @@ fn link_of(l: &LinkStats, now: Time) -> Link {
             LinkState::Down => "down".into(),
         },
         address: l.socket.map(|s| s.to_string()),
-        carrier: up.then(|| "TCP".into()),
+        carrier: l.carrier.map(|c| match c {
+            Fabric::Rdma => "RDMA".into(),
+            Fabric::Tcp => "TCP".into(),
+        }),
         epoch: l.epoch,
         up_seconds: l.since.map(|since| now.since(since).as_secs()),
         sent_bytes: l.bytes_sent,
         received_bytes: l.bytes_received,
-        pulled_bytes: 0,
-        pushed_bytes: 0,
+        read_bytes: l.one_sided.bytes_read,
+        written_bytes: l.one_sided.bytes_written,
         last_error: l.last_error.clone(),
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn peers(a: &Assembly, plan: &LinkPlan) -> Result<Peers, Failure> {
     let (node, incarnation) = (a.node, a.incarnation);
     let (fabric, device_ips) = (plan.fabric.wanted, plan.fabric.device_ips());
     let who = Config { node, incarnation, shards, cluster, secret, ..Config::default() };
-    Peers::new(Config { fabric, device_ips, ..who }).map_err(failed)
+    let (nics, limits) = (plan.fabric.nics(), plan.fabric.limits());
+    Peers::new(Config { fabric, device_ips, nics, limits, ..who }).map_err(failed)
 }
 
 /// What each shard does first.
