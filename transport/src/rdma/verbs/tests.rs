@@ -263,6 +263,69 @@ fn trespass_fails(a: &PortRef, b: &PortRef, trespass: Trespass) {
     eprintln!("{trespass:?}: {outcome:?}");
 }
 
+/// Goal: a window serves for ever: its 256 keys come round, and it survives queue pairs that fail
+/// before, while and after it is opened to them. Method: open, use and close it 600 times; then open
+/// it to queue pairs that have failed, in every order, and use it on a fresh one each time.
+#[test]
+fn windows_are_used_again() {
+    for (a, b) in pairs() {
+        let (mut a, mut b) = (End::new(&a, &SETTINGS), End::new(&b, &SETTINGS));
+        let window = b.nic.window().unwrap();
+        let memory = b.piece(PACKET, 1);
+        let out = a.piece(PACKET, 9);
+        let all = whole(&memory, 100);
+        let (x, y) = connected(&a, &b);
+        let mut last = 0;
+        for round in 0..600 {
+            let to = open(&mut b, &y, &*window, all, Access::Write);
+            assert_ne!(to.key, std::mem::replace(&mut last, to.key), "round {round}");
+            let work = Work::Write { id: 1, from: whole(&out, 100), to, signal: true };
+            x.post(&[work]).unwrap();
+            assert_eq!(a.outcome(&x, 1), Outcome::Done, "round {round}");
+            y.post(&[Work::Close { id: 2, window: &*window }]).unwrap();
+            assert_eq!(b.outcome(&y, 2), Outcome::Done, "round {round}");
+        }
+        for round in 0..6 {
+            let (_x, y) = connected(&a, &b);
+            let (work, again) = (
+                Work::Open {
+                    id: 3,
+                    window: &*window,
+                    memory: all,
+                    access: Access::Write,
+                    signal: true,
+                },
+                Work::Close { id: 4, window: &*window },
+            );
+            window.next_key();
+            match round % 3 {
+                0 => {
+                    y.fail();
+                    let _ = y.post(&[work]);
+                }
+                1 => {
+                    let _ = y.post(&[work, again]);
+                    y.fail();
+                }
+                _ => {
+                    y.post(&[work]).unwrap();
+                    assert_eq!(b.outcome(&y, 3), Outcome::Done);
+                    y.fail();
+                }
+            }
+            // With the failed one still there, and after it.
+            let kept = (round < 3).then_some(y);
+            b.seen.clear();
+            let (x, y) = connected(&a, &b);
+            let to = open(&mut b, &y, &*window, all, Access::Write);
+            let work = Work::Write { id: 5, from: whole(&out, 100), to, signal: true };
+            x.post(&[work]).unwrap();
+            assert_eq!(a.outcome(&x, 5), Outcome::Done, "round {round}");
+            drop(kept);
+        }
+    }
+}
+
 /// Goal: one set of receive buffers serves all queue pairs, and runs over more often than it has
 /// buffers. Method: many connections send in turns; each packet arrives once, in order, by the queue
 /// pair that it was meant for.
