@@ -290,7 +290,7 @@ fn register(domain: &Domain, pool: &Pool, more: ibv_access_flags) -> Result<Regi
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
         match limit {
             Some(bytes) if bytes < len as u64 => format!(
-                "{why}; this process may lock {} KiB only: raise its limit (ulimit -l, LimitMEMLOCK=)",
+                "{why}; this process may lock {} KiB only (ulimit -l, LimitMEMLOCK=)",
                 bytes >> 10
             ),
             _ => why,

@@ -13,12 +13,13 @@ use super::handles::{RawQueuePair, check, last_error};
 use super::window::{State, VerbsWindow};
 use crate::rdma::nic::{Access, Endpoint, Local, QueuePair, Window, Work};
 
-/// 134 ms until something unacknowledged is sent again, and how often: a dead peer is noticed within
-/// a second; devices that stretch the time need up to four. Not 7: soft-RoCE takes it for endless.
+/// 134 ms until something unacknowledged is sent again, and how often: a dead peer is noticed
+/// within a second; devices that stretch the time need up to four. Not 7, which
+/// soft-RoCE takes for endless.
 const TIMEOUT: u8 = 15;
 const RETRIES: u8 = 6;
-/// Credits keep the peer from running out of receive buffers. If it does, we wait for it; that it is
-/// dead is noticed elsewhere.
+/// Credits keep the peer from running out of receive buffers. If it does, we wait for it; that it
+/// is dead is noticed elsewhere.
 const RETRIES_WITHOUT_BUFFER: u8 = 7;
 /// 80 us until a peer tries again that found no receive buffer.
 const WAIT_FOR_BUFFER: u8 = 6;

@@ -2,6 +2,7 @@
 //! test says that it was skipped, and with `T3FS_RDMA_REQUIRED=1` it fails.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -14,13 +15,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings { receive_buffers: 64, send_queue: 64, queue_pairs: 32 };
 
 /// Ports to test with; none: the test is skipped.
-fn ports() -> Vec<PortRef> {
+pub(super) fn ports() -> Vec<(PortRef, IpAddr)> {
     let devices = Devices::find(&[]);
     for port in devices.report() {
         eprintln!("{port}");
     }
     let addresses = devices.addresses();
-    let ports: Vec<_> = addresses.iter().filter_map(|a| devices.port_at(*a).ok()).collect();
+    let found = addresses.into_iter().filter_map(|a| Some((devices.port_at(a).ok()?, a)));
+    let ports: Vec<_> = found.collect();
     if ports.is_empty() {
         let why = devices.why_none().unwrap_or_default();
         let required = std::env::var("T3FS_RDMA_REQUIRED").is_ok_and(|v| v == "1");
@@ -31,28 +33,28 @@ fn ports() -> Vec<PortRef> {
 }
 
 /// One end: a device in use, with memory.
-struct End {
-    nic: VerbsNic,
+pub(super) struct End {
+    pub(super) nic: VerbsNic,
     pool: Pool,
     seen: Vec<Completion>,
-    packets: VecDeque<(u32, Vec<u8>)>,
+    pub(super) packets: VecDeque<(u32, Vec<u8>)>,
 }
 
 impl End {
-    fn new(port: &PortRef, settings: &Settings) -> End {
+    pub(super) fn new(port: &PortRef, settings: &Settings) -> End {
         let pool = Pool::new(8 << 20).unwrap();
         let nic = VerbsNic::open(port, &pool, settings).unwrap();
         End { nic, pool, seen: Vec::new(), packets: VecDeque::new() }
     }
 
-    fn piece(&self, len: usize, first: u8) -> Piece {
+    pub(super) fn piece(&self, len: usize, first: u8) -> Piece {
         let mut piece = self.pool.take(len).unwrap();
         let bytes = &mut piece.as_mut_slice()[..len];
         bytes.iter_mut().enumerate().for_each(|(i, b)| *b = first.wrapping_add((i / 7) as u8));
         piece
     }
 
-    fn poll(&mut self) {
+    pub(super) fn poll(&mut self) {
         let mut new = Vec::new();
         self.nic.poll(&mut new);
         for one in new {
@@ -68,7 +70,7 @@ impl End {
     }
 
     /// What became of this work.
-    fn outcome(&mut self, queue_pair: &Rc<dyn QueuePair>, id: u64) -> Outcome {
+    pub(super) fn outcome(&mut self, queue_pair: &Rc<dyn QueuePair>, id: u64) -> Outcome {
         let until = Instant::now() + PATIENCE;
         loop {
             self.poll();
@@ -93,7 +95,7 @@ impl End {
     }
 }
 
-fn whole(piece: &Piece, len: usize) -> Local<'_> {
+pub(super) fn whole(piece: &Piece, len: usize) -> Local<'_> {
     Local { piece, at: 0, len: len as u32 }
 }
 
@@ -105,7 +107,7 @@ fn connected(a: &End, b: &End) -> (Rc<dyn QueuePair>, Rc<dyn QueuePair>) {
 }
 
 /// Opens memory, and waits until it is.
-fn open(
+pub(super) fn open(
     end: &mut End,
     to: &Rc<dyn QueuePair>,
     window: &dyn Window,
@@ -122,7 +124,7 @@ fn open(
 /// Both ends for each test. Two ports of one host do not reach each other: the kernel finds the way
 /// from one to the other within itself, devices do not.
 fn pairs() -> Vec<(PortRef, PortRef)> {
-    ports().into_iter().map(|port| (port.clone(), port)).collect()
+    ports().into_iter().map(|(port, _)| (port.clone(), port)).collect()
 }
 
 /// Goal: packets go back and forth, of all sizes, inline and not. Method: an echo.
@@ -264,8 +266,8 @@ fn trespass_fails(a: &PortRef, b: &PortRef, trespass: Trespass) {
 }
 
 /// Goal: a window serves for ever: its 256 keys come round, and it survives queue pairs that fail
-/// before, while and after it is opened to them. Method: open, use and close it 600 times; then open
-/// it to queue pairs that have failed, in every order, and use it on a fresh one each time.
+/// before, while and after it is opened to them. Method: open, use and close it 600 times; then
+/// open it to queue pairs that have failed, in every order, and use it on a fresh one each time.
 #[test]
 fn windows_are_used_again() {
     for (a, b) in pairs() {
@@ -327,8 +329,8 @@ fn windows_are_used_again() {
 }
 
 /// Goal: one set of receive buffers serves all queue pairs, and runs over more often than it has
-/// buffers. Method: many connections send in turns; each packet arrives once, in order, by the queue
-/// pair that it was meant for.
+/// buffers. Method: many connections send in turns; each packet arrives once, in order, by the
+/// queue pair that it was meant for.
 #[test]
 fn receive_buffers_are_shared() {
     const CONNECTIONS: usize = 12;
@@ -431,8 +433,9 @@ fn a_dead_peer_is_noticed() {
 
 /// Goal: connections come and go without leaving anything behind: no queue pair, no window, no
 /// receive buffer, no descriptor, and no completion that the next one could take for its own.
-/// Method: many times connect, open a window and leave it open, leave messages unread on both sides,
-/// and drop everything; a window outlives several queue pairs. In the end all receive buffers serve.
+/// Method: many times connect, open a window and leave it open, leave messages unread on both
+/// sides, and drop everything; a window outlives several queue pairs. In the end all receive
+/// buffers serve.
 #[test]
 fn nothing_is_left_behind() {
     let rounds: u64 = std::env::var("T3FS_RDMA_ROUNDS").map_or(150, |v| v.parse().unwrap());
@@ -492,12 +495,12 @@ fn usage() -> (usize, usize) {
     (descriptors, line.split_whitespace().nth(1).unwrap().parse().unwrap())
 }
 
-/// Goal: limits are answers. Method: one queue pair more than agreed is refused with a sentence, and
-/// to be had again when another is gone; a device that is not there cannot be opened.
+/// Goal: limits are answers. Method: one queue pair more than agreed is refused with a sentence,
+/// and to be had again when another is gone; a device that is not there cannot be opened.
 #[test]
 fn limits_are_answers() {
     let settings = Settings { queue_pairs: 3, ..SETTINGS };
-    for port in ports() {
+    for (port, _) in ports() {
         let end = End::new(&port, &settings);
         let mut all: Vec<_> = (0..3).map(|_| end.nic.queue_pair().unwrap()).collect();
         let Err(why) = end.nic.queue_pair() else { panic!("one more than agreed") };
