@@ -42,7 +42,8 @@ struct Row {
 #[test]
 #[ignore = "a benchmark"]
 fn beside_perftest() {
-    let Some((port, address)) = ports().into_iter().next() else { return };
+    let mut ports = ports();
+    let Some((port, address)) = ports.next() else { return };
     let sizes = [64 << 10, PIECE_MAX];
     let mut rows = vec![row("send 64 B, polled", "us"), row("send 64 B, events", "us")];
     rows.extend(sizes.map(|size| row(&format!("read {} KiB", size >> 10), "MiB/s")));

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Settings, VerbsNic};
@@ -14,22 +15,38 @@ use crate::rdma::nic::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings { receive_buffers: 64, send_queue: 64, queue_pairs: 32 };
 
-/// Ports to test with; none: the test is skipped.
-pub(super) fn ports() -> Vec<(PortRef, IpAddr)> {
+/// Ports to test with, for one test at a time: they count what the process has.
+pub(super) struct Ports {
+    all: std::vec::IntoIter<(PortRef, IpAddr)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Iterator for Ports {
+    type Item = (PortRef, IpAddr);
+
+    fn next(&mut self) -> Option<(PortRef, IpAddr)> {
+        self.all.next()
+    }
+}
+
+/// None: the test is skipped.
+pub(super) fn ports() -> Ports {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let devices = Devices::find(&[]);
     for port in devices.report() {
         eprintln!("{port}");
     }
     let addresses = devices.addresses();
     let found = addresses.into_iter().filter_map(|a| Some((devices.port_at(a).ok()?, a)));
-    let ports: Vec<_> = found.collect();
-    if ports.is_empty() {
+    let all: Vec<_> = found.collect();
+    if all.is_empty() {
         let why = devices.why_none().unwrap_or_default();
         let required = std::env::var("T3FS_RDMA_REQUIRED").is_ok_and(|v| v == "1");
         assert!(!required, "no RDMA device, and one is required: {why}");
         eprintln!("SKIPPED, no RDMA device: {why}");
     }
-    ports
+    Ports { all: all.into_iter(), _alone }
 }
 
 /// One end: a device in use, with memory.
@@ -123,8 +140,8 @@ pub(super) fn open(
 
 /// Both ends for each test. Two ports of one host do not reach each other: the kernel finds the way
 /// from one to the other within itself, devices do not.
-fn pairs() -> Vec<(PortRef, PortRef)> {
-    ports().into_iter().map(|(port, _)| (port.clone(), port)).collect()
+fn pairs() -> impl Iterator<Item = (PortRef, PortRef)> {
+    ports().map(|(port, _)| (port.clone(), port))
 }
 
 /// Goal: packets go back and forth, of all sizes, inline and not. Method: an echo.
