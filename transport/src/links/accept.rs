@@ -206,27 +206,23 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
         Some(_) if me.peers.outdated(guest.node, guest.incarnation) => Err(Refusal::Incarnation),
         // The guest knows by its own link that this one is not needed.
         Some(link) if me.yields(&link, guest.incarnation, false, shard.cx().now()) => return,
-        Some(_) => Ok(()),
+        Some(link) => Ok(link),
     };
     match refused {
         Err(why) => {
             note(me, why, from);
             tell(&mut talk, why).await;
         }
-        Ok(()) => {
+        Ok(link) => {
             let (cx, limit) = (shard.cx(), me.peers.config().limits.handshake);
             drop(shard); // the guest may take its time
             let late = me.alarm(&cx, limit);
             let agreed = before(receive(me, &mut talk, &guest), late).await;
             match agreed.unwrap_or(Err(Refusal::Silent)) {
-                // The link is looked up again: one that is not up is let go of, and the guest took
-                // its time. Which address of ours it knows is not known here.
-                Ok(agreed) => match me.link(guest.node, guest.from_shard) {
-                    Some(link) => {
-                        me.install(&link, talk, agreed, from.into(), guest.incarnation, false)
-                    }
-                    None => note(me, Refusal::Full, from),
-                },
+                // Which address of ours it knows is not known here.
+                Ok(agreed) => {
+                    me.install(&link, talk, agreed, from.into(), guest.incarnation, false)
+                }
                 Err(why) => note(me, why, from),
             }
         }
