@@ -247,6 +247,12 @@ impl Shared {
         Some(link)
     }
 
+    /// A link that was down may have been forgotten while a handshake went on.
+    fn still_known(&self, link: &Rc<Link>) -> Rc<Link> {
+        let mut links = self.links.borrow_mut();
+        Rc::clone(links.entry((link.node, link.shard)).or_insert_with(|| Rc::clone(link)))
+    }
+
     /// Who answered at an address, if that process has a link to its shard 0.
     fn still_linked(&self, at: SocketAddr) -> Option<Known> {
         let links = self.links.borrow();
@@ -410,6 +416,7 @@ impl Shared {
     ) {
         let Some(shard) = self.shard.upgrade() else { return };
         let cx = shard.cx();
+        let link = &self.still_known(link);
         if self.stopped.get() || self.yields(link, incarnation, dialed, cx.now()) {
             return talk.stream.shutdown();
         }
