@@ -82,8 +82,8 @@ impl Doctor {
 
 impl Doctor {
     fn report(&self) -> Result<(), Failure> {
-        let all = self.remotes.iter();
-        all.map(|r| on_shard(r, "doctor", async |_: Cx| link::report())).collect()
+        let mut all = self.remotes.iter();
+        all.try_for_each(|r| on_shard(r, "doctor", async |_: Cx| link::report()))
     }
 }
 
