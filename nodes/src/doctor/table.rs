@@ -68,6 +68,9 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
         all => all.join(", "),
     };
     out.push(format!("node {} ({}){state}; {at}", peer.node, peer.roles));
+    if let Some(why) = &peer.why_unreachable {
+        out.push(format!("  {why}"));
+    }
     if !peer.avoided.is_empty() {
         out.push(format!("  avoided for now: {}", peer.avoided.join(", ")));
     }

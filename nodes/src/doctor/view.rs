@@ -69,6 +69,7 @@ pub struct Peer {
     /// Those that are tried last for now.
     pub avoided: Vec<String>,
     pub reachable: bool,
+    pub why_unreachable: Option<String>,
     pub links: Vec<Link>,
     /// If a link that is up does without RDMA.
     pub not_rdma: Option<Why>,

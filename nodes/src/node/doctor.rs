@@ -7,7 +7,7 @@ use std::time::Duration;
 use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::mgmtd::{ListNodes, NodeInfo, NodeStatus};
 use t3fs_runtime::glommio::Remote;
-use t3fs_runtime::{Addr, Cx, Time, join_all};
+use t3fs_runtime::{Addr, Cx, NodeId, Time, join_all};
 use t3fs_transport::{Fabric, LinkState, LinkStats, PeerState, Peers, source_towards};
 
 use super::assembly::{Assembly, LinkPlan};
@@ -53,10 +53,10 @@ impl Doctor {
         process.pinned_bytes_max = (a.shards * plan.fabric.pinned_bytes()) as u64;
         self.report()?;
         let (agent, asked) = (self.agent, peers.clone());
-        let (servers, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
+        let (servers, failed, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
             let servers = cx.within(LIST).ask(agent, ListNodes).await;
-            reach_all(&cx, &asked).await;
-            (servers, cx.now())
+            let failed = reach_all(&cx, &asked).await;
+            (servers, failed, cx.now())
         })?;
         self.report()?;
         let memory = peers.rdma_memory();
@@ -76,6 +76,10 @@ impl Doctor {
         let states = peers.snapshot().into_iter().filter(|p| p.node != a.node);
         let shown = states.filter(|p| !p.addresses.is_empty() || !p.links.is_empty());
         process.peers = shown.map(|p| peer(p, plan, &peers, &servers, now)).collect();
+        for peer in process.peers.iter_mut().filter(|p| !p.reachable) {
+            let why = failed.iter().find(|(node, _)| node.0 == peer.node);
+            peer.why_unreachable = why.map(|(_, why)| why.clone());
+        }
         Ok(View { version, host: host(&plan.fabric), process: Some(process) })
     }
 }
@@ -91,20 +95,23 @@ fn is_up(peer: &PeerState) -> bool {
     peer.links.iter().any(|l| l.state == LinkState::Up)
 }
 
-/// One connection to everyone who can be dialled and has none, all at once.
-async fn reach_all(cx: &Cx, peers: &Peers) {
+/// One connection to everyone who can be dialled and has none, all at once. Returns who could not
+/// be reached, and why.
+async fn reach_all(cx: &Cx, peers: &Peers) -> Vec<(NodeId, String)> {
     let me = cx.node();
     let lonely = peers.snapshot().into_iter().filter(|p| p.node != me && !is_up(p));
     let lonely: Vec<PeerState> = lonely.filter(|p| !p.addresses.is_empty()).collect();
     let reach = async |peer: PeerState| {
+        let mut whys: Vec<String> = Vec::new();
         for address in peer.addresses {
             match link::find(address.socket, AGENT).await {
-                Ok(_) => return,
-                Err(why) => tracing::info!("node {} at {address}: {why}", peer.node.0),
+                Ok(_) => return None,
+                Err(why) => whys.push(why.line),
             }
         }
+        Some((peer.node, whys.join("; ")))
     };
-    join_all(lonely.into_iter().map(reach)).await;
+    join_all(lonely.into_iter().map(reach)).await.into_iter().flatten().collect()
 }
 
 fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], now: Time) -> Peer {
@@ -133,6 +140,7 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
         reachable: is_up(&state) || state.addresses.is_empty(),
         not_rdma: by_tcp.map(|_| why_not_rdma(&case)),
         addresses: state.addresses.iter().map(ToString::to_string).collect(),
+        why_unreachable: None,
         avoided: avoided.iter().map(ToString::to_string).collect(),
         links: state.links.iter().map(|l| link_of(l, now)).collect(),
     }
