@@ -14,14 +14,14 @@ use std::time::Duration;
 use bytes::BytesMut;
 use t3fs_runtime::net::{Net, Watch};
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Shard, Slot};
+use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Offer;
 use super::dock::Dock;
 use super::engine::{Counts, Ends, Engine, Terms};
 use super::nic::{Completion, Nic, Outcome, QueuePair};
 use crate::links::link::{Connection, Link};
-use crate::links::{Incoming, Lost, yield_now};
+use crate::links::{Incoming, Lost};
 use crate::peers::Limits;
 
 /// Segments that one connection has open, by lane.
@@ -295,27 +295,30 @@ impl Port {
         self.stop.fill(());
     }
 
-    /// Takes completions for ever.
+    /// Takes completions for ever. Between two looks the shard has its turn, other I/O included.
     async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
         let mut completions = Vec::new();
         loop {
-            let Some(begun) = self.shard.upgrade().map(|s| s.cx().now()) else { return };
-            // Others have to get their turn, and the shard has to look at its other sources: no
-            // longer than this at a time, however much there is.
+            let Some(mut last) = self.now() else { return };
             loop {
-                self.take(&mut completions);
+                let some = self.take(&mut completions) > 0;
                 let Some(shard) = self.shard.upgrade() else { return };
-                if shard.cx().now().since(begun) >= spin {
+                let now = shard.cx().now();
+                if some {
+                    last = now;
+                } else if now.since(last) >= spin {
                     break;
                 }
+                let turn = shard.cx().turn();
                 drop(shard);
-                yield_now().await;
+                turn.await;
             }
             if let Err(why) = self.nic.arm() {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
             }
-            while self.take(&mut completions) > 0 {
-                yield_now().await;
+            // What came before it was armed brings no event.
+            if self.take(&mut completions) > 0 {
+                continue;
             }
             match &mut watch {
                 Some(watch) => {
@@ -328,6 +331,10 @@ impl Port {
                 None => self.sleep(LOOK_AGAIN).await,
             }
         }
+    }
+
+    fn now(&self) -> Option<Time> {
+        self.shard.upgrade().map(|s| s.cx().now())
     }
 
     async fn sleep(&self, time: Duration) {
