@@ -176,6 +176,11 @@ impl NodeLinks {
         }
     }
 
+    /// Tells `Peers` how this shard's links do, which otherwise happens every second.
+    pub fn report(&self) {
+        self.0.report();
+    }
+
     /// Closes the listener and all links; asks in flight end as `Unknown`.
     pub fn stop(&self) {
         self.0.stopped.set(true);
