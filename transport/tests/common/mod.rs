@@ -146,7 +146,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stop();
+        // A shard that has panicked would not stop, and hide why.
+        if !std::thread::panicking() {
+            self.stop();
+        }
     }
 }
 
