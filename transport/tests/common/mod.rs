@@ -20,15 +20,14 @@ use std::time::{Duration, Instant};
 pub use t3fs_runtime::conformance::echo::{Echo, Ping, Slow, Store, pattern};
 use t3fs_runtime::glommio::{Layout, Shards, launch};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
-use t3fs_transport::tcp::{self, TcpLinks};
-use t3fs_transport::{Config, Limits, Peers};
+use t3fs_transport::{Config, NodeLinks, Peers, links as node_links};
 
 thread_local! {
-    static LINKS: RefCell<Option<TcpLinks>> = const { RefCell::new(None) };
+    static LINKS: RefCell<Option<NodeLinks>> = const { RefCell::new(None) };
 }
 
 /// The links of the shard that this code runs on.
-pub fn links() -> TcpLinks {
+pub fn links() -> NodeLinks {
     LINKS.with_borrow(|l| l.clone()).expect("called on a shard with links")
 }
 
@@ -49,7 +48,7 @@ pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
         shards,
         cluster: "test".into(),
         secret: SECRET.to_vec(),
-        limits: Limits::default(),
+        ..Config::default()
     }
 }
 
@@ -74,7 +73,7 @@ pub fn node(config: Config, listen: bool) -> Node {
         let (tx, peers, place) = (tx.clone(), shared.clone(), place.clone());
         Box::pin(async move {
             place.enter();
-            let links = tcp::start(&shard, &peers);
+            let links = node_links::start(&shard, &peers);
             let cx = shard.cx();
             cx.start(Echo::default());
             let at = (listen && cx.shard_index() == 0)
