@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use t3fs_runtime::conformance::{self, Fault, Job, Wire};
 use t3fs_runtime::{Addr, NodeId};
+use t3fs_transport::Config;
 
 use super::places::usually;
 use super::{Echo, Node, Proxy, config, node};
@@ -31,7 +32,7 @@ impl Pair {
 
     /// Two nodes, of which the second has so many shards and answers on the last.
     pub fn tcp(shards: u16) -> Pair {
-        let nodes = vec![node(config(ASKER, 1, 1), false), receiver(1, shards)];
+        let nodes = vec![node(patient(config(ASKER, 1, 1)), false), receiver(1, shards)];
         nodes[0].peers.set_addresses(nodes[1].id, vec![nodes[1].at.unwrap()]);
         let to = nodes[1].addr(shards - 1);
         Pair { nodes, to, proxy: None }
@@ -39,7 +40,7 @@ impl Pair {
 
     /// Two nodes with a proxy between them that does what goes wrong, and with short limits.
     pub fn tcp_with_faults() -> Pair {
-        let mut c = config(ASKER, 1, 1);
+        let mut c = patient(config(ASKER, 1, 1));
         c.limits.ping_after = usually(Duration::from_millis(250));
         c.limits.dead_after = usually(Duration::from_millis(1000));
         c.limits.queue_bytes = QUEUE_BYTES;
@@ -63,7 +64,21 @@ impl Pair {
 }
 
 fn receiver(incarnation: u32, shards: u16) -> Node {
-    node(config(RECEIVER, incarnation, shards), true)
+    node(patient(config(RECEIVER, incarnation, shards)), true)
+}
+
+/// Limits that fit the place.
+fn patient(mut c: Config) -> Config {
+    let limits = [
+        &mut c.limits.connect,
+        &mut c.limits.handshake,
+        &mut c.limits.ping_after,
+        &mut c.limits.dead_after,
+    ];
+    for limit in limits {
+        *limit = usually(*limit);
+    }
+    c
 }
 
 impl conformance::Pair for Pair {
