@@ -16,8 +16,8 @@ use crate::workspace;
 const LIMIT_SECONDS: u32 = 600;
 const MEMORY_MIB: u32 = 6144;
 
-/// Runs the tests of `e2e` that are in `vm::`. Where there is no qemu they are skipped, loudly; with
-/// CI=true that is a failure, as is a VM that does not start.
+/// Runs the tests of `e2e` that are in `vm::`. Where there is no qemu they are skipped, loudly;
+/// with CI=true that is a failure, as is a VM that does not start.
 pub fn run() -> Result<(), Failure> {
     if let Some(why) = missing() {
         if env::var("CI").as_deref() == Ok("true") {

@@ -159,8 +159,8 @@ pub fn a_slow_receiver_does_not_fill_the_sender(pair: &mut dyn Pair) {
     comes_back(pair);
 }
 
-/// What was damaged on the way is not handled, in whatever part; the link comes back. Where the wire
-/// repeats, the other copy may be.
+/// What was damaged on the way is not handled, in whatever part; the link comes back. Where the
+/// wire repeats, the other copy may be.
 pub fn damage_is_never_delivered(pair: &mut dyn Pair) {
     let repeats = pair.wire().repeats;
     for (round, at) in [1, 5, 20, 47, 50, 56].into_iter().enumerate() {
