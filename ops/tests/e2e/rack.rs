@@ -14,7 +14,6 @@ use t3fs_ops::hosts::Process;
 use crate::harness::{Watchdog, binary, detach, program_limit, run};
 
 const DEVICE: &str = "eth0";
-pub const STORES: [&str; 3] = ["storage1", "storage2", "storage3"];
 /// Name, roles, number, address.
 const SERVERS: [(&str, &str, u32, &str); 4] = [
     ("manager", "kv,mgmtd,meta", 11, "10.8.0.2"),
