@@ -1,13 +1,11 @@
 //! A cluster inside the VM of `ops/rdma-vm`: each process has an address of its own on the first
-//! RDMA device, and a folder on a disk of its own (a file with ext4, since what the VM writes lies
-//! in memory, which its kernel does not read directly).
+//! RDMA device, and a folder in the VM's memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use rustix::mount::{UnmountFlags, unmount};
 use t3fs_ops::command;
 use t3fs_ops::hosts::Process;
 
@@ -21,7 +19,6 @@ const SERVERS: [(&str, &str, u32, &str); 4] = [
     ("storage2", "storage", 22, "10.8.0.4"),
     ("storage3", "storage", 23, "10.8.0.5"),
 ];
-const DISK_MIB: u32 = 1536;
 /// For a process to start, and for the cluster to be whole again.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -48,9 +45,6 @@ impl Drop for Rack {
         self.processes.retain(|(name, _)| name != "client");
         detach(&self.mount_point());
         self.processes.clear();
-        if let Err(err) = unmount(self.path("disk"), UnmountFlags::DETACH) {
-            eprintln!("umount: {err}");
-        }
     }
 }
 
@@ -60,10 +54,8 @@ impl Rack {
         let dir = tempfile::tempdir().expect("a folder");
         let mount_point = dir.path().join("mnt");
         fs::create_dir_all(&mount_point).expect("a mount point");
-        fs::create_dir_all(dir.path().join("disk")).expect("a folder");
         let watchdog = Watchdog::start(mount_point);
         let mut rack = Rack { processes: Vec::new(), _watchdog: watchdog, dir, scheme };
-        rack.make_disk();
         fs::write(rack.path("secret"), "a secret for this test alone").expect("write");
         run(Command::new("chmod").arg("600").arg(rack.path("secret")));
         for (name, _, _, ip) in SERVERS {
@@ -84,16 +76,6 @@ impl Rack {
         rack.start("client", &[]);
         rack.wait_for("client", "mounted");
         rack
-    }
-
-    fn make_disk(&self) {
-        let file = self.path("disk.ext4");
-        fs::File::create(&file)
-            .expect("a file")
-            .set_len(u64::from(DISK_MIB) << 20)
-            .expect("sparse");
-        run(Command::new("mkfs.ext4").args(["-q", "-F", "-O", "^has_journal"]).arg(&file));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&file).arg(self.path("disk")));
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -124,7 +106,7 @@ impl Rack {
     pub fn start(&mut self, name: &str, settings: &[(&str, &str)]) {
         assert!(self.processes.iter().all(|(n, _)| n != name), "{name} runs");
         let mut start = self.command();
-        start.arg("run").env("T3FS_STATE", self.path("disk").join(name));
+        start.arg("run").env("T3FS_STATE", self.path(&format!("state-{name}")));
         match SERVERS.iter().find(|(server, ..)| *server == name) {
             Some((_, roles, id, ip)) => {
                 start.env("T3FS_ROLES", roles).env("T3FS_NODE_ID", id.to_string());
