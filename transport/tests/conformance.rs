@@ -24,6 +24,12 @@ mod tcp {
     t3fs_runtime::promises_of_links!(|| [Pair::tcp_with_faults()]);
 }
 
+mod rdma_soft {
+    use super::Pair;
+    t3fs_runtime::promises_of_asking!(|| [Pair::rdma_soft(2)]);
+    t3fs_runtime::promises_of_links!(|| [Pair::rdma_soft_with_faults()]);
+}
+
 mod tcp_second_shard {
     use super::Pair;
     t3fs_runtime::promises_of_asking!(|| [Pair::tcp(2)]);

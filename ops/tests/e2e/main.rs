@@ -11,6 +11,7 @@ mod harness;
 
 mod cluster;
 mod crash;
+mod fabric;
 mod hosts;
 mod large;
 mod lifecycle;

@@ -59,6 +59,10 @@ impl Carry for Store {
     fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
         each(&mut self.data);
     }
+
+    fn reply_room(&self) -> usize {
+        self.data.len()
+    }
 }
 impl Carry for Sent {
     fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
