@@ -61,6 +61,11 @@ pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
 
 /// Starts a node with an [`Echo`] in slot 0 of each shard.
 pub fn node(config: Config, listen: bool) -> Node {
+    if std::env::var_os("RUST_LOG").is_some() {
+        // Another test of this process may have done it.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).try_init();
+    }
     let layout = Layout {
         node: config.node,
         epoch: config.incarnation,
