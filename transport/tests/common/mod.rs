@@ -42,14 +42,21 @@ pub struct Node {
 pub const SECRET: &[u8] = b"a secret of the test cluster";
 
 pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
-    Config {
+    let mut config = Config {
         node: NodeId(node),
         incarnation,
         shards,
         cluster: "test".into(),
         secret: SECRET.to_vec(),
         ..Config::default()
+    };
+    let limits = &mut config.limits;
+    for limit in
+        [&mut limits.connect, &mut limits.handshake, &mut limits.ping_after, &mut limits.dead_after]
+    {
+        *limit = places::usually(*limit);
     }
+    config
 }
 
 /// Starts a node with an [`Echo`] in slot 0 of each shard.
@@ -150,7 +157,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stop();
+        // A shard that has panicked would not stop, and hide why.
+        if !std::thread::panicking() {
+            self.stop();
+        }
     }
 }
 
