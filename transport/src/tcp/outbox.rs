@@ -13,7 +13,7 @@ use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Crc32c, Frame};
 
 use super::frame::{Head, Kind};
-use crate::links::lanes::{Lanes, Outgoing, bulk_bytes};
+use crate::links::lanes::{Lanes, bulk_bytes};
 
 /// Bytes staged ahead of the socket.
 const STAGE: usize = 512 << 10;
@@ -48,18 +48,20 @@ impl Outbox {
         self.staged.is_empty() && self.tail.is_none()
     }
 
-    /// Fills the stage from the lanes.
+    /// Fills the stage from the lanes, control first.
     pub(crate) fn stage(&mut self, lanes: &mut Lanes) {
         while self.staged_bytes + self.small.len() < STAGE {
             if self.tail.is_some() {
                 self.stage_piece();
+            } else if lanes.take_pong() {
+                self.stage_head(Kind::Pong, None, 0);
+            } else if lanes.take_ping() {
+                self.stage_head(Kind::Ping, None, 0);
+            } else if let Some(frame) = lanes.take(Lane::Control).or_else(|| lanes.take(Lane::Bulk))
+            {
+                self.stage_frame(frame);
             } else {
-                match lanes.next() {
-                    None => break,
-                    Some(Outgoing::Ping) => self.stage_head(Kind::Ping, None, 0),
-                    Some(Outgoing::Pong) => self.stage_head(Kind::Pong, None, 0),
-                    Some(Outgoing::Frame(frame)) => self.stage_frame(frame),
-                }
+                break;
             }
         }
         self.flush_small();
@@ -193,6 +195,7 @@ mod tests {
             from_shard: 0,
             ask,
             ttl_us: 1,
+            reply_room: 0,
             payload: Payload { body: Bytes::from_static(b"body"), bulks },
         }
     }
