@@ -102,6 +102,10 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
         ticking: Cell::default(),
         stopped: Cell::default(),
     });
+    // Now rather than in the middle of a handshake: a device takes its time to pin memory.
+    for ip in &config.device_ips {
+        links.ports.open(*ip);
+    }
     shard.install_links(Rc::new(NodeLinks(Rc::clone(&links))));
     accept::take_arrivals(&links, shard);
     NodeLinks(links)

@@ -211,6 +211,13 @@ impl Proxy {
         Proxy { at: rx.recv().unwrap(), faults }
     }
 
+    /// Writes into all connections, both ways.
+    pub fn inject(&self, bytes: &[u8]) {
+        for mut s in self.faults.open.lock().unwrap().iter() {
+            let _ = s.write_all(bytes); // it may be closed
+        }
+    }
+
     /// Cuts all connections at once.
     pub fn cut(&self) {
         for s in self.faults.open.lock().unwrap().drain(..) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use t3fs_runtime::conformance::{self, Fault, Job, Wire};
 use t3fs_runtime::{Addr, NodeId};
+use t3fs_transport::rdma::faults::Faults;
 use t3fs_transport::rdma::{Devices, Nics, soft};
 use t3fs_transport::{Address, Config, Fabric};
 
@@ -24,6 +25,8 @@ pub struct Pair {
     proxy: Option<Proxy>,
     fabric: Fabric,
     nics: Nics,
+    /// Of the devices, where the pair uses any.
+    faults: Faults,
 }
 
 /// The devices at the place where nodes live. `None`: there are none, which fails the test if
@@ -48,7 +51,14 @@ impl Pair {
     pub fn local() -> Pair {
         let nodes = vec![node(config(ASKER, 1, 2), false)];
         let to = nodes[0].addr(1);
-        Pair { nodes, to, proxy: None, fabric: Fabric::Tcp, nics: Nics::None }
+        Pair {
+            nodes,
+            to,
+            proxy: None,
+            fabric: Fabric::Tcp,
+            nics: Nics::None,
+            faults: Faults::default(),
+        }
     }
 
     /// Two nodes, of which the second has so many shards and answers on the last.
@@ -67,7 +77,7 @@ impl Pair {
         let socket = nodes[1].at.unwrap();
         nodes[0].peers.set_addresses(nodes[1].id, vec![Address { fabric, socket }]);
         let to = nodes[1].addr(shards - 1);
-        Pair { nodes, to, proxy: None, fabric, nics }
+        Pair { nodes, to, proxy: None, fabric, nics, faults: Faults::default() }
     }
 
     /// Two nodes with a proxy between them that does what goes wrong, and with short limits.
@@ -80,13 +90,18 @@ impl Pair {
     }
 
     fn with_faults(fabric: Fabric, nics: Nics) -> Pair {
+        let faults = Faults::default();
+        let nics = match nics {
+            Nics::None => nics,
+            _ => Nics::Faulty(Box::new(nics), faults.clone()),
+        };
         let mut c = with_nics(config(ASKER, 1, 1), &nics);
         c.limits.ping_after = usually(Duration::from_millis(250));
         c.limits.dead_after = usually(Duration::from_millis(1000));
         c.limits.queue_bytes = QUEUE_BYTES;
         let nodes = vec![node(c, false), receiver(1, 1, &nics)];
         let to = nodes[1].addr(0);
-        let mut pair = Pair { nodes, to, proxy: None, fabric, nics };
+        let mut pair = Pair { nodes, to, proxy: None, fabric, nics, faults };
         pair.connect();
         pair
     }
@@ -101,9 +116,13 @@ impl Pair {
 
     /// What the stand-ins for devices are joined by.
     pub fn soft(&self) -> Option<&soft::Wire> {
-        match &self.nics {
+        let nics = match &self.nics {
+            Nics::Faulty(nics, _) => nics,
+            nics => nics,
+        };
+        match nics {
             Nics::Soft(wire) => Some(wire),
-            Nics::None | Nics::Devices(_) => None,
+            _ => None,
         }
     }
 
@@ -123,6 +142,8 @@ pub fn with_nics(mut config: Config, nics: &Nics) -> Config {
         config.limits.rdma_memory = 16 << 20;
         config.limits.rdma_receive_buffers = 128;
         config.limits.rdma_connections = 32;
+        config.limits.handshake = usually(config.limits.handshake);
+        config.limits.dead_after = usually(config.limits.dead_after);
     }
     Config { nics: nics.clone(), ..config }
 }
@@ -168,11 +189,11 @@ impl conformance::Pair for Pair {
             Fault::Hold | Fault::Release => {
                 let hold = what == Fault::Hold;
                 faults.hold.store(hold, Ordering::Relaxed);
-                self.soft().into_iter().for_each(|wire| wire.hold(hold));
+                self.faults.hold(hold);
             }
-            Fault::Damage(at) => match self.soft() {
-                Some(wire) => wire.flip_packet(at),
-                None => faults.flip.store(at as u64, Ordering::Relaxed),
+            Fault::Damage(at) => match self.fabric {
+                Fabric::Rdma => self.faults.flip_packet(at),
+                Fabric::Tcp => faults.flip.store(at as u64, Ordering::Relaxed),
             },
             Fault::Restart => {
                 self.proxy().cut();
