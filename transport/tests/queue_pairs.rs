@@ -77,10 +77,13 @@ fn payloads_move_one_sided() {
         let pair = Pair::rdma(nics, 1);
         let (to, mib) = (pair.to, 1 << 20);
         pair.nodes[0].on(0, move |cx| async move {
-            let all = join_all((0..20).map(|n| store(&cx, to, n, mib))).await;
-            assert!(all.iter().all(Result::is_ok), "{all:?}");
+            // A few at a time: what waits to be fetched leaves room for landings then.
+            for _ in 0..7 {
+                let all = join_all((0..3).map(|n| store(&cx, to, n, mib))).await;
+                assert!(all.iter().all(Result::is_ok), "{all:?}");
+            }
         });
-        let moved = 20 << 20;
+        let moved = 21 << 20;
         let asker = until(&pair.nodes[0], |asker| {
             // Asks are fetched, replies pushed or fetched.
             let is_all = |l: &LinkStats| {
@@ -92,7 +95,7 @@ fn payloads_move_one_sided() {
         });
         assert_eq!((asker.carrier, asker.why_not_rdma), (Some(Fabric::Rdma), None));
         let fetched = asker.one_sided.bytes_read;
-        assert!(fetched <= moved * 3 / 4, "most replies are pushed: {fetched} bytes were not");
+        assert!(fetched <= moved / 4, "most replies are pushed: {fetched} bytes were not");
         pair.nodes.iter().for_each(all_memory_is_back);
     }
 }
