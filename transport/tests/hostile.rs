@@ -95,7 +95,7 @@ fn each_mistake_has_its_own_answer() {
     let at = b.at.unwrap();
     let said = |bytes: Vec<u8>| answer(connect(at), &bytes);
     assert_eq!(said(hello(0, 5, "test", 0, 0)), refusal(Refusal::Version));
-    assert_eq!(said(hello(2, 5, "test", 0, 0)), refusal(Refusal::Version));
+    assert_eq!(said(hello(3, 5, "test", 0, 0)), refusal(Refusal::Version));
     assert_eq!(said(hello(1, 5, "best", 0, 0)), refusal(Refusal::Cluster));
     assert_eq!(said(hello(1, 5, "test", 6, 0)), refusal(Refusal::OtherNode));
     assert_eq!(said(hello(1, 2, "test", 0, 0)), refusal(Refusal::SameNode));
