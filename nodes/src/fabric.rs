@@ -2,20 +2,24 @@
 //! start, and the addresses that others are told (decision 011: one port for both fabrics).
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::sync::Arc;
 
-use t3fs_transport::rdma::Devices;
-use t3fs_transport::{Address, Fabric, FabricUse};
+use t3fs_transport::rdma::{Devices, Nics};
+use t3fs_transport::{Address, Fabric, FabricUse, Limits};
 
 use crate::config::Settings;
 use crate::config::settings::{Advertised, Listen};
 use crate::failure::{Failure, refused};
+
+/// Bytes of a receive buffer ([`Limits::rdma_receive_buffers`]).
+const RECEIVE_BUFFER: usize = 8 << 10;
 
 /// Decided before anything is started.
 #[derive(Clone)]
 pub struct FabricPlan {
     pub wanted: FabricUse,
     /// `None`: nobody looked, because they shall not be used.
-    pub devices: Option<Devices>,
+    pub devices: Option<Arc<Devices>>,
     pub filter: Vec<String>,
     /// Bytes that each shard pins if there is a device.
     memory: usize,
@@ -37,19 +41,19 @@ impl FabricPlan {
     /// The same, whatever there is.
     pub fn look(settings: &Settings) -> FabricPlan {
         let (wanted, filter) = (settings.fabric, settings.device_filter.clone());
-        let devices = (wanted != FabricUse::Tcp).then(|| Devices::find(&filter));
+        let devices = (wanted != FabricUse::Tcp).then(|| Arc::new(Devices::find(&filter)));
         FabricPlan { wanted, devices, filter, memory: settings.rdma_memory }
     }
 
     /// Of a process that talks to nobody: what it could use.
     pub fn idle() -> FabricPlan {
-        let devices = Some(Devices::find(&[]));
+        let devices = Some(Arc::new(Devices::find(&[])));
         FabricPlan { wanted: FabricUse::Auto, devices, filter: Vec::new(), memory: 0 }
     }
 
     /// The addresses of the devices in use.
     pub fn device_ips(&self) -> Vec<IpAddr> {
-        self.devices.as_ref().map(Devices::addresses).unwrap_or_default()
+        self.devices.as_ref().map(|d| d.addresses()).unwrap_or_default()
     }
 
     /// Why this process does not use RDMA at all.
@@ -60,9 +64,26 @@ impl FabricPlan {
         }
     }
 
-    /// Bytes that each shard pins.
+    /// Where queue pairs come from.
+    pub fn nics(&self) -> Nics {
+        match &self.devices {
+            Some(devices) if self.why_not_rdma().is_none() => Nics::Devices(Arc::clone(devices)),
+            _ => Nics::None,
+        }
+    }
+
+    /// The memory of each shard is as it was set.
+    pub fn limits(&self) -> Limits {
+        Limits { rdma_memory: self.memory, ..Limits::default() }
+    }
+
+    /// Bytes that each shard pins at most, once it has a queue pair on each device.
     pub fn pinned_bytes(&self) -> usize {
-        if self.why_not_rdma().is_none() { self.memory } else { 0 }
+        if self.why_not_rdma().is_some() {
+            return 0;
+        }
+        let further = self.device_ips().len().saturating_sub(1);
+        self.memory + further * self.limits().rdma_receive_buffers * RECEIVE_BUFFER
     }
 
     /// The one line about it.
@@ -131,8 +152,8 @@ fn announced(
     let ips: Vec<String> = device_ips.iter().map(ToString::to_string).collect();
     Err(match wanted {
         FabricUse::Rdma => format!(
-            "fabric is rdma, and this server listens at {at}, where no RDMA device is; say --listen \
-             with one of {}, or set fabric to auto",
+            "fabric is rdma, and this server listens at {at}, where no RDMA device is; say \
+             --listen with one of {}, or set fabric to auto",
             ips.join(", ")
         ),
         FabricUse::Tcp if all_said => {
@@ -148,8 +169,8 @@ fn announced(
 
 #[cfg(test)]
 mod tests {
-    //! Goal: a node announces what it serves, and nothing that others cannot use. Method: every kind
-    //! of listening with and without two devices.
+    //! Goal: a node announces what it serves, and nothing that others cannot use. Method: every
+    //! kind of listening with and without two devices.
     use super::*;
 
     const NICS: [&str; 2] = ["10.8.0.5", "10.8.1.5"];

@@ -18,7 +18,18 @@ pub fn is_called(program: Option<OsString>) -> bool {
 }
 
 /// Settings that may be options of a mount.
-const SETTINGS: [&str; 6] = ["cluster_id", "secret_file", "config", "shards", "log", "state"];
+const SETTINGS: [&str; 9] = [
+    "cluster_id",
+    "secret_file",
+    "config",
+    "shards",
+    "log",
+    "state",
+    "fabric",
+    // One device; several times for several, as commas part options.
+    "device_filter",
+    "rdma_memory",
+];
 /// Options that mount(8) and fstab give their own meaning, or that are so anyway.
 const OTHERS: [&str; 16] = [
     "defaults",
@@ -102,6 +113,9 @@ mod tests {
         let line = "TCP://1.2.3.4:5 /m -o rw,_netdev,cluster_id=c,secret_file=/s,x-systemd.after=n";
         let want = "mount /m --cluster TCP://1.2.3.4:5 --detach --cluster-id c --secret-file /s";
         assert_eq!(translated(line).unwrap(), want);
+        let line = "RDMA://1.2.3.4:5 /m -o fabric=rdma,device_filter=a,device_filter=b";
+        let want = "--detach --fabric rdma --device-filter a --device-filter b";
+        assert!(translated(line).unwrap().ends_with(want));
         assert!(translated("a /m -o ro").unwrap_err().line.contains("option ro"));
         assert!(translated("/m").unwrap_err().line.contains("usage"));
         assert!(is_called(Some("/sbin/mount.t3fs".into())) && !is_called(Some("t3fs-node".into())));

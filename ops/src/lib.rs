@@ -15,4 +15,5 @@ pub mod noise;
 pub mod procfs;
 pub mod steps;
 pub mod tidy;
+pub mod vm;
 pub mod workspace;

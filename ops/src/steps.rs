@@ -6,10 +6,10 @@ use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{command, tidy, workspace};
+use crate::{command, tidy, vm, workspace};
 
 /// The one profile that CI builds binaries and tests with, so that nothing is built twice.
-const PROFILE: &str = "ci";
+pub(crate) const PROFILE: &str = "ci";
 
 /// Checks of the simulator, with the seeds that every test run gives them. A seed of `engine`
 /// explores 64 crash states.
@@ -50,7 +50,7 @@ pub type Failure = String;
 pub fn check() -> Result<(), Failure> {
     let steps = [
         run(&mut cargo(&["fmt", "--all", "--check"])),
-        run(cargo(&CLIPPY).args(["--", "-D", "warnings"])),
+        run(cargo(&CLIPPY).args(features()).args(["--", "-D", "warnings"])),
         tidy(),
     ];
     let failures: Vec<Failure> = steps.into_iter().filter_map(Result::err).collect();
@@ -61,7 +61,7 @@ const CLIPPY: [&str; 5] = ["clippy", "--workspace", "--all-targets", "--profile"
 
 /// Does by itself what `check` would ask for, as far as tools can.
 pub fn fix() -> Result<(), Failure> {
-    run(cargo(&CLIPPY).args(["--fix", "--allow-dirty", "--allow-staged"]))?;
+    run(cargo(&CLIPPY).args(features()).args(["--fix", "--allow-dirty", "--allow-staged"]))?;
     tidy::fix(&workspace::root()).map_err(|err| format!("tidy: {err}"))?;
     run(&mut cargo(&["fmt", "--all"]))
 }
@@ -85,7 +85,9 @@ pub fn test() -> Result<(), Failure> {
     warn_of_missing_tools();
     build()?;
     simulate(1)?;
-    all_tests(&[])
+    // What fails in the VM must not hide what the tests here find.
+    let in_vm = vm::run();
+    all_tests(&[]).and(in_vm)
 }
 
 /// `test` at length: more seeds, more crash rounds, whole trees instead of parts, then the
@@ -93,6 +95,7 @@ pub fn test() -> Result<(), Failure> {
 pub fn nightly() -> Result<(), Failure> {
     build()?;
     simulate(NIGHTLY)?;
+    vm::run()?;
     all_tests(&[("T3FS_NIGHTLY", "1"), ("T3FS_ROUNDS", "20")])?;
     run(&mut cargo(&["run", "--quiet", "--profile", PROFILE, "-p", "t3fs-ops", "--", "bench"]))
 }
@@ -110,7 +113,12 @@ fn warn_of_missing_tools() {
 }
 
 fn build() -> Result<(), Failure> {
-    run(&mut cargo(&["build", "--workspace", "--profile", PROFILE]))
+    run(cargo(&["build", "--workspace", "--profile", PROFILE]).args(features()))
+}
+
+/// What everything is built with beside the defaults: one set for all steps.
+pub(crate) fn features() -> &'static [&'static str] {
+    &[]
 }
 
 /// Measures links between processes beside plain sockets, and prints a table.
@@ -149,7 +157,7 @@ fn all_tests(env: &[(&str, &str)]) -> Result<(), Failure> {
     } else {
         cargo(&harness)
     };
-    run(command.envs(env.iter().copied()))
+    run(command.args(features()).envs(env.iter().copied()))
 }
 
 fn has_nextest() -> bool {
@@ -159,7 +167,7 @@ fn has_nextest() -> bool {
 }
 
 /// A cargo command in the root of the work tree.
-fn cargo(args: &[&str]) -> Command {
+pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(workspace::root());
     command
@@ -167,7 +175,7 @@ fn cargo(args: &[&str]) -> Command {
 
 /// Runs a command to its end with our own standard streams. Build and test commands carry their own
 /// limits (nextest's per test; CI's for the whole), so there is none here.
-fn run(command: &mut Command) -> Result<(), Failure> {
+pub(crate) fn run(command: &mut Command) -> Result<(), Failure> {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let mut line = program.to_string_lossy().into_owned();
     for arg in command.get_args() {
@@ -182,6 +190,6 @@ fn run(command: &mut Command) -> Result<(), Failure> {
     }
 }
 
-fn announce(step: &str) {
+pub(crate) fn announce(step: &str) {
     println!("==> {step}");
 }

@@ -60,8 +60,8 @@ impl Budget {
     pub fn report(&self) -> String {
         let mib = |bytes: usize| bytes >> 20;
         format!(
-            "memory: at most {} MiB in buffers and caches, of which {} MiB are pinned ({} shards with \
-             {} MiB for RDMA and {} MiB for the disks each)",
+            "memory: at most {} MiB in buffers and caches, of which {} MiB are pinned ({} shards \
+             with {} MiB for RDMA and {} MiB for the disks each)",
             mib(self.sum_bytes()),
             mib(self.pinned_bytes()),
             self.shards,

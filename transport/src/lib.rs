@@ -49,8 +49,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Read next: `peers.rs` (who is where), `choice.rs` (which way there), `links/mod.rs` (links of one
-//! shard) and `links/handshake.rs`.
+//! Read next: `peers.rs` (who is where), `choice.rs` (which way there), `links/mod.rs` (links of
+//! one shard) and `links/handshake.rs`.
 
 mod address;
 mod choice;

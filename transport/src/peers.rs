@@ -545,7 +545,7 @@ mod tests {
         }
     }
 
-    /// Goal: an address that failed while another worked is tried last, and first again once it works.
+    /// Goal: an address that failed while another worked is tried last, until it works again.
     #[test]
     fn a_failed_address_is_avoided_for_a_while() {
         let p = Peers::new(config()).unwrap();

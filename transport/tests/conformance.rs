@@ -8,7 +8,7 @@ mod common;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use common::pair::Pair;
+use common::pair::{self, Pair};
 use common::*;
 use t3fs_runtime::conformance::{Fault, Pair as _};
 use t3fs_runtime::{Addr, AskError, Cx};
@@ -26,8 +26,17 @@ mod tcp {
 
 mod rdma_soft {
     use super::Pair;
-    t3fs_runtime::promises_of_asking!(|| [Pair::rdma_soft(2)]);
-    t3fs_runtime::promises_of_links!(|| [Pair::rdma_soft_with_faults()]);
+    use super::pair::stand_in;
+    t3fs_runtime::promises_of_asking!(|| [Pair::rdma(stand_in(), 2)]);
+    t3fs_runtime::promises_of_links!(|| [Pair::rdma_with_faults(stand_in())]);
+}
+
+/// Where there are devices; else only the stand-in for them is tested.
+mod rdma {
+    use super::Pair;
+    use super::pair::devices;
+    t3fs_runtime::promises_of_asking!(|| devices().into_iter().map(|nics| Pair::rdma(nics, 2)));
+    t3fs_runtime::promises_of_links!(|| devices().into_iter().map(Pair::rdma_with_faults));
 }
 
 mod tcp_second_shard {

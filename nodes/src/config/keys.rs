@@ -81,8 +81,8 @@ pub static KEYS: [Key; 22] = [
         Text,
         "the address of listen; where that is 0.0.0.0 or [::], those of the RDMA devices",
         "Address that others are told to use; needed where listen is 0.0.0.0 or [::] and there is \
-         no RDMA device. Several with commas; as soon as one is written RDMA://IP:PORT they are all \
-         there is, else RDMA addresses are added for the devices that are listened at.",
+         no RDMA device. Several with commas; as soon as one is written RDMA://IP:PORT they are \
+         all there is, else RDMA addresses are added for the devices that are listened at.",
     ),
     key(
         "fabric",
@@ -95,8 +95,8 @@ pub static KEYS: [Key; 22] = [
         "device_filter",
         List,
         "all devices",
-        "RDMA devices that may be used, by their names in `t3fs-node doctor`. Also DEVICE_FILTER in \
-         the environment, after T3FS_DEVICE_FILTER.",
+        "RDMA devices that may be used, by their names in `t3fs-node doctor`. Also DEVICE_FILTER \
+         in the environment, after T3FS_DEVICE_FILTER.",
     ),
     key(
         "rdma_memory",

@@ -269,7 +269,7 @@ mod tests {
             ("T3FS_ADVERTISE", "0.0.0.0:8000", "10.0.0.5:8000"),
             ("T3FS_ADVERTISE", "TCP://10.0.0.5:8000,RDMA://10.8.0.5", "RDMA://10.8.0.5"),
             ("T3FS_FABRIC", "ib", "auto, tcp or rdma"),
-            ("T3FS_RDMA_MEMORY", "1024", "4194304"),
+            ("T3FS_RDMA_MEMORY", "1024", "33554432"),
             ("T3FS_NODE_ID", "0", "1 to"),
             ("T3FS_NODE_LEASE_MS", "300", "3 times"),
         ] {
@@ -284,7 +284,7 @@ mod tests {
             ("T3FS_CLUSTER", "RDMA://10.8.0.1,TCP://10.0.0.1:8000, RDMA://10.8.0.1:8000"),
             ("T3FS_ADVERTISE", "10.0.0.5:8000, RDMA://10.8.0.5:8000"),
             ("T3FS_FABRIC", "RDMA"),
-            ("T3FS_RDMA_MEMORY", "8388608"),
+            ("T3FS_RDMA_MEMORY", "134217728"),
             ("DEVICE_FILTER", "mlx5_0,mlx5_1"),
         ];
         let s = with("", &env, Flags::default()).unwrap();
@@ -297,13 +297,13 @@ mod tests {
             (Some(t3fs_transport::Fabric::Rdma), "10.8.0.5:8000".to_owned()),
         ];
         assert_eq!(advertise, wanted);
-        assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Rdma, 8 << 20));
+        assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Rdma, 128 << 20));
         assert_eq!(s.device_filter, ["mlx5_0", "mlx5_1"]);
         let ours = [env[4], ("T3FS_DEVICE_FILTER", "rxe0")];
         let s = with("device_filter = [\"x\"]\n", &ours, Flags::default()).unwrap();
         assert_eq!(s.device_filter, ["rxe0"], "ours before the container's, both before the file");
-        let s = with("rdma_memory = 16777216\n", &[], Flags::default()).unwrap();
-        assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Auto, 16 << 20));
+        let s = with("rdma_memory = 33554432\n", &[], Flags::default()).unwrap();
+        assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Auto, 32 << 20));
     }
 
     #[test]

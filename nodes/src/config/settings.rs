@@ -23,7 +23,8 @@ const KV_SCHEME: &str = "t3fs-kv://";
 const ADVERTISE_MAX: usize = 16;
 /// Registered memory of a shard, in bytes: what is enough for most, and what can be asked for.
 const RDMA_MEMORY: u64 = 64 << 20;
-const RDMA_MEMORY_MIN: u64 = 4 << 20;
+/// Receive buffers are 8 MiB of it, and writes and reads need several of a megabyte.
+const RDMA_MEMORY_MIN: u64 = 32 << 20;
 const RDMA_MEMORY_MAX: u64 = 16 << 30;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,7 +218,8 @@ fn mgmtds(texts: &[String]) -> Result<Vec<Address>, Failure> {
     Ok(all)
 }
 
-/// `TCP://ip:port` or `RDMA://ip:port`, or what is left of it without the parts that can be guessed.
+/// `TCP://ip:port` or `RDMA://ip:port`, or what is left of it without the parts that can be
+/// guessed.
 pub fn mgmtd_address(text: &str) -> Result<Address, Failure> {
     if let Ok(address) = text.parse::<Address>() {
         return Ok(address);

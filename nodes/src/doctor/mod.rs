@@ -1,5 +1,5 @@
-//! `t3fs-node doctor`: by what fabric processes talk to each other, why, and what keeps a faster one
-//! from being used.
+//! `t3fs-node doctor`: by what fabric processes talk to each other, why, and what keeps a faster
+//! one from being used.
 //!
 //! A running process is asked over its control socket and looks at its own links
 //! (`node/doctor.rs`); with `--cluster` the doctor joins for a moment and looks at its own; without
@@ -55,8 +55,8 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
         table::render(&view).iter().for_each(|line| tell(line));
         if view.process.is_none() && !args.host {
             tell(
-                "no process was asked; say `t3fs-node doctor` with a mount, a state or data folder, \
-                  or --cluster",
+                "no process was asked; say `t3fs-node doctor` with a mount, a state or data \
+                 folder, or --cluster",
             );
         }
     }
@@ -71,14 +71,9 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
 
 /// What this host and this program have.
 pub fn host(plan: &FabricPlan) -> Host {
-    let device = |d: DeviceReport| Device {
-        about: d.to_string(),
-        addresses: d.addresses().iter().map(ToString::to_string).collect(),
-        name: d.device,
-        port: d.port,
-        why_not: d.unusable,
-    };
-    let devices = plan.devices.as_ref().map(Devices::report).unwrap_or_default();
+    let before = plan.devices.as_ref().map(|d| d.report()).unwrap_or_default();
+    let now = plan.devices.as_ref().map(|_| Devices::find(&plan.filter));
+    let now = now.as_ref().map(Devices::report).unwrap_or_default();
     Host {
         built_with_rdma: cfg!(feature = "rdma"),
         fabric: match plan.wanted {
@@ -88,8 +83,34 @@ pub fn host(plan: &FabricPlan) -> Host {
         },
         why_not_rdma: plan.why_not_rdma(),
         device_filter: plan.filter.clone(),
-        devices: devices.into_iter().map(device).collect(),
+        devices: devices(&before, &now),
     }
+}
+
+/// The devices as they are, with what is otherwise than when the process looked.
+fn devices(before: &[DeviceReport], now: &[DeviceReport]) -> Vec<Device> {
+    let same = |a: &DeviceReport, b: &DeviceReport| (&a.device, a.port) == (&b.device, b.port);
+    let device = |d: &DeviceReport, news: String| Device {
+        name: d.device.clone(),
+        port: d.port,
+        about: format!("{d}{news}"),
+        addresses: d.addresses().iter().map(ToString::to_string).collect(),
+        why_not: d.unusable.clone(),
+    };
+    let here = now.iter().map(|d| {
+        let was = before.iter().find(|b| same(b, d)).map(|b| &b.unusable);
+        let news = match (was, &d.unusable) {
+            (Some(None), Some(_)) => "; it was usable when the process started".into(),
+            (Some(Some(why)), None) => {
+                format!("; NOT USED: when the process started, {why}; start it again")
+            }
+            (None, None) => "; NOT USED: not there when the process started; start it again".into(),
+            _ => String::new(),
+        };
+        device(d, news)
+    });
+    let gone = before.iter().filter(|b| !now.iter().any(|d| same(b, d)));
+    here.chain(gone.map(|b| device(b, "; GONE since the process started".into()))).collect()
 }
 
 fn host_only(settings: &Settings) -> View {
@@ -121,7 +142,7 @@ fn is_served(folder: &Path) -> bool {
 /// The process of this host, if there is just one.
 fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
     let mut homes: Vec<PathBuf> = registry::running()?.into_iter().map(|i| i.data).collect();
-    // Servers without a mount are in no list: the place that the settings name, and the default one.
+    // Servers without a mount are in no list: the place that the settings name, and the default.
     homes.extend(settings.node_id.and_then(|id| settings.state_or_default(id).ok()));
     if let Ok(any) = config::settings::default_folder("any", "") {
         let siblings = std::fs::read_dir(any.parent().expect("it has a name"));

@@ -9,9 +9,16 @@ pub fn render(view: &View) -> Vec<String> {
     host(&view.host, &mut out);
     if let Some(process) = &view.process {
         about(process, &mut out);
+        let mut said = None;
         for peer in &process.peers {
             out.push(String::new());
             describe(peer, &mut out);
+            match &peer.not_rdma {
+                Some(why) if said == Some(why) => out.push("  no RDMA: as above".into()),
+                Some(why) => out.push(format!("  no RDMA: {}; {}", why.reason, why.change)),
+                None => continue,
+            }
+            said = peer.not_rdma.as_ref();
         }
         if process.linked && process.peers.is_empty() {
             out.push("no other process is known".into());
@@ -61,6 +68,9 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
         all => all.join(", "),
     };
     out.push(format!("node {} ({}){state}; {at}", peer.node, peer.roles));
+    if let Some(why) = &peer.why_unreachable {
+        out.push(format!("  {why}"));
+    }
     if !peer.avoided.is_empty() {
         out.push(format!("  avoided for now: {}", peer.avoided.join(", ")));
     }
@@ -74,8 +84,8 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
             "up for",
             "sent",
             "received",
-            "pulled",
-            "pushed"
+            "read",
+            "written"
         ));
     }
     out.extend(peer.links.iter().map(row));
@@ -84,9 +94,6 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
             let Link { shard, remote_shard, .. } = link;
             out.push(format!("  last error of {shard}-{remote_shard}: {error}"));
         }
-    }
-    if let Some(why) = &peer.not_rdma {
-        out.push(format!("  no RDMA: {}; {}", why.reason, why.change));
     }
 }
 
@@ -103,8 +110,8 @@ fn row(l: &Link) -> String {
         or_dash(&up_for),
         bytes(l.sent_bytes),
         bytes(l.received_bytes),
-        bytes(l.pulled_bytes),
-        bytes(l.pushed_bytes)
+        bytes(l.read_bytes),
+        bytes(l.written_bytes)
     )
 }
 
@@ -122,7 +129,7 @@ mod tests {
             address: Some("10.8.0.2:8000".into()),
             epoch: 2,
             up_seconds: Some(61),
-            pulled_bytes: 3 << 20,
+            read_bytes: 3 << 20,
             ..Link::default()
         };
         let not_rdma = Some(Why { reason: "port down".into(), change: "plug it in".into() });

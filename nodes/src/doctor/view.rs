@@ -48,8 +48,11 @@ pub struct Process {
     /// What others are told, best first.
     pub addresses: Vec<String>,
     pub shards: usize,
-    /// Memory that RDMA devices may reach, all shards together.
+    /// Memory that RDMA devices may reach, all shards together: now, and at most.
     pub pinned_bytes: u64,
+    pub pinned_bytes_max: u64,
+    /// Of that, what connections and payloads use.
+    pub pinned_bytes_used: u64,
     /// Why the list of servers may be incomplete.
     pub trouble: Option<String>,
     pub peers: Vec<Peer>,
@@ -66,8 +69,9 @@ pub struct Peer {
     /// Those that are tried last for now.
     pub avoided: Vec<String>,
     pub reachable: bool,
+    pub why_unreachable: Option<String>,
     pub links: Vec<Link>,
-    /// If a link that is up does without RDMA, or none is up.
+    /// If a link that is up does without RDMA.
     pub not_rdma: Option<Why>,
 }
 
@@ -94,9 +98,9 @@ pub struct Link {
     pub up_seconds: Option<u64>,
     pub sent_bytes: u64,
     pub received_bytes: u64,
-    /// Of those, what moved one-sided.
-    pub pulled_bytes: u64,
-    pub pushed_bytes: u64,
+    /// Payload that moved one-sided: read from the peer's memory, and written into it.
+    pub read_bytes: u64,
+    pub written_bytes: u64,
     pub last_error: Option<String>,
 }
 

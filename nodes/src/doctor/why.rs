@@ -79,7 +79,11 @@ pub fn why_not_rdma(c: &Case<'_>) -> Why {
         );
     }
     match c.handshake {
-        Some(said) => why(said, "see above what this host has, and the doctor on the other host"),
+        Some(said) => why(
+            format!("when the connection was made, {said}"),
+            "the devices above and those of the other host say more; the next connection of this \
+             pair tries RDMA again, and starting either side again makes one",
+        ),
         None => why(
             "the connection was made when RDMA could not be had, and is kept while it works",
             "the next connection of this pair will use it; starting either side again makes one",
@@ -136,7 +140,7 @@ mod tests {
         says(&c, "RDMA://10.8.0.3:8000 failed", "cable");
         says(&c, "timed out", "by itself");
         c.avoided = &[];
-        says(&c, "no memory windows", "the other host");
+        says(&c, "no memory windows", "of the other host");
         c.handshake = None;
         says(&c, "is kept while it works", "next connection");
         c.addresses = &[]; // a client

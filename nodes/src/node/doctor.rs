@@ -8,7 +8,7 @@ use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::mgmtd::{ListNodes, NodeInfo, NodeStatus};
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, Cx, NodeId, Time, join_all};
-use t3fs_transport::{LinkState, LinkStats, PeerState, Peers, source_towards};
+use t3fs_transport::{Fabric, LinkState, LinkStats, PeerState, Peers, source_towards};
 
 use super::assembly::{Assembly, LinkPlan};
 use super::link::{self, AGENT};
@@ -21,20 +21,18 @@ use crate::failure::Failure;
 
 /// How long mgmtd may take to list the servers.
 const LIST: Duration = Duration::from_secs(2);
-/// Shards say how their links do at least so often.
-const REPORTED: Duration = Duration::from_millis(1250);
 
 /// Looks from other threads.
 #[derive(Clone)]
 pub struct Doctor {
-    pub(super) remote: Remote,
+    pub(super) remotes: Vec<Remote>,
     pub(super) agent: Addr<Agent>,
     pub(super) peers: Option<Peers>,
     pub(super) assembly: Arc<Assembly>,
 }
 
 impl Doctor {
-    /// Takes a second or two.
+    /// Takes as long as it takes to connect to those that there was no need for so far.
     pub fn look(&self) -> Result<View, Failure> {
         let a = &self.assembly;
         let mut process = Process {
@@ -52,13 +50,18 @@ impl Doctor {
         };
         process.linked = true;
         process.addresses = plan.advertise.iter().map(ToString::to_string).collect();
-        process.pinned_bytes = (a.shards * plan.fabric.pinned_bytes()) as u64;
+        process.pinned_bytes_max = (a.shards * plan.fabric.pinned_bytes()) as u64;
+        self.report()?;
         let (agent, asked) = (self.agent, peers.clone());
-        let (servers, now) = on_shard(&self.remote, "doctor", async move |cx: Cx| {
+        let (servers, failed, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
             let servers = cx.within(LIST).ask(agent, ListNodes).await;
-            reach_all(&cx, &asked).await;
-            (servers, cx.now())
+            let failed = reach_all(&cx, &asked).await;
+            (servers, failed, cx.now())
         })?;
+        self.report()?;
+        let memory = peers.rdma_memory();
+        process.pinned_bytes = memory.pinned as u64;
+        process.pinned_bytes_used = memory.used as u64;
         let servers = match servers {
             Ok(Ok(lines)) => lines.into_iter().map(|line| line.info).collect(),
             Ok(Err(why)) => {
@@ -73,7 +76,18 @@ impl Doctor {
         let states = peers.snapshot().into_iter().filter(|p| p.node != a.node);
         let shown = states.filter(|p| !p.addresses.is_empty() || !p.links.is_empty());
         process.peers = shown.map(|p| peer(p, plan, &peers, &servers, now)).collect();
+        for peer in process.peers.iter_mut().filter(|p| !p.reachable) {
+            let why = failed.iter().find(|(node, _)| node.0 == peer.node);
+            peer.why_unreachable = why.map(|(_, why)| why.clone());
+        }
         Ok(View { version, host: host(&plan.fabric), process: Some(process) })
+    }
+}
+
+impl Doctor {
+    fn report(&self) -> Result<(), Failure> {
+        let mut all = self.remotes.iter();
+        all.try_for_each(|r| on_shard(r, "doctor", async |_: Cx| link::report()))
     }
 }
 
@@ -81,29 +95,30 @@ fn is_up(peer: &PeerState) -> bool {
     peer.links.iter().any(|l| l.state == LinkState::Up)
 }
 
-/// One connection to everyone who can be dialled and has none, all at once.
-async fn reach_all(cx: &Cx, peers: &Peers) {
+/// One connection to everyone who can be dialled and has none, all at once. Returns who could not
+/// be reached, and why.
+async fn reach_all(cx: &Cx, peers: &Peers) -> Vec<(NodeId, String)> {
     let me = cx.node();
     let lonely = peers.snapshot().into_iter().filter(|p| p.node != me && !is_up(p));
     let lonely: Vec<PeerState> = lonely.filter(|p| !p.addresses.is_empty()).collect();
-    if lonely.is_empty() {
-        return;
-    }
     let reach = async |peer: PeerState| {
+        let mut whys: Vec<String> = Vec::new();
         for address in peer.addresses {
             match link::find(address.socket, AGENT).await {
-                Ok(_) => return,
-                Err(why) => tracing::info!("node {} at {address}: {why}", peer.node.0),
+                Ok(_) => return None,
+                Err(why) => whys.push(why.line),
             }
         }
+        Some((peer.node, whys.join("; ")))
     };
-    join_all(lonely.into_iter().map(reach)).await;
-    cx.sleep(REPORTED).await;
+    join_all(lonely.into_iter().map(reach)).await.into_iter().flatten().collect()
 }
 
 fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], now: Time) -> Peer {
     let avoided = peers.avoided(state.node, now);
-    let by_tcp = state.links.iter().find(|l| l.state == LinkState::Up);
+    let tcp = |l: &&LinkStats| l.state == LinkState::Up && l.carrier != Some(Fabric::Rdma);
+    let by_tcp = state.links.iter().find(tcp);
+    let handshake = by_tcp.and_then(|l| l.why_not_rdma.as_deref());
     let last = state.links.iter().find_map(|l| l.last_error.as_deref());
     let here = plan.fabric.why_not_rdma();
     let case = Case {
@@ -115,22 +130,26 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
         addresses: &state.addresses,
         avoided: &avoided,
         source: &source_towards,
-        handshake: None,
+        handshake: handshake.filter(|why| !why.is_empty()),
         last_error: last,
     };
     Peer {
         node: state.node.0,
-        roles: roles(state.node, servers),
-        reachable: is_up(&state),
+        roles: roles(&state, servers),
+        // Nobody dials those that do not listen.
+        reachable: is_up(&state) || state.addresses.is_empty(),
         not_rdma: by_tcp.map(|_| why_not_rdma(&case)),
         addresses: state.addresses.iter().map(ToString::to_string).collect(),
+        why_unreachable: None,
         avoided: avoided.iter().map(ToString::to_string).collect(),
         links: state.links.iter().map(|l| link_of(l, now)).collect(),
     }
 }
 
-fn roles(node: NodeId, servers: &[NodeInfo]) -> String {
-    let Some(info) = servers.iter().find(|s| s.node == node) else { return "client".into() };
+fn roles(peer: &PeerState, servers: &[NodeInfo]) -> String {
+    let Some(info) = servers.iter().find(|s| s.node == peer.node) else {
+        return if peer.addresses.is_empty() { "client".into() } else { "server".into() };
+    };
     let roles: Vec<String> =
         info.roles.iter().map(|r| format!("{r:?}").to_ascii_lowercase()).collect();
     let dead = if info.status == NodeStatus::Dead { ", dead to mgmtd" } else { "" };
@@ -138,7 +157,6 @@ fn roles(node: NodeId, servers: &[NodeInfo]) -> String {
 }
 
 fn link_of(l: &LinkStats, now: Time) -> Link {
-    let up = l.state == LinkState::Up;
     Link {
         shard: l.local_shard,
         remote_shard: l.remote_shard,
@@ -148,13 +166,16 @@ fn link_of(l: &LinkStats, now: Time) -> Link {
             LinkState::Down => "down".into(),
         },
         address: l.socket.map(|s| s.to_string()),
-        carrier: up.then(|| "TCP".into()),
+        carrier: l.carrier.map(|c| match c {
+            Fabric::Rdma => "RDMA".into(),
+            Fabric::Tcp => "TCP".into(),
+        }),
         epoch: l.epoch,
         up_seconds: l.since.map(|since| now.since(since).as_secs()),
         sent_bytes: l.bytes_sent,
         received_bytes: l.bytes_received,
-        pulled_bytes: 0,
-        pushed_bytes: 0,
+        read_bytes: l.one_sided.bytes_read,
+        written_bytes: l.one_sided.bytes_written,
         last_error: l.last_error.clone(),
     }
 }

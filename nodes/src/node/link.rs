@@ -42,7 +42,8 @@ pub(super) fn peers(a: &Assembly, plan: &LinkPlan) -> Result<Peers, Failure> {
     let (node, incarnation) = (a.node, a.incarnation);
     let (fabric, device_ips) = (plan.fabric.wanted, plan.fabric.device_ips());
     let who = Config { node, incarnation, shards, cluster, secret, ..Config::default() };
-    Peers::new(Config { fabric, device_ips, ..who }).map_err(failed)
+    let (nics, limits) = (plan.fabric.nics(), plan.fabric.limits());
+    Peers::new(Config { fabric, device_ips, nics, limits, ..who }).map_err(failed)
 }
 
 /// What each shard does first.
@@ -59,6 +60,11 @@ pub(super) fn install(peers: Option<Peers>) -> Start {
 /// On the first shard.
 pub(super) fn listen(at: SocketAddr) -> Result<SocketAddr, Failure> {
     links().listen(at).map_err(failed)
+}
+
+/// On each shard: what `Peers` knows of its links is fresh afterwards.
+pub(super) fn report() {
+    links().report();
 }
 
 /// On each shard, at the end.
@@ -108,9 +114,13 @@ pub(super) fn keep_finding_mgmtds(
     own_addresses: Vec<Address>,
     trouble: Trouble,
 ) {
-    let mut others: Vec<SocketAddr> = mgmtds.into_iter().map(|a| a.socket).collect();
-    others.retain(|at| own_addresses.iter().all(|own| own.socket != *at));
-    others.dedup();
+    let mut others: Vec<SocketAddr> = Vec::new();
+    for at in mgmtds.into_iter().map(|a| a.socket) {
+        let own = own_addresses.iter().any(|own| own.socket == at);
+        if !own && !others.contains(&at) {
+            others.push(at);
+        }
+    }
     if others.is_empty() {
         return;
     }
@@ -192,5 +202,47 @@ impl Addresses {
             }
         }
         *known = all;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use t3fs_actors::proto::mgmtd::{NodeInfo, NodeStatus};
+
+    /// Goal: of what a node announces the understood part is used; a node that announces nothing
+    /// of it keeps what was known. Method: routings with addresses of three kinds.
+    #[test]
+    fn addresses_of_unknown_kinds_are_left_out() {
+        let config = Config {
+            node: NodeId(1),
+            cluster: "c".into(),
+            secret: vec![7; 16],
+            ..Config::default()
+        };
+        let peers = Peers::new(config).unwrap();
+        let addresses = Addresses::new(peers.clone());
+        let routing = |texts: &[&str]| Routing {
+            nodes: vec![NodeInfo {
+                node: NodeId(2),
+                incarnation: 1,
+                status: NodeStatus::Alive,
+                roles: Vec::new(),
+                addresses: texts.iter().map(|t| (*t).to_owned()).collect(),
+                tags: Vec::new(),
+                metas: Vec::new(),
+                targets: Vec::new(),
+            }],
+            ..Routing::default()
+        };
+        let known = || -> Vec<String> {
+            peers.addresses(NodeId(2)).iter().map(ToString::to_string).collect()
+        };
+        addresses.learn(&routing(&["CXL://7", "RDMA://10.8.0.2:8000", "TCP://10.0.0.2:8000"]));
+        assert_eq!(known(), ["RDMA://10.8.0.2:8000", "TCP://10.0.0.2:8000"]);
+        addresses.learn(&routing(&["CXL://7"]));
+        assert_eq!(known(), ["RDMA://10.8.0.2:8000", "TCP://10.0.0.2:8000"]);
+        addresses.learn(&routing(&["TCP://10.0.0.2:8000"]));
+        assert_eq!(known(), ["TCP://10.0.0.2:8000"]);
     }
 }

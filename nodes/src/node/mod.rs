@@ -155,7 +155,7 @@ impl Node {
     /// For the doctor, from other threads.
     pub fn doctor(&self) -> doctor::Doctor {
         doctor::Doctor {
-            remote: self.shards.remotes[0].clone(),
+            remotes: self.shards.remotes.clone(),
             agent: self.agent,
             peers: self.peers.clone(),
             assembly: Arc::clone(&self.assembly),

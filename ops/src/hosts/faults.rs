@@ -2,11 +2,13 @@
 //!
 //! Cuts and losses are nftables rules on the bridge, for everything that crosses it (also ARP, as
 //! when a cable is out); they are replaced whole, in one transaction. Slow lines are token buckets
-//! (tc tbf) on both ends of the host's cable. This kernel has no netem, so there is no delay.
+//! (tc tbf), far hosts are behind tc netem, which not every kernel has; both on both ends of the
+//! host's cable.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::{Hosts, tool};
 
@@ -26,7 +28,8 @@ pub(super) struct Faults {
     cut: Option<Cut>,
     /// Of packets in each direction.
     loss_percent: u8,
-    slow: bool,
+    /// Something of tc is on its cable.
+    shaped: bool,
 }
 
 impl Hosts {
@@ -45,15 +48,24 @@ impl Hosts {
 
     /// Limits the host's line, each way, to `rate` as tc writes it: `10mbit`.
     pub fn slow(&mut self, host: &str, rate: &str) -> Result<(), String> {
-        self.faults(host).slow = true;
+        self.faults(host).shaped = true;
         let bucket = ["root", "tbf", "rate", rate, "burst", "64kb", "latency", "100ms"];
         self.both_ends(host, "replace", &bucket)
+    }
+
+    /// Holds up every packet to and from the host for so long, and loses some. Replaces `slow`.
+    pub fn far(&mut self, host: &str, delay: Duration, loss_percent: u8) -> Result<(), String> {
+        self.faults(host).shaped = true;
+        let (delay, loss) = (format!("{}us", delay.as_micros()), format!("{loss_percent}%"));
+        // More packets than any window holds: only what is asked for is to be lost.
+        let line = ["root", "netem", "delay", &delay, "loss", &loss, "limit", "100000"];
+        self.both_ends(host, "replace", &line)
     }
 
     /// As new, but for what was lost meanwhile.
     pub fn heal(&mut self, host: &str) -> Result<(), String> {
         let was = std::mem::take(self.faults(host));
-        if was.slow {
+        if was.shaped {
             self.both_ends(host, "del", &["root"])?;
         }
         self.apply()

@@ -113,6 +113,7 @@ fn the_doctor_knows_every_pair_of_a_cluster() {
     assert_eq!(done.code(), Some(1), "{}{}", done.stdout, done.stderr);
     assert!(done.stderr.contains("cannot be reached: node 3"), "{}", done.stderr);
     assert!(done.stdout.contains("node 1 (mgmtd,kv,meta); TCP://127.0.0.1:"), "{}", done.stdout);
+    assert!(done.stdout.contains("refused"), "why is told: {}", done.stdout);
 
     // From outside, without a process of its own.
     let done = finish(with_env(&["doctor", "--json"]).args(["--cluster", &manager.to_string()]));

@@ -5,7 +5,7 @@
 //! Where /dev/fuse or a tool is missing a test says so loudly and passes, except with CI=true,
 //! where it fails. The binary comes from the variable T3FS_NODE, else from cargo's target folder.
 //! `T3FS_ROUNDS` sets the number of crash rounds; with `T3FS_NIGHTLY=1` whole trees and large sets
-//! are used instead of parts.
+//! are used instead of parts. What is in `vm` runs in a VM only (`cargo ops vm`).
 
 mod harness;
 
@@ -18,9 +18,11 @@ mod lifecycle;
 mod mounting;
 mod networks;
 mod posix;
+mod rack;
 mod refusals;
 mod replicas;
 mod space;
 mod strangers;
 mod tools;
 mod trees;
+mod vm;

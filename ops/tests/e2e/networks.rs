@@ -13,33 +13,34 @@ use crate::cluster::{Cluster, Load};
 use crate::harness::{conformance, is_nightly, program_limit, run, skip_without_hosts};
 
 /// Two hosts, and a folder for what the suite prints.
-struct Net {
-    hosts: Hosts,
+pub struct Net {
+    pub hosts: Hosts,
     log: tempfile::NamedTempFile,
 }
 
 impl Net {
-    fn new() -> Net {
+    pub fn new() -> Net {
         let hosts = Hosts::new(&["a", "b"]).expect("hosts");
         Net { hosts, log: tempfile::NamedTempFile::new().expect("a file") }
     }
 
     /// Starts the tests of the suite whose names hold one of `which`. Everything may take `slow`
-    /// times as long as usual.
-    fn suite(&self, which: &[&str], slow: u32) -> Process {
+    /// times as long as usual; what is much slower has no time for two tests at once.
+    pub fn suite(&self, which: &[&str], slow: u32) -> Process {
         let place = |host: &str| self.hosts.get(host).place();
         let mut suite = Command::new(conformance());
         suite
             .args(which)
-            .arg("--test-threads=4")
+            .arg(if slow < 10 { "--test-threads=4" } else { "--test-threads=1" })
             .env("T3FS_TEST_PLACES", format!("{},{}", place("a"), place("b")))
-            .env("T3FS_TEST_SLOW", slow.to_string());
+            .env("T3FS_TEST_SLOW", slow.to_string())
+            .env("RUST_BACKTRACE", "0");
         Process::start(suite, self.log.path()).expect("the suite")
     }
 }
 
 #[track_caller]
-fn passes(mut suite: Process) {
+pub fn passes(mut suite: Process) {
     let status = suite.wait(program_limit());
     let log = suite.log();
     println!("{log}");
@@ -77,7 +78,7 @@ fn the_suite_while_the_line_is_cut_and_mended() {
         return;
     }
     let mut net = Net::new();
-    let mut cut = |net: &mut Net, suite: &mut Process, away: Duration| {
+    let cut = |net: &mut Net, suite: &mut Process, away: Duration| {
         let begun = Instant::now();
         let mut cuts = 0;
         while suite.is_running() && begun.elapsed() < program_limit() {

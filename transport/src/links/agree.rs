@@ -13,8 +13,6 @@
 //! queue pair is connected when it answers, the dialer's when it says that it is ready; so nobody
 //! sends to one who is not there.
 
-use std::future::Future;
-
 use bytes::{Buf, Bytes};
 
 use super::handshake::{DialError, Talk};
@@ -153,14 +151,12 @@ pub(super) async fn accepted(
     }
 }
 
-fn expect(talk: &mut Talk, kind: u8) -> impl Future<Output = Result<Bytes, Refusal>> {
-    async move {
-        match talk.receive().await {
-            Ok((found, body)) if found == kind => Ok(body),
-            Ok(_) => Err(Refusal::Garbage),
-            Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(why),
-            Err(DialError::Io(_)) => Err(Refusal::Left),
-        }
+async fn expect(talk: &mut Talk, kind: u8) -> Result<Bytes, Refusal> {
+    match talk.receive().await {
+        Ok((found, body)) if found == kind => Ok(body),
+        Ok(_) => Err(Refusal::Garbage),
+        Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(why),
+        Err(DialError::Io(_)) => Err(Refusal::Left),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{rdma, tcp};
 
 /// What moves the frames of a connection.
 pub(crate) enum Carrier {
-    Tcp(tcp::Carrier),
+    Tcp(Box<tcp::Carrier>),
     /// The stream carries nothing; its end ends the connection.
     Rdma(rdma::Carrier),
 }

@@ -102,6 +102,10 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
         ticking: Cell::default(),
         stopped: Cell::default(),
     });
+    // Now rather than in the middle of a handshake: a device takes its time to pin memory.
+    for ip in &config.device_ips {
+        links.ports.open(*ip);
+    }
     shard.install_links(Rc::new(NodeLinks(Rc::clone(&links))));
     accept::take_arrivals(&links, shard);
     NodeLinks(links)
@@ -172,6 +176,11 @@ impl NodeLinks {
         }
     }
 
+    /// Tells `Peers` how this shard's links do, which otherwise happens every second.
+    pub fn report(&self) {
+        self.0.report();
+    }
+
     /// Closes the listener and all links; asks in flight end as `Unknown`.
     pub fn stop(&self) {
         self.0.stopped.set(true);
@@ -240,6 +249,12 @@ impl Shared {
         let link = Link::new(node, shard, limits);
         links.insert((node, shard), Rc::clone(&link));
         Some(link)
+    }
+
+    /// A link that was down may have been forgotten while a handshake went on.
+    fn still_known(&self, link: &Rc<Link>) -> Rc<Link> {
+        let mut links = self.links.borrow_mut();
+        Rc::clone(links.entry((link.node, link.shard)).or_insert_with(|| Rc::clone(link)))
     }
 
     /// Who answered at an address, if that process has a link to its shard 0.
@@ -405,6 +420,7 @@ impl Shared {
     ) {
         let Some(shard) = self.shard.upgrade() else { return };
         let cx = shard.cx();
+        let link = &self.still_known(link);
         if self.stopped.get() || self.yields(link, incarnation, dialed, cx.now()) {
             return talk.stream.shutdown();
         }

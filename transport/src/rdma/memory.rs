@@ -1,12 +1,12 @@
 //! Memory that devices may reach: one pool a shard, mapped once, handed out in pieces.
 //!
-//! The pool is a buddy allocator over blocks of 1 MiB: a piece is the smallest power of two of pages
-//! that holds what was asked for, taking and giving back are a handful of steps, and what is free
-//! merges again. Nothing is handed back to the system before the last piece and the last clone of
-//! the pool are gone.
+//! The pool is a buddy allocator over blocks of 1 MiB: a piece is the smallest power of two of
+//! pages that holds what was asked for, taking and giving back are a handful of steps, and what is
+//! free merges again. Nothing is handed back to the system before the last piece and the last clone
+//! of the pool are gone.
 //!
-//! A device writes to a piece while nobody in this process looks at it: whoever posts work keeps the
-//! piece, untouched, until that work has completed.
+//! A device writes to a piece while nobody in this process looks at it: whoever posts work keeps
+//! the piece, untouched, until that work has completed.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -48,7 +48,7 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `Pool::new` with this length, and no piece is left: each holds the pool.
+        // SAFETY: mapped by `Pool::new` with this length; no piece is left, as each holds the pool.
         let gone = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         gone.expect("our own mapping");
     }

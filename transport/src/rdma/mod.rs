@@ -1,9 +1,9 @@
 //! RDMA as a carrier: frames in packets between queue pairs, payloads one-sided.
 //!
-//! - `devices.rs`: which devices there are; `nic.rs`: what is needed of one, by `verbs/` (libibverbs)
-//!   or `soft.rs` (a stand-in for tests);
+//! - `devices.rs`: which devices there are; `nic.rs`: what is needed of one, by `verbs/`
+//!   (libibverbs) or `soft.rs` (a stand-in for tests);
 //! - `memory.rs`: memory that devices reach; `dock.rs`: who may have how much of it;
-//! - `packet.rs`: what one SEND carries; `engine/`: the protocol of one connection, without runtime;
+//! - `packet.rs`: what one SEND carries; `engine/`: the protocol of one connection, no runtime;
 //! - `shell.rs`: completions, tasks and the end of connections; `ports.rs`: what a shard has open.
 //!
 //! Decision 011 says why it is so.
@@ -11,6 +11,8 @@
 mod devices;
 mod dock;
 mod engine;
+#[doc(hidden)]
+pub mod faults;
 mod memory;
 mod nic;
 mod packet;
@@ -39,6 +41,9 @@ pub enum Nics {
     /// The stand-in for tests.
     #[doc(hidden)]
     Soft(soft::Wire),
+    /// Some of the above that fail at will, for tests.
+    #[doc(hidden)]
+    Faulty(Box<Nics>, faults::Faults),
 }
 
 /// What one side tells the other of its queue pair.

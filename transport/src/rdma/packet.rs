@@ -342,7 +342,10 @@ mod tests {
     proptest! {
         /// Goal: no bytes break the parser, even with a right checksum.
         #[test]
-        fn any_packet_is_parsed_or_refused(mut bytes in proptest::collection::vec(any::<u8>(), 17..400), first in 0..4u8) {
+        fn any_packet_is_parsed_or_refused(
+            mut bytes in proptest::collection::vec(any::<u8>(), 17..400),
+            first in 0..4u8,
+        ) {
             bytes[16] = first;
             let len = bytes.len();
             bytes[4..6].copy_from_slice(&(len as u16).to_le_bytes());

@@ -26,7 +26,7 @@ pub(crate) struct Ports {
     shard: Weak<Shard>,
     net: Rc<dyn Net>,
     pool: OnceCell<Pool>,
-    open: RefCell<Vec<(IpAddr, Opened)>>,
+    opened: RefCell<Vec<(IpAddr, Opened)>>,
     stopped: Cell<bool>,
 }
 
@@ -44,8 +44,8 @@ impl Ports {
         heap: Heap,
     ) -> Ports {
         let (limits, shard) = (limits.clone(), Rc::downgrade(shard));
-        let (pool, open, stopped) = (OnceCell::new(), RefCell::default(), Cell::new(false));
-        Ports { nics, limits, heap, shard, net, pool, open, stopped }
+        let (pool, opened, stopped) = (OnceCell::new(), RefCell::default(), Cell::new(false));
+        Ports { nics, limits, heap, shard, net, pool, opened, stopped }
     }
 
     /// A queue pair on the device that has this address of ours. The error says why there is none.
@@ -53,11 +53,16 @@ impl Ports {
         self.at(local.to_canonical())?.half(&self.limits)
     }
 
+    /// Opens the device that has this address of ours, if it can be; the log says why not.
+    pub(crate) fn open(&self, local: IpAddr) {
+        let _ = self.at(local.to_canonical()); // asked for again, and told, by each connection
+    }
+
     fn at(&self, local: IpAddr) -> Result<Rc<Port>, String> {
         let shard = self.shard.upgrade().filter(|_| !self.stopped.get());
         let shard = shard.ok_or("this shard has ended")?;
         let now = shard.cx().now();
-        for (ip, opened) in &*self.open.borrow() {
+        for (ip, opened) in &*self.opened.borrow() {
             match opened {
                 Opened::Port(port) if *ip == local => return Ok(Rc::clone(port)),
                 Opened::Failed { why, at } if *ip == local && now.since(*at) < AGAIN => {
@@ -66,7 +71,7 @@ impl Ports {
                 _ => {}
             }
         }
-        let nic = self.open_nic(local);
+        let nic = self.open_nic(&self.nics, local);
         let opened = match &nic {
             Ok((nic, pool)) => {
                 let dock = Dock::new(Rc::clone(nic), pool.clone(), self.heap.clone());
@@ -80,22 +85,26 @@ impl Ports {
                 Opened::Failed { why: why.clone(), at: now }
             }
         };
-        let mut open = self.open.borrow_mut();
-        open.retain(|(ip, _)| *ip != local);
-        open.push((local, opened));
-        match &open.last().expect("just put there").1 {
+        let mut all = self.opened.borrow_mut();
+        all.retain(|(ip, _)| *ip != local);
+        all.push((local, opened));
+        match &all.last().expect("just put there").1 {
             Opened::Port(port) => Ok(Rc::clone(port)),
             Opened::Failed { why, .. } => Err(why.clone()),
         }
     }
 
-    fn open_nic(&self, local: IpAddr) -> Result<(Rc<dyn Nic>, Pool), String> {
+    fn open_nic(&self, nics: &Nics, local: IpAddr) -> Result<(Rc<dyn Nic>, Pool), String> {
         let buffers = self.limits.rdma_receive_buffers;
-        match &self.nics {
+        match nics {
             Nics::None => Err("this process uses no RDMA devices".into()),
             Nics::Soft(wire) => {
                 let pool = self.pool()?;
                 Ok((Rc::new(wire.nic(&pool, buffers)?), pool))
+            }
+            Nics::Faulty(nics, faults) => {
+                let (nic, pool) = self.open_nic(nics, local)?;
+                Ok((faults.around(nic), pool))
             }
             Nics::Devices(devices) => {
                 let port = devices.port_at(local)?;
@@ -118,7 +127,7 @@ impl Ports {
     /// Pinned bytes, receive buffers included, and bytes of the pool that are in use.
     pub(crate) fn memory(&self) -> (usize, usize) {
         let Some(pool) = self.pool.get() else { return (0, 0) };
-        let open = self.open.borrow();
+        let open = self.opened.borrow();
         let ports = open.iter().filter_map(|(_, o)| match o {
             Opened::Port(port) => Some(port.receive_buffers() * PACKET),
             Opened::Failed { .. } => None,
@@ -129,7 +138,7 @@ impl Ports {
     /// Ends the tasks; connections have ended before.
     pub(crate) fn stop(&self) {
         self.stopped.set(true);
-        for (_, opened) in self.open.take() {
+        for (_, opened) in self.opened.take() {
             if let Opened::Port(port) = opened {
                 port.stop();
             }

@@ -42,18 +42,30 @@ pub struct Node {
 pub const SECRET: &[u8] = b"a secret of the test cluster";
 
 pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
-    Config {
+    let mut config = Config {
         node: NodeId(node),
         incarnation,
         shards,
         cluster: "test".into(),
         secret: SECRET.to_vec(),
         ..Config::default()
+    };
+    let limits = &mut config.limits;
+    for limit in
+        [&mut limits.connect, &mut limits.handshake, &mut limits.ping_after, &mut limits.dead_after]
+    {
+        *limit = places::usually(*limit);
     }
+    config
 }
 
 /// Starts a node with an [`Echo`] in slot 0 of each shard.
 pub fn node(config: Config, listen: bool) -> Node {
+    if std::env::var_os("RUST_LOG").is_some() {
+        // Another test of this process may have done it.
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).try_init();
+    }
     let layout = Layout {
         node: config.node,
         epoch: config.incarnation,
@@ -145,7 +157,10 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stop();
+        // A shard that has panicked would not stop, and hide why.
+        if !std::thread::panicking() {
+            self.stop();
+        }
     }
 }
 
@@ -194,6 +209,13 @@ impl Proxy {
             }
         });
         Proxy { at: rx.recv().unwrap(), faults }
+    }
+
+    /// Writes into all connections, both ways.
+    pub fn inject(&self, bytes: &[u8]) {
+        for mut s in self.faults.open.lock().unwrap().iter() {
+            let _ = s.write_all(bytes); // it may be closed
+        }
     }
 
     /// Cuts all connections at once.

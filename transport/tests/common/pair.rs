@@ -1,11 +1,13 @@
 //! The pairs of shards that the suite of `t3fs_runtime::conformance` runs on.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use t3fs_runtime::conformance::{self, Fault, Job, Wire};
 use t3fs_runtime::{Addr, NodeId};
-use t3fs_transport::rdma::{Nics, soft};
+use t3fs_transport::rdma::faults::Faults;
+use t3fs_transport::rdma::{Devices, Nics, soft};
 use t3fs_transport::{Address, Config, Fabric};
 
 use super::places::usually;
@@ -22,8 +24,26 @@ pub struct Pair {
     pub to: Addr<Echo>,
     proxy: Option<Proxy>,
     fabric: Fabric,
-    /// Between stand-ins for devices.
-    soft: Option<soft::Wire>,
+    nics: Nics,
+    /// Of the devices, where the pair uses any.
+    faults: Faults,
+}
+
+/// The devices at the place where nodes live. `None`: there are none, which fails the test if
+/// `T3FS_RDMA_REQUIRED` is set.
+pub fn devices() -> Option<Nics> {
+    let ip = super::places::of(NodeId(ASKER)).ip;
+    let found = Devices::find(&[]);
+    let why = found.port_at(ip).err();
+    let Some(why) = why else { return Some(Nics::Devices(Arc::new(found))) };
+    assert!(std::env::var_os("T3FS_RDMA_REQUIRED").is_none(), "{why}");
+    println!("not tested with devices: {why}");
+    None
+}
+
+/// A new wire of stand-ins for devices.
+pub fn stand_in() -> Nics {
+    Nics::Soft(soft::Wire::default())
 }
 
 impl Pair {
@@ -31,45 +51,57 @@ impl Pair {
     pub fn local() -> Pair {
         let nodes = vec![node(config(ASKER, 1, 2), false)];
         let to = nodes[0].addr(1);
-        Pair { nodes, to, proxy: None, fabric: Fabric::Tcp, soft: None }
+        Pair {
+            nodes,
+            to,
+            proxy: None,
+            fabric: Fabric::Tcp,
+            nics: Nics::None,
+            faults: Faults::default(),
+        }
     }
 
     /// Two nodes, of which the second has so many shards and answers on the last.
     pub fn tcp(shards: u16) -> Pair {
-        Pair::two(Fabric::Tcp, None, shards)
+        Pair::two(Fabric::Tcp, Nics::None, shards)
     }
 
-    /// The same by queue pairs of stand-ins for devices.
-    pub fn rdma_soft(shards: u16) -> Pair {
-        Pair::two(Fabric::Rdma, Some(soft::Wire::default()), shards)
+    /// The same by queue pairs.
+    pub fn rdma(nics: Nics, shards: u16) -> Pair {
+        Pair::two(Fabric::Rdma, nics, shards)
     }
 
-    fn two(fabric: Fabric, soft: Option<soft::Wire>, shards: u16) -> Pair {
-        let asker = node(with_nics(config(ASKER, 1, 1), &soft), false);
-        let nodes = vec![asker, receiver(1, shards, &soft)];
+    fn two(fabric: Fabric, nics: Nics, shards: u16) -> Pair {
+        let asker = node(with_nics(config(ASKER, 1, 1), &nics), false);
+        let nodes = vec![asker, receiver(1, shards, &nics)];
         let socket = nodes[1].at.unwrap();
         nodes[0].peers.set_addresses(nodes[1].id, vec![Address { fabric, socket }]);
         let to = nodes[1].addr(shards - 1);
-        Pair { nodes, to, proxy: None, fabric, soft }
+        Pair { nodes, to, proxy: None, fabric, nics, faults: Faults::default() }
     }
 
     /// Two nodes with a proxy between them that does what goes wrong, and with short limits.
     pub fn tcp_with_faults() -> Pair {
-        Pair::with_faults(Fabric::Tcp, None)
+        Pair::with_faults(Fabric::Tcp, Nics::None)
     }
 
-    pub fn rdma_soft_with_faults() -> Pair {
-        Pair::with_faults(Fabric::Rdma, Some(soft::Wire::default()))
+    pub fn rdma_with_faults(nics: Nics) -> Pair {
+        Pair::with_faults(Fabric::Rdma, nics)
     }
 
-    fn with_faults(fabric: Fabric, soft: Option<soft::Wire>) -> Pair {
-        let mut c = with_nics(config(ASKER, 1, 1), &soft);
+    fn with_faults(fabric: Fabric, nics: Nics) -> Pair {
+        let faults = Faults::default();
+        let nics = match nics {
+            Nics::None => nics,
+            _ => Nics::Faulty(Box::new(nics), faults.clone()),
+        };
+        let mut c = with_nics(config(ASKER, 1, 1), &nics);
         c.limits.ping_after = usually(Duration::from_millis(250));
         c.limits.dead_after = usually(Duration::from_millis(1000));
         c.limits.queue_bytes = QUEUE_BYTES;
-        let nodes = vec![node(c, false), receiver(1, 1, &soft)];
+        let nodes = vec![node(c, false), receiver(1, 1, &nics)];
         let to = nodes[1].addr(0);
-        let mut pair = Pair { nodes, to, proxy: None, fabric, soft };
+        let mut pair = Pair { nodes, to, proxy: None, fabric, nics, faults };
         pair.connect();
         pair
     }
@@ -83,8 +115,15 @@ impl Pair {
     }
 
     /// What the stand-ins for devices are joined by.
-    pub fn soft(&self) -> &soft::Wire {
-        self.soft.as_ref().expect("a pair with queue pairs of the stand-in")
+    pub fn soft(&self) -> Option<&soft::Wire> {
+        let nics = match &self.nics {
+            Nics::Faulty(nics, _) => nics,
+            nics => nics,
+        };
+        match nics {
+            Nics::Soft(wire) => Some(wire),
+            _ => None,
+        }
     }
 
     pub fn proxy(&self) -> &Proxy {
@@ -92,19 +131,21 @@ impl Pair {
     }
 }
 
-fn receiver(incarnation: u32, shards: u16, soft: &Option<soft::Wire>) -> Node {
-    node(with_nics(config(RECEIVER, incarnation, shards), soft), true)
+fn receiver(incarnation: u32, shards: u16, nics: &Nics) -> Node {
+    node(with_nics(config(RECEIVER, incarnation, shards), nics), true)
 }
 
-/// With a stand-in for a device at the loopback address.
-pub fn with_nics(mut config: Config, soft: &Option<soft::Wire>) -> Config {
-    if let Some(wire) = soft {
-        config.nics = Nics::Soft(wire.clone());
-        config.device_ips = vec!["127.0.0.1".parse().unwrap()];
+/// With these devices where the node lives.
+pub fn with_nics(mut config: Config, nics: &Nics) -> Config {
+    if !matches!(nics, Nics::None) {
+        config.device_ips = vec![super::places::of(config.node).ip];
         config.limits.rdma_memory = 16 << 20;
         config.limits.rdma_receive_buffers = 128;
+        config.limits.rdma_connections = 32;
+        config.limits.handshake = usually(config.limits.handshake);
+        config.limits.dead_after = usually(config.limits.dead_after);
     }
-    config
+    Config { nics: nics.clone(), ..config }
 }
 
 impl conformance::Pair for Pair {
@@ -148,16 +189,16 @@ impl conformance::Pair for Pair {
             Fault::Hold | Fault::Release => {
                 let hold = what == Fault::Hold;
                 faults.hold.store(hold, Ordering::Relaxed);
-                self.soft.iter().for_each(|wire| wire.hold(hold));
+                self.faults.hold(hold);
             }
-            Fault::Damage(at) => match &self.soft {
-                Some(wire) => wire.flip_packet(at),
-                None => faults.flip.store(at as u64, Ordering::Relaxed),
+            Fault::Damage(at) => match self.fabric {
+                Fabric::Rdma => self.faults.flip_packet(at),
+                Fabric::Tcp => faults.flip.store(at as u64, Ordering::Relaxed),
             },
             Fault::Restart => {
                 self.proxy().cut();
                 self.nodes[1].stop();
-                self.nodes[1] = receiver(self.nodes[1].incarnation + 1, 1, &self.soft);
+                self.nodes[1] = receiver(self.nodes[1].incarnation + 1, 1, &self.nics);
                 self.to = self.nodes[1].addr(0);
                 self.connect();
             }

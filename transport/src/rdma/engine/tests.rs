@@ -441,7 +441,8 @@ proptest! {
         for (what, kind, n) in items {
             let mut bytes = vec![0; PACKET];
             let mut builder = Builder::new(&mut bytes);
-            let kind = Kind::Message([FrameKind::Ask, FrameKind::Reply, FrameKind::Tell][kind as usize]);
+            let kinds = [FrameKind::Ask, FrameKind::Reply, FrameKind::Tell];
+            let kind = Kind::Message(kinds[kind as usize]);
             let region = Region { remote: Remote { address: u64::from(n), key: n }, len: n };
             match what {
                 0 => builder.segment(Lane::Bulk, &Segment { region, crc: 0 }),

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_int};
+use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr;
 
@@ -29,6 +30,7 @@ pub(super) struct Device {
     pub(super) windows: Windows,
     /// Completions that were taken out of the queue before anybody polled.
     early: RefCell<Vec<Completion>>,
+    pub(super) scratch: RefCell<Scratch>,
     pub(super) inline: Cell<u32>,
     pub(super) live: Cell<usize>,
     pub(super) queue_pairs_max: usize,
@@ -44,6 +46,13 @@ pub(super) struct Device {
     _context: Context,
     pub(super) pool: Pool,
     pub(super) slots: Slots,
+}
+
+/// Work on its way to the device, and the memory it is about; room that is used again.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) list: Vec<ibv_send_wr>,
+    pub(super) places: Vec<ibv_sge>,
 }
 
 /// Receive buffers side by side.
@@ -125,6 +134,7 @@ impl Device {
         let device = Device {
             windows: Windows::default(),
             early: RefCell::default(),
+            scratch: RefCell::default(),
             inline: Cell::new(INLINE[0]),
             live: Cell::new(0),
             queue_pairs_max,
@@ -202,20 +212,21 @@ impl Device {
 
     /// Up to `BATCH` completions out of the device's queue; how many.
     fn take_completions(&self, into: &mut Vec<Completion>) -> usize {
-        // SAFETY: plain data, filled by the call up to what it returns.
-        let mut batch: [ibv_wc; BATCH] = unsafe { std::mem::zeroed() };
+        let mut batch = [const { MaybeUninit::<ibv_wc>::uninit() }; BATCH];
+        let room = batch.as_mut_ptr().cast();
         // SAFETY: our queue, and room for so many.
-        let found =
-            unsafe { ibv_poll_cq(self.completions.raw(), BATCH as c_int, batch.as_mut_ptr()) };
+        let found = unsafe { ibv_poll_cq(self.completions.raw(), BATCH as c_int, room) };
         let Ok(found) = usize::try_from(found) else {
             tracing::error!(device = self.port.device, "completions cannot be polled");
             return 0;
         };
-        into.extend(batch[..found].iter().filter_map(|one| self.completion(one)));
+        // SAFETY: so many have been filled in.
+        let all = batch[..found].iter().map(|one| unsafe { one.assume_init_ref() });
+        into.extend(all.map(|one| self.completion(one)));
         found
     }
 
-    fn completion(&self, one: &ibv_wc) -> Option<Completion> {
+    fn completion(&self, one: &ibv_wc) -> Completion {
         let fine = one.status == ibv_wc_status::IBV_WC_SUCCESS;
         let outcome = match one.wr_id & RECEIVE {
             0 if fine => Outcome::Done,
@@ -231,7 +242,7 @@ impl Device {
                 }
             }
         };
-        Some(Completion { queue_pair: one.qp_num, id: one.wr_id & !RECEIVE, outcome })
+        Completion { queue_pair: one.qp_num, id: one.wr_id & !RECEIVE, outcome }
     }
 
     /// Takes everything out of the queue that belongs to a queue pair which is being destroyed.
@@ -279,7 +290,7 @@ fn register(domain: &Domain, pool: &Pool, more: ibv_access_flags) -> Result<Regi
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
         match limit {
             Some(bytes) if bytes < len as u64 => format!(
-                "{why}; this process may lock {} KiB only: raise its limit (ulimit -l, LimitMEMLOCK=)",
+                "{why}; this process may lock {} KiB only (ulimit -l, LimitMEMLOCK=)",
                 bytes >> 10
             ),
             _ => why,

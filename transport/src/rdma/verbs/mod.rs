@@ -1,5 +1,5 @@
-//! The real thing: `Nic` over libibverbs, which is looked for at run time. Where it is missing every
-//! call answers that it is not supported, and nothing here is reached.
+//! The real thing: `Nic` over libibverbs, which is looked for at run time. Where it is missing,
+//! every call answers that it is not supported: no devices are found, and nothing else is reached.
 //!
 //! Read next: `discover.rs` (what there is), `device.rs` (a shard's use of one), `queue_pair.rs`.
 
@@ -9,6 +9,8 @@ mod handles;
 mod queue_pair;
 mod window;
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod tests;
 
@@ -48,11 +50,6 @@ impl VerbsNic {
     ) -> Result<VerbsNic, String> {
         let device = Device::open(port, pool, settings);
         device.map(|d| VerbsNic(Rc::new(d))).map_err(|why| format!("{}: {why}", port.device))
-    }
-
-    /// Connections that it can have at a time.
-    pub(crate) fn queue_pairs(&self) -> usize {
-        self.0.queue_pairs_max
     }
 
     /// The key by which a peer would reach the whole pool, if that were open.

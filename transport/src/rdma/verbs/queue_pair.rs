@@ -8,22 +8,23 @@ use std::rc::Rc;
 
 use rdma_mummy_sys::*;
 
-use super::device::Device;
+use super::device::{Device, Scratch};
 use super::handles::{RawQueuePair, check, last_error};
 use super::window::{State, VerbsWindow};
 use crate::rdma::nic::{Access, Endpoint, Local, QueuePair, Window, Work};
 
-/// 134 ms until something unacknowledged is sent again, and how often: a dead peer is noticed within
-/// a second; devices that stretch the time need up to four. Not 7: soft-RoCE takes it for endless.
+/// 134 ms until something unacknowledged is sent again, and how often: a dead peer is noticed
+/// within a second; devices that stretch the time need up to four. Not 7, which
+/// soft-RoCE takes for endless.
 const TIMEOUT: u8 = 15;
 const RETRIES: u8 = 6;
-/// Credits keep the peer from running out of receive buffers. If it does, we wait for it; that it is
-/// dead is noticed elsewhere.
+/// Credits keep the peer from running out of receive buffers. If it does, we wait for it; that it
+/// is dead is noticed elsewhere.
 const RETRIES_WITHOUT_BUFFER: u8 = 7;
 /// 80 us until a peer tries again that found no receive buffer.
 const WAIT_FOR_BUFFER: u8 = 6;
 const HOPS: u8 = 64;
-/// Within a subnet, of InfiniBand.
+/// Bytes of a GID that name the subnet.
 const SUBNET: usize = 8;
 
 pub(super) struct VerbsQueuePair {
@@ -221,10 +222,17 @@ impl QueuePair for VerbsQueuePair {
     }
 
     fn post(&self, work: &[Work<'_>]) -> Result<(), String> {
-        let empty = ibv_sge { addr: 0, length: 0, lkey: 0 };
-        let mut places = vec![empty; work.len()];
-        let described = work.iter().zip(&mut places).map(|(one, at)| self.describe(one, at));
-        let mut list: Vec<ibv_send_wr> = described.collect::<Result<_, _>>()?;
+        if self.failed.get() {
+            return Err("the queue pair has been stopped".into());
+        }
+        let mut scratch = self.device.scratch.borrow_mut();
+        let Scratch { list, places } = &mut *scratch;
+        list.clear();
+        places.clear();
+        places.resize(work.len(), ibv_sge { addr: 0, length: 0, lkey: 0 });
+        for (one, at) in work.iter().zip(&mut *places) {
+            list.push(self.describe(one, at)?);
+        }
         if list.is_empty() {
             return Ok(());
         }
@@ -258,12 +266,14 @@ impl QueuePair for VerbsQueuePair {
             // It is destroyed soon, which ends everything.
             tracing::warn!(device = self.device.port.device, "{why}");
         }
+        self.device.windows.leave(self.endpoint.queue_pair);
     }
 }
 
 impl Drop for VerbsQueuePair {
     fn drop(&mut self) {
         self.fail();
+        // Those that somebody meant to open after it had failed.
         self.device.windows.leave(self.endpoint.queue_pair);
         // Before, since some devices take its completions, and so receive buffers, away with it.
         self.device.forget(self.endpoint.queue_pair);

@@ -2,7 +2,9 @@
 //! test says that it was skipped, and with `T3FS_RDMA_REQUIRED=1` it fails.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Settings, VerbsNic};
@@ -13,46 +15,63 @@ use crate::rdma::nic::*;
 const PATIENCE: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings { receive_buffers: 64, send_queue: 64, queue_pairs: 32 };
 
-/// Ports to test with; none: the test is skipped.
-fn ports() -> Vec<PortRef> {
+/// Ports to test with, for one test at a time: they count what the process has.
+pub(super) struct Ports {
+    all: std::vec::IntoIter<(PortRef, IpAddr)>,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Iterator for Ports {
+    type Item = (PortRef, IpAddr);
+
+    fn next(&mut self) -> Option<(PortRef, IpAddr)> {
+        self.all.next()
+    }
+}
+
+/// None: the test is skipped.
+pub(super) fn ports() -> Ports {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let devices = Devices::find(&[]);
     for port in devices.report() {
         eprintln!("{port}");
     }
     let addresses = devices.addresses();
-    let ports: Vec<_> = addresses.iter().filter_map(|a| devices.port_at(*a).ok()).collect();
-    if ports.is_empty() {
+    let found = addresses.into_iter().filter_map(|a| Some((devices.port_at(a).ok()?, a)));
+    let all: Vec<_> = found.collect();
+    if all.is_empty() {
         let why = devices.why_none().unwrap_or_default();
         let required = std::env::var("T3FS_RDMA_REQUIRED").is_ok_and(|v| v == "1");
         assert!(!required, "no RDMA device, and one is required: {why}");
         eprintln!("SKIPPED, no RDMA device: {why}");
     }
-    ports
+    Ports { all: all.into_iter(), _alone }
 }
 
 /// One end: a device in use, with memory.
-struct End {
-    nic: VerbsNic,
+pub(super) struct End {
+    pub(super) nic: VerbsNic,
     pool: Pool,
     seen: Vec<Completion>,
-    packets: VecDeque<(u32, Vec<u8>)>,
+    pub(super) packets: VecDeque<(u32, Vec<u8>)>,
 }
 
 impl End {
-    fn new(port: &PortRef, settings: &Settings) -> End {
+    pub(super) fn new(port: &PortRef, settings: &Settings) -> End {
         let pool = Pool::new(8 << 20).unwrap();
         let nic = VerbsNic::open(port, &pool, settings).unwrap();
         End { nic, pool, seen: Vec::new(), packets: VecDeque::new() }
     }
 
-    fn piece(&self, len: usize, first: u8) -> Piece {
+    pub(super) fn piece(&self, len: usize, first: u8) -> Piece {
         let mut piece = self.pool.take(len).unwrap();
         let bytes = &mut piece.as_mut_slice()[..len];
         bytes.iter_mut().enumerate().for_each(|(i, b)| *b = first.wrapping_add((i / 7) as u8));
         piece
     }
 
-    fn poll(&mut self) {
+    pub(super) fn poll(&mut self) {
         let mut new = Vec::new();
         self.nic.poll(&mut new);
         for one in new {
@@ -68,7 +87,7 @@ impl End {
     }
 
     /// What became of this work.
-    fn outcome(&mut self, queue_pair: &Rc<dyn QueuePair>, id: u64) -> Outcome {
+    pub(super) fn outcome(&mut self, queue_pair: &Rc<dyn QueuePair>, id: u64) -> Outcome {
         let until = Instant::now() + PATIENCE;
         loop {
             self.poll();
@@ -93,7 +112,7 @@ impl End {
     }
 }
 
-fn whole(piece: &Piece, len: usize) -> Local<'_> {
+pub(super) fn whole(piece: &Piece, len: usize) -> Local<'_> {
     Local { piece, at: 0, len: len as u32 }
 }
 
@@ -105,7 +124,7 @@ fn connected(a: &End, b: &End) -> (Rc<dyn QueuePair>, Rc<dyn QueuePair>) {
 }
 
 /// Opens memory, and waits until it is.
-fn open(
+pub(super) fn open(
     end: &mut End,
     to: &Rc<dyn QueuePair>,
     window: &dyn Window,
@@ -121,8 +140,8 @@ fn open(
 
 /// Both ends for each test. Two ports of one host do not reach each other: the kernel finds the way
 /// from one to the other within itself, devices do not.
-fn pairs() -> Vec<(PortRef, PortRef)> {
-    ports().into_iter().map(|port| (port.clone(), port)).collect()
+fn pairs() -> impl Iterator<Item = (PortRef, PortRef)> {
+    ports().map(|(port, _)| (port.clone(), port))
 }
 
 /// Goal: packets go back and forth, of all sizes, inline and not. Method: an echo.
@@ -263,9 +282,72 @@ fn trespass_fails(a: &PortRef, b: &PortRef, trespass: Trespass) {
     eprintln!("{trespass:?}: {outcome:?}");
 }
 
+/// Goal: a window serves for ever: its 256 keys come round, and it survives queue pairs that fail
+/// before, while and after it is opened to them. Method: open, use and close it 600 times; then
+/// open it to queue pairs that have failed, in every order, and use it on a fresh one each time.
+#[test]
+fn windows_are_used_again() {
+    for (a, b) in pairs() {
+        let (mut a, mut b) = (End::new(&a, &SETTINGS), End::new(&b, &SETTINGS));
+        let window = b.nic.window().unwrap();
+        let memory = b.piece(PACKET, 1);
+        let out = a.piece(PACKET, 9);
+        let all = whole(&memory, 100);
+        let (x, y) = connected(&a, &b);
+        let mut last = 0;
+        for round in 0..600 {
+            let to = open(&mut b, &y, &*window, all, Access::Write);
+            assert_ne!(to.key, std::mem::replace(&mut last, to.key), "round {round}");
+            let work = Work::Write { id: 1, from: whole(&out, 100), to, signal: true };
+            x.post(&[work]).unwrap();
+            assert_eq!(a.outcome(&x, 1), Outcome::Done, "round {round}");
+            y.post(&[Work::Close { id: 2, window: &*window }]).unwrap();
+            assert_eq!(b.outcome(&y, 2), Outcome::Done, "round {round}");
+        }
+        for round in 0..6 {
+            let (_x, y) = connected(&a, &b);
+            let (work, again) = (
+                Work::Open {
+                    id: 3,
+                    window: &*window,
+                    memory: all,
+                    access: Access::Write,
+                    signal: true,
+                },
+                Work::Close { id: 4, window: &*window },
+            );
+            window.next_key();
+            match round % 3 {
+                0 => {
+                    y.fail();
+                    let _ = y.post(&[work]);
+                }
+                1 => {
+                    let _ = y.post(&[work, again]);
+                    y.fail();
+                }
+                _ => {
+                    y.post(&[work]).unwrap();
+                    assert_eq!(b.outcome(&y, 3), Outcome::Done);
+                    y.fail();
+                }
+            }
+            // With the failed one still there, and after it.
+            let kept = (round < 3).then_some(y);
+            b.seen.clear();
+            let (x, y) = connected(&a, &b);
+            let to = open(&mut b, &y, &*window, all, Access::Write);
+            let work = Work::Write { id: 5, from: whole(&out, 100), to, signal: true };
+            x.post(&[work]).unwrap();
+            assert_eq!(a.outcome(&x, 5), Outcome::Done, "round {round}");
+            drop(kept);
+        }
+    }
+}
+
 /// Goal: one set of receive buffers serves all queue pairs, and runs over more often than it has
-/// buffers. Method: many connections send in turns; each packet arrives once, in order, by the queue
-/// pair that it was meant for.
+/// buffers. Method: many connections send in turns; each packet arrives once, in order, by the
+/// queue pair that it was meant for.
 #[test]
 fn receive_buffers_are_shared() {
     const CONNECTIONS: usize = 12;
@@ -368,8 +450,9 @@ fn a_dead_peer_is_noticed() {
 
 /// Goal: connections come and go without leaving anything behind: no queue pair, no window, no
 /// receive buffer, no descriptor, and no completion that the next one could take for its own.
-/// Method: many times connect, open a window and leave it open, leave messages unread on both sides,
-/// and drop everything; a window outlives several queue pairs. In the end all receive buffers serve.
+/// Method: many times connect, open a window and leave it open, leave messages unread on both
+/// sides, and drop everything; a window outlives several queue pairs. In the end all receive
+/// buffers serve.
 #[test]
 fn nothing_is_left_behind() {
     let rounds: u64 = std::env::var("T3FS_RDMA_ROUNDS").map_or(150, |v| v.parse().unwrap());
@@ -429,12 +512,12 @@ fn usage() -> (usize, usize) {
     (descriptors, line.split_whitespace().nth(1).unwrap().parse().unwrap())
 }
 
-/// Goal: limits are answers. Method: one queue pair more than agreed is refused with a sentence, and
-/// to be had again when another is gone; a device that is not there cannot be opened.
+/// Goal: limits are answers. Method: one queue pair more than agreed is refused with a sentence,
+/// and to be had again when another is gone; a device that is not there cannot be opened.
 #[test]
 fn limits_are_answers() {
     let settings = Settings { queue_pairs: 3, ..SETTINGS };
-    for port in ports() {
+    for (port, _) in ports() {
         let end = End::new(&port, &settings);
         let mut all: Vec<_> = (0..3).map(|_| end.nic.queue_pair().unwrap()).collect();
         let Err(why) = end.nic.queue_pair() else { panic!("one more than agreed") };

@@ -9,8 +9,8 @@ use super::device::Device;
 use super::handles::RawWindow;
 use crate::rdma::nic::Window;
 
-/// A window, which the device may have to make anew: one that is bound to a queue pair keeps it from
-/// being destroyed, and what it was bound to last is unknown when its queue pair has failed.
+/// A window, which is made anew when its queue pair has failed: whether it was opened is unknown
+/// then, and while it is, some devices do not let go of the queue pair.
 pub(super) struct VerbsWindow(pub(super) Rc<State>);
 
 pub(super) struct State {
