@@ -175,7 +175,21 @@ impl Link {
         let mut said = BufReader::new(server.stdout.take().expect("piped"));
         said.read_line(&mut at).expect("the server says where it is");
         let at = at.trim().parse().expect("an address");
-        Link { client: node(1, 0, spin, fabric, Some(at)), server }
+        let link = Link { client: node(1, 0, spin, fabric, Some(at)), server };
+        link.run(|cx, to| async move {
+            // Opening a device takes its time.
+            let patience = Instant::now() + Duration::from_secs(30);
+            while let Err(e) = cx.ask(to, Ping { n: 0 }).await {
+                assert!(Instant::now() < patience, "{e:?}");
+                cx.sleep(Duration::from_millis(100)).await;
+            }
+            0.0
+        });
+        let links = link.client.peers.snapshot().into_iter().flat_map(|p| p.links);
+        for l in links.filter(|l| l.carrier != Some(fabric) && l.carrier.is_some()) {
+            println!("not on {fabric:?}: {}", l.why_not_rdma.unwrap_or_default());
+        }
+        link
     }
 
     fn run<F: Future<Output = f64> + 'static>(
