@@ -16,7 +16,7 @@ use t3fs_runtime::{
     protocol,
 };
 use t3fs_transport::rdma::{Devices, Nics};
-use t3fs_transport::{Address, Config, Fabric, OneSided, Peers, links};
+use t3fs_transport::{Address, Config, Fabric, Limits, OneSided, Peers, links};
 
 /// What is asked for by [`Get`].
 static ANSWER: LazyLock<Bulk> = LazyLock::new(|| vec![9; 1 << 20].into());
@@ -123,6 +123,11 @@ fn node(id: u32, core: usize, spin: Duration, fabric: Fabric, peer: Option<Socke
         secret: b"sixteen bytes and more".to_vec(),
         nics,
         device_ips,
+        limits: match spin.is_zero() {
+            true => Limits::default(),
+            // As perftest does, which polls for ever.
+            false => Limits { rdma_spin: Duration::from_secs(1), ..Limits::default() },
+        },
         ..Config::default()
     })
     .expect("a good configuration");
