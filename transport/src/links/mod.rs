@@ -497,6 +497,7 @@ impl Shared {
                 Carrier::Rdma(rdma) => {
                     while !c.ended() {
                         rdma.turn();
+                        yield_now().await;
                         c.poked().await;
                     }
                 }

@@ -5,7 +5,7 @@
 //! and everything that was open goes back.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::os::fd::BorrowedFd;
 use std::rc::{Rc, Weak};
@@ -30,13 +30,15 @@ const SEGMENTS_MAX: usize = 32;
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// Fewer credits than that cannot be worked with.
 const CREDITS_MIN: u16 = 4;
-/// Completions dispatched before others get their turn.
-const BURST: usize = 64;
+/// Payload bytes looked at or copied before others get their turn.
+const EFFORT: usize = 1 << 20;
 
 /// One device port as one shard uses it.
 pub(crate) struct Port {
     /// By the number of their queue pair. Before the device: they go first.
     joints: RefCell<BTreeMap<u32, Rc<Joint>>>,
+    /// Taken from the device and not yet looked at.
+    completions: RefCell<VecDeque<Completion>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
     shard: Weak<Shard>,
@@ -173,6 +175,7 @@ impl Carrier {
         if let Some(pair) = self.joint.pair.take() {
             pair.fail();
         }
+        self.port.forget(self.number);
         drop(self.joint.engine.take());
         drop(self.joint.owner.take());
     }
@@ -245,6 +248,9 @@ impl Joint {
         if engine.is_starved() {
             port.look_again(shard);
         }
+        if engine.has_more() {
+            c.wake_sender();
+        }
         let (now, before) = (engine.counts(), self.counted.replace(engine.counts()));
         let sent = |c: &Counts| c.bytes_sent + c.bytes_written;
         owner.link.count_sent(now.frames_sent - before.frames_sent, sent(&now) - sent(&before));
@@ -266,6 +272,7 @@ impl Port {
         let watch = watch.map_err(|e| format!("no descriptor left: {e}"))?;
         let port = Rc::new(Port {
             joints: RefCell::default(),
+            completions: RefCell::default(),
             dock,
             nic,
             shard: Rc::downgrade(shard),
@@ -297,11 +304,10 @@ impl Port {
 
     /// Takes completions for ever. Between two looks the shard has its turn, other I/O included.
     async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
-        let mut completions = Vec::new();
         loop {
             let Some(mut last) = self.now() else { return };
             loop {
-                let some = self.take(&mut completions) > 0;
+                let some = self.take() > 0;
                 let Some(shard) = self.shard.upgrade() else { return };
                 let now = shard.cx().now();
                 if some {
@@ -317,7 +323,7 @@ impl Port {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
             }
             // What came before it was armed brings no event.
-            if self.take(&mut completions) > 0 {
+            if self.take() > 0 {
                 continue;
             }
             match &mut watch {
@@ -350,33 +356,46 @@ impl Port {
         }
     }
 
-    /// Takes what has completed and lets the connections concerned go on; how many completions.
-    fn take(self: &Rc<Self>, completions: &mut Vec<Completion>) -> usize {
-        let mut all = 0;
-        loop {
-            completions.clear();
-            let n = self.nic.poll(completions);
-            let mut concerned: Vec<(u32, Rc<Joint>)> = Vec::new();
-            for c in completions.drain(..) {
-                let joint = match concerned.last() {
-                    Some((number, joint)) if *number == c.queue_pair => Some(Rc::clone(joint)),
-                    _ => self.joints.borrow().get(&c.queue_pair).cloned(),
-                };
-                self.dispatch(&c, joint.as_deref());
-                if let Some(joint) = joint
-                    && !concerned.iter().any(|(number, _)| *number == c.queue_pair)
-                {
-                    concerned.push((c.queue_pair, joint));
-                }
-            }
-            for (_, joint) in concerned {
-                joint.turn(self);
-            }
-            all += n;
-            if n == 0 || all >= BURST {
-                return all;
+    /// Takes what has completed, until that was work enough for one turn of the shard, and lets the
+    /// connections concerned go on; how many completions.
+    fn take(self: &Rc<Self>) -> usize {
+        if self.completions.borrow().is_empty() {
+            let mut fresh = Vec::new();
+            self.nic.poll(&mut fresh);
+            self.completions.borrow_mut().extend(fresh);
+        }
+        let mut concerned: Vec<(u32, Rc<Joint>)> = Vec::new();
+        let (mut n, mut effort) = (0, 0);
+        while effort < EFFORT {
+            let next = self.completions.borrow_mut().pop_front();
+            let Some(c) = next else { break };
+            n += 1;
+            let joint = match concerned.last() {
+                Some((number, joint)) if *number == c.queue_pair => Some(Rc::clone(joint)),
+                _ => self.joints.borrow().get(&c.queue_pair).cloned(),
+            };
+            self.dispatch(&c, joint.as_deref());
+            let Some(joint) = joint else { continue };
+            effort += joint.engine.borrow_mut().as_mut().map_or(0, Engine::take_effort);
+            if !concerned.iter().any(|(number, _)| *number == c.queue_pair) {
+                concerned.push((c.queue_pair, joint));
             }
         }
+        for (_, joint) in concerned {
+            joint.turn(self);
+        }
+        n
+    }
+
+    /// Of a queue pair that is gone nothing completes any more: its number may be used again.
+    fn forget(&self, number: u32) {
+        self.completions.borrow_mut().retain(|c| {
+            let of_it = c.queue_pair == number;
+            if of_it && let Outcome::Received { slot, .. } = c.outcome {
+                self.nic.repost(slot);
+            }
+            !of_it
+        });
     }
 
     fn dispatch(&self, c: &Completion, joint: Option<&Joint>) {

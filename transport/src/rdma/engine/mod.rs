@@ -38,6 +38,8 @@ const LANES: [Lane; 2] = [Lane::Control, Lane::Bulk];
 const ENTRIES_OF_PACKET: usize = 8;
 /// Waiting for its turn beyond this many bytes, no credits are returned.
 const WAITING_MAX: usize = 256 << 10;
+/// Payload bytes that one turn brings into registered memory.
+const EFFORT: usize = 1 << 20;
 
 /// What both sides have agreed on.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +138,12 @@ pub(crate) struct Engine {
     offers: BTreeMap<u64, Vec<Region>>,
     /// There was no memory for something.
     starved: bool,
+    /// It was enough for one turn.
+    more: bool,
+    /// Payload bytes that were looked at or copied: arrived since somebody asked, and sent in this
+    /// turn.
+    effort_in: usize,
+    effort_out: usize,
     // In:
     unreturned: u16,
     released: [u16; 2],
@@ -164,6 +172,9 @@ impl Engine {
             announced: Default::default(),
             offers: BTreeMap::new(),
             starved: false,
+            more: false,
+            effort_in: 0,
+            effort_out: 0,
             unreturned: 0,
             released: [0; 2],
             sequence_in: 0,
@@ -182,6 +193,16 @@ impl Engine {
     /// Whether it would go on if there were memory.
     pub(crate) fn is_starved(&self) -> bool {
         self.starved
+    }
+
+    /// Whether it would go on if it had another turn.
+    pub(crate) fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Payload bytes looked at since the last time.
+    pub(crate) fn take_effort(&mut self) -> usize {
+        std::mem::take(&mut self.effort_in)
     }
 
     /// Whether nothing is on its way out.
@@ -244,7 +265,7 @@ impl Engine {
 
     /// Queues all that can be done now: fetching, and packets out of the lanes.
     pub(crate) fn pump(&mut self, lanes: &mut Lanes, dock: &Dock, now: Time) {
-        self.starved = false;
+        (self.starved, self.more, self.effort_out) = (false, false, 0);
         self.start_reads(dock);
         while self.queue_room() >= ENTRIES_OF_PACKET {
             let wants =

@@ -221,6 +221,7 @@ impl Engine {
         let l = &mut self.lanes[lane as usize];
         let bytes = piece.as_ref();
         self.counts.bytes_read += bytes.len() as u64;
+        self.effort_in += bytes.len();
         l.crc.update(bytes);
         let a = l.queue.iter_mut().find(|a| a.is_fetching()).expect("segments are of frames");
         let keep = bytes.len() >= KEEP_MIN && !dock.is_scarce();
@@ -285,6 +286,7 @@ impl Engine {
             left -= n;
             piece.set_len(n);
             crc.update(piece.as_ref());
+            self.effort_in += n;
             match n >= KEEP_MIN && !dock.is_scarce() {
                 true => gather.feed_shared(&piece.into_bytes(), &dock.heap),
                 false => gather.feed(piece.as_ref(), &dock.heap),

@@ -211,7 +211,7 @@ impl Engine {
     fn push(&mut self, s: &mut Sending, dock: &Dock) -> bool {
         while s.payload.left() > 0 {
             // One entry stays for the packet behind it.
-            if self.queue_room() < 2 {
+            if self.queue_room() < 2 || self.is_enough() {
                 return false;
             }
             let region = s.landing.front_mut().expect("the landing is large enough");
@@ -226,10 +226,17 @@ impl Engine {
                 s.landing.pop_front();
             }
             s.crc.update(piece.as_ref());
+            self.effort_out += piece.as_ref().len();
             self.counts.bytes_written += u64::from(len);
             self.queue(Doing::Write { from: piece, to });
         }
         true
+    }
+
+    fn is_enough(&mut self) -> bool {
+        let enough = self.effort_out >= super::EFFORT;
+        self.more |= enough;
+        enough
     }
 
     /// Puts the frame's head and inline bytes into the packet, if they fit.
@@ -287,7 +294,7 @@ impl Engine {
             let full = b.room() < SEGMENT
                 || self.announced[lane].len() >= self.terms.segments_max
                 || self.queue_room() < 2;
-            if full {
+            if full || self.is_enough() {
                 return false;
             }
             let Some(window) = dock.window() else {
@@ -300,6 +307,7 @@ impl Engine {
                 return false;
             };
             let crc = crc32c(piece.as_ref());
+            self.effort_out += piece.as_ref().len();
             let (exposure, region) = self.open(piece, window, Access::Read);
             self.announced[lane].push_back(exposure);
             b.segment(s.head.lane, &Segment { region, crc });

@@ -88,7 +88,8 @@ impl Side {
         }
         let before = self.engine.next_task;
         self.engine.pump(&mut self.lanes, &self.dock, Time::default());
-        happened |= !self.engine.queued.is_empty() || self.engine.next_task > before;
+        happened |=
+            self.engine.more || !self.engine.queued.is_empty() || self.engine.next_task > before;
         self.engine.post(&**self.pair.as_ref().unwrap())?;
         Ok(happened)
     }
