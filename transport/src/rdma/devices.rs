@@ -69,7 +69,12 @@ impl fmt::Display for DeviceReport {
             LinkLayer::Ethernet => "RoCE v2",
             LinkLayer::Other => "unknown link",
         };
-        write!(f, "{} port {}: {kind}, {}, MTU {}", self.device, self.port, self.state, self.mtu)?;
+        write!(f, "{} port {}: ", self.device, self.port)?;
+        if self.mtu > 0 {
+            write!(f, "{kind}, {}, MTU {}", self.state, self.mtu)?;
+        } else {
+            write!(f, "nothing known")?;
+        }
         for gid in &self.gids {
             for address in &gid.addresses {
                 write!(f, ", {address}")?;

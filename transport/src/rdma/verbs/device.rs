@@ -20,6 +20,8 @@ use crate::rdma::nic::{Completion, Outcome, PACKET};
 
 /// In the number of a piece of work: it is a receive buffer, and the rest is its slot.
 const RECEIVE: u64 = 1 << 63;
+/// The number of the work that ends a queue pair, above all that callers may use.
+pub(super) const LAST: u64 = RECEIVE - 1;
 /// Completions taken at a time.
 const BATCH: usize = 64;
 /// Bytes that are asked to travel within the work itself; devices that refuse get asked for less.
@@ -245,18 +247,22 @@ impl Device {
         Completion { queue_pair: one.qp_num, id: one.wr_id & !RECEIVE, outcome }
     }
 
-    /// Takes everything out of the queue that belongs to a queue pair which is being destroyed.
-    pub(super) fn forget(&self, queue_pair: u32) {
+    /// Takes everything out of the queue that belongs to a queue pair which is being destroyed;
+    /// whether its last work was among it.
+    pub(super) fn forget(&self, queue_pair: u32) -> bool {
         let mut early = self.early.take();
         while self.take_completions(&mut early) == BATCH {}
+        let mut last = false;
         early.retain(|completion| {
             let of_it = completion.queue_pair == queue_pair;
+            last |= of_it && completion.id == LAST;
             if of_it && let Outcome::Received { slot, .. } = completion.outcome {
                 self.repost(slot);
             }
             !of_it
         });
         self.early.replace(early);
+        last
     }
 
     pub(super) fn arm(&self) -> Result<(), String> {

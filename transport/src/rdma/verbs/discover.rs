@@ -128,8 +128,15 @@ fn unknown(device: String, port: u8, why: String) -> DeviceReport {
 fn ports(device: *mut ibv_device, interfaces: &[Interface]) -> Result<Vec<DeviceReport>, String> {
     // SAFETY: of a list that is still there.
     let context = unsafe { ibv_open_device(device) };
-    let context = Context::made(context, "it cannot be opened")
-        .map_err(|why| format!("{why} (may this process use /dev/infiniband?)"))?;
+    let context = Context::made(context, "it cannot be opened").map_err(|why| {
+        // libibverbs hides what the system says of the device's file.
+        // SAFETY: of a list that is still there.
+        let path = Path::new("/dev/infiniband").join(unsafe { name(&(*device).dev_name) });
+        match fs::OpenOptions::new().read(true).write(true).open(&path) {
+            Err(e) => format!("{}: {e}", path.display()),
+            Ok(_) => why,
+        }
+    })?;
     // SAFETY: plain data, filled by the call.
     let mut limits: ibv_device_attr = unsafe { std::mem::zeroed() };
     // SAFETY: an open device.

@@ -5,10 +5,11 @@ use std::cell::Cell;
 use std::ffi::c_int;
 use std::ptr;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use rdma_mummy_sys::*;
 
-use super::device::{Device, Scratch};
+use super::device::{Device, LAST, Scratch};
 use super::handles::{RawQueuePair, check, last_error};
 use super::window::{State, VerbsWindow};
 use crate::rdma::nic::{Access, Endpoint, Local, QueuePair, Window, Work};
@@ -24,6 +25,8 @@ const RETRIES_WITHOUT_BUFFER: u8 = 7;
 /// 80 us until a peer tries again that found no receive buffer.
 const WAIT_FOR_BUFFER: u8 = 6;
 const HOPS: u8 = 64;
+/// How long the end of a queue pair may take, which is a matter of microseconds.
+const END: Duration = Duration::from_millis(5);
 /// Bytes of a GID that name the subnet.
 const SUBNET: usize = 8;
 
@@ -31,6 +34,7 @@ pub(super) struct VerbsQueuePair {
     raw: Option<RawQueuePair>,
     endpoint: Endpoint,
     inline: u32,
+    connected: Cell<bool>,
     failed: Cell<bool>,
     device: Rc<Device>,
 }
@@ -55,8 +59,9 @@ impl VerbsQueuePair {
         };
         device.live.set(device.live.get() + 1);
         let device = device.clone();
-        let queue_pair =
-            VerbsQueuePair { raw: Some(raw), endpoint, inline, failed: Cell::new(false), device };
+        let (connected, failed) = (Cell::new(false), Cell::new(false));
+        let raw = Some(raw);
+        let queue_pair = VerbsQueuePair { raw, endpoint, inline, connected, failed, device };
         queue_pair.initialise()?;
         Ok(queue_pair)
     }
@@ -190,8 +195,32 @@ impl VerbsQueuePair {
                 wr.imm_data_invalidated_rkey_union.invalidated_rkey = state_of(*window).key();
             }
         }
-        assert!(wr.wr_id >> 63 == 0, "the highest bit of an id is ours");
+        assert!(wr.wr_id < LAST, "ids from 2^63 - 1 on are ours");
         Ok(wr)
+    }
+
+    /// Waits, in the error state, until all work has completed. Some devices take away completions
+    /// with the queue pair, and so receive buffers, which would be lost one by one.
+    fn drain(&self) {
+        // SAFETY: plain data: a message of no bytes.
+        let mut last: ibv_send_wr = unsafe { std::mem::zeroed() };
+        last.wr_id = LAST;
+        last.opcode = ibv_wr_opcode::IBV_WR_SEND;
+        last.send_flags = ibv_send_flags::IBV_SEND_SIGNALED.0;
+        let until = Instant::now() + END;
+        let mut posted = false;
+        loop {
+            let ended = self.device.forget(self.endpoint.queue_pair);
+            if ended || !self.connected.get() || Instant::now() >= until {
+                return;
+            }
+            if !posted {
+                let mut bad = ptr::null_mut();
+                // There may be no room for it yet.
+                // SAFETY: the work is copied by the call.
+                posted = unsafe { ibv_post_send(self.raw(), &mut last, &mut bad) } == 0;
+            }
+        }
     }
 
     fn place(&self, local: &Local<'_>) -> ibv_sge {
@@ -217,6 +246,7 @@ impl QueuePair for VerbsQueuePair {
     }
 
     fn connect(&self, to: &Endpoint) -> Result<(), String> {
+        self.connected.set(true);
         self.ready_to_receive(to)?;
         self.ready_to_send(to)
     }
@@ -275,8 +305,7 @@ impl Drop for VerbsQueuePair {
         self.fail();
         // Those that somebody meant to open after it had failed.
         self.device.windows.leave(self.endpoint.queue_pair);
-        // Before, since some devices take its completions, and so receive buffers, away with it.
-        self.device.forget(self.endpoint.queue_pair);
+        self.drain();
         self.raw.take();
         // After, since the others leave them, and the number is used again one day.
         self.device.forget(self.endpoint.queue_pair);
