@@ -9,10 +9,10 @@
 
 mod accept;
 mod frame;
-mod handshake;
+pub(crate) mod handshake;
 mod link;
-mod outbox;
-mod reader;
+pub(crate) mod outbox;
+pub(crate) mod reader;
 mod refusal;
 
 use std::cell::{Cell, RefCell};
