@@ -163,3 +163,22 @@ fn setuid_goes_although_a_report_failed() {
     let stored = stored(&world, &client, inode);
     assert_eq!((stored.length, stored.mode), (5, 0o755));
 }
+
+/// Regression (review): the answer to a chmod was taken whole, and with it the time of the last
+/// change as meta knew it: a write that was still buffered lost its time.
+#[test]
+fn a_chmod_leaves_a_buffered_writes_time() {
+    let (world, client, inode) = cluster();
+    world.run_for(Duration::from_secs(3)).unwrap();
+    write(&world, &client, inode);
+    let other = client.clone();
+    let (before, after) = ask(&world, |cx| async move {
+        let before = other.getattr(&cx, inode).await.unwrap();
+        let mode = SetAttrs { mode: Some(0o600), ..SetAttrs::default() };
+        let after = other.setattr(&cx, inode, mode).await.unwrap();
+        other.flush(&cx, inode).await.unwrap();
+        (before, after)
+    });
+    assert_eq!((after.mtime_ns, after.mode, after.length), (before.mtime_ns, 0o600, 5));
+    assert_eq!(stored(&world, &client, inode).mtime_ns, before.mtime_ns);
+}
