@@ -433,4 +433,26 @@ mod tests {
             assert_eq!(s.begin(&update(op.clone()), false, &cfg), Ok(()), "{op:?}");
         }
     }
+
+    /// Regression (review): an engine that had failed, or was closing, answered those who waited
+    /// for overlay room at that moment. Who came to wait after it waited for ever, and held its
+    /// chunk's lock.
+    #[test]
+    fn nobody_waits_for_room_that_will_not_come() {
+        let answer = |slot: Slot<Room>| slot.now_or_never();
+        let (mut s, _) = empty();
+        assert_eq!(answer(s.reserve(10)), Some(Room::Reserved), "the first is let in");
+        let before = s.reserve(10);
+        assert_eq!(answer(before.clone()), None, "the first may give it back");
+        s.fail("a test");
+        assert_eq!(answer(before), Some(Room::Never));
+        assert_eq!(answer(s.reserve(10)), Some(Room::Never), "after the failure");
+
+        let (mut s, _) = empty();
+        assert_eq!(answer(s.reserve(10)), Some(Room::Reserved));
+        s.closing = true;
+        assert_eq!(answer(s.reserve(10)), Some(Room::Never), "while it closes");
+        s.applying = true;
+        assert_eq!(answer(s.reserve(10)), None, "what is being applied makes room");
+    }
 }
