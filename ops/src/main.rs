@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use t3fs_ops::{bench, steps};
+use t3fs_ops::{bench, fuzz, steps};
 
 #[derive(Parser)]
 #[command(name = "cargo ops", about = "Checks, tests and benchmarks of t3fs")]
@@ -25,6 +25,12 @@ enum Command {
     Tidy,
     /// Build, simulate, run all tests (what the README promises)
     Test,
+    /// Look for bytes that break a decoder, all targets in turn; needs a C++ compiler
+    Fuzz {
+        /// Seconds in all
+        #[arg(default_value_t = 600)]
+        seconds: u64,
+    },
     /// `test` at length, then the benchmark
     Nightly,
     /// Measure the mount beside the folder that holds the data and beside an empty FUSE file system
@@ -40,6 +46,7 @@ fn main() -> ExitCode {
         Command::Fix => steps::fix(),
         Command::Tidy => steps::tidy(),
         Command::Test => steps::test(),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Nightly => steps::nightly(),
         Command::Bench(options) => bench::run(&options),
         Command::BenchJob(options) => bench::run_job(&options),

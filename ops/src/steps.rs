@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use crate::{command, tidy, workspace};
 
 /// The one profile that CI builds binaries and tests with, so that nothing is built twice.
-const PROFILE: &str = "ci";
+pub const PROFILE: &str = "ci";
 
 /// Checks of the simulator, with the seeds that every test run gives them. A seed of `engine`
 /// explores 64 crash states.
@@ -159,7 +159,7 @@ fn has_nextest() -> bool {
 }
 
 /// A cargo command in the root of the work tree.
-fn cargo(args: &[&str]) -> Command {
+pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(args).current_dir(workspace::root());
     command
@@ -167,7 +167,7 @@ fn cargo(args: &[&str]) -> Command {
 
 /// Runs a command to its end with our own standard streams. Build and test commands carry their own
 /// limits (nextest's per test; CI's for the whole), so there is none here.
-fn run(command: &mut Command) -> Result<(), Failure> {
+pub fn run(command: &mut Command) -> Result<(), Failure> {
     let program = Path::new(command.get_program()).file_name().unwrap_or_default();
     let mut line = program.to_string_lossy().into_owned();
     for arg in command.get_args() {

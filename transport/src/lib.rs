@@ -51,6 +51,8 @@
 //! Read next: `peers.rs` (who is where), `tcp/mod.rs` (links of one shard), `tcp/handshake.rs`.
 
 mod address;
+#[doc(hidden)]
+pub mod fuzzing;
 mod peers;
 mod pool;
 pub mod tcp;
