@@ -1,5 +1,5 @@
 //! The handshake of a connection, both roles, against a peer that says anything
-//! (`transport/src/tcp/handshake.rs`).
+//! (`transport/src/links/handshake.rs`).
 //!
 //! What must hold: nobody gets in, and nobody is believed, without a proof made with the secret
 //! over the very bytes that were exchanged; a stranger costs a few KiB and two messages.
@@ -97,7 +97,7 @@ impl Peer for Script {
     }
 }
 
-/// From node 2 shard 1, for node 1 shard 0, as `transport/src/tcp/handshake.rs` draws it.
+/// From node 2 shard 1, for node 1 shard 0, as `transport/src/links/handshake.rs` draws it.
 fn hello() -> Vec<u8> {
     let mut body = vec![1, 0, 1, 0, 2, 0, 0, 0, 9, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0];
     body.extend_from_slice(&[5; 32]);

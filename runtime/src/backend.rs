@@ -44,6 +44,11 @@ pub trait Backend {
     /// Queues a task; never polls it inside the caller.
     fn spawn(&self, task: LocalTask);
     fn wake_at(&self, at: Time, done: Slot<()>);
+    /// Fills the slot once the shard has run what was ready and looked for new I/O, without having
+    /// slept: for who polls something. A task that only wakes itself would keep the shard from I/O.
+    fn turn(&self, done: Slot<()>) {
+        self.wake_at(self.now(), done);
+    }
     /// Starts a disk operation. It runs to its end even if nobody waits for it any more.
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>);
     /// Byte streams for links, where the backend has them; the simulator's wire takes frames.

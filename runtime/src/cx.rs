@@ -71,6 +71,13 @@ impl Cx {
         done.await;
     }
 
+    /// Ready once the shard has run what was ready and looked for new I/O, without having slept.
+    pub fn turn(&self) -> Slot<()> {
+        let done = Slot::new();
+        self.shard.backend.turn(done.clone());
+        done
+    }
+
     /// Runs a task on this shard. It is queued, never polled inside the caller.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.shard.backend.spawn(Box::pin(task));

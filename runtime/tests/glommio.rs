@@ -1,11 +1,12 @@
 //! Goal: the seam keeps its promises on the production backend. Method: a small counting actor on
 //! one and on two shards, and a real folder below a disk.
 
+use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::disk::OpenMode;
@@ -190,4 +191,37 @@ fn sleeps_end_in_time() {
         assert_eq!(sleep(0).await, 0);
     })
     .unwrap();
+}
+
+/// Goal: who polls something turn by turn neither sleeps nor keeps the shard from I/O. Method: as
+/// many turns as it takes until a timer and a disk write have come; glommio by itself looks at its
+/// rings only when nothing is ready.
+#[test]
+fn turns_let_io_through() {
+    let folder = std::env::temp_dir().join(format!("t3fs-turns-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    run_alone(vec![folder.clone()], async |shard: Rc<Shard>| {
+        let cx = shard.cx();
+        let done = Rc::new(Cell::new(0));
+        let (clock, count) = (cx.clone(), Rc::clone(&done));
+        cx.spawn(async move {
+            clock.sleep(Duration::from_millis(2)).await;
+            count.set(count.get() + 1);
+        });
+        let (disk, count) = (cx.disk(DiskId(0)), Rc::clone(&done));
+        cx.spawn(async move {
+            let (file, _) = disk.open("f", OpenMode::New).await.unwrap();
+            disk.close(file).await.unwrap();
+            count.set(count.get() + 1);
+        });
+        let (began, mut turns) = (Instant::now(), 0);
+        while done.get() < 2 {
+            cx.turn().await;
+            turns += 1;
+            assert!(began.elapsed() < Duration::from_secs(10), "{} after {turns}", done.get());
+        }
+        assert!(turns > 20, "{turns} turns in {:?}: each slept", began.elapsed());
+    })
+    .unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
 }

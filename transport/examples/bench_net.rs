@@ -22,7 +22,7 @@ use t3fs_runtime::{
     Actor, Addr, Bulk, Cx, Handle, Me, NodeId, RawAddr, Shard, buf::Carry, join_all, no_bulk,
     protocol,
 };
-use t3fs_transport::{Config, Peers, tcp};
+use t3fs_transport::{Config, Peers, links};
 
 struct Server;
 
@@ -102,7 +102,7 @@ fn node(id: u32, core: usize, spin: Duration, peer: Option<(u32, SocketAddr)>) -
     let start = Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
         let (tx, peers) = (tx.clone(), peers.clone());
         Box::pin(async move {
-            let links = tcp::start(&shard, &peers);
+            let links = links::start(&shard, &peers);
             shard.cx().start(Server);
             if shard.cx().shard_index() == 0 {
                 let any = "127.0.0.1:0".parse().expect("an address");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 /// The means by which bytes travel.
+/// The better one is first in order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub enum Fabric {
     Rdma,
@@ -16,6 +17,13 @@ pub enum Fabric {
 pub struct Address {
     pub fabric: Fabric,
     pub socket: SocketAddr,
+}
+
+/// A bare socket speaks TCP.
+impl From<SocketAddr> for Address {
+    fn from(socket: SocketAddr) -> Address {
+        Address { fabric: Fabric::Tcp, socket }
+    }
 }
 
 /// What is wrong with a text that should be an address.

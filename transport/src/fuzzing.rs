@@ -5,14 +5,15 @@ use std::io::IoSlice;
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use t3fs_runtime::NodeId;
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::Frame;
+use t3fs_runtime::{NodeId, Slot};
 
+use crate::links::Refusal;
+use crate::links::handshake::{self, DialError, Talk};
+use crate::links::lanes::Lanes;
 use crate::peers::{Known, Limits, Peers};
 use crate::pool::Pool;
-use crate::tcp::Refusal;
-use crate::tcp::handshake::{self, DialError, Talk};
 use crate::tcp::outbox::{Outbox, SLICES};
 use crate::tcp::reader::{Incoming, Reader};
 
@@ -31,7 +32,12 @@ impl TcpReader {
     /// `land` is what the handshake would have read too far.
     pub fn new(stream: Rc<dyn Stream>, land: BytesMut) -> TcpReader {
         let from = (NodeId(1), 2);
-        TcpReader(Reader::new(stream, land, from, 3, Rc::default(), Pool::default()))
+        let turn = Rc::new(|| {
+            let over = Slot::new();
+            over.fill(());
+            over
+        });
+        TcpReader(Reader::new(stream, land, from, 3, Rc::default(), Pool::default(), turn))
     }
 
     /// The next thing, or why the connection ends.
@@ -46,20 +52,22 @@ impl TcpReader {
 
 /// The bytes of a new connection that carries these, in this order.
 pub fn tcp_write(items: &[Item]) -> Vec<u8> {
-    let (mut outbox, mut all) = (Outbox::new(&Limits::default()), Vec::new());
+    let (mut outbox, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+    let mut all = Vec::new();
     for item in items {
         match item {
-            Item::Frame(frame) => outbox.push(frame.clone()).expect("it was read, so it fits"),
-            Item::Ping => outbox.ping(),
-            Item::Pong => outbox.pong(),
+            Item::Frame(frame) => lanes.push(frame.clone()).expect("it was read, so it fits"),
+            Item::Ping => lanes.ping(),
+            Item::Pong => lanes.pong(),
         }
+        outbox.stage(&mut lanes);
         while !outbox.is_empty() {
-            outbox.stage();
             let mut slices = [IoSlice::new(&[]); SLICES];
             let n = outbox.slices(&mut slices);
             let from = all.len();
             slices[..n].iter().for_each(|s| all.extend_from_slice(s));
             outbox.written(all.len() - from);
+            outbox.stage(&mut lanes);
         }
     }
     all

@@ -14,7 +14,7 @@
 //! ```no_run
 //! # use std::{rc::Rc, sync::Arc, net::SocketAddr, pin::Pin, time::Duration};
 //! # use t3fs_runtime::{NodeId, Shard, glommio::{Layout, launch}};
-//! use t3fs_transport::{Config, Peers, tcp};
+//! use t3fs_transport::{Address, Config, Peers, links};
 //! # fn layout() -> Layout { unimplemented() } fn unimplemented() -> Layout { loop {} }
 //! # fn main() -> Result<(), String> {
 //! let layout: Layout = layout(); // node, incarnation, number of shards
@@ -31,7 +31,7 @@
 //! let start = Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
 //!     let peers = shared.clone();
 //!     Box::pin(async move {
-//!         let links = tcp::start(&shard, &peers); // on every shard, before anything is asked
+//!         let links = links::start(&shard, &peers); // on every shard, before anything is asked
 //!         if shard.cx().shard_index() == 0 {
 //!             // One listening socket a node; a client has none.
 //!             let bound = links.listen("0.0.0.0:8000".parse().unwrap()).unwrap();
@@ -39,7 +39,8 @@
 //!             let known = links.resolve("10.0.0.1:8000".parse().unwrap()).await.unwrap();
 //!             let _mgmtd = known.card.find(1); // (shard, slot) of its service 1
 //!             // From routing, at any time, from any thread:
-//!             peers.set_addresses(NodeId(7), vec!["10.0.0.7:8000".parse().unwrap()]);
+//!             let address: Address = "TCP://10.0.0.7:8000".parse().unwrap();
+//!             peers.set_addresses(NodeId(7), vec![address]);
 //!         }
 //!         // Start actors; from here on `cx.ask` reaches every node with a known address.
 //!     })
@@ -48,14 +49,21 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Read next: `peers.rs` (who is where), `tcp/mod.rs` (links of one shard), `tcp/handshake.rs`.
+//! Read next: `peers.rs` (who is where), `choice.rs` (which way there), `links/mod.rs` (links of one
+//! shard) and `links/handshake.rs`.
 
 mod address;
+mod choice;
 #[doc(hidden)]
 pub mod fuzzing;
+mod linger;
+pub mod links;
 mod peers;
 mod pool;
-pub mod tcp;
+pub mod rdma;
+mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
+pub use choice::FabricUse;
+pub use links::{NodeLinks, Refusal};
 pub use peers::{Card, Config, Known, Limits, LinkState, LinkStats, PeerState, Peers};

@@ -1,18 +1,20 @@
 //! What a process knows of the other nodes: addresses, incarnations, cards, and how its links do.
 //!
-//! One [`Peers`] a process, shared by its shards; each shard's links (`tcp`) look here when they
+//! One [`Peers`] a process, shared by its shards; each shard's links look here when they
 //! connect or accept, never per frame.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use t3fs_runtime::NodeId;
 use t3fs_runtime::inbox::{Inbox, InboxReader, inbox};
+use t3fs_runtime::{NodeId, Time};
 
-use crate::tcp::{Arrival, Refusal};
+use crate::address::Address;
+use crate::choice::{Avoided, FabricUse, Wish, order, source_towards};
+use crate::links::{Arrival, Refusal};
 
 /// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
 #[derive(Clone, Debug)]
@@ -74,6 +76,9 @@ pub struct Config {
     pub cluster: String,
     /// Shared by all of the cluster; at least [`SECRET_MIN`] bytes.
     pub secret: Vec<u8>,
+    pub fabric: FabricUse,
+    /// The addresses of this process's usable RDMA devices.
+    pub device_ips: Vec<IpAddr>,
     pub limits: Limits,
 }
 
@@ -92,6 +97,8 @@ impl Default for Config {
             shards: 1,
             cluster: String::new(),
             secret: Vec::new(),
+            fabric: FabricUse::Auto,
+            device_ips: Vec::new(),
             limits: Limits::default(),
         }
     }
@@ -154,13 +161,15 @@ pub struct LinkStats {
 pub struct PeerState {
     pub node: NodeId,
     pub incarnation: Option<u32>,
-    pub addresses: Vec<SocketAddr>,
+    /// As the node announces them, best first.
+    pub addresses: Vec<Address>,
     pub links: Vec<LinkStats>,
 }
 
 #[derive(Default)]
 struct Entry {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<Address>,
+    avoided: Avoided,
     incarnation: Option<u32>,
     card: Option<Known>,
     links: BTreeMap<(u16, u16), LinkStats>,
@@ -234,8 +243,11 @@ impl Peers {
     }
 
     /// Where a node listens, best first; replaces what was known. Links that are up stay.
-    pub fn set_addresses(&self, node: NodeId, addresses: Vec<SocketAddr>) {
-        self.book().entry(node).or_default().addresses = addresses;
+    pub fn set_addresses<A: Into<Address>>(&self, node: NodeId, addresses: Vec<A>) {
+        let mut book = self.book();
+        let entry = book.entry(node).or_default();
+        entry.addresses = addresses.into_iter().map(Into::into).collect();
+        entry.avoided.keep(&entry.addresses);
     }
 
     /// The node has left the cluster: no new link is made to it.
@@ -245,8 +257,57 @@ impl Peers {
         }
     }
 
-    pub fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+    pub fn addresses(&self, node: NodeId) -> Vec<Address> {
         self.book().get(&node).map(|e| e.addresses.clone()).unwrap_or_default()
+    }
+
+    /// The addresses that a pair of shards tries, in this order; `RDMA` means with the offer of a
+    /// queue pair. `worked`: where the pair's last connection was made.
+    pub(crate) fn candidates(
+        &self,
+        node: NodeId,
+        shards: (u16, u16),
+        worked: Option<SocketAddr>,
+        now: Time,
+    ) -> Vec<Address> {
+        let config = self.config();
+        let addresses = self.addresses(node);
+        let reaches = |to| {
+            let ours = &config.device_ips;
+            !ours.is_empty() && source_towards(to).is_some_and(|from| ours.contains(&from))
+        };
+        let avoided = |a| self.book().get(&node).is_some_and(|e| e.avoided.contains(a, now));
+        let numbers = [config.node.0, node.0, shards.0.into(), shards.1.into()];
+        let wish = Wish {
+            fabric: config.fabric,
+            reaches: &reaches,
+            avoided: &avoided,
+            pair: numbers.into_iter().map(u64::from).sum(),
+            worked,
+        };
+        order(&addresses, &wish)
+    }
+
+    /// Addresses that are tried last for now, because they failed while others worked.
+    pub fn avoided(&self, node: NodeId, now: Time) -> Vec<Address> {
+        let book = self.book();
+        let Some(entry) = book.get(&node) else { return Vec::new() };
+        entry.addresses.iter().filter(|a| entry.avoided.contains(**a, now)).copied().collect()
+    }
+
+    /// A connection was made to `at`, after attempts at the others in `failed`.
+    pub(crate) fn note_worked(&self, node: NodeId, at: Address, failed: &[Address], now: Time) {
+        let mut book = self.book();
+        let Some(entry) = book.get_mut(&node) else { return };
+        entry.avoided.remove(at);
+        failed.iter().for_each(|a| entry.avoided.add(*a, now));
+    }
+
+    /// A queue pair at this address broke, while nothing says that the node is gone.
+    pub fn avoid(&self, node: NodeId, at: Address, now: Time) {
+        if let Some(entry) = self.book().get_mut(&node) {
+            entry.avoided.add(at, now);
+        }
     }
 
     /// What the last handshake said that this process began with the node.
@@ -343,7 +404,7 @@ impl Peers {
         let mut book = self.book();
         let entry = book.entry(node).or_default();
         if entry.addresses.is_empty() {
-            entry.addresses.push(at);
+            entry.addresses.push(at.into());
         }
     }
 
@@ -398,6 +459,22 @@ mod tests {
         }
     }
 
+    /// Goal: an address that failed while another worked is tried last, and first again once it works.
+    #[test]
+    fn a_failed_address_is_avoided_for_a_while() {
+        let p = Peers::new(config()).unwrap();
+        let [a, b] = ["TCP://127.0.0.1:1", "TCP://127.0.0.1:2"].map(|t| t.parse().unwrap());
+        p.set_addresses::<Address>(NodeId(2), vec![a, b]);
+        let now = Time::from_us(1);
+        let tried = |now| p.candidates(NodeId(2), (0, 0), None, now);
+        assert_eq!(tried(now), [a, b]);
+        p.note_worked(NodeId(2), b, &[a], now);
+        assert_eq!((tried(now), p.avoided(NodeId(2), now)), (vec![b, a], vec![a]));
+        assert_eq!(tried(now + Duration::from_secs(1)), [a, b]);
+        p.note_worked(NodeId(2), a, &[], now);
+        assert_eq!(tried(now), [a, b]);
+    }
+
     #[test]
     fn a_configuration_that_protects_nothing_is_refused() {
         assert!(Peers::new(config()).is_ok());
@@ -415,7 +492,7 @@ mod tests {
         assert_eq!(p.admit(NodeId(2), 4), Err(Refusal::Incarnation));
         assert_eq!(p.admit(NodeId(2), 6), Ok(()));
         assert!(p.outdated(NodeId(2), 5) && !p.outdated(NodeId(2), 6));
-        p.set_addresses(NodeId(2), vec!["127.0.0.1:1".parse().unwrap()]);
+        p.set_addresses(NodeId(2), vec!["TCP://127.0.0.1:1".parse::<Address>().unwrap()]);
         for i in 0..2 * STRANGERS_MAX as u32 {
             p.admit(NodeId(1 << 31 | i), 1).unwrap();
         }

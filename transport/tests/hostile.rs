@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use common::*;
-use t3fs_transport::tcp::Refusal;
+use t3fs_transport::Refusal;
 
 /// The tests count descriptors of the process: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());

@@ -14,8 +14,7 @@ use t3fs_actors::proto::agent::SetMgmtds;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_runtime::glommio::Start;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
-use t3fs_transport::tcp::{self, TcpLinks};
-use t3fs_transport::{Address, Config, Peers};
+use t3fs_transport::{Address, Config, NodeLinks, Peers};
 
 use super::assembly::{Assembly, LinkPlan};
 use crate::failure::{Failure, failed};
@@ -30,10 +29,10 @@ const LOOK: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
 thread_local! {
-    static LINKS: RefCell<Option<TcpLinks>> = const { RefCell::new(None) };
+    static LINKS: RefCell<Option<NodeLinks>> = const { RefCell::new(None) };
 }
 
-fn links() -> TcpLinks {
+fn links() -> NodeLinks {
     LINKS.with(|l| l.borrow().clone()).expect("links are installed before anything is asked")
 }
 
@@ -49,7 +48,7 @@ pub(super) fn peers(a: &Assembly, plan: &LinkPlan) -> Result<Peers, Failure> {
 pub(super) fn install(peers: Option<Peers>) -> Start {
     Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
         if let Some(peers) = &peers {
-            let links = tcp::start(&shard, peers);
+            let links = t3fs_transport::links::start(&shard, peers);
             LINKS.with(|l| *l.borrow_mut() = Some(links));
         }
         Box::pin(async {})
@@ -163,8 +162,7 @@ impl Addresses {
                 continue;
             }
             // Those that this build cannot speak to are left out.
-            let addresses = texts.iter().filter_map(|t| t.parse::<Address>().ok());
-            let addresses: Vec<SocketAddr> = addresses.map(|a| a.socket).collect();
+            let addresses: Vec<Address> = texts.iter().filter_map(|t| t.parse().ok()).collect();
             if !addresses.is_empty() {
                 self.peers.set_addresses(*node, addresses);
             }

@@ -9,6 +9,7 @@ use ::glommio::{Latency, Shares, TaskQueueHandle};
 use super::disk::Disks;
 use super::net::Sockets;
 use super::timers::Timers;
+use super::turn::Turns;
 use super::{Item, Layout};
 use crate::addr::NodeId;
 use crate::backend::{Backend, LocalTask, Parcel};
@@ -25,6 +26,7 @@ pub(super) struct Glommio {
     disks: Rc<Disks>,
     sockets: Rc<Sockets>,
     timers: Rc<Timers>,
+    turns: Turns,
     peers: Vec<Inbox<Item>>,
 }
 
@@ -54,6 +56,7 @@ impl Glommio {
             disks: Rc::new(Disks::new(layout.disks.clone())),
             sockets: Rc::new(Sockets::new(tasks)),
             timers,
+            turns: Turns::new(),
             peers,
         })
     }
@@ -89,6 +92,15 @@ impl Backend for Glommio {
 
     fn wake_at(&self, at: Time, done: Slot<()>) {
         self.timers.wake_at(at, done);
+    }
+
+    fn turn(&self, done: Slot<()>) {
+        let turn = self.turns.clone().turn();
+        let work = async move {
+            turn.await;
+            done.fill(());
+        };
+        ::glommio::spawn_local_into(work, self.tasks).expect("our own task queue").detach();
     }
 
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>) {

@@ -5,6 +5,7 @@ mod disk;
 mod net;
 mod probe;
 mod timers;
+mod turn;
 
 use std::future::Future;
 use std::path::PathBuf;

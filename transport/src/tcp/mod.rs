@@ -1,488 +1,146 @@
-//! The links of one shard over TCP.
+//! TCP as a carrier: frames as bytes of the connection's own stream.
 //!
-//! [`start`] installs them on a shard; from then on `Cx::ask` reaches other nodes. A link is made
-//! by the first frame for its node and shard, lost with its connection, and made again by the next
-//! frame, after a pause that grows while attempts fail. Frames wait while an attempt is under way
-//! and are refused while the link pauses: the caller then knows that nothing was sent.
-//!
-//! Read next: `handshake.rs`, `accept.rs`, then `link.rs` with `outbox.rs` and `reader.rs`.
+//! Two tasks a connection, one that reads and one that writes. The format is drawn in `frame.rs`.
 
-mod accept;
-mod frame;
-pub(crate) mod handshake;
-mod link;
+pub(crate) mod frame;
 pub(crate) mod outbox;
 pub(crate) mod reader;
-mod refusal;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::future::poll_fn;
+use std::io::IoSlice;
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::task::Poll;
 
-use t3fs_runtime::net::Net;
-use t3fs_runtime::slot::before;
-use t3fs_runtime::wire::{Frame, FrameKind};
-use t3fs_runtime::{AskError, Links, NodeId, Shard, Slot, Time};
+use bytes::BytesMut;
+use t3fs_runtime::{Shard, Slot};
 
-pub(crate) use accept::Arrival;
-use accept::Handshakes;
-use handshake::{DialError, Talk, dial};
-pub use handshake::{VERSION_MAX, VERSION_MIN};
-use link::{Connection, Link, State, Verdict};
-use reader::{Incoming, Reader, yield_now};
-pub use refusal::Refusal;
-use refusal::RefusalLog;
-
-use crate::peers::{Known, Peers};
+use crate::links::link::{Connection, Link};
+use crate::links::{Lost, yield_now};
 use crate::pool::Pool;
+use outbox::{Outbox, SLICES};
+use reader::{Incoming, Reader, Turn};
 
-/// How often silence, timeouts and statistics are looked at, while there is anything to look at.
-const TICK: Duration = Duration::from_millis(250);
-/// Every so many ticks: statistics go to `Peers`, idle memory goes back.
-const REPORT: u32 = 4;
-const TRIM: u32 = 20;
-/// Two connections of one pair of shards that are made within this long have crossed.
-const CROSSING: Duration = Duration::from_secs(1);
 /// Frames and payload bytes taken from one connection before others get their turn.
 const BURST: usize = 128;
 const BURST_BYTES: usize = 32 << 10;
+/// Every so many bursts the shard looks for I/O, which it does by itself only when nothing is
+/// ready: bytes that come without a pause would keep it from its disks.
+const IO_EVERY: u32 = 4;
 
-/// Installs links on a shard. Call it on every shard, once, before anything is asked of a node.
-pub fn start(shard: &Rc<Shard>, peers: &Peers) -> TcpLinks {
-    let net = shard.net().expect("links need a backend with byte streams");
-    let here = shard.addr_of::<()>(0, 0).raw();
-    assert_eq!((here.node, here.epoch), (peers.config().node, peers.config().incarnation));
-    let links = Rc::new(Shared {
-        shard: Rc::downgrade(shard),
-        index: shard.cx().shard_index(),
-        peers: peers.clone(),
-        net,
-        links: RefCell::default(),
-        handshakes: Handshakes::default(),
-        pool: Pool::default(),
-        log: RefusalLog::incoming(),
-        dial_log: RefusalLog::outgoing(),
-        ticking: Cell::default(),
-        stopped: Cell::default(),
-    });
-    shard.install_links(Rc::new(TcpLinks(Rc::clone(&links))));
-    accept::take_arrivals(&links, shard);
-    TcpLinks(links)
+/// What a connection carried by TCP has beside the stream.
+#[derive(Default)]
+pub(crate) struct Carrier {
+    outbox: RefCell<Outbox>,
+    /// How often the socket was full and took bytes again.
+    drained: Cell<u64>,
 }
 
-/// The links of this shard. Clones are the same.
-#[derive(Clone)]
-pub struct TcpLinks(Rc<Shared>);
-
-struct Shared {
-    /// Weak, because the shard keeps us.
-    shard: Weak<Shard>,
-    index: u16,
-    peers: Peers,
-    net: Rc<dyn Net>,
-    links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
-    handshakes: Handshakes,
-    /// Where received payloads lie.
-    pool: Pool,
-    log: RefusalLog,
-    dial_log: RefusalLog,
-    ticking: Cell<bool>,
-    stopped: Cell<bool>,
-}
-
-impl TcpLinks {
-    /// Opens the node's listening socket, on this shard; connections for other shards are handed to
-    /// them. Returns the bound address (port 0 takes a free one). An error is a sentence.
-    pub fn listen(&self, at: SocketAddr) -> Result<SocketAddr, String> {
-        accept::listen(&self.0, at)
+impl Carrier {
+    /// Whether nothing is on its way to the socket.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.outbox.borrow().is_empty()
     }
 
-    /// Finds out who lives at an address, by a link to that node's shard 0 which is then kept. The
-    /// address becomes the node's, unless others are known for it. One of this process's own
-    /// addresses answers with this process. While the process that answered there has a link, by
-    /// whomever it was made, the address is not dialled again: a new connection would end that one.
-    pub async fn resolve(&self, at: SocketAddr) -> Result<Known, String> {
-        let me = &self.0;
-        if let Some(known) = me.still_linked(at) {
-            return Ok(known);
-        }
-        let (talk, known) = match me.dial(at, 0, None).await {
-            Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
-            dialed => dialed.map_err(|e| format!("{at}: {e}"))?,
-        };
-        me.peers.learn_address(known.node, at);
-        let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
-        link.answered.set(Some((at, known.incarnation)));
-        me.install(&link, talk, at, known.incarnation, true);
-        Ok(known)
+    /// Grows with each sign that the peer takes bytes: room in a socket that was full. A ping waits
+    /// behind the frame that is being written, so a large one on a slow way leaves nothing else to
+    /// go by. Bytes that a socket takes without having been full are no sign: the kernels hold many
+    /// for a process that stands still.
+    pub(crate) fn signs_of_life(&self) -> u64 {
+        self.drained.get()
     }
 
-    /// Ends this shard's links to a node that is known to be gone: asks in flight end as `Unknown`
-    /// now. The next frame makes a new link.
-    pub fn close(&self, node: NodeId) {
-        let Some(shard) = self.0.shard.upgrade() else { return };
-        let range = (node, 0)..=(node, u16::MAX);
-        let links: Vec<_> = self.0.links.borrow().range(range).map(|l| Rc::clone(l.1)).collect();
-        for link in links {
-            self.0.lose_current(&link, "closed");
-            if let State::Down { retry_at } = &mut *link.state.borrow_mut() {
-                *retry_at = shard.cx().now();
-                link.backoff.set(Duration::ZERO);
-            }
-        }
-    }
-
-    /// Closes the listener and all links; asks in flight end as `Unknown`.
-    pub fn stop(&self) {
-        self.0.stopped.set(true);
-        self.0.handshakes.end_all();
-        let links: Vec<_> = self.0.links.borrow().values().cloned().collect();
-        for link in links {
-            self.0.lose_current(&link, "this node is going down");
-            self.0.give_up_unsent(&link, "this node is going down");
-        }
-        self.0.links.borrow_mut().clear();
-        self.0.report();
-    }
-}
-
-impl Links for TcpLinks {
-    fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str> {
-        let me = &self.0;
-        let known = me.links.borrow().get(&(to, frame.shard)).cloned();
-        if let Some(link) = &known
-            && !matches!(*link.state.borrow(), State::Down { .. })
-        {
-            return link.push(frame);
-        }
-        if matches!(frame.kind, FrameKind::Reply | FrameKind::Refused) {
-            // The asker knows that its link is lost; nobody waits for this any more.
-            return Err("the link that asked is gone");
-        }
-        let shard = me.shard.upgrade().ok_or("this shard has ended")?;
-        if me.stopped.get() {
-            return Err("this node is going down");
-        }
-        if me.peers.addresses(to).is_empty() {
-            return Err("no address is known for that node");
-        }
-        let link = me.link(to, frame.shard).ok_or("this shard has too many links")?;
-        let paused = match *link.state.borrow() {
-            State::Down { retry_at } => shard.cx().now() < retry_at,
-            _ => false,
-        };
-        if paused {
-            return Err("the node was not reachable a moment ago");
-        }
-        link.push(frame)?;
-        *link.state.borrow_mut() = State::Connecting;
-        let me = Rc::clone(me);
-        shard.cx().spawn(async move { me.connect(&link).await });
-        Ok(())
-    }
-}
-
-impl Shared {
-    /// The link to a shard of a node, made when missing; `None` when there are too many.
-    fn link(&self, node: NodeId, shard: u16) -> Option<Rc<Link>> {
-        let limits = &self.peers.config().limits;
-        let mut links = self.links.borrow_mut();
-        if let Some(link) = links.get(&(node, shard)) {
-            return Some(Rc::clone(link));
-        }
-        if links.len() >= limits.links_max {
-            links.retain(|_, l| !matches!(*l.state.borrow(), State::Down { .. }));
-        }
-        if links.len() >= limits.links_max {
-            return None;
-        }
-        let link = Link::new(node, shard, limits);
-        links.insert((node, shard), Rc::clone(&link));
-        Some(link)
-    }
-
-    /// Who answered at an address, if that process has a link to its shard 0.
-    fn still_linked(&self, at: SocketAddr) -> Option<Known> {
-        let links = self.links.borrow();
-        links.values().filter(|l| l.shard == 0).find_map(|l| {
-            let incarnation = l.connection()?.incarnation;
-            let known = self.peers.known(l.node)?;
-            let same = known.incarnation == incarnation;
-            (same && l.answered.get() == Some((at, incarnation))).then_some(known)
-        })
-    }
-
-    /// Connects to an address and shakes hands, within the limits.
-    async fn dial(
-        &self,
-        at: SocketAddr,
-        to_shard: u16,
-        wanted: Option<NodeId>,
-    ) -> Result<(Talk, Known), DialError> {
-        let gone = || DialError::Io(std::io::Error::other("this shard has ended"));
-        let cx = self.shard.upgrade().ok_or_else(gone)?.cx();
-        let limits = &self.peers.config().limits;
-        let stream = Slot::new();
-        self.net.connect(at, limits.connect, stream.clone());
-        let mut talk = Talk::new(stream.await?);
-        let late = Slot::new();
-        let (clock, ring, limit) = (cx.clone(), late.clone(), limits.handshake);
-        cx.spawn(async move {
-            clock.sleep(limit).await;
-            ring.fill(());
-        });
-        let done = before(dial(&mut talk, &self.peers, self.index, to_shard, wanted), late).await;
-        let known = done.unwrap_or(Err(DialError::RefusedHere(Refusal::Silent)))?;
-        Ok((talk, known))
-    }
-
-    /// One attempt at each of the node's addresses.
-    async fn connect(self: Rc<Self>, link: &Rc<Link>) {
-        let mut last = String::from("no address is known for that node");
-        let mut addresses = self.peers.addresses(link.node);
-        let worked = link.answered.get().map(|(at, _)| at);
-        addresses.sort_by_key(|at| Some(*at) != worked); // the one that worked first
-        for at in addresses {
-            if !matches!(*link.state.borrow(), State::Connecting) {
-                return; // the peer was faster
-            }
-            match self.dial(at, link.shard, Some(link.node)).await {
-                Ok((talk, known)) => {
-                    link.answered.set(Some((at, known.incarnation)));
-                    return self.install(link, talk, at, known.incarnation, true);
-                }
-                Err(e) => {
-                    self.say_not_connected(&e, link.node, at);
-                    last = format!("{at}: {e}");
-                }
-            }
-        }
-        let Some(shard) = self.shard.upgrade() else { return };
-        if !matches!(*link.state.borrow(), State::Connecting) {
-            return;
-        }
-        *link.last_error.borrow_mut() = Some(last);
-        self.pause(link, &shard);
-        self.give_up_unsent(link, "the node cannot be reached");
-        self.tick();
-    }
-
-    /// A refusal is somebody's mistake and deserves a line; an unreachable node is everyday.
-    fn say_not_connected(&self, e: &DialError, node: NodeId, at: SocketAddr) {
-        let (DialError::RefusedHere(why) | DialError::RefusedThere(why)) = e else {
-            return tracing::debug!("node {} at {at}: {e}", node.0);
-        };
-        if let Some(shard) = self.shard.upgrade()
-            && *why != Refusal::Left
-        {
-            self.dial_log.say(shard.cx().now(), *why, format_args!("node {} at {at}", node.0));
-        }
-    }
-
-    /// No attempt for a while, longer each time.
-    fn pause(&self, link: &Link, shard: &Rc<Shard>) {
-        let limits = &self.peers.config().limits;
-        let pause = (2 * link.backoff.get()).clamp(limits.backoff_min, limits.backoff_max);
-        link.backoff.set(pause);
-        // Between half of it and all of it, so that many clients do not come back in step.
-        let us = pause.as_micros() as u64;
-        let jitter = Duration::from_micros(us / 2 + shard.cx().rand() % (us / 2 + 1));
-        *link.state.borrow_mut() = State::Down { retry_at: shard.cx().now() + jitter };
-    }
-
-    /// Whether a new connection has crossed one that both sides keep: of two made at the same time,
-    /// the one that the lower node dialled stays.
-    fn yields(&self, link: &Link, incarnation: u32, dialed: bool, now: Time) -> bool {
-        let by_lower = dialed == (self.peers.config().node < link.node);
-        link.connection().is_some_and(|old| {
-            let crossed = old.dialed != dialed
-                && old.incarnation == incarnation
-                && now.since(old.since) < CROSSING;
-            crossed && !by_lower
-        })
-    }
-
-    /// A connection has passed its handshake: it is the link's from now on.
-    fn install(
-        self: &Rc<Self>,
-        link: &Rc<Link>,
-        talk: Talk,
-        peer: SocketAddr,
-        incarnation: u32,
-        dialed: bool,
-    ) {
-        let Some(shard) = self.shard.upgrade() else { return };
-        let cx = shard.cx();
-        if self.stopped.get() || self.yields(link, incarnation, dialed, cx.now()) {
-            return talk.stream.shutdown();
-        }
-        if let Some(old) = link.connection() {
-            self.lose(link, &old, "replaced by a newer connection");
-        }
-        link.epoch.set(link.epoch.get() + 1);
-        let outbox = Rc::clone(&link.outbox.borrow());
-        let connection = Connection::new(talk.stream, peer, incarnation, dialed, cx.now(), outbox);
-        *link.state.borrow_mut() = State::Up(Rc::clone(&connection));
-        tracing::debug!("link to node {} shard {} is up at {peer}", link.node.0, link.shard);
-        let reader = Reader::new(
-            Rc::clone(&connection.stream),
-            talk.land,
-            (link.node, link.shard),
-            self.index,
-            Rc::clone(&connection.received),
-            self.pool.clone(),
-        );
-        let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(&connection));
-        cx.spawn(async move {
-            let why = me.read(&l, &c, reader).await;
-            me.lose(&l, &c, &why);
-        });
-        let (me, l) = (Rc::clone(self), Rc::clone(link));
-        cx.spawn(async move {
-            if let Err(why) = connection.write(&l).await {
-                me.lose(&l, &connection, &why);
-            }
-        });
-        self.tick();
-    }
-
-    /// Hands what comes to the shard until the connection ends; says why it did.
-    async fn read(&self, link: &Link, connection: &Connection, mut reader: Reader) -> String {
-        let (mut burst, mut bytes) = (0, 0);
+    /// Writes what is queued, as it comes, until the connection ends.
+    pub(crate) async fn write(&self, link: &Link, c: &Connection) -> Result<(), Lost> {
         loop {
-            let incoming = match reader.next().await {
-                Ok(incoming) => incoming,
-                Err(why) => return why,
-            };
-            let Some(shard) = self.shard.upgrade().filter(|_| !connection.ended()) else {
-                return "ended".into(); // nothing of an old connection is delivered
-            };
-            match incoming {
-                Incoming::Frame(frame) => {
-                    link.frames_received.set(link.frames_received.get() + 1);
-                    bytes += frame.payload.bulks.iter().map(|b| b.len()).sum::<usize>();
-                    shard.on_frame(frame);
-                }
-                Incoming::Ping => {
-                    connection.outbox.borrow_mut().pong();
-                    connection.wake_writer();
-                }
-                Incoming::Pong => {}
+            self.work(c).await;
+            if c.ended() {
+                return Ok(());
             }
-            burst = if reader.has_more() { burst + 1 } else { 0 };
-            if burst >= BURST || bytes >= BURST_BYTES {
-                (burst, bytes) = (0, 0);
-                // The handler answers in the first turn, the writer writes in the second: the peer
-                // goes on while we read what it sent before.
-                yield_now().await;
-                yield_now().await;
+            let before = self.outbox.borrow().frames_staged;
+            self.outbox.borrow_mut().stage(&mut c.lanes.borrow_mut());
+            let mut full = false;
+            let sent = poll_fn(|cx| {
+                let outbox = self.outbox.borrow();
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let n = outbox.slices(&mut slices);
+                let written = c.stream.poll_write(cx, &slices[..n]);
+                full |= written.is_pending();
+                written
+            });
+            let sent = sent.await.map_err(|e| e.to_string())?;
+            self.drained.set(self.drained.get() + u64::from(full));
+            let mut outbox = self.outbox.borrow_mut();
+            outbox.written(sent);
+            link.count_sent(outbox.frames_staged - before, sent as u64);
+        }
+    }
+
+    /// Waits until there is something to write, or the end.
+    async fn work(&self, c: &Connection) {
+        poll_fn(|cx| {
+            if c.ended() || !self.is_idle() || !c.lanes.borrow().is_empty() {
+                return Poll::Ready(());
             }
-        }
+            c.set_sender(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
+}
 
-    /// Answers the asks that wait and have not begun to leave.
-    fn give_up_unsent(&self, link: &Link, why: &'static str) {
-        let Some(shard) = self.shard.upgrade() else { return };
-        for ask in link.take_unsent(&self.peers.config().limits) {
-            shard.fail_ask(ask, AskError::NotSent(why));
-        }
-    }
-
-    fn lose_current(&self, link: &Link, why: &str) {
-        if let Some(connection) = link.connection() {
-            self.lose(link, &connection, why);
-        }
-    }
-
-    /// Ends a connection and, when it was the link's, tells everyone who waits.
-    fn lose(&self, link: &Link, connection: &Rc<Connection>, why: &str) {
-        if !connection.end() {
-            return;
-        }
-        let Some(shard) = self.shard.upgrade() else { return };
-        let now = shard.cx().now();
-        link.bytes_received.set(link.bytes_received.get() + connection.received.get());
-        *link.last_error.borrow_mut() = Some(why.to_owned());
-        if now.since(connection.since) < CROSSING {
-            self.pause(link, &shard); // it did not even last: do not try again in a circle
-        } else {
-            link.backoff.set(Duration::ZERO);
-            *link.state.borrow_mut() = State::Down { retry_at: now };
-        }
-        tracing::debug!("link to node {} shard {} is lost: {why}", link.node.0, link.shard);
-        self.give_up_unsent(link, "the link broke before it was sent");
-        shard.fail_asks(link.node, link.shard, AskError::Unknown("link lost"));
-    }
-
-    /// Looks at everything regularly, as long as there is something to look at.
-    fn tick(self: &Rc<Self>) {
-        let Some(shard) = self.shard.upgrade() else { return };
-        if self.ticking.replace(true) {
-            return;
-        }
-        let (me, cx) = (Rc::clone(self), shard.cx());
-        drop(shard);
-        cx.clone().spawn(async move {
-            let mut round = 0;
-            loop {
-                cx.sleep(TICK).await;
-                round += 1;
-                me.look_at_links();
-                me.handshakes.expire(cx.now(), me.peers.config().limits.handshake);
-                let idle = me.links.borrow().is_empty() && me.handshakes.is_empty();
-                if idle || round % REPORT == 0 {
-                    me.report();
-                }
-                if idle || round % TRIM == 0 {
-                    me.pool.trim();
-                }
-                if idle {
-                    return me.ticking.set(false);
-                }
+/// Hands what comes to the shard until the connection ends; says why it did. `land` is what the
+/// handshake has read too far.
+pub(crate) async fn read(
+    shard: &Weak<Shard>,
+    link: &Link,
+    c: &Connection,
+    land: BytesMut,
+    pool: Pool,
+) -> Lost {
+    let Some(to_shard) = shard.upgrade().map(|s| s.cx().shard_index()) else {
+        return "this shard has ended".into();
+    };
+    let home = Weak::clone(shard);
+    let turn: Turn = Rc::new(move || match home.upgrade() {
+        Some(shard) => shard.cx().turn(),
+        None => Slot::new(), // the task ends with the shard
+    });
+    let (stream, from) = (Rc::clone(&c.stream), (link.node, link.shard));
+    let received = Rc::clone(&c.received);
+    let mut reader = Reader::new(stream, land, from, to_shard, received, pool, Rc::clone(&turn));
+    let (mut burst, mut bytes, mut bursts) = (0, 0, 0);
+    loop {
+        let incoming = match reader.next().await {
+            Ok(incoming) => incoming,
+            Err(why) => return why,
+        };
+        let Some(shard) = shard.upgrade().filter(|_| !c.ended()) else {
+            return "ended".into(); // nothing of an old connection is delivered
+        };
+        match incoming {
+            Incoming::Frame(frame) => {
+                link.frames_received.set(link.frames_received.get() + 1);
+                bytes += frame.payload.bulks.iter().map(|b| b.len()).sum::<usize>();
+                shard.on_frame(frame);
             }
-        });
-    }
-
-    fn look_at_links(&self) {
-        let Some(shard) = self.shard.upgrade() else { return };
-        let asked = shard.asked_nodes();
-        let limits = &self.peers.config().limits;
-        let links: Vec<_> = self.links.borrow().values().cloned().collect();
-        for link in links {
-            let Some(connection) = link.connection() else {
-                let down = matches!(*link.state.borrow(), State::Down { .. });
-                if down && self.peers.addresses(link.node).is_empty() {
-                    self.links.borrow_mut().remove(&(link.node, link.shard));
-                }
-                continue;
-            };
-            if self.peers.outdated(link.node, connection.incarnation) {
-                self.lose(&link, &connection, "a later incarnation of the node is known");
-                continue;
+            Incoming::Ping => {
+                c.lanes.borrow_mut().pong();
+                c.wake_sender();
             }
-            let waited_for =
-                asked.contains(&(link.node, link.shard)) || !connection.outbox.borrow().is_empty();
-            let signs = connection.signs_of_life();
-            let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
-            match verdict {
-                Verdict::Fine => {}
-                Verdict::Ping => {
-                    connection.outbox.borrow_mut().ping();
-                    connection.wake_writer();
-                }
-                Verdict::Dead => {
-                    tracing::warn!("node {} at {} is silent", link.node.0, connection.peer);
-                    self.lose(&link, &connection, "the peer was silent for too long");
-                }
+            Incoming::Pong => {}
+        }
+        burst = if reader.has_more() { burst + 1 } else { 0 };
+        if burst >= BURST || bytes >= BURST_BYTES {
+            (burst, bytes) = (0, 0);
+            // The handler answers in the first turn, the writer writes in the second: the peer
+            // goes on while we read what it sent before.
+            yield_now().await;
+            bursts += 1;
+            match bursts % IO_EVERY {
+                0 => turn().await,
+                _ => yield_now().await,
             }
         }
-    }
-
-    fn report(&self) {
-        let links = self.links.borrow();
-        let stats = links.values().map(|l| (l.node, l.stats(self.index))).collect();
-        self.peers.report(self.index, stats);
     }
 }

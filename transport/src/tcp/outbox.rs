@@ -1,4 +1,4 @@
-//! What one connection has to send: two bounded lanes of frames, and the bytes staged for writing.
+//! Frames laid out as bytes of a stream, staged for writing.
 //!
 //! Small frames are laid side by side and leave with one write; payloads are written from where
 //! they are. A payload's checksum is taken piece by piece just before the piece is written, while
@@ -9,10 +9,10 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use t3fs_runtime::wire::{Crc32c, Frame, FrameKind};
+use t3fs_runtime::wire::{Crc32c, Frame};
 
-use super::frame::{Head, Kind, fits};
-use crate::peers::Limits;
+use super::frame::{Head, Kind};
+use crate::links::lanes::{Lanes, Outgoing, bulk_bytes};
 
 /// Bytes staged ahead of the socket.
 const STAGE: usize = 512 << 10;
@@ -25,31 +25,14 @@ const SMALL: usize = 32 << 10;
 /// Slices of one write.
 pub(crate) const SLICES: usize = 16;
 
-/// Frames and bytes that wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Load {
-    pub(crate) frames: usize,
-    pub(crate) bytes: usize,
-}
-
-#[derive(Default)]
-struct Lanes {
-    queues: [VecDeque<Frame>; 2],
-    /// Asks, then replies: the former can be refused, the latter have a larger bound.
-    load: [Load; 2],
-}
-
 /// The payloads of the frame that is being staged.
 struct Tail {
     bulks: VecDeque<Bytes>,
     crc: Crc32c,
 }
 
+#[derive(Default)]
 pub(crate) struct Outbox {
-    bounds: [Load; 2],
-    lanes: Lanes,
-    ping: bool,
-    pong: bool,
     sequence: u32,
     tail: Option<Tail>,
     small: BytesMut,
@@ -58,116 +41,30 @@ pub(crate) struct Outbox {
     pub(crate) frames_staged: u64,
 }
 
-fn is_reply(frame: &Frame) -> usize {
-    usize::from(matches!(frame.kind, FrameKind::Reply | FrameKind::Refused))
-}
-
-fn size(frame: &Frame) -> usize {
-    frame.payload.body.len() + bulk_bytes(frame)
-}
-
-fn bulk_bytes(frame: &Frame) -> usize {
-    frame.payload.bulks.iter().map(|b| b.len()).sum()
-}
-
 impl Outbox {
-    pub(crate) fn new(limits: &Limits) -> Outbox {
-        Outbox {
-            bounds: [
-                Load { frames: limits.queue_frames, bytes: limits.queue_bytes },
-                Load { frames: limits.reply_frames, bytes: limits.reply_bytes },
-            ],
-            lanes: Lanes::default(),
-            ping: false,
-            pong: false,
-            sequence: 0,
-            tail: None,
-            small: BytesMut::new(),
-            staged: VecDeque::new(),
-            staged_bytes: 0,
-            frames_staged: 0,
-        }
-    }
-
-    /// Queues a frame behind those of its lane. A frame may always wait alone.
-    pub(crate) fn push(&mut self, frame: Frame) -> Result<(), &'static str> {
-        let p = &frame.payload;
-        if !fits(p.body.len(), p.bulks.len(), bulk_bytes(&frame)) {
-            return Err("the message is larger than a frame may be");
-        }
-        let (class, size) = (is_reply(&frame), size(&frame));
-        let (load, bound) = (&mut self.lanes.load[class], self.bounds[class]);
-        let full = load.frames >= bound.frames || load.bytes + size > bound.bytes;
-        if full && load.frames > 0 {
-            return Err("the link's queue is full");
-        }
-        load.frames += 1;
-        load.bytes += size;
-        self.lanes.queues[frame.lane as usize].push_back(frame);
-        Ok(())
-    }
-
-    pub(crate) fn ping(&mut self) {
-        self.ping = true;
-    }
-
-    pub(crate) fn pong(&mut self) {
-        self.pong = true;
-    }
-
-    /// Whether nothing waits, staged or not.
+    /// Whether everything staged is written. Payloads of a frame may be left to stage.
     pub(crate) fn is_empty(&self) -> bool {
-        self.staged.is_empty() && !self.has_more()
+        self.staged.is_empty() && self.tail.is_none()
     }
 
-    fn has_more(&self) -> bool {
-        self.tail.is_some()
-            || self.ping
-            || self.pong
-            || self.lanes.queues.iter().any(|q| !q.is_empty())
-    }
-
-    /// What waits behind the staged bytes.
-    pub(crate) fn load(&self) -> Load {
-        let [asks, replies] = self.lanes.load;
-        Load { frames: asks.frames + replies.frames, bytes: asks.bytes + replies.bytes }
-    }
-
-    /// Empties the lanes; the asks among what waited, which were certainly not sent.
-    pub(crate) fn take_unsent(&mut self) -> Vec<u64> {
-        let lanes = std::mem::take(&mut self.lanes);
-        let asks = lanes.queues.into_iter().flatten().filter(|f| is_reply(f) == 0);
-        asks.map(|f| f.ask).collect()
-    }
-
-    /// Fills the stage from the lanes, control first.
-    pub(crate) fn stage(&mut self) {
+    /// Fills the stage from the lanes.
+    pub(crate) fn stage(&mut self, lanes: &mut Lanes) {
         while self.staged_bytes + self.small.len() < STAGE {
             if self.tail.is_some() {
                 self.stage_piece();
-            } else if !self.stage_frame() {
-                break;
+            } else {
+                match lanes.next() {
+                    None => break,
+                    Some(Outgoing::Ping) => self.stage_bare(Kind::Ping),
+                    Some(Outgoing::Pong) => self.stage_bare(Kind::Pong),
+                    Some(Outgoing::Frame(frame)) => self.stage_frame(frame),
+                }
             }
         }
         self.flush_small();
     }
 
-    fn stage_frame(&mut self) -> bool {
-        if std::mem::take(&mut self.pong) {
-            self.stage_bare(Kind::Pong);
-            return true;
-        }
-        if std::mem::take(&mut self.ping) {
-            self.stage_bare(Kind::Ping);
-            return true;
-        }
-        let [control, bulk] = &mut self.lanes.queues;
-        let Some(frame) = control.pop_front().or_else(|| bulk.pop_front()) else {
-            return false;
-        };
-        let load = &mut self.lanes.load[is_reply(&frame)];
-        load.frames -= 1;
-        load.bytes -= size(&frame);
+    fn stage_frame(&mut self, frame: Frame) {
         let bytes = bulk_bytes(&frame);
         let (body, mut table) = (&frame.payload.body, Vec::new());
         for b in &frame.payload.bulks {
@@ -199,7 +96,6 @@ impl Outbox {
             let bulks = frame.payload.bulks.into_iter().map(|b| b.0).collect();
             self.tail = Some(Tail { bulks, crc: Crc32c::default() });
         }
-        true
     }
 
     fn stage_bare(&mut self, kind: Kind) {
@@ -280,11 +176,12 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use t3fs_runtime::wire::{Payload, crc32c};
+    use t3fs_runtime::wire::{FrameKind, Payload, crc32c};
     use t3fs_runtime::{Bulk, Lane, NodeId};
 
     use super::super::frame::HEAD;
     use super::*;
+    use crate::peers::Limits;
 
     fn frame(kind: FrameKind, lane: Lane, ask: u64, bulk: usize) -> Frame {
         let bulks = if bulk > 0 { vec![Bulk::from(vec![ask as u8; bulk])] } else { vec![] };
@@ -303,10 +200,10 @@ mod tests {
     }
 
     /// All bytes, through writes of at most `step` bytes.
-    fn drain(o: &mut Outbox, step: usize) -> Vec<u8> {
+    fn drain(o: &mut Outbox, lanes: &mut Lanes, step: usize) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
-            o.stage();
+            o.stage(lanes);
             if o.is_empty() {
                 return all;
             }
@@ -347,35 +244,13 @@ mod tests {
     #[test]
     fn control_goes_first_and_bytes_are_whole() {
         for step in [1 << 20, 100_000, 4096, 17] {
-            let mut o = Outbox::new(&Limits::default());
-            o.push(frame(FrameKind::Ask, Lane::Bulk, 1, 300_000)).unwrap();
-            o.push(frame(FrameKind::Ask, Lane::Bulk, 2, 4096)).unwrap();
-            o.push(frame(FrameKind::Reply, Lane::Control, 3, 0)).unwrap();
-            o.push(frame(FrameKind::Ask, Lane::Control, 4, 5)).unwrap();
-            assert_eq!(asks_of(&drain(&mut o, step)), [3, 4, 1, 2], "writes of {step}");
-            assert_eq!(o.load(), Load::default());
+            let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+            lanes.push(frame(FrameKind::Ask, Lane::Bulk, 1, 300_000)).unwrap();
+            lanes.push(frame(FrameKind::Ask, Lane::Bulk, 2, 4096)).unwrap();
+            lanes.push(frame(FrameKind::Reply, Lane::Control, 3, 0)).unwrap();
+            lanes.push(frame(FrameKind::Ask, Lane::Control, 4, 5)).unwrap();
+            assert_eq!(asks_of(&drain(&mut o, &mut lanes, step)), [3, 4, 1, 2], "writes of {step}");
+            assert!(o.is_empty() && lanes.is_empty());
         }
-    }
-
-    #[test]
-    fn queues_are_bounded_and_one_frame_always_fits() {
-        let limits = Limits { queue_frames: 3, queue_bytes: 1000, ..Limits::default() };
-        let mut o = Outbox::new(&limits);
-        o.push(frame(FrameKind::Ask, Lane::Bulk, 1, 5000)).unwrap();
-        assert!(o.push(frame(FrameKind::Ask, Lane::Bulk, 2, 1)).is_err());
-        assert!(o.push(frame(FrameKind::Reply, Lane::Bulk, 3, 5000)).is_ok(), "replies apart");
-        drain(&mut o, 4096);
-        for ask in 0..3 {
-            o.push(frame(FrameKind::Ask, Lane::Control, ask, 0)).unwrap();
-        }
-        assert!(o.push(frame(FrameKind::Ask, Lane::Control, 3, 0)).is_err());
-        assert_eq!(o.take_unsent(), [0, 1, 2]);
-    }
-
-    #[test]
-    fn an_oversize_frame_is_refused() {
-        let mut o = Outbox::new(&Limits::default());
-        let big = frame(FrameKind::Ask, Lane::Bulk, 1, t3fs_runtime::wire::BULK_MAX + 1);
-        assert!(o.push(big).unwrap_err().contains("larger"));
     }
 }

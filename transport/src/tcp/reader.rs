@@ -5,13 +5,16 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{Crc32c, Frame, Payload, crc32c};
-use t3fs_runtime::{Bulk, NodeId};
+use t3fs_runtime::{Bulk, NodeId, Slot};
 
 use super::frame::{HEAD, Head, Kind, lengths};
+use crate::linger::Linger;
+use crate::links::Lost;
 use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
@@ -24,7 +27,7 @@ const CHUNK: usize = 256 << 10;
 /// Memory taken for something big before any of it has come; all that is pooled is no bigger. Beyond
 /// it memory grows with what comes, so that no head alone makes us ask for 64 MiB.
 const AHEAD: usize = 4 << 20;
-/// After so many bytes of one payload the socket is waited for, so that other work gets its turn.
+/// After so many bytes of one payload other work and other I/O get their turn.
 const TURN: usize = 2 << 20;
 
 /// What came.
@@ -34,8 +37,8 @@ pub(crate) enum Incoming {
     Pong,
 }
 
-/// Why a connection ended: a few words for the log and for the doctor.
-pub(crate) type Lost = String;
+/// One turn of the shard, I/O included, without sleep.
+pub(crate) type Turn = Rc<dyn Fn() -> Slot<()>>;
 
 pub(crate) struct Reader {
     stream: Rc<dyn Stream>,
@@ -45,22 +48,11 @@ pub(crate) struct Reader {
     from_shard: u16,
     to_shard: u16,
     sequence: u32,
+    linger: Linger,
+    turn: Turn,
     pool: Pool,
     /// Bytes received so far, also of a frame that is not whole yet.
     received: Rc<Cell<u64>>,
-}
-
-/// Lets other tasks of the shard run.
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 impl Reader {
@@ -72,8 +64,20 @@ impl Reader {
         to_shard: u16,
         received: Rc<Cell<u64>>,
         pool: Pool,
+        turn: Turn,
     ) -> Reader {
-        Reader { stream, land, from_node, from_shard, to_shard, sequence: 0, pool, received }
+        Reader {
+            stream,
+            land,
+            from_node,
+            from_shard,
+            to_shard,
+            sequence: 0,
+            linger: Linger::default(),
+            turn,
+            pool,
+            received,
+        }
     }
 
     /// Whether the next frame's beginning is here already.
@@ -89,6 +93,7 @@ impl Reader {
             return Err("a frame is missing or repeated".into());
         }
         self.sequence = self.sequence.wrapping_add(1);
+        self.linger.frame();
         let (table, body) = self.rest(&head).await?;
         let kind = match head.kind {
             Kind::Ping => return Ok(Incoming::Ping),
@@ -157,7 +162,17 @@ impl Reader {
             if self.land.capacity() - self.land.len() < SMALL_MAX {
                 self.land.reserve(LAND);
             }
-            let got = poll_fn(|cx| self.stream.poll_read(cx, &mut self.land)).await;
+            let mut got =
+                poll_fn(|cx| Poll::Ready(self.stream.poll_read(cx, &mut self.land))).await;
+            while got.is_pending() && self.linger.again(Instant::now) {
+                (self.turn)().await;
+                got = poll_fn(|cx| Poll::Ready(self.stream.poll_read(cx, &mut self.land))).await;
+            }
+            let got = match got {
+                Poll::Ready(got) => got,
+                Poll::Pending => poll_fn(|cx| self.stream.poll_read(cx, &mut self.land)).await,
+            };
+            self.linger.found();
             self.count(got)?;
         }
         Ok(())
@@ -179,7 +194,7 @@ impl Reader {
             crc.update(&own[at..]);
             if turn >= TURN {
                 turn = 0;
-                yield_now().await;
+                (self.turn)().await;
             }
         }
         Ok(self.pool.lend(own))
@@ -201,7 +216,7 @@ impl Reader {
 mod tests {
     use std::cell::RefCell;
     use std::io::{self, IoSlice};
-    use std::task::{Context, Waker};
+    use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
     use t3fs_runtime::Lane;
@@ -210,6 +225,7 @@ mod tests {
 
     use super::super::outbox::{Outbox, SLICES};
     use super::*;
+    use crate::links::lanes::Lanes;
     use crate::peers::Limits;
 
     /// A connection whose bytes are all there, and come in pieces.
@@ -242,12 +258,25 @@ mod tests {
         }
     }
 
+    fn full() -> Slot<()> {
+        let done = Slot::new();
+        done.fill(());
+        done
+    }
+
     /// The frames of a tape, and why it ended.
     fn read(bytes: Vec<u8>, piece: usize) -> (Vec<Frame>, Lost) {
         let tape = Rc::new(Tape { bytes: RefCell::new(bytes.into()), piece });
         let from = (NodeId(1), 2);
-        let mut reader =
-            Reader::new(tape, BytesMut::new(), from, 3, Rc::default(), Pool::default());
+        let mut reader = Reader::new(
+            tape,
+            BytesMut::new(),
+            from,
+            3,
+            Rc::default(),
+            Pool::default(),
+            Rc::new(full),
+        );
         let mut frames = Vec::new();
         loop {
             let mut next = Box::pin(reader.next());
@@ -284,14 +313,14 @@ mod tests {
     }
 
     fn written(frames: &[Frame]) -> Vec<u8> {
-        let mut o = Outbox::new(&Limits::default());
+        let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
         for f in frames {
-            o.push(f.clone()).unwrap();
+            lanes.push(f.clone()).unwrap();
         }
-        o.ping();
+        lanes.ping();
         let mut all = Vec::new();
         loop {
-            o.stage();
+            o.stage(&mut lanes);
             if o.is_empty() {
                 return all;
             }

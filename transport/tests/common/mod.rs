@@ -18,8 +18,7 @@ use t3fs_runtime::{
     Actor, Addr, AskError, Bulk, Cx, Handle, Me, NodeId, RawAddr, Shard, buf::Carry, no_bulk,
     protocol,
 };
-use t3fs_transport::tcp::{self, TcpLinks};
-use t3fs_transport::{Config, Limits, Peers};
+use t3fs_transport::{Config, NodeLinks, Peers, links as node_links};
 
 /// Answers, and remembers in what order it was asked.
 #[derive(Default)]
@@ -110,11 +109,11 @@ impl Handle<Seen> for Echo {
 }
 
 thread_local! {
-    static LINKS: RefCell<Option<TcpLinks>> = const { RefCell::new(None) };
+    static LINKS: RefCell<Option<NodeLinks>> = const { RefCell::new(None) };
 }
 
 /// The links of the shard that this code runs on.
-pub fn links() -> TcpLinks {
+pub fn links() -> NodeLinks {
     LINKS.with_borrow(|l| l.clone()).expect("called on a shard with links")
 }
 
@@ -135,7 +134,7 @@ pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
         shards,
         cluster: "test".into(),
         secret: SECRET.to_vec(),
-        limits: Limits::default(),
+        ..Config::default()
     }
 }
 
@@ -158,7 +157,7 @@ pub fn node(config: Config, listen: bool) -> Node {
     let start = Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
         let (tx, peers) = (tx.clone(), shared.clone());
         Box::pin(async move {
-            let links = tcp::start(&shard, &peers);
+            let links = node_links::start(&shard, &peers);
             let cx = shard.cx();
             cx.start(Echo::default());
             let at = (listen && cx.shard_index() == 0)

@@ -17,7 +17,6 @@ use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
 use super::handshake::{Guest, Talk, greet, refuse, welcome};
-use super::reader::yield_now;
 use super::refusal::Refusal;
 
 /// A proved connection on its way to its shard.
@@ -107,7 +106,7 @@ pub(super) fn listen(me: &Rc<Shared>, at: SocketAddr) -> Result<SocketAddr, Stri
     cx.clone().spawn(async move {
         for n in 1u64.. {
             if n % BURST == 0 {
-                yield_now().await; // the handshakes get their turn, whatever floods in
+                cx.turn().await; // the handshakes get theirs, whatever floods in
             }
             let knock = before(poll_fn(|cx| door.poll_accept(cx)), closing.clone()).await;
             match knock {

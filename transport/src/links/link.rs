@@ -1,0 +1,201 @@
+//! One link: this shard and one shard of another node. Its connection, when it has one, and the
+//! frames that wait for it.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::Duration;
+
+use t3fs_runtime::net::Stream;
+use t3fs_runtime::wire::Frame;
+use t3fs_runtime::{NodeId, Time};
+
+use super::lanes::Lanes;
+use super::silence::Silence;
+use crate::peers::{Limits, LinkState, LinkStats};
+use crate::tcp;
+
+/// What moves the frames of a connection.
+pub(crate) enum Carrier {
+    Tcp(tcp::Carrier),
+}
+
+/// A connection that has passed its handshake.
+pub(crate) struct Connection {
+    pub(crate) stream: Rc<dyn Stream>,
+    pub(super) peer: SocketAddr,
+    /// The peer's incarnation.
+    pub(super) incarnation: u32,
+    pub(super) dialed: bool,
+    pub(super) since: Time,
+    /// What it has to send.
+    pub(crate) lanes: Rc<RefCell<Lanes>>,
+    pub(super) carrier: Carrier,
+    pub(super) silence: RefCell<Silence>,
+    /// Bytes received so far.
+    pub(crate) received: Rc<Cell<u64>>,
+    ended: Cell<bool>,
+    /// The task that sends, while there is nothing to send.
+    sender: RefCell<Option<Waker>>,
+}
+
+pub(super) enum State {
+    /// An attempt is under way; frames wait.
+    Connecting,
+    Up(Rc<Connection>),
+    Down {
+        retry_at: Time,
+    },
+}
+
+pub(crate) struct Link {
+    pub(crate) node: NodeId,
+    pub(crate) shard: u16,
+    pub(super) state: RefCell<State>,
+    /// Frames for the connection that is up, or for the one being made.
+    pub(super) lanes: RefCell<Rc<RefCell<Lanes>>>,
+    pub(super) epoch: Cell<u64>,
+    /// The next pause after a failed attempt; zero until one has failed.
+    pub(super) backoff: Cell<Duration>,
+    pub(super) last_error: RefCell<Option<String>>,
+    /// Where the last connection of ours was made, and which incarnation answered.
+    pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
+    pub(crate) frames_received: Cell<u64>,
+    frames_sent: Cell<u64>,
+    bytes_sent: Cell<u64>,
+    /// Of connections that have ended.
+    pub(super) bytes_received: Cell<u64>,
+}
+
+impl Link {
+    pub(super) fn new(node: NodeId, shard: u16, limits: &Limits) -> Rc<Link> {
+        Rc::new(Link {
+            node,
+            shard,
+            state: RefCell::new(State::Down { retry_at: Time::default() }),
+            lanes: RefCell::new(Rc::new(RefCell::new(Lanes::new(limits)))),
+            epoch: Cell::default(),
+            backoff: Cell::default(),
+            last_error: RefCell::default(),
+            answered: Cell::default(),
+            frames_received: Cell::default(),
+            frames_sent: Cell::default(),
+            bytes_sent: Cell::default(),
+            bytes_received: Cell::default(),
+        })
+    }
+
+    pub(super) fn connection(&self) -> Option<Rc<Connection>> {
+        match &*self.state.borrow() {
+            State::Up(c) => Some(Rc::clone(c)),
+            _ => None,
+        }
+    }
+
+    /// Queues a frame on a link that is up or being made.
+    pub(super) fn push(&self, frame: Frame) -> Result<(), &'static str> {
+        self.lanes.borrow().borrow_mut().push(frame)?;
+        if let State::Up(c) = &*self.state.borrow() {
+            c.wake_sender();
+        }
+        Ok(())
+    }
+
+    /// Gives the link empty lanes; returns the asks that no carrier has taken out of the old ones,
+    /// so certainly not sent.
+    pub(super) fn take_unsent(&self, limits: &Limits) -> Vec<u64> {
+        let old = self.lanes.replace(Rc::new(RefCell::new(Lanes::new(limits))));
+        old.borrow_mut().take_unsent()
+    }
+
+    pub(crate) fn count_sent(&self, frames: u64, bytes: u64) {
+        self.frames_sent.set(self.frames_sent.get() + frames);
+        self.bytes_sent.set(self.bytes_sent.get() + bytes);
+    }
+
+    pub(super) fn stats(&self, local_shard: u16) -> LinkStats {
+        let connection = self.connection();
+        let load = self.lanes.borrow().borrow().load();
+        LinkStats {
+            local_shard,
+            remote_shard: self.shard,
+            state: match &*self.state.borrow() {
+                State::Connecting => LinkState::Connecting,
+                State::Up(_) => LinkState::Up,
+                State::Down { .. } => LinkState::Down,
+            },
+            epoch: self.epoch.get(),
+            socket: connection.as_ref().map(|c| c.peer),
+            frames_sent: self.frames_sent.get(),
+            frames_received: self.frames_received.get(),
+            bytes_sent: self.bytes_sent.get(),
+            bytes_received: self.bytes_received.get() + connection.map_or(0, |c| c.received.get()),
+            queued_frames: load.frames,
+            queued_bytes: load.bytes,
+            last_error: self.last_error.borrow().clone(),
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(
+        stream: Rc<dyn Stream>,
+        peer: SocketAddr,
+        incarnation: u32,
+        dialed: bool,
+        since: Time,
+        lanes: Rc<RefCell<Lanes>>,
+        carrier: Carrier,
+    ) -> Rc<Connection> {
+        Rc::new(Connection {
+            stream,
+            peer,
+            incarnation,
+            dialed,
+            since,
+            lanes,
+            carrier,
+            silence: RefCell::default(),
+            received: Rc::default(),
+            ended: Cell::default(),
+            sender: RefCell::default(),
+        })
+    }
+
+    /// A number that grows with every sign that the peer lives.
+    pub(super) fn signs_of_life(&self) -> u64 {
+        let Carrier::Tcp(tcp) = &self.carrier;
+        self.received.get() + tcp.signs_of_life()
+    }
+
+    /// Whether nothing waits or is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        let Carrier::Tcp(tcp) = &self.carrier;
+        self.lanes.borrow().is_empty() && tcp.is_idle()
+    }
+
+    pub(crate) fn wake_sender(&self) {
+        if let Some(w) = self.sender.borrow_mut().take() {
+            w.wake();
+        }
+    }
+
+    /// Ends its tasks; false when that was done before.
+    pub(super) fn end(&self) -> bool {
+        if self.ended.replace(true) {
+            return false;
+        }
+        self.stream.shutdown();
+        self.wake_sender();
+        true
+    }
+
+    pub(crate) fn set_sender(&self, waker: Waker) {
+        *self.sender.borrow_mut() = Some(waker);
+    }
+
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.get()
+    }
+}
