@@ -13,9 +13,10 @@ use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig};
 use t3fs_actors::proto::agent::Announce;
-use t3fs_actors::proto::ids::{ChainId, InodeId, TargetId};
+use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
 use t3fs_actors::proto::meta::{Attr, GetAttr, ROOT};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
+use t3fs_actors::proto::storage::{ReadChunk, Retire, StorageError};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
@@ -181,4 +182,29 @@ fn a_chmod_leaves_a_buffered_writes_time() {
     });
     assert_eq!((after.mtime_ns, after.mode, after.length), (before.mtime_ns, 0o600, 5));
     assert_eq!(stored(&world, &client, inode).mtime_ns, before.mtime_ns);
+}
+
+/// Regression (review): a node closed its targets' files while these still served. Now it retires
+/// them first. Method: a read before it and one after it, both with the right chain version.
+#[test]
+fn a_retired_target_serves_no_more() {
+    let (world, client, inode) = cluster();
+    write(&world, &client, inode);
+    let other = client.clone();
+    ask(&world, |cx| async move { other.fsync(&cx, inode, false).await }).unwrap();
+    let chain = client.cluster().routing().chain(CHAIN).unwrap().clone();
+    let target = Addr::<Storage>::from_raw(chain.targets[0].addr.unwrap());
+    let read = ReadChunk {
+        chunk: ChunkId { inode, index: 0 },
+        chain_version: chain.version,
+        offset: 0,
+        len: 10,
+    };
+    ask(&world, |cx| async move {
+        let before = cx.ask(target, read).await.unwrap().unwrap().unwrap();
+        assert_eq!(&before.data[..], b"bytes");
+        cx.ask(target, Retire).await.unwrap();
+        let after = cx.ask(target, read).await.unwrap();
+        assert_eq!(after, Err(StorageError::WrongTarget));
+    });
 }
