@@ -3,7 +3,7 @@
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, TargetId};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, Op, TargetIdentity, Update};
 use t3fs_runtime::disk::OpenMode;
-use t3fs_runtime::{Cx, DiskId, NodeId};
+use t3fs_runtime::{Cx, DiskId, NodeId, join};
 use t3fs_sim::{Crash, NodeSpec, World};
 
 const NODE: NodeId = NodeId(1);
@@ -124,6 +124,24 @@ fn a_lost_segment_is_told() {
         cx.disk(DISK).remove(&journal(all[1])).await.unwrap();
         let refused = open(&cx).await.err().expect("a part of the log is gone").to_string();
         assert!(refused.contains(&format!("journal-{:08x} is missing", all[1])), "{refused}");
+    });
+    done.unwrap();
+}
+
+/// Regression (review): while an engine closed it took reads, whose files were then closed under
+/// them. Method: a read before the closing, which ends as it should, and one after it.
+#[test]
+fn a_closing_engine_ends_reads_and_takes_no_more() {
+    let world = machine();
+    let done = world.block_on(NODE, |cx| async move {
+        let engine = create(&cx).await;
+        write(&cx, &engine, 0, 200_000).await;
+        let read = engine.read(&cx, chunk(0), 0, 200_000);
+        let (read, closed) = join(read, engine.close(&cx)).await;
+        assert_eq!(read.unwrap().data.len(), 200_000);
+        closed.unwrap();
+        let late = engine.read(&cx, chunk(0), 0, 10).await;
+        assert_eq!(late.unwrap_err(), EngineError::Failed("it is closed".into()));
     });
     done.unwrap();
 }
