@@ -2,11 +2,12 @@
 //! bytes are.
 //!
 //! A target is a function of an input; it panics where a promise is broken. `cargo ops fuzz` has
-//! libFuzzer look for such inputs (`main.rs`); `tests/replay.rs` gives every input that is kept in
-//! `corpus/` to its target, on every test run, so that what was found once stays found.
+//! libFuzzer look for such inputs (`main.rs`). `tests/replay.rs` gives every input that is kept in
+//! `corpus/` to its target, on every test run, so that what was found once stays found. A new
+//! target is a line in [`TARGETS`] and a folder there.
 //!
-//! No fuzzer guesses a checksum or a keyed hash, so targets put these right where the input says so,
-//! and leave them wrong where it does not.
+//! No fuzzer guesses a checksum or a keyed hash, so targets put these right where the input says
+//! so, and leave them wrong where it does not.
 //!
 //! Read next: `tcp.rs`.
 

@@ -1,7 +1,7 @@
 //! One target under libFuzzer, which brings `main`. `cargo ops fuzz` builds and starts it.
 //!
-//! `T3FS_FUZZ_TARGET` names the target; its seeds are written to the folder `T3FS_FUZZ_SEEDS`, if that
-//! is set, before libFuzzer looks there. All else are libFuzzer's own arguments.
+//! `T3FS_FUZZ_TARGET` names the target. Its seeds are written to the folder `T3FS_FUZZ_SEEDS`, if
+//! that is set, before libFuzzer looks there. All else are libFuzzer's own arguments.
 #![no_main]
 
 use std::sync::OnceLock;

@@ -52,7 +52,7 @@ pub fn damaged_frames(input: &[u8]) {
     }
     let mut stream = tcp_write(&items);
     let damaged = Input::new(&damages).damage(&mut stream);
-    let whole = cut % 2 == 0;
+    let whole = cut.is_multiple_of(2);
     if !whole {
         stream.truncate(cut / 2 % (stream.len() + 1));
     }

@@ -1,8 +1,8 @@
 //! `cargo ops fuzz`: the targets of `fuzz/` under libFuzzer, one after the other on one core.
 //!
-//! What is found on the way lies in `target/fuzz/work` and is gone on from there the next time. What
-//! is kept in `fuzz/corpus` is the least that reaches the same edges; tests replay it. An input that
-//! breaks a target is put there too, so that the tests fail until its cause is mended.
+//! What is found on the way lies in `target/fuzz/work`, and the next run goes on from there. What
+//! is kept in `fuzz/corpus` is the least that reaches the same edges; tests replay it. An input
+//! that breaks a target is put there too, so that the tests fail until its cause is mended.
 
 use std::env::consts::ARCH;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Single stories of a storage target, between toys that say what the story needs. Random ones, with
-//! real neighbours, are in the checks `chain` and `members`.
+//! Single stories of a storage target, between toys that say what the story needs. Random ones,
+//! with real neighbours, are in the checks `chain` and `members`.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};

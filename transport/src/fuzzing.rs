@@ -1,5 +1,5 @@
-//! Doors for the fuzz targets in `fuzz/`: what meets bytes of strangers, with a stream for a socket.
-//! Nothing else uses them, and they decide nothing.
+//! Doors for the fuzz targets in `fuzz/`: what meets bytes of strangers, with a stream for a
+//! socket. Nothing else uses them, and they decide nothing.
 
 use std::io::IoSlice;
 use std::rc::Rc;

@@ -24,8 +24,8 @@ const LAND: usize = 64 << 10;
 /// Bytes of a payload taken by one read: enough to be cheap, few enough to be warm for the
 /// checksum.
 const CHUNK: usize = 256 << 10;
-/// Memory taken for something big before any of it has come; all that is pooled is no bigger. Beyond
-/// it memory grows with what comes, so that no head alone makes us ask for 64 MiB.
+/// Memory taken for something big before any of it has come; what is pooled is no bigger. From
+/// there it grows with what comes, so that no head alone makes us ask for 64 MiB.
 const AHEAD: usize = 4 << 20;
 /// After so many bytes of one payload other work and other I/O get their turn.
 const TURN: usize = 2 << 20;
