@@ -15,6 +15,7 @@ mod handshake;
 mod input;
 mod memory;
 mod messages;
+mod rdma;
 mod tcp;
 mod wires;
 
@@ -26,10 +27,12 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "tcp-bytes", run: tcp::any_bytes, seeds: Vec::new },
     Target { name: "tcp-frames", run: tcp::damaged_frames, seeds: Vec::new },
     Target { name: "handshake", run: handshake::any_peer, seeds: handshake::seeds },
     Target { name: "frame", run: messages::any_frame, seeds: messages::frames },
+    Target { name: "rdma-packet", run: rdma::any_packet, seeds: Vec::new },
+    Target { name: "rdma-side", run: rdma::any_peer, seeds: Vec::new },
     Target { name: "messages", run: messages::any_message, seeds: messages::seeds },
 ];

@@ -97,6 +97,7 @@ fn item(input: &mut Input) -> Item {
         from_shard: 2,
         ask: input.u64(),
         ttl_us: input.u64(),
+        reply_room: 0,
         payload,
     })
 }

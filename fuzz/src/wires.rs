@@ -102,6 +102,10 @@ impl<P: Peer> Stream for Wire<P> {
 
     fn shutdown(&self) {}
 
+    fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn hand_over(&self) -> io::Result<Socket> {
         Err(io::ErrorKind::Unsupported.into())
     }

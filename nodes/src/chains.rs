@@ -18,6 +18,7 @@ use crate::cli::MakeChainsArgs;
 use crate::config::roles::Roles;
 use crate::config::{self, Settings};
 use crate::data::incarnation;
+use crate::fabric::FabricPlan;
 use crate::failure::{Failure, failed, refused};
 use crate::logging::{self, tell};
 use crate::node::{Assembly, DISKS_TAG, KvPlace, LinkPlan, Node, Targets};
@@ -50,8 +51,9 @@ pub fn run(args: &MakeChainsArgs) -> Result<(), Failure> {
         link: Some(LinkPlan {
             secret,
             listen: None,
-            advertise: None,
-            mgmtds: settings.cluster.iter().map(|a| a.socket).collect(),
+            advertise: Vec::new(),
+            mgmtds: settings.cluster.clone(),
+            fabric: FabricPlan::find(&settings)?,
         }),
         kv: KvPlace::Unused,
         targets: Targets::None,

@@ -34,6 +34,8 @@ pub enum Command {
     Down(DownArgs),
     /// Compares all replicas of all data of a running t3fs-node
     Check(CheckArgs),
+    /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used
+    Doctor(DoctorArgs),
     /// Deletes the data of a cluster, after its name was typed
     Destroy(DestroyArgs),
     /// Prints every setting: key, environment variable, default, meaning
@@ -55,6 +57,15 @@ pub struct CommonArgs {
     /// Threads for actors [default: cores - 1, at least 1]
     #[arg(long, value_name = "N")]
     pub shards: Option<u16>,
+    /// How to talk to others: auto, tcp or rdma [default: auto]
+    #[arg(long, value_name = "FABRIC")]
+    pub fabric: Option<String>,
+    /// RDMA devices that may be used [default: all]
+    #[arg(long, value_name = "DEVICE,..", value_delimiter = ',')]
+    pub device_filter: Vec<String>,
+    /// Memory that each thread pins for RDMA [default: 64 MiB]
+    #[arg(long, value_name = "BYTES")]
+    pub rdma_memory: Option<u64>,
     /// What to log: error, warn, info, debug, or a tracing filter
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -65,6 +76,9 @@ impl CommonArgs {
         let flags = Flags::new(self.config.as_ref())
             .set("cluster_id", self.cluster_id.clone())
             .set("shards", self.shards.map(i64::from))
+            .set("fabric", self.fabric.clone())
+            .set_all("device_filter", &self.device_filter)
+            .set("rdma_memory", self.rdma_memory)
             .set("log", self.log.clone());
         flags.set_path("secret_file", self.secret_file.as_ref())
     }
@@ -133,8 +147,8 @@ pub struct RunArgs {
     /// Address for others, with or without a port [default: 127.0.0.1, this machine only]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// Address that others are told to use, where it is not that of --listen
-    #[arg(long, value_name = "ADDR")]
+    /// Addresses that others are told to use, where they are not those of --listen
+    #[arg(long, value_name = "ADDR,..")]
     pub advertise: Option<String>,
     #[command(flatten)]
     pub data: DataArgs,
@@ -229,6 +243,29 @@ pub struct DownArgs {
 pub struct CheckArgs {
     /// The mount [default: the only one]
     pub dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct DoctorArgs {
+    /// The mount, state or data folder of a running process [default: the only one, or none]
+    pub place: Option<PathBuf>,
+    #[command(flatten)]
+    pub common: CommonArgs,
+    /// Asks no process; tells what this host has
+    #[arg(long, conflicts_with_all = ["place", "cluster"])]
+    pub host: bool,
+    /// Joins the cluster of these mgmtds to look at it, as in TCP://10.0.0.1:8000
+    #[arg(long, value_name = "ADDR,..", value_delimiter = ',', conflicts_with = "place")]
+    pub cluster: Vec<String>,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl DoctorArgs {
+    pub fn flags(&self) -> Result<Flags, Failure> {
+        Ok(self.common.flags()?.set_all("cluster", &self.cluster))
+    }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -1,12 +1,12 @@
 //! The control socket of a running process: `control` in the first data folder, for its owner only.
 //!
 //! ```text
-//! client    down | down force | check                    one line
+//! client    down | down force | check | doctor           one line
 //! server    say TEXT                                     any number of lines
 //!           end STATUS TEXT                              the last; STATUS 0, 1 or 2
 //! ```
 //! A connection serves one request. `down` goes to the main thread, which ends the process; a check
-//! runs beside everything else.
+//! and the doctor, who says one line of JSON, run beside everything else.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use crate::failure::{Failure, failed};
 use crate::node::check::{Checker, Said};
+use crate::node::doctor::Doctor;
 
 pub const NAME: &str = "control";
 /// Longest request line.
@@ -82,6 +83,7 @@ impl Drop for Server {
 pub fn serve(
     folder: &Path,
     checker: Checker,
+    doctor: Doctor,
     on_down: impl Fn(Down) + Send + Sync + 'static,
 ) -> Result<Server, Failure> {
     let path = folder.join(NAME);
@@ -113,9 +115,10 @@ pub fn serve(
                 Reply(stream).end(1, "too many control connections; try again");
                 continue;
             }
-            let (checker, on_down, busy) = (checker.clone(), on_down.clone(), busy.clone());
+            let (checker, doctor) = (checker.clone(), doctor.clone());
+            let (on_down, busy) = (on_down.clone(), busy.clone());
             std::thread::spawn(move || {
-                answer(stream, &checker, &*on_down);
+                answer(stream, &checker, &doctor, &*on_down);
                 busy.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -124,7 +127,7 @@ pub fn serve(
     Ok(Server(path))
 }
 
-fn answer(stream: UnixStream, checker: &Checker, on_down: &dyn Fn(Down)) {
+fn answer(stream: UnixStream, checker: &Checker, doctor: &Doctor, on_down: &dyn Fn(Down)) {
     let mut line = String::new();
     let read = stream
         .set_read_timeout(Some(REQUEST_MAX))
@@ -146,6 +149,13 @@ fn answer(stream: UnixStream, checker: &Checker, on_down: &dyn Fn(Down)) {
             }
             reply.end(1, "the node is ending");
         }
+        "doctor" => match doctor.look() {
+            Ok(view) => {
+                reply.say(&serde_json::to_string(&view).expect("texts and numbers"));
+                reply.end(0, "");
+            }
+            Err(why) => reply.end(why.status, &why.line),
+        },
         other => reply.end(2, &format!("unknown request {other:?}; use this version's t3fs-node")),
     }
 }

@@ -86,6 +86,14 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
 }
 
+/// The folder of the process that serves a mount.
+pub fn home_of_mount(dir: &Path) -> Result<PathBuf, Failure> {
+    match find(Some(dir))? {
+        Found::Running(i) => Ok(i.data),
+        Found::Left(dir) => Err(failed(format!("no t3fs-node serves {}", dir.display()))),
+    }
+}
+
 enum Found {
     Running(Instance),
     /// A mount of t3fs that no process of this user serves.

@@ -16,7 +16,9 @@ pub mod control;
 pub mod data;
 pub mod destroy;
 pub mod detach;
+pub mod doctor;
 pub mod down;
+pub mod fabric;
 pub mod failure;
 pub mod fuse;
 pub mod helper;
@@ -66,6 +68,7 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::MakeChains(args) => chains::run(&args),
         Command::Down(args) => down::down(&args),
         Command::Check(args) => down::check(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Destroy(args) => destroy::run(&args),
         Command::Config => {
             logging::tell(config::keys::explain().trim_end());

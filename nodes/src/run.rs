@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use t3fs_runtime::NodeId;
+use t3fs_transport::Address;
 
 use crate::cli::{Background, MountArgs, RunArgs};
 use crate::config::roles::{Role, Roles};
@@ -18,12 +19,13 @@ use crate::config::{self, Settings};
 use crate::data::lock::{FolderLock, Tried};
 use crate::data::server::{self, Found};
 use crate::data::{folder, incarnation};
+use crate::fabric::FabricPlan;
 use crate::failure::{Failure, failed, refused};
 use crate::logging::{say, tell};
 use crate::mount::{self, place};
 use crate::node::{Assembly, KvPlace, LinkPlan, Targets};
 use crate::service::{self, Job};
-use crate::up::{addresses, clear_place, label};
+use crate::up::{clear_place, label};
 use crate::{detach, limits, logging};
 
 /// Below the state folder.
@@ -83,8 +85,9 @@ fn part(
     logging::check(settings.log.as_deref())?;
     let dir = mount.as_deref().map(place::resolve).transpose()?;
     let secret = secret(&settings)?;
-    let (listen, advertise) = listening(&settings)?;
-    let kv = kv(&settings, advertise)?;
+    let fabric = FabricPlan::find(&settings)?;
+    let (listen, advertise) = listening(&settings, &fabric)?;
+    let kv = kv(&settings, &advertise)?;
     if settings.cluster.is_empty() && !settings.roles.has(Role::Mgmtd) {
         return Err(refused(
             "cluster is not set; say --cluster TCP://IP:PORT with the addresses of the mgmtds",
@@ -129,7 +132,8 @@ fn part(
             secret,
             listen,
             advertise,
-            mgmtds: settings.cluster.iter().map(|a| a.socket).collect(),
+            mgmtds: settings.cluster.clone(),
+            fabric,
         }),
         kv: match kv {
             KvPlace::Here(_) => KvPlace::Here(made.folder.join(KV_FOLDER)),
@@ -154,15 +158,18 @@ pub fn secret(settings: &Settings) -> Result<Secret, Failure> {
 }
 
 /// Where a server listens, and what others are told; clients do not.
-fn listening(settings: &Settings) -> Result<(Option<SocketAddr>, Option<SocketAddr>), Failure> {
+fn listening(
+    settings: &Settings,
+    fabric: &FabricPlan,
+) -> Result<(Option<SocketAddr>, Vec<Address>), Failure> {
     if !settings.roles.is_server() {
-        return Ok((None, None));
+        return Ok((None, Vec::new()));
     }
     let loopback = Listen { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None };
     let listen = settings.listen.unwrap_or(loopback);
-    let (listen, advertise) = addresses(listen, settings.roles.port(), settings.advertise)?;
-    can_be_found(settings, advertise)?;
-    Ok((Some(listen), Some(advertise)))
+    let (listen, told) = fabric.addresses(listen, settings.roles.port(), &settings.advertise)?;
+    told.iter().try_for_each(|own| can_be_found(settings, own.socket))?;
+    Ok((Some(listen), told))
 }
 
 /// A server that tells other hosts to look for it on themselves would seem to serve and be reached
@@ -182,11 +189,11 @@ fn can_be_found(settings: &Settings, own: SocketAddr) -> Result<(), Failure> {
 
 /// `own`: what others are told of this process. Whoever is kv by mistake would begin a second
 /// store, so the address that all are told must be its own.
-fn kv(settings: &Settings, own: Option<SocketAddr>) -> Result<KvPlace, Failure> {
+fn kv(settings: &Settings, own: &[Address]) -> Result<KvPlace, Failure> {
     let needed = settings.roles.has(Role::Mgmtd) || settings.roles.has(Role::Meta);
     match (settings.roles.has(Role::Kv), needed, settings.kv) {
-        (true, _, Some(at)) if own != Some(at) => {
-            let own = own.expect("a kv listens");
+        (true, _, Some(at)) if own.iter().all(|a| a.socket != at) => {
+            let own = own.first().expect("a kv listens").socket;
             Err(refused(format!(
                 "this process has the role kv and is at t3fs-kv://{own}, but kv is \
                  t3fs-kv://{at}; a cluster has one store, so leave kv out of the roles here, or \
@@ -306,12 +313,18 @@ mod tests {
         config::load_from(values.iter().fold(Flags::default(), set), std::iter::empty()).unwrap()
     }
 
+    /// On a host without devices.
+    fn heard(s: &Settings) -> Result<(Option<SocketAddr>, Vec<Address>), Failure> {
+        let tcp = Settings { fabric: t3fs_transport::FabricUse::Tcp, ..s.clone() };
+        listening(s, &FabricPlan::find(&tcp)?)
+    }
+
     #[test]
     fn a_kv_by_mistake_does_not_begin_a_second_store() {
         let kv_at = |at: &str, listen: &str| {
             let s = settings(&[("roles", "kv"), ("listen", listen), ("kv", at)]);
-            let (_, own) = listening(&s).unwrap();
-            kv(&s, own)
+            let (_, own) = heard(&s).unwrap();
+            kv(&s, &own)
         };
         assert!(matches!(kv_at("t3fs-kv://10.0.0.9", "10.0.0.9"), Ok(KvPlace::Here(_))));
         for (at, listen) in [("10.0.0.9", "10.0.0.8"), ("10.0.0.9", "10.0.0.9:8000")] {
@@ -320,8 +333,8 @@ mod tests {
             assert!(why.line.contains("t3fs-kv://10.0.0.") && why.line.contains("one store"));
         }
         let s = settings(&[("roles", "kv")]);
-        let (_, own) = listening(&s).unwrap();
-        assert!(matches!(kv(&s, own), Ok(KvPlace::Here(_))), "nobody said where it is");
+        let (_, own) = heard(&s).unwrap();
+        assert!(matches!(kv(&s, &own), Ok(KvPlace::Here(_))), "nobody said where it is");
     }
 
     #[test]
@@ -336,13 +349,13 @@ mod tests {
         for wrong in
             [&[role, far][..], &[role, near, kv], &[role, far, here], &[role, far, open, mapped]]
         {
-            let why = listening(&settings(wrong)).unwrap_err();
+            let why = heard(&settings(wrong)).unwrap_err();
             assert!(why.line.contains("127.0.0.1") && why.line.contains("--listen"), "{why}");
         }
         let told = ("advertise", "10.0.0.5:8002");
         for right in [&[role, near][..], &[role, far, open], &[role, far, here, told]] {
-            listening(&settings(right)).unwrap();
+            heard(&settings(right)).unwrap();
         }
-        assert_eq!(listening(&settings(&[("roles", "client"), far])), Ok((None, None)));
+        assert_eq!(heard(&settings(&[("roles", "client"), far])), Ok((None, Vec::new())));
     }
 }

@@ -124,7 +124,7 @@ fn begin(
     events: Sender<Event>,
 ) -> Result<Served, Failure> {
     let asked = events.clone();
-    let server = control::serve(home, node.checker(), move |down| {
+    let server = control::serve(home, node.checker(), node.doctor(), move |down| {
         // The main thread hears it unless it has ended, and the process with it.
         let _ = asked.send(Event::Down(down));
     })?;
@@ -193,7 +193,7 @@ fn announce(node: &Node, cluster: &str, at: Option<&MountedAt>, detached: bool) 
 }
 
 /// 1.5 GiB and the like.
-fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut unit = 0;
     let mut value = n as f64;

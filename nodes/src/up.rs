@@ -3,17 +3,16 @@
 //! [`prepare`] only looks; everything that can be refused is refused there. Then the data folders
 //! are created, and [`crate::service`] does the rest.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::cli::UpArgs;
 use crate::config::roles::Roles;
 use crate::config::secret::Secret;
-use crate::config::settings::Listen;
 use crate::config::{self, Settings};
 use crate::data::Data;
 use crate::data::plan::{Plan, Wanted, plan};
+use crate::fabric::FabricPlan;
 use crate::failure::{Failure, refused};
 use crate::logging::{say, tell};
 use crate::mount::{self, place};
@@ -30,6 +29,8 @@ struct Prepared {
     dir: PathBuf,
     stale: bool,
     plan: Plan,
+    /// `None`: it talks to nobody.
+    fabric: Option<FabricPlan>,
 }
 
 pub fn run(args: &UpArgs) -> Result<(), Failure> {
@@ -40,7 +41,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     if background.detached {
         detach::leave_terminal()?;
     }
-    let Prepared { settings, dir, stale, plan } = prepare(args)?;
+    let Prepared { settings, dir, stale, plan, fabric } = prepare(args)?;
     // From here on things are created.
     limits::raise();
     limits::mark_as_io_flusher();
@@ -57,7 +58,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     describe(&data);
     clear_place(&dir, stale)?;
     let home = data.first.clone();
-    let assembly = assembly(&settings, &dir, data)?;
+    let assembly = assembly(&settings, fabric, &dir, data)?;
     service::serve(Job {
         assembly,
         mount: Some(dir),
@@ -85,7 +86,8 @@ fn prepare(args: &UpArgs) -> Result<Prepared, Failure> {
     mount::preflight()?;
     // No folder: only whether io_uring works. Folders are probed once they exist.
     t3fs_runtime::glommio::probe(&[] as &[PathBuf]).map_err(refused)?;
-    Ok(Prepared { settings, dir, stale: found == place::Place::Stale, plan })
+    let fabric = settings.listen.map(|_| FabricPlan::find(&settings)).transpose()?;
+    Ok(Prepared { settings, dir, stale: found == place::Place::Stale, plan, fabric })
 }
 
 fn describe(data: &Data) {
@@ -100,17 +102,21 @@ fn describe(data: &Data) {
 }
 
 /// Every role; others can join if it was told where to listen.
-fn assembly(settings: &Settings, dir: &Path, data: Data) -> Result<Assembly, Failure> {
-    let link = match settings.listen {
-        None => None,
-        Some(listen) => {
+fn assembly(
+    settings: &Settings,
+    fabric: Option<FabricPlan>,
+    dir: &Path,
+    data: Data,
+) -> Result<Assembly, Failure> {
+    let link = match (settings.listen, fabric) {
+        (None, _) | (_, None) => None,
+        (Some(listen), Some(fabric)) => {
             let secret = match &settings.secret {
                 Some(secret) => secret.clone(),
                 None => Secret::of_folder(&data.first)?,
             };
-            let (listen, advertise) = addresses(listen, 0, settings.advertise)?;
-            let listen = Some(listen);
-            Some(LinkPlan { secret, listen, advertise: Some(advertise), mgmtds: Vec::new() })
+            let (listen, advertise) = fabric.addresses(listen, 0, &settings.advertise)?;
+            Some(LinkPlan { secret, listen: Some(listen), advertise, mgmtds: Vec::new(), fabric })
         }
     };
     Ok(Assembly {
@@ -130,27 +136,6 @@ fn assembly(settings: &Settings, dir: &Path, data: Data) -> Result<Assembly, Fai
 /// For people: host name and mount point.
 pub fn label(dir: &Path) -> String {
     format!("{} {}", rustix::system::uname().nodename().to_string_lossy(), dir.display())
-}
-
-/// Where to listen, and what others are told of it.
-pub fn addresses(
-    listen: Listen,
-    port: u16,
-    advertise: Option<SocketAddr>,
-) -> Result<(SocketAddr, SocketAddr), Failure> {
-    let mut at = SocketAddr::new(listen.ip, listen.port.unwrap_or(port));
-    if at.port() == 0 {
-        // What is announced must be known before anything listens.
-        let free = TcpListener::bind(at).and_then(|l| l.local_addr());
-        at = free.map_err(|e| refused(format!("cannot listen at {at}: {e}")))?;
-    }
-    match advertise {
-        Some(advertise) => Ok((at, advertise)),
-        None if at.ip().is_unspecified() => Err(refused(format!(
-            "listen is {at}, which others cannot use; say with --advertise what they shall use"
-        ))),
-        None => Ok((at, at)),
-    }
 }
 
 /// The mount point as it is needed, and what the user should know of it.

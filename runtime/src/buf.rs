@@ -37,6 +37,12 @@ impl From<Bytes> for Bulk {
 /// before encoding and put them back after decoding.
 pub trait Carry {
     fn bulks(&mut self, _each: &mut dyn FnMut(&mut Bulk)) {}
+
+    /// Of a message: the most payload bytes that its reply may carry, for links that let it be
+    /// pushed into memory of ours. 0 is always right.
+    fn reply_room(&self) -> usize {
+        0
+    }
 }
 
 impl<T: Carry, E> Carry for Result<T, E> {

@@ -9,6 +9,7 @@ pub mod ask;
 pub mod backend;
 pub mod budget;
 pub mod buf;
+pub mod conformance;
 pub mod cx;
 pub mod disk;
 pub mod glommio;

@@ -24,6 +24,14 @@ pub trait Net {
     fn listen(&self, at: SocketAddr) -> io::Result<Rc<dyn Listener>>;
     /// Takes over a stream that another shard gave away.
     fn adopt(&self, socket: Socket) -> io::Result<Rc<dyn Stream>>;
+    /// Waits on a descriptor of whatever kind: a device's event channel, say.
+    fn watch(&self, fd: OwnedFd) -> Box<dyn Watch>;
+}
+
+/// A descriptor that is waited on.
+pub trait Watch {
+    /// Ready when there is something to read, which the caller then takes out by its own means.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
 /// An open connection that belongs to no shard at the moment.
@@ -50,6 +58,8 @@ pub trait Stream {
     ) -> Poll<io::Result<usize>>;
     /// Writes some of the slices' bytes, in order.
     fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+    /// The address of our end.
+    fn local_addr(&self) -> io::Result<SocketAddr>;
     /// Ends both directions at once; reads and writes that wait return.
     fn shutdown(&self);
     /// The same connection for another shard; this stream is then dropped, not shut down.

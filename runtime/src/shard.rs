@@ -471,6 +471,7 @@ impl Shard {
             from_shard: self.index,
             ask,
             ttl_us: (deadline - self.backend.now()).as_micros() as u64,
+            reply_room: message.reply_room(),
             payload: message.pack(),
         };
         self.send(to.node, frame).map_err(AskError::NotSent)?;
@@ -608,6 +609,7 @@ impl Shard {
             from_shard: self.index,
             ask: to.ask,
             ttl_us: 0,
+            reply_room: 0,
             payload,
         };
         // A lost reply is a lost reply: the asker's deadline turns it into Unknown.

@@ -153,6 +153,8 @@ pub struct Frame {
     pub ask: u64,
     /// Time left until the sender stops waiting.
     pub ttl_us: u64,
+    /// See [`Carry::reply_room`]: for the sender's link, not on the wire.
+    pub reply_room: usize,
     pub payload: Payload,
 }
 
@@ -251,6 +253,7 @@ impl Frame {
             from_node: NodeId(u32_at(20)),
             ask: u64_at(24),
             ttl_us: u64_at(32),
+            reply_room: 0,
             payload: Payload { body, bulks },
         })
     }
@@ -295,6 +298,7 @@ mod tests {
             from_shard: 1,
             ask: 1 << 40,
             ttl_us: 123_456,
+            reply_room: 0,
             payload: Payload {
                 body: Bytes::from_static(b"body"),
                 bulks: vec![vec![1u8; 5000].into(), Bulk::default(), vec![2u8; 3].into()],

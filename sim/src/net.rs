@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_runtime::NodeId;
-use t3fs_runtime::wire::Frame;
+use t3fs_runtime::wire::{BODY_MAX, BULK_MAX, Frame};
 
 use crate::rng::Rng;
 use crate::world::{Event, Inner, Sim};
@@ -99,6 +99,8 @@ pub(crate) struct Net {
     cuts: BTreeSet<(u32, u32)>,
     /// Highest number of a frame that has arrived, per node.
     newest: BTreeMap<u32, u64>,
+    /// From, to: the next frame will be damaged.
+    damage_next: BTreeSet<(u32, u32)>,
 }
 
 fn pair(a: u32, b: u32) -> (u32, u32) {
@@ -128,6 +130,10 @@ impl Inner {
             Some(n) => Some(n.run),
         };
         let mut net = self.net.borrow_mut();
+        let bulk: usize = frame.payload.bulks.iter().map(|b| b.len()).sum();
+        if bulk > BULK_MAX || frame.payload.body.len() > BODY_MAX {
+            return Err("the message is larger than a link takes");
+        }
         // A link to a process that is gone has noticed or has not.
         let Some(to_run) = to_run else {
             if rng.coin() {
@@ -168,7 +174,8 @@ impl Inner {
             delay += rng.below(net.faults.spike_us + 1);
             net.stats.spikes += 1;
         }
-        let damaged = rng.chance(net.faults.corrupt_ppm);
+        let chosen = net.damage_next.remove(&(from.0, to.0));
+        let damaged = rng.chance(net.faults.corrupt_ppm) || chosen;
         let twice = rng.chance(net.faults.duplicate_ppm);
         let again_us = if twice { rng.below(net.faults.duplicate_delay_us + 1) } else { 0 };
         let generation = net.generation(from.0, to.0);
@@ -278,6 +285,13 @@ impl Sim {
     pub fn cut(&self, from: NodeId, to: NodeId) {
         self.note(&[14, from.0.into(), to.0.into()], format_args!("cut n{} -> n{}", from.0, to.0));
         self.0.net.borrow_mut().cuts.insert((from.0, to.0));
+    }
+
+    /// Damages the next frame that one node sends to another.
+    pub fn damage_next(&self, from: NodeId, to: NodeId) {
+        let at = format_args!("damages the next n{} -> n{}", from.0, to.0);
+        self.note(&[17, from.0.into(), to.0.into()], at);
+        self.0.net.borrow_mut().damage_next.insert((from.0, to.0));
     }
 
     /// Parts two groups of nodes, both ways.

@@ -93,7 +93,7 @@ pub(crate) fn order(addresses: &[Address], wish: &Wish<'_>) -> Vec<Address> {
 }
 
 /// The address that packets to `to` leave from: the kernel's route says so, nothing is sent.
-pub(crate) fn source_towards(to: IpAddr) -> Option<IpAddr> {
+pub fn source_towards(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = match to {
         IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),

@@ -7,15 +7,17 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::Frame;
-use t3fs_runtime::{NodeId, Slot};
+use t3fs_runtime::{NodeId, Slot, Time};
 
+use crate::links::Incoming;
 use crate::links::Refusal;
 use crate::links::handshake::{self, DialError, Talk};
 use crate::links::lanes::Lanes;
 use crate::peers::{Known, Limits, Peers};
 use crate::pool::Pool;
+use crate::rdma::{self, Dock, Ends, Engine, Nic, Terms, packet, soft};
 use crate::tcp::outbox::{Outbox, SLICES};
-use crate::tcp::reader::{Incoming, Reader};
+use crate::tcp::reader::Reader;
 
 /// What a connection carries.
 #[derive(Debug, PartialEq, Eq)]
@@ -92,14 +94,100 @@ pub async fn dial(
     wanted: Option<NodeId>,
 ) -> Result<Known, Option<Refusal>> {
     let mut talk = Talk::new(stream);
-    handshake::dial(&mut talk, peers, 0, to_shard, wanted).await.map_err(|e| match e {
-        DialError::Io(_) => None,
-        DialError::RefusedHere(why) | DialError::RefusedThere(why) => Some(why),
-    })
+    match handshake::dial(&mut talk, peers, 0, to_shard, wanted).await {
+        Ok((known, _version)) => Ok(known),
+        Err(DialError::Io(_)) => Err(None),
+        Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(Some(why)),
+    }
 }
 
 /// What one who knows the secret proves of a transcript's hash.
 pub fn proof(peers: &Peers, as_dialer: bool, transcript: &[u8; 32]) -> [u8; 32] {
     let label = if as_dialer { handshake::DIALER } else { handshake::ACCEPTOR };
     *handshake::prove(peers.key(), label, transcript).as_bytes()
+}
+
+/// Opens a packet and lays out again what is in it.
+pub fn packet_again(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let (head, mut items) = packet::open(bytes)?;
+    let mut again = vec![0; rdma::PACKET];
+    let mut b = packet::Builder::new(&mut again);
+    while let Some(item) = items.next()? {
+        match item {
+            packet::Item::Segment(lane, segment) => b.segment(lane, &segment),
+            packet::Item::Frame(f) => {
+                b.frame(&f.head, f.rest_in_segments, f.way, f.landed_crc, &f.landings);
+                b.bytes(f.rest);
+                b.bytes(f.payload);
+            }
+        }
+    }
+    let len = b.seal(head);
+    again.truncate(len);
+    Ok(again)
+}
+
+/// One side of a connection over a queue pair. Its transfers are done at once, and bring
+/// [`TRANSFERRED`] again and again.
+pub struct RdmaSide {
+    engine: Engine,
+    lanes: Lanes,
+    dock: Dock,
+}
+
+pub use rdma::FOREIGN as TRANSFERRED;
+
+/// Registered memory of an [`RdmaSide`].
+const POOL: usize = 2 << 20;
+const CREDITS: u16 = 16;
+
+impl RdmaSide {
+    /// With these to send. Asks offer memory for their replies.
+    pub fn new(frames: Vec<Frame>) -> RdmaSide {
+        let pool = rdma::Pool::new(POOL).expect("little memory");
+        let nic: Rc<dyn Nic> = Rc::new(soft::Wire::default().nic(&pool, 1).expect("no device"));
+        let terms = Terms {
+            credits: CREDITS,
+            granted: CREDITS,
+            reads_max: 4,
+            send_queue: nic.send_queue(),
+            segments_max: 4,
+        };
+        let ends = Ends { node: NodeId(1), shard: 2, here: 3 };
+        let mut lanes = Lanes::new(&Limits::default());
+        for frame in frames {
+            lanes.push(frame).expect("few frames");
+        }
+        let dock = Dock::new(nic, pool, Pool::default());
+        RdmaSide { engine: Engine::new(terms, ends), lanes, dock }
+    }
+
+    /// Does all there is to do, after a packet if one has come; what has arrived.
+    pub fn step(&mut self, packet: Option<&[u8]>) -> Result<Vec<Item>, String> {
+        if let Some(bytes) = packet {
+            self.engine.on_packet(bytes, &self.dock)?;
+        }
+        let mut items = Vec::new();
+        loop {
+            self.engine.pump(&mut self.lanes, &self.dock, Time::default());
+            let any = self.engine.finish_all(&self.dock)?;
+            while let Some(incoming) = self.engine.arrived() {
+                items.push(match incoming {
+                    Incoming::Frame(frame) => Item::Frame(frame),
+                    Incoming::Ping => Item::Ping,
+                    Incoming::Pong => Item::Pong,
+                });
+            }
+            if !any {
+                return Ok(items);
+            }
+        }
+    }
+
+    /// The connection ends: registered memory that did not come back.
+    pub fn end(self) -> usize {
+        let RdmaSide { engine, lanes, dock } = self;
+        drop((engine, lanes));
+        dock.pool.bytes() - dock.pool.free_bytes()
+    }
 }

@@ -64,6 +64,8 @@ pub mod rdma;
 mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
-pub use choice::FabricUse;
+pub use choice::{FabricUse, source_towards};
 pub use links::{NodeLinks, Refusal};
-pub use peers::{Card, Config, Known, Limits, LinkState, LinkStats, PeerState, Peers};
+pub use peers::{
+    Card, Config, Known, Limits, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
+};

@@ -12,9 +12,10 @@ use std::time::Duration;
 use t3fs_runtime::inbox::{Inbox, InboxReader, inbox};
 use t3fs_runtime::{NodeId, Time};
 
-use crate::address::Address;
+use crate::address::{Address, Fabric};
 use crate::choice::{Avoided, FabricUse, Wish, order, source_towards};
 use crate::links::{Arrival, Refusal};
+use crate::rdma::Nics;
 
 /// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
 #[derive(Clone, Debug)]
@@ -43,6 +44,19 @@ pub struct Limits {
     /// The same for replies, which have nobody to refuse them to.
     pub reply_frames: usize,
     pub reply_bytes: usize,
+    /// Bytes that each shard pins for RDMA devices, receive buffers included, from the first queue
+    /// pair on. Each further device has receive buffers of its own.
+    pub rdma_memory: usize,
+    /// Receive buffers of 8 KiB, for all connections of a shard together.
+    pub rdma_receive_buffers: usize,
+    /// Packets that one connection may have under way towards us.
+    pub rdma_credits: u16,
+    /// Work that one queue pair may have outstanding.
+    pub rdma_send_queue: usize,
+    /// Queue pairs of one shard on one device; further connections use TCP.
+    pub rdma_connections: usize,
+    /// How long completions are polled for before the device's events are waited for.
+    pub rdma_spin: Duration,
 }
 
 impl Default for Limits {
@@ -62,6 +76,12 @@ impl Default for Limits {
             queue_bytes: 64 << 20,
             reply_frames: 16_384,
             reply_bytes: 192 << 20,
+            rdma_memory: 64 << 20,
+            rdma_receive_buffers: 1024,
+            rdma_credits: 32,
+            rdma_send_queue: 128,
+            rdma_connections: 1024,
+            rdma_spin: Duration::from_micros(50),
         }
     }
 }
@@ -79,6 +99,8 @@ pub struct Config {
     pub fabric: FabricUse,
     /// The addresses of this process's usable RDMA devices.
     pub device_ips: Vec<IpAddr>,
+    /// Where queue pairs come from.
+    pub nics: Nics,
     pub limits: Limits,
 }
 
@@ -99,6 +121,7 @@ impl Default for Config {
             secret: Vec::new(),
             fabric: FabricUse::Auto,
             device_ips: Vec::new(),
+            nics: Nics::None,
             limits: Limits::default(),
         }
     }
@@ -145,6 +168,8 @@ pub struct LinkStats {
     /// Connections made so far; the current one's number.
     pub epoch: u64,
     pub socket: Option<SocketAddr>,
+    /// When the connection was made, if one is up.
+    pub since: Option<Time>,
     pub frames_sent: u64,
     pub frames_received: u64,
     pub bytes_sent: u64,
@@ -154,6 +179,42 @@ pub struct LinkStats {
     pub queued_bytes: usize,
     /// Why it was lost or not made, the last time.
     pub last_error: Option<String>,
+    /// What carries the frames of the connection, if one is up.
+    pub carrier: Option<Fabric>,
+    /// Why the last connection is not carried by a queue pair, where one was wanted.
+    pub why_not_rdma: Option<String>,
+    pub one_sided: OneSided,
+}
+
+/// What went over the queue pairs of a link, payload bytes and packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OneSided {
+    /// Fetched from the peer's memory, and pushed into it, by our device.
+    pub bytes_read: u64,
+    pub bytes_written: u64,
+    pub packets_sent: u64,
+    pub packets_received: u64,
+}
+
+impl std::ops::Add for OneSided {
+    type Output = OneSided;
+    fn add(self, o: OneSided) -> OneSided {
+        OneSided {
+            bytes_read: self.bytes_read + o.bytes_read,
+            bytes_written: self.bytes_written + o.bytes_written,
+            packets_sent: self.packets_sent + o.packets_sent,
+            packets_received: self.packets_received + o.packets_received,
+        }
+    }
+}
+
+/// Memory of this process that RDMA devices may reach.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RdmaMemory {
+    /// Pinned, receive buffers included.
+    pub pinned: usize,
+    /// Of it, in the hands of connections and of whoever keeps received payloads.
+    pub used: usize,
 }
 
 /// A peer as a doctor shows it.
@@ -187,6 +248,8 @@ struct Shared {
     readers: Mutex<Vec<Option<InboxReader<Arrival>>>>,
     refused: [AtomicU64; Refusal::COUNT],
     accepted: AtomicU64,
+    /// By shard.
+    rdma_memory: Mutex<BTreeMap<u16, RdmaMemory>>,
     /// Nonces of the handshakes that this process has begun, to know itself by.
     dials: Mutex<Vec<[u8; 32]>>,
 }
@@ -225,6 +288,7 @@ impl Peers {
             readers: Mutex::new(readers),
             refused: Default::default(),
             accepted: AtomicU64::new(0),
+            rdma_memory: Mutex::default(),
             dials: Mutex::default(),
         })))
     }
@@ -272,10 +336,7 @@ impl Peers {
     ) -> Vec<Address> {
         let config = self.config();
         let addresses = self.addresses(node);
-        let reaches = |to| {
-            let ours = &config.device_ips;
-            !ours.is_empty() && source_towards(to).is_some_and(|from| ours.contains(&from))
-        };
+        let reaches = |to| self.reaches(to);
         let avoided = |a| self.book().get(&node).is_some_and(|e| e.avoided.contains(a, now));
         let numbers = [config.node.0, node.0, shards.0.into(), shards.1.into()];
         let wish = Wish {
@@ -286,6 +347,17 @@ impl Peers {
             worked,
         };
         order(&addresses, &wish)
+    }
+
+    /// Whether a usable device of ours is on the way there.
+    pub(crate) fn reaches(&self, to: IpAddr) -> bool {
+        let ours = &self.config().device_ips;
+        !ours.is_empty() && source_towards(to).is_some_and(|from| ours.contains(&from))
+    }
+
+    /// Whether a connection to this address begins with the offer of a queue pair.
+    pub(crate) fn offers(&self, at: Address) -> bool {
+        self.config().fabric != FabricUse::Tcp && at.fabric == Fabric::Rdma
     }
 
     /// Addresses that are tried last for now, because they failed while others worked.
@@ -336,6 +408,20 @@ impl Peers {
     /// Connections accepted by this node's listener, good and bad.
     pub fn accepted(&self) -> u64 {
         self.0.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Memory that devices may reach, all shards together. As fresh as the shards' last report.
+    pub fn rdma_memory(&self) -> RdmaMemory {
+        let all = self.0.rdma_memory.lock().expect("no panic while held");
+        let sum = |sum: RdmaMemory, m: &RdmaMemory| RdmaMemory {
+            pinned: sum.pinned + m.pinned,
+            used: sum.used + m.used,
+        };
+        all.values().fold(RdmaMemory::default(), sum)
+    }
+
+    pub(crate) fn report_rdma(&self, shard: u16, memory: RdmaMemory) {
+        self.0.rdma_memory.lock().expect("no panic while held").insert(shard, memory);
     }
 
     pub(crate) fn count_refused(&self, why: Refusal) {

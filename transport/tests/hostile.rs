@@ -233,7 +233,7 @@ fn ten_thousand_strangers_leave_nothing_behind() {
 }
 
 #[test]
-fn ten_thousand_links_leave_nothing_behind() {
+fn many_links_leave_nothing_behind() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let b = server();
     let (at, to) = (b.at.unwrap(), b.addr(1));
@@ -250,8 +250,9 @@ fn ten_thousand_links_leave_nothing_behind() {
     round(500);
     let (files, memory) = (open_files(), resident_kib());
     let begun = Instant::now();
-    round(10_000);
-    eprintln!("{:?} for each link", begun.elapsed() / 10_000);
+    let rounds = if std::env::var_os("T3FS_NIGHTLY").is_some() { 10_000 } else { 1_000 };
+    round(rounds);
+    eprintln!("{:?} for each of {rounds} links", begun.elapsed() / rounds as u32);
     settle(files);
     let grown = resident_kib().saturating_sub(memory);
     assert!(grown < 8 << 10, "{grown} KiB more than before");

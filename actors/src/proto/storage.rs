@@ -296,6 +296,12 @@ impl Carry for SyncChunk {
     }
 }
 
+impl Carry for ReadChunk {
+    fn reply_room(&self) -> usize {
+        self.len as usize
+    }
+}
+
 impl Carry for ChunkData {
     fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
         each(&mut self.data);
@@ -304,7 +310,6 @@ impl Carry for ChunkData {
 
 no_bulk!(
     Updated,
-    ReadChunk,
     ReadAhead,
     Retire,
     RemoveChunks,

@@ -32,7 +32,7 @@ const fn key(name: &'static str, form: Form, default: &'static str, meaning: &'s
 pub const NO_FLAG: [&str; 1] = ["secret"];
 
 /// Every setting.
-pub static KEYS: [Key; 19] = [
+pub static KEYS: [Key; 22] = [
     key(
         "cluster_id",
         Text,
@@ -57,7 +57,7 @@ pub static KEYS: [Key; 19] = [
         "cluster",
         List,
         "none; needed where another process is mgmtd",
-        "Addresses of the mgmtds, as in [\"TCP://10.0.0.1:8000\", \"TCP://10.0.0.2:8000\"].",
+        "Addresses of the mgmtds, as in [\"TCP://10.0.0.1:8000\", \"RDMA://10.8.0.2:8000\"].",
     ),
     key(
         "kv",
@@ -79,8 +79,30 @@ pub static KEYS: [Key; 19] = [
     key(
         "advertise",
         Text,
-        "the address of listen",
-        "Address that others are told to use; needed where listen is 0.0.0.0 or [::].",
+        "the address of listen; where that is 0.0.0.0 or [::], those of the RDMA devices",
+        "Address that others are told to use; needed where listen is 0.0.0.0 or [::] and there is \
+         no RDMA device. Several with commas; as soon as one is written RDMA://IP:PORT they are all \
+         there is, else RDMA addresses are added for the devices that are listened at.",
+    ),
+    key(
+        "fabric",
+        Text,
+        "\"auto\"",
+        "How this process talks to others. auto: by RDMA where both sides have a device, else by \
+         TCP. tcp: never by RDMA. rdma: by RDMA only; refuses to start without a device.",
+    ),
+    key(
+        "device_filter",
+        List,
+        "all devices",
+        "RDMA devices that may be used, by their names in `t3fs-node doctor`. Also DEVICE_FILTER in \
+         the environment, after T3FS_DEVICE_FILTER.",
+    ),
+    key(
+        "rdma_memory",
+        Text,
+        "67108864 (64 MiB)",
+        "Bytes of memory that each shard pins for RDMA, where there is a device.",
     ),
     key(
         "secret",

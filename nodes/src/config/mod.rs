@@ -22,6 +22,8 @@ use keys::Form;
 pub use settings::{Leases, Settings, user_data_home};
 
 const ENV_PREFIX: &str = "T3FS_";
+/// What containers of 3FS set is understood too: variable, and the one that goes before it.
+const ALIAS: (&str, &str) = ("DEVICE_FILTER", "T3FS_DEVICE_FILTER");
 
 /// What the command line says: keys with their values. Only what was given is in it.
 #[derive(Clone, Debug, Default)]
@@ -78,10 +80,13 @@ pub(crate) fn load_from(
     env: impl Iterator<Item = (OsString, OsString)>,
 ) -> Result<Settings, Failure> {
     // A variable that is not UTF-8 cannot be one of ours.
-    let env: BTreeMap<String, String> = env
+    let mut env: BTreeMap<String, String> = env
         .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-        .filter(|(k, v)| k.starts_with(ENV_PREFIX) && !v.is_empty())
+        .filter(|(k, v)| (k.starts_with(ENV_PREFIX) || k == ALIAS.0) && !v.is_empty())
         .collect();
+    if let Some(value) = env.remove(ALIAS.0) {
+        env.entry(ALIAS.1.into()).or_insert(value);
+    }
     check_env(&env)?;
     let mut builder = config::Config::builder();
     if let Some(path) = flags.config.or_else(|| env.get("T3FS_CONFIG").map(PathBuf::from)) {
@@ -258,16 +263,47 @@ mod tests {
         assert_eq!((s.roles.to_string().as_str(), s.listen.unwrap().port), ("mgmtd,meta", None));
         assert_eq!(s.secret.unwrap().bytes(), b"0123456789012345");
         for (key, value, says) in [
-            ("T3FS_CLUSTER", "RDMA://10.0.0.1:8000", "TCP://10.0.0.1:8000"),
             ("T3FS_CLUSTER", "here", "TCP://IP:PORT"),
+            ("T3FS_CLUSTER", "RDMA://", "RDMA://IP:PORT"),
             ("T3FS_KV", "10.0.0.1", "t3fs-kv://"),
             ("T3FS_ADVERTISE", "0.0.0.0:8000", "10.0.0.5:8000"),
+            ("T3FS_ADVERTISE", "TCP://10.0.0.5:8000,RDMA://10.8.0.5", "RDMA://10.8.0.5"),
+            ("T3FS_FABRIC", "ib", "auto, tcp or rdma"),
+            ("T3FS_RDMA_MEMORY", "1024", "4194304"),
             ("T3FS_NODE_ID", "0", "1 to"),
             ("T3FS_NODE_LEASE_MS", "300", "3 times"),
         ] {
             let said = line("", &[(key, value)]);
             assert!(said.contains(says), "{said}");
         }
+    }
+
+    #[test]
+    fn both_fabrics_have_addresses() {
+        let env = [
+            ("T3FS_CLUSTER", "RDMA://10.8.0.1,TCP://10.0.0.1:8000, RDMA://10.8.0.1:8000"),
+            ("T3FS_ADVERTISE", "10.0.0.5:8000, RDMA://10.8.0.5:8000"),
+            ("T3FS_FABRIC", "RDMA"),
+            ("T3FS_RDMA_MEMORY", "8388608"),
+            ("DEVICE_FILTER", "mlx5_0,mlx5_1"),
+        ];
+        let s = with("", &env, Flags::default()).unwrap();
+        let mgmtds: Vec<String> = s.cluster.iter().map(ToString::to_string).collect();
+        assert_eq!(mgmtds, ["RDMA://10.8.0.1:8000", "TCP://10.0.0.1:8000"]);
+        let advertise: Vec<_> =
+            s.advertise.iter().map(|a| (a.fabric, a.socket.to_string())).collect();
+        let wanted = [
+            (None, "10.0.0.5:8000".to_owned()),
+            (Some(t3fs_transport::Fabric::Rdma), "10.8.0.5:8000".to_owned()),
+        ];
+        assert_eq!(advertise, wanted);
+        assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Rdma, 8 << 20));
+        assert_eq!(s.device_filter, ["mlx5_0", "mlx5_1"]);
+        let ours = [env[4], ("T3FS_DEVICE_FILTER", "rxe0")];
+        let s = with("device_filter = [\"x\"]\n", &ours, Flags::default()).unwrap();
+        assert_eq!(s.device_filter, ["rxe0"], "ours before the container's, both before the file");
+        let s = with("rdma_memory = 16777216\n", &[], Flags::default()).unwrap();
+        assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Auto, 16 << 20));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use t3fs_transport::{Address, Fabric};
+use t3fs_transport::{Address, Fabric, FabricUse};
 
 use super::roles::{KV_PORT, MGMTD_PORT, Roles};
 use super::secret::Secret;
@@ -20,6 +20,11 @@ const NODE_ID_MAX: u32 = 0x7fff_ffff;
 const MGMTDS_MAX: usize = 16;
 const TARGETS_PER_DISK_MAX: u16 = 64;
 const KV_SCHEME: &str = "t3fs-kv://";
+const ADVERTISE_MAX: usize = 16;
+/// Registered memory of a shard, in bytes: what is enough for most, and what can be asked for.
+const RDMA_MEMORY: u64 = 64 << 20;
+const RDMA_MEMORY_MIN: u64 = 4 << 20;
+const RDMA_MEMORY_MAX: u64 = 16 << 30;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -30,7 +35,13 @@ pub struct Settings {
     pub cluster: Vec<Address>,
     pub kv: Option<SocketAddr>,
     pub listen: Option<Listen>,
-    pub advertise: Option<SocketAddr>,
+    /// Empty: what follows from `listen`.
+    pub advertise: Vec<Advertised>,
+    pub fabric: FabricUse,
+    /// Empty: all.
+    pub device_filter: Vec<String>,
+    /// Bytes for each shard.
+    pub rdma_memory: usize,
     pub secret: Option<Secret>,
     /// As given.
     pub data: Option<Vec<PathBuf>>,
@@ -51,6 +62,13 @@ pub struct Listen {
     pub port: Option<u16>,
 }
 
+/// An address that others are told. `None`: the fabric was not said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    pub fabric: Option<Fabric>,
+    pub socket: SocketAddr,
+}
+
 /// How fast the cluster notices that a node is silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leases {
@@ -69,6 +87,9 @@ pub(super) struct Raw {
     kv: Option<String>,
     listen: Option<String>,
     advertise: Option<String>,
+    fabric: Option<String>,
+    device_filter: Option<Vec<String>>,
+    rdma_memory: Option<u64>,
     secret: Option<String>,
     secret_file: Option<PathBuf>,
     data: Option<Vec<PathBuf>>,
@@ -103,7 +124,10 @@ impl Raw {
             cluster: mgmtds(&self.cluster.unwrap_or_default())?,
             kv: self.kv.as_deref().map(kv_address).transpose()?,
             listen: self.listen.as_deref().map(listen).transpose()?,
-            advertise: self.advertise.as_deref().map(advertise).transpose()?,
+            advertise: advertise(self.advertise.as_deref().unwrap_or_default())?,
+            fabric: fabric(self.fabric.as_deref().unwrap_or("auto"))?,
+            device_filter: device_filter(&self.device_filter.unwrap_or_default()),
+            rdma_memory: rdma_memory(self.rdma_memory.unwrap_or(RDMA_MEMORY))?,
             secret: Secret::from_settings(self.secret, self.secret_file.as_deref())?,
             data: self.data,
             state: self.state,
@@ -193,25 +217,21 @@ fn mgmtds(texts: &[String]) -> Result<Vec<Address>, Failure> {
     Ok(all)
 }
 
-/// `TCP://ip:port`, or what is left of it without the parts that can be guessed.
+/// `TCP://ip:port` or `RDMA://ip:port`, or what is left of it without the parts that can be guessed.
 pub fn mgmtd_address(text: &str) -> Result<Address, Failure> {
-    let address = match text.parse::<Address>() {
-        Ok(address) => Some(address),
-        Err(_) => {
-            let rest = text.strip_prefix("TCP://").unwrap_or(text);
-            with_port(rest, MGMTD_PORT).map(|socket| Address { fabric: Fabric::Tcp, socket })
-        }
-    };
-    match address {
-        Some(a) if a.fabric == Fabric::Rdma => Err(refused(format!(
-            "cluster names {text}, and this build speaks TCP only; write TCP://{}",
-            a.socket
-        ))),
-        Some(a) => Ok(a),
-        None => Err(refused(format!(
-            "cluster names {text:?}, which is no address; write TCP://IP:PORT"
-        ))),
+    if let Ok(address) = text.parse::<Address>() {
+        return Ok(address);
     }
+    let (fabric, rest) = match text.strip_prefix("RDMA://") {
+        Some(rest) => (Fabric::Rdma, rest),
+        None => (Fabric::Tcp, text.strip_prefix("TCP://").unwrap_or(text)),
+    };
+    let socket = with_port(rest, MGMTD_PORT);
+    socket.map(|socket| Address { fabric, socket }).ok_or_else(|| {
+        refused(format!(
+            "cluster names {text:?}, which is no address; write TCP://IP:PORT or RDMA://IP:PORT"
+        ))
+    })
 }
 
 /// `ip:port` or `ip`.
@@ -246,14 +266,44 @@ fn listen(text: &str) -> Result<Listen, Failure> {
     })
 }
 
-fn advertise(text: &str) -> Result<SocketAddr, Failure> {
-    match text.parse::<SocketAddr>() {
-        Ok(a) if !a.ip().is_unspecified() && a.port() != 0 => Ok(a),
-        _ => Err(refused(format!(
-            "advertise is {text:?}; give the address and port that others shall use, as in \
-             10.0.0.5:8000"
-        ))),
+fn advertise(texts: &str) -> Result<Vec<Advertised>, Failure> {
+    let one = |text: &str| {
+        let parsed = match text.parse::<Address>() {
+            Ok(a) => Some(Advertised { fabric: Some(a.fabric), socket: a.socket }),
+            Err(_) => text.parse().ok().map(|socket| Advertised { fabric: None, socket }),
+        };
+        parsed.filter(|a| !a.socket.ip().is_unspecified() && a.socket.port() != 0).ok_or_else(|| {
+            refused(format!(
+                "advertise names {text:?}; give the address and port that others shall use, as in \
+                 10.0.0.5:8000 or RDMA://10.8.0.5:8000"
+            ))
+        })
+    };
+    let texts = texts.split(',').map(str::trim).filter(|t| !t.is_empty());
+    let all = texts.map(one).collect::<Result<Vec<_>, _>>()?;
+    if all.len() > ADVERTISE_MAX {
+        return Err(refused(format!("advertise names more than {ADVERTISE_MAX} addresses")));
     }
+    Ok(all)
+}
+
+fn fabric(text: &str) -> Result<FabricUse, Failure> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(FabricUse::Auto),
+        "tcp" => Ok(FabricUse::Tcp),
+        "rdma" => Ok(FabricUse::Rdma),
+        _ => Err(refused(format!("fabric is {text:?}; it can be auto, tcp or rdma"))),
+    }
+}
+
+fn device_filter(names: &[String]) -> Vec<String> {
+    let names = names.iter().flat_map(|n| n.split(',')).map(str::trim);
+    names.filter(|n| !n.is_empty()).map(str::to_owned).collect()
+}
+
+fn rdma_memory(bytes: u64) -> Result<usize, Failure> {
+    let bytes = within("rdma_memory", bytes, RDMA_MEMORY_MIN, RDMA_MEMORY_MAX)?;
+    Ok(usize::try_from(bytes).expect("64-bit"))
 }
 
 /// Where data of this name goes by default.

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use t3fs_runtime::NodeId;
+use t3fs_transport::Address;
 
 use crate::config::Leases;
 use crate::config::roles::Roles;
 use crate::config::secret::Secret;
 use crate::data::Data;
 use crate::data::server::Server;
+use crate::fabric::FabricPlan;
 
 /// The number of the only process of a cluster.
 pub const ALONE: NodeId = NodeId(1);
@@ -36,10 +38,11 @@ pub struct LinkPlan {
     pub secret: Secret,
     /// `None`: nobody needs to find it.
     pub listen: Option<SocketAddr>,
-    /// What others are told. `None`: the address that is listened at.
-    pub advertise: Option<SocketAddr>,
-    /// Where mgmtds may be; this process's own may be among them.
-    pub mgmtds: Vec<SocketAddr>,
+    /// What others are told, best first; empty where nobody needs to find it.
+    pub advertise: Vec<Address>,
+    /// Where mgmtds may be, best first; this process's own may be among them.
+    pub mgmtds: Vec<Address>,
+    pub fabric: FabricPlan,
 }
 
 /// The metadata store.

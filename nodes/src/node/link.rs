@@ -40,8 +40,9 @@ pub(super) fn peers(a: &Assembly, plan: &LinkPlan) -> Result<Peers, Failure> {
     let shards = u16::try_from(a.shards).expect("checked by the settings");
     let (secret, cluster) = (plan.secret.bytes().to_vec(), a.cluster.clone());
     let (node, incarnation) = (a.node, a.incarnation);
-    Peers::new(Config { node, incarnation, shards, cluster, secret, ..Config::default() })
-        .map_err(failed)
+    let (fabric, device_ips) = (plan.fabric.wanted, plan.fabric.device_ips());
+    let who = Config { node, incarnation, shards, cluster, secret, ..Config::default() };
+    Peers::new(Config { fabric, device_ips, ..who }).map_err(failed)
 }
 
 /// What each shard does first.
@@ -102,11 +103,14 @@ pub(super) fn keep_finding_mgmtds(
     cx: &Cx,
     agent: Addr<Agent>,
     own: Option<RawAddr>,
-    mgmtds: Vec<SocketAddr>,
-    own_address: Option<SocketAddr>,
+    peers: Peers,
+    mgmtds: Vec<Address>,
+    own_addresses: Vec<Address>,
     trouble: Trouble,
 ) {
-    let others: Vec<SocketAddr> = mgmtds.into_iter().filter(|a| Some(*a) != own_address).collect();
+    let mut others: Vec<SocketAddr> = mgmtds.into_iter().map(|a| a.socket).collect();
+    others.retain(|at| own_addresses.iter().all(|own| own.socket != *at));
+    others.dedup();
     if others.is_empty() {
         return;
     }
@@ -116,9 +120,21 @@ pub(super) fn keep_finding_mgmtds(
         loop {
             let before = found.clone();
             let mut whys = String::new();
+            let mut answered: Vec<RawAddr> = Vec::new();
+            // One process may be named by several addresses; it is asked at one of them.
+            let is_at = |a: &RawAddr, at: SocketAddr| {
+                peers.addresses(a.node).iter().any(|known| known.socket == at)
+            };
             for (at, known) in others.iter().zip(&mut found) {
+                if let Some(same) = answered.iter().find(|a| is_at(a, *at)) {
+                    *known = Some(*same);
+                    continue;
+                }
                 match find(*at, MGMTD).await {
-                    Ok(addr) => *known = Some(addr),
+                    Ok(addr) => {
+                        *known = Some(addr);
+                        answered.push(addr);
+                    }
                     // What is known stays: it is the agent that finds out who leads.
                     Err(why) => {
                         let comma = if whys.is_empty() { "" } else { "; " };
@@ -126,9 +142,17 @@ pub(super) fn keep_finding_mgmtds(
                     }
                 }
             }
+            for (at, known) in others.iter().zip(&mut found) {
+                *known = known.or_else(|| answered.iter().find(|a| is_at(a, *at)).copied());
+            }
             trouble.note(whys);
             if found != before {
-                let all = own.iter().chain(found.iter().flatten()).copied().collect();
+                let mut all: Vec<RawAddr> = Vec::new();
+                for addr in own.iter().chain(found.iter().flatten()) {
+                    if !all.contains(addr) {
+                        all.push(*addr);
+                    }
+                }
                 if let Err(e) = cx.ask(agent, SetMgmtds { mgmtds: all }).await {
                     tracing::warn!("the agent was not told of the mgmtds: {e}");
                     found = before;

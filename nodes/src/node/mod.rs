@@ -8,6 +8,7 @@
 
 mod assembly;
 pub mod check;
+pub mod doctor;
 pub mod ending;
 mod keeper;
 mod latest;
@@ -24,7 +25,7 @@ use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
 use t3fs_runtime::{Addr, Ask, Cx, Handle, RawAddr};
-use t3fs_transport::Peers;
+use t3fs_transport::{Fabric, Peers};
 
 use crate::config::roles::Role;
 use crate::failure::{Failure, failed};
@@ -100,7 +101,13 @@ impl Node {
     /// Starts everything. What it returns serves others, and can serve a mount if it is a client.
     pub fn start(assembly: Assembly, go_on: GoOn<'_>) -> Result<Node, Failure> {
         let a = Arc::new(assembly);
-        let budget = Budget::for_machine(limits::memory_bytes(), a.shards, a.targets_expected());
+        let mut budget =
+            Budget::for_machine(limits::memory_bytes(), a.shards, a.targets_expected());
+        if let Some(plan) = &a.link {
+            budget.rdma_memory = plan.fabric.pinned_bytes();
+            tracing::info!("{}", plan.fabric.describe());
+        }
+        tracing::info!("{}", budget.report());
         let peers = a.link.as_ref().map(|plan| link::peers(&a, plan)).transpose()?;
         let layout = Layout {
             node: a.node,
@@ -143,6 +150,16 @@ impl Node {
     /// For checks from other threads.
     pub fn checker(&self) -> check::Checker {
         check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent }
+    }
+
+    /// For the doctor, from other threads.
+    pub fn doctor(&self) -> doctor::Doctor {
+        doctor::Doctor {
+            remote: self.shards.remotes[0].clone(),
+            agent: self.agent,
+            peers: self.peers.clone(),
+            assembly: Arc::clone(&self.assembly),
+        }
     }
 
     /// Roles and address, for people.
@@ -278,11 +295,15 @@ impl Starting<'_> {
         if let Some(at) = plan.listen {
             let bound =
                 on_shard(&self.remotes[0], "listening", async move |_: Cx| link::listen(at))??;
-            self.about += &format!(", node {}, at TCP://{bound}", self.a.node.0);
+            let served = plan.advertise.iter().filter(|a| a.fabric == Fabric::Rdma);
+            let also: String = served.map(|a| format!(" and {a}")).collect();
+            self.about += &format!(", node {}, at TCP://{bound}{also}", self.a.node.0);
         }
-        let (mgmtds, own, trouble) = (plan.mgmtds.clone(), plan.advertise, self.trouble.clone());
+        let (mgmtds, own, trouble) =
+            (plan.mgmtds.clone(), plan.advertise.clone(), self.trouble.clone());
+        let peers = peers.clone();
         on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
-            link::keep_finding_mgmtds(&cx, agent, mgmtd, mgmtds, own, trouble);
+            link::keep_finding_mgmtds(&cx, agent, mgmtd, peers, mgmtds, own, trouble);
         })
     }
 

@@ -21,7 +21,6 @@ use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
-use t3fs_transport::{Address, Fabric};
 
 use super::assembly::{Assembly, Targets};
 use super::latest::Teller;
@@ -151,14 +150,13 @@ fn server_info(a: &Assembly) -> ServerInfo {
         (Role::Storage, Part::Storage),
     ];
     let roles = parts.into_iter().filter(|(role, _)| a.roles.has(*role)).map(|(_, p)| p);
-    let socket = a.link.as_ref().and_then(|plan| plan.advertise);
-    let address = socket.map(|socket| Address { fabric: Fabric::Tcp, socket }.to_string());
+    let told = a.link.iter().flat_map(|plan| &plan.advertise);
     let mut tags = Vec::new();
     if let Targets::Assigned { server, .. } = &a.targets {
         // For who makes chains.
         tags.push((DISKS_TAG.to_owned(), server.disks.len().to_string()));
     }
-    ServerInfo { roles: roles.collect(), addresses: address.into_iter().collect(), tags }
+    ServerInfo { roles: roles.collect(), addresses: told.map(ToString::to_string).collect(), tags }
 }
 
 /// The tag that says how many disks a storage node has.

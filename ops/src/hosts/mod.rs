@@ -187,6 +187,11 @@ impl Host {
         (IpAddr::V4(self.ip), port).into()
     }
 
+    /// `ip@namespace`, as the transport's tests want to be told where to live.
+    pub fn place(&self) -> String {
+        format!("{}@{}", self.ip, self.file().display())
+    }
+
     /// Locally administered, made of the address.
     fn mac(&self) -> String {
         let [a, b, c, d] = self.ip.octets();

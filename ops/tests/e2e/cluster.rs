@@ -167,7 +167,7 @@ impl Cluster {
 
     /// Waits until all replicas are back and alike.
     #[track_caller]
-    fn becomes_whole(&self, client: &str, limit: Duration) {
+    pub fn becomes_whole(&self, client: &str, limit: Duration) {
         let mut last = String::new();
         let whole = command::poll_until(limit, || match self.is_whole(client) {
             Ok(_) => true,

@@ -86,6 +86,22 @@ pub fn binary() -> PathBuf {
     binary
 }
 
+/// The tests of the transport that hold for every link, as a program. From the variable
+/// T3FS_CONFORMANCE, else the one that was built last beside this one.
+pub fn conformance() -> PathBuf {
+    if let Some(binary) = env::var_os("T3FS_CONFORMANCE") {
+        return binary.into();
+    }
+    let test = env::current_exe().expect("our own path");
+    let built = fs::read_dir(test.parent().expect("a folder")).expect("what was built");
+    let programs = built.flatten().map(|file| file.path()).filter(|path| {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        name.starts_with("conformance-") && !name.contains('.')
+    });
+    let age = |path: &PathBuf| fs::metadata(path).and_then(|m| m.modified()).ok();
+    programs.max_by_key(age).expect("the conformance suite: build the workspace's tests first")
+}
+
 /// Folders for one file system: mount point, data, log. Removed when dropped.
 pub struct Site {
     // Dropped in this order.

@@ -11,10 +11,12 @@ mod harness;
 
 mod cluster;
 mod crash;
+mod fabric;
 mod hosts;
 mod large;
 mod lifecycle;
 mod mounting;
+mod networks;
 mod posix;
 mod refusals;
 mod replicas;

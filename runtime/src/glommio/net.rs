@@ -22,7 +22,7 @@ use bytes::BytesMut;
 use futures::{AsyncRead, AsyncWrite};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
 
-use crate::net::{KERNEL_PATIENCE, Listener, Net, Socket, Stream};
+use crate::net::{KERNEL_PATIENCE, Listener, Net, Socket, Stream, Watch};
 use crate::slot::Slot;
 
 /// Bytes that one read for small things takes. Above that they are copied once more than needed.
@@ -64,6 +64,10 @@ impl Net for Sockets {
     fn adopt(&self, socket: Socket) -> io::Result<Rc<dyn Stream>> {
         connection(stream_of(socket.0))
     }
+
+    fn watch(&self, fd: OwnedFd) -> Box<dyn Watch> {
+        Box::new(Watched { fd, wait: Readable::default() })
+    }
 }
 
 fn stream_of(fd: OwnedFd) -> TcpStream {
@@ -99,6 +103,17 @@ impl Readable {
         let _ = ready!(Pin::new(stream).poll_read(cx, &mut [0; 1]));
         self.0 = None;
         Poll::Ready(Ok(()))
+    }
+}
+
+struct Watched {
+    fd: OwnedFd,
+    wait: Readable,
+}
+
+impl Watch for Watched {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.wait.poll(self.fd.as_fd(), cx)
     }
 }
 
@@ -205,6 +220,10 @@ impl Stream for Connection {
         // Tries once more and then polls for room.
         let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
         Pin::new(&mut *self.tcp.borrow_mut()).poll_write(cx, first)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.tcp.borrow().local_addr().map_err(io::Error::from)
     }
 
     fn shutdown(&self) {

@@ -16,8 +16,10 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
+use super::agree::{self, Agreed};
 use super::handshake::{Guest, Talk, greet, refuse, welcome};
 use super::refusal::Refusal;
+use crate::rdma::Ends;
 
 /// A proved connection on its way to its shard.
 pub(crate) struct Arrival {
@@ -211,11 +213,31 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
             note(me, why, from);
             tell(&mut talk, why).await;
         }
-        Ok(link) => match welcome(&mut talk, &me.peers, &guest).await {
-            Ok(()) => me.install(&link, talk, from, guest.incarnation, false),
-            Err(_) => note(me, Refusal::Left, from),
-        },
+        Ok(link) => {
+            let (cx, limit) = (shard.cx(), me.peers.config().limits.handshake);
+            drop(shard); // the guest may take its time
+            let late = me.alarm(&cx, limit);
+            let agreed = before(receive(me, &mut talk, &guest), late).await;
+            match agreed.unwrap_or(Err(Refusal::Silent)) {
+                // Which address of ours it knows is not known here.
+                Ok(agreed) => {
+                    me.install(&link, talk, agreed, from.into(), guest.incarnation, false)
+                }
+                Err(why) => note(me, why, from),
+            }
+        }
     }
+}
+
+/// Welcomes a guest and agrees with it on what carries the frames.
+async fn receive(me: &Rc<Shared>, talk: &mut Talk, guest: &Guest) -> Result<Agreed, Refusal> {
+    welcome(talk, &me.peers, guest).await.map_err(|_| Refusal::Left)?;
+    if guest.version == 1 {
+        return Ok(Agreed::tcp(None));
+    }
+    let local = talk.stream.local_addr().map_err(|_| Refusal::Left)?.ip();
+    let ends = Ends { node: guest.node, shard: guest.from_shard, here: me.index };
+    agree::accepted(talk, || me.half(local), ends).await
 }
 
 #[cfg(test)]

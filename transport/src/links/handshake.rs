@@ -10,6 +10,7 @@
 //! 4 welcome   <-   [node u32][incarnation u32][shards u16]
 //!                  [services u16][{service u16, shard u16, slot u16} ...]
 //!                  [BLAKE3 keyed, over "acceptor" and all bytes so far]
+//! 5, 6, 7          what carries the frames: `agree.rs`, since version 2
 //! 9 refusal   <-   [reason u8], in place of 2 or 4
 //! ```
 //!
@@ -31,7 +32,7 @@ use crate::peers::{CLUSTER_MAX, Card, Known, Peers, SERVICES_MAX};
 
 /// Versions of the link protocol that this build speaks.
 pub const VERSION_MIN: u16 = 1;
-pub const VERSION_MAX: u16 = 1;
+pub const VERSION_MAX: u16 = 2;
 
 const MAGIC: [u8; 4] = *b"t3hs";
 const HEAD: usize = 8;
@@ -84,6 +85,8 @@ pub(crate) struct Guest {
     pub(crate) incarnation: u32,
     pub(crate) from_shard: u16,
     pub(crate) to_shard: u16,
+    /// Of the link protocol, spoken from here on.
+    pub(crate) version: u16,
     /// All bytes so far, hashed: the welcome proves them too.
     transcript: [u8; 32],
 }
@@ -101,7 +104,7 @@ impl Talk {
         Talk { stream, land: BytesMut::new(), transcript: blake3::Hasher::new() }
     }
 
-    async fn send(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
+    pub(super) async fn send(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
         let message = message(kind, body);
         self.transcript.update(&message);
         let mut rest = &message[..];
@@ -115,7 +118,7 @@ impl Talk {
 
     /// The next message, whole. Garbage is noticed at its first bytes, and no more than one
     /// message's bytes are ever kept.
-    async fn receive(&mut self) -> Result<(u8, Bytes), DialError> {
+    pub(super) async fn receive(&mut self) -> Result<(u8, Bytes), DialError> {
         loop {
             if let Some(len) = message_length(&self.land).map_err(DialError::RefusedHere)?
                 && self.land.len() >= len
@@ -257,14 +260,15 @@ fn decode_welcome(mut b: Bytes) -> Result<Known, Refusal> {
     Ok(Known { node, incarnation, shards, card })
 }
 
-/// The dialer's side. `wanted` is the node that is thought to live there.
+/// The dialer's side: who is there, and the version that is spoken. `wanted` is the node that is
+/// thought to live there.
 pub(crate) async fn dial(
     talk: &mut Talk,
     peers: &Peers,
     from_shard: u16,
     to_shard: u16,
     wanted: Option<NodeId>,
-) -> Result<Known, DialError> {
+) -> Result<(Known, u16), DialError> {
     let me = peers.config();
     let hello = Hello {
         lowest: VERSION_MIN,
@@ -283,7 +287,8 @@ pub(crate) async fn dial(
     if challenge.len() != 2 + NONCE {
         return Err(DialError::RefusedHere(Refusal::Garbage));
     }
-    if !(VERSION_MIN..=VERSION_MAX).contains(&challenge.get_u16_le()) {
+    let version = challenge.get_u16_le();
+    if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
         return Err(DialError::RefusedHere(Refusal::Version));
     }
     let proof = talk.proof(peers.key(), DIALER);
@@ -299,7 +304,7 @@ pub(crate) async fn dial(
         })
         .map_err(DialError::RefusedHere)?;
     peers.learn(known.clone());
-    Ok(known)
+    Ok((known, version))
 }
 
 fn check_welcome(key: &[u8; 32], before: &[u8; 32], body: Bytes) -> Result<Known, Refusal> {
@@ -358,6 +363,7 @@ pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, Refus
         incarnation: hello.incarnation,
         from_shard: hello.from_shard,
         to_shard: hello.to_shard,
+        version,
         transcript: *talk.transcript.finalize().as_bytes(),
     })
 }
@@ -391,7 +397,7 @@ fn judge(hello: &Hello, peers: &Peers) -> Result<u16, Refusal> {
     Ok(hello.highest.min(VERSION_MAX))
 }
 
-/// The last message of the handshake, sent by the shard that the guest came for.
+/// The acceptor's proof, sent by the shard that the guest came for.
 pub(crate) async fn welcome(talk: &mut Talk, peers: &Peers, guest: &Guest) -> io::Result<()> {
     let known = peers.myself();
     let mut body = encode_welcome(&known);
@@ -457,7 +463,7 @@ mod tests {
         assert_eq!(judge(&Hello { lowest: 1, highest: 7, ..hello() }, &p), Ok(VERSION_MAX));
         let refused = [
             (Hello { lowest: 0, highest: 0, ..hello() }, Refusal::Version),
-            (Hello { lowest: 2, highest: 3, ..hello() }, Refusal::Version),
+            (Hello { lowest: 3, highest: 4, ..hello() }, Refusal::Version),
             (Hello { cluster: b"d".to_vec(), ..hello() }, Refusal::Cluster),
             (Hello { node: NodeId(1), ..hello() }, Refusal::SameNode),
             (Hello { wanted: NodeId(7), ..hello() }, Refusal::OtherNode),

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Frame, FrameKind};
 
 use crate::peers::Limits;
@@ -13,14 +14,6 @@ use crate::tcp::frame::fits;
 pub(crate) struct Load {
     pub(crate) frames: usize,
     pub(crate) bytes: usize,
-}
-
-/// The next thing to send.
-#[derive(Debug)]
-pub(crate) enum Outgoing {
-    Ping,
-    Pong,
-    Frame(Frame),
 }
 
 pub(crate) struct Lanes {
@@ -95,20 +88,34 @@ impl Lanes {
         Load { frames: asks.frames + replies.frames, bytes: asks.bytes + replies.bytes }
     }
 
-    /// Takes the next out, control first. From here on it counts as sent.
-    pub(crate) fn next(&mut self) -> Option<Outgoing> {
-        if std::mem::take(&mut self.pong) {
-            return Some(Outgoing::Pong);
-        }
-        if std::mem::take(&mut self.ping) {
-            return Some(Outgoing::Ping);
-        }
-        let [control, bulk] = &mut self.queues;
-        let frame = control.pop_front().or_else(|| bulk.pop_front())?;
+    pub(crate) fn has_ping(&self) -> bool {
+        self.ping
+    }
+
+    pub(crate) fn has_pong(&self) -> bool {
+        self.pong
+    }
+
+    pub(crate) fn take_ping(&mut self) -> bool {
+        std::mem::take(&mut self.ping)
+    }
+
+    pub(crate) fn take_pong(&mut self) -> bool {
+        std::mem::take(&mut self.pong)
+    }
+
+    /// The first frame of a lane.
+    pub(crate) fn peek(&self, lane: Lane) -> Option<&Frame> {
+        self.queues[lane as usize].front()
+    }
+
+    /// Takes the first frame of a lane out. From here on it counts as sent.
+    pub(crate) fn take(&mut self, lane: Lane) -> Option<Frame> {
+        let frame = self.queues[lane as usize].pop_front()?;
         let load = &mut self.load[is_reply(&frame)];
         load.frames -= 1;
         load.bytes -= size(&frame);
-        Some(Outgoing::Frame(frame))
+        Some(frame)
     }
 
     /// Empties the lanes; the asks among what waited, which were certainly not sent.
@@ -122,8 +129,8 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use t3fs_runtime::NodeId;
     use t3fs_runtime::wire::{BULK_MAX, Payload};
-    use t3fs_runtime::{Lane, NodeId};
 
     use super::*;
 
@@ -139,6 +146,7 @@ mod tests {
             from_shard: 0,
             ask,
             ttl_us: 1,
+            reply_room: 0,
             payload: Payload { body: Bytes::from_static(b"body"), bulks },
         }
     }
@@ -150,7 +158,7 @@ mod tests {
         lanes.push(frame(FrameKind::Ask, Lane::Bulk, 1, 5000)).unwrap();
         assert!(lanes.push(frame(FrameKind::Ask, Lane::Bulk, 2, 1)).is_err());
         assert!(lanes.push(frame(FrameKind::Reply, Lane::Bulk, 3, 5000)).is_ok(), "replies apart");
-        while lanes.next().is_some() {}
+        while lanes.take(Lane::Bulk).is_some() {}
         assert_eq!(lanes.load(), Load::default());
         for ask in 0..3 {
             lanes.push(frame(FrameKind::Ask, Lane::Control, ask, 0)).unwrap();

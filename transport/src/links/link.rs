@@ -2,9 +2,10 @@
 //! frames that wait for it.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use t3fs_runtime::net::Stream;
@@ -13,12 +14,15 @@ use t3fs_runtime::{NodeId, Time};
 
 use super::lanes::Lanes;
 use super::silence::Silence;
-use crate::peers::{Limits, LinkState, LinkStats};
-use crate::tcp;
+use crate::address::Fabric;
+use crate::peers::{Limits, LinkState, LinkStats, OneSided};
+use crate::{rdma, tcp};
 
 /// What moves the frames of a connection.
 pub(crate) enum Carrier {
     Tcp(tcp::Carrier),
+    /// The stream carries nothing; its end ends the connection.
+    Rdma(rdma::Carrier),
 }
 
 /// A connection that has passed its handshake.
@@ -38,6 +42,7 @@ pub(crate) struct Connection {
     ended: Cell<bool>,
     /// The task that sends, while there is nothing to send.
     sender: RefCell<Option<Waker>>,
+    poked: Cell<bool>,
 }
 
 pub(super) enum State {
@@ -59,6 +64,10 @@ pub(crate) struct Link {
     /// The next pause after a failed attempt; zero until one has failed.
     pub(super) backoff: Cell<Duration>,
     pub(super) last_error: RefCell<Option<String>>,
+    /// Why the connection is not carried by a queue pair, where one was wanted.
+    pub(super) why_not_rdma: RefCell<Option<String>>,
+    /// Of connections that have ended.
+    pub(super) one_sided: Cell<OneSided>,
     /// Where the last connection of ours was made, and which incarnation answered.
     pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
     pub(crate) frames_received: Cell<u64>,
@@ -78,6 +87,8 @@ impl Link {
             epoch: Cell::default(),
             backoff: Cell::default(),
             last_error: RefCell::default(),
+            why_not_rdma: RefCell::default(),
+            one_sided: Cell::default(),
             answered: Cell::default(),
             frames_received: Cell::default(),
             frames_sent: Cell::default(),
@@ -117,6 +128,9 @@ impl Link {
     pub(super) fn stats(&self, local_shard: u16) -> LinkStats {
         let connection = self.connection();
         let load = self.lanes.borrow().borrow().load();
+        let carrier = connection.as_ref().map(|c| c.fabric());
+        let one_sided = connection.as_ref().map(|c| c.one_sided()).unwrap_or_default();
+        let one_sided = self.one_sided.get() + one_sided;
         LinkStats {
             local_shard,
             remote_shard: self.shard,
@@ -127,6 +141,7 @@ impl Link {
             },
             epoch: self.epoch.get(),
             socket: connection.as_ref().map(|c| c.peer),
+            since: connection.as_ref().map(|c| c.since),
             frames_sent: self.frames_sent.get(),
             frames_received: self.frames_received.get(),
             bytes_sent: self.bytes_sent.get(),
@@ -134,6 +149,9 @@ impl Link {
             queued_frames: load.frames,
             queued_bytes: load.bytes,
             last_error: self.last_error.borrow().clone(),
+            carrier,
+            why_not_rdma: self.why_not_rdma.borrow().clone(),
+            one_sided,
         }
     }
 }
@@ -160,22 +178,52 @@ impl Connection {
             received: Rc::default(),
             ended: Cell::default(),
             sender: RefCell::default(),
+            poked: Cell::default(),
         })
     }
 
     /// A number that grows with every sign that the peer lives.
     pub(super) fn signs_of_life(&self) -> u64 {
-        let Carrier::Tcp(tcp) = &self.carrier;
-        self.received.get() + tcp.signs_of_life()
+        match &self.carrier {
+            Carrier::Tcp(tcp) => self.received.get() + tcp.signs_of_life(),
+            Carrier::Rdma(rdma) => rdma.signs_of_life(),
+        }
     }
 
     /// Whether nothing waits or is on its way.
     pub(super) fn is_idle(&self) -> bool {
-        let Carrier::Tcp(tcp) = &self.carrier;
-        self.lanes.borrow().is_empty() && tcp.is_idle()
+        let idle = match &self.carrier {
+            Carrier::Tcp(tcp) => tcp.is_idle(),
+            Carrier::Rdma(rdma) => rdma.is_idle(),
+        };
+        idle && self.lanes.borrow().is_empty()
+    }
+
+    pub(super) fn fabric(&self) -> Fabric {
+        match &self.carrier {
+            Carrier::Tcp(_) => Fabric::Tcp,
+            Carrier::Rdma(_) => Fabric::Rdma,
+        }
+    }
+
+    /// What went over its queue pair.
+    pub(super) fn one_sided(&self) -> OneSided {
+        match &self.carrier {
+            Carrier::Tcp(_) => OneSided::default(),
+            Carrier::Rdma(rdma) => {
+                let counts = rdma.counts();
+                OneSided {
+                    bytes_read: counts.bytes_read,
+                    bytes_written: counts.bytes_written,
+                    packets_sent: counts.packets_sent,
+                    packets_received: counts.packets_received,
+                }
+            }
+        }
     }
 
     pub(crate) fn wake_sender(&self) {
+        self.poked.set(true);
         if let Some(w) = self.sender.borrow_mut().take() {
             w.wake();
         }
@@ -187,12 +235,27 @@ impl Connection {
             return false;
         }
         self.stream.shutdown();
+        if let Carrier::Rdma(rdma) = &self.carrier {
+            rdma.end();
+        }
         self.wake_sender();
         true
     }
 
     pub(crate) fn set_sender(&self, waker: Waker) {
         *self.sender.borrow_mut() = Some(waker);
+    }
+
+    /// Waits until the sender was woken since the last time.
+    pub(super) async fn poked(&self) {
+        poll_fn(|cx| {
+            if self.poked.take() {
+                return Poll::Ready(());
+            }
+            self.set_sender(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     pub(crate) fn ended(&self) -> bool {

@@ -8,6 +8,7 @@
 //! Read next: `handshake.rs`, `accept.rs`, then `link.rs` and the carriers (`../tcp/`).
 
 mod accept;
+mod agree;
 pub(crate) mod handshake;
 pub(crate) mod lanes;
 pub(crate) mod link;
@@ -17,15 +18,16 @@ mod silence;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use t3fs_runtime::net::Net;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::wire::{Frame, FrameKind};
-use t3fs_runtime::{AskError, Links, NodeId, Shard, Slot, Time};
+use t3fs_runtime::{AskError, Cx, Links, NodeId, Shard, Slot, Time};
 
 pub(crate) use accept::Arrival;
 use accept::Handshakes;
@@ -36,9 +38,13 @@ pub use refusal::Refusal;
 use refusal::RefusalLog;
 use silence::Verdict;
 
-use crate::peers::{Known, Peers};
+use crate::address::{Address, Fabric};
+use crate::choice::FabricUse;
+use crate::peers::{Known, Peers, RdmaMemory};
 use crate::pool::Pool;
+use crate::rdma::{self, Broken, Ends, Half, Ports};
 use crate::tcp;
+use agree::Agreed;
 
 /// How often silence, timeouts and statistics are looked at, while there is anything to look at.
 const TICK: Duration = Duration::from_millis(250);
@@ -47,6 +53,16 @@ const REPORT: u32 = 4;
 const TRIM: u32 = 20;
 /// Two connections of one pair of shards that are made within this long have crossed.
 const CROSSING: Duration = Duration::from_secs(1);
+
+/// What came.
+pub(crate) enum Incoming {
+    Frame(Frame),
+    Ping,
+    Pong,
+}
+
+/// See `Shared::queue_pair_lost`.
+const YOUNG: Duration = Duration::from_secs(5);
 
 /// Why a connection ended: a few words for the log and for the doctor.
 pub(crate) type Lost = String;
@@ -69,6 +85,9 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
     let net = shard.net().expect("links need a backend with byte streams");
     let here = shard.addr_of::<()>(0, 0).raw();
     assert_eq!((here.node, here.epoch), (peers.config().node, peers.config().incarnation));
+    let (config, pool) = (peers.config(), Pool::default());
+    let ports =
+        Ports::new(config.nics.clone(), &config.limits, shard, Rc::clone(&net), pool.clone());
     let links = Rc::new(Shared {
         shard: Rc::downgrade(shard),
         index: shard.cx().shard_index(),
@@ -76,7 +95,8 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
         net,
         links: RefCell::default(),
         handshakes: Handshakes::default(),
-        pool: Pool::default(),
+        pool,
+        ports,
         log: RefusalLog::incoming(),
         dial_log: RefusalLog::outgoing(),
         ticking: Cell::default(),
@@ -101,6 +121,7 @@ struct Shared {
     handshakes: Handshakes,
     /// Where received payloads lie.
     pool: Pool,
+    ports: Ports,
     log: RefusalLog,
     dial_log: RefusalLog,
     ticking: Cell<bool>,
@@ -123,14 +144,16 @@ impl NodeLinks {
         if let Some(known) = me.still_linked(at) {
             return Ok(known);
         }
-        let (talk, known) = match me.dial(at, 0, None).await {
+        let fabric = if me.peers.reaches(at.ip()) { Fabric::Rdma } else { Fabric::Tcp };
+        let address = Address { fabric, socket: at };
+        let (talk, known, agreed) = match me.dial(address, 0, None).await {
             Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
             dialed => dialed.map_err(|e| format!("{at}: {e}"))?,
         };
         me.peers.learn_address(known.node, at);
         let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
         link.answered.set(Some((at, known.incarnation)));
-        me.install(&link, talk, at, known.incarnation, true);
+        me.install(&link, talk, agreed, address, known.incarnation, true);
         Ok(known)
     }
 
@@ -159,6 +182,7 @@ impl NodeLinks {
             self.0.give_up_unsent(&link, "this node is going down");
         }
         self.0.links.borrow_mut().clear();
+        self.0.ports.stop();
         self.0.report();
     }
 }
@@ -232,25 +256,70 @@ impl Shared {
     /// Connects to an address and shakes hands, within the limits.
     async fn dial(
         &self,
-        at: SocketAddr,
+        at: Address,
         to_shard: u16,
         wanted: Option<NodeId>,
-    ) -> Result<(Talk, Known), DialError> {
+    ) -> Result<(Talk, Known, Agreed), DialError> {
         let gone = || DialError::Io(std::io::Error::other("this shard has ended"));
         let cx = self.shard.upgrade().ok_or_else(gone)?.cx();
         let limits = &self.peers.config().limits;
         let stream = Slot::new();
-        self.net.connect(at, limits.connect, stream.clone());
+        self.net.connect(at.socket, limits.connect, stream.clone());
         let mut talk = Talk::new(stream.await?);
+        let shake = async {
+            let done = dial(&mut talk, &self.peers, self.index, to_shard, wanted).await;
+            let (known, version) = done?;
+            let ends = Ends { node: known.node, shard: to_shard, here: self.index };
+            let agreed = self.agree_dialed(&mut talk, at, version, ends).await?;
+            Ok((known, agreed))
+        };
+        let done = before(shake, self.alarm(&cx, limits.handshake)).await;
+        let (known, agreed) = done.unwrap_or(Err(DialError::RefusedHere(Refusal::Silent)))?;
+        Ok((talk, known, agreed))
+    }
+
+    /// Rings once, after so long.
+    fn alarm(&self, cx: &Cx, limit: Duration) -> Slot<()> {
         let late = Slot::new();
-        let (clock, ring, limit) = (cx.clone(), late.clone(), limits.handshake);
+        let (clock, ring) = (cx.clone(), late.clone());
         cx.spawn(async move {
             clock.sleep(limit).await;
             ring.fill(());
         });
-        let done = before(dial(&mut talk, &self.peers, self.index, to_shard, wanted), late).await;
-        let known = done.unwrap_or(Err(DialError::RefusedHere(Refusal::Silent)))?;
-        Ok((talk, known))
+        late
+    }
+
+    /// What carries a connection that we have dialled.
+    async fn agree_dialed(
+        &self,
+        talk: &mut Talk,
+        at: Address,
+        version: u16,
+        ends: Ends,
+    ) -> Result<Agreed, DialError> {
+        let wanted = self.peers.offers(at);
+        let agreed = match version {
+            1 => Agreed::tcp(wanted.then(|| "the peer is an older build".into())),
+            _ => {
+                let local = talk.stream.local_addr()?.ip();
+                let half = if wanted { self.half(local) } else { Err(String::new()) };
+                agree::dialed(talk, half, ends).await?
+            }
+        };
+        if self.peers.config().fabric == FabricUse::Rdma
+            && let Some(why) = &agreed.why_not_rdma
+        {
+            return Err(DialError::Io(std::io::Error::other(format!("no queue pair: {why}"))));
+        }
+        Ok(agreed)
+    }
+
+    /// A queue pair on the device that has this address of ours.
+    fn half(&self, local: IpAddr) -> Result<Half, String> {
+        match self.peers.config().fabric {
+            FabricUse::Tcp => Err("its fabric is set to tcp".into()),
+            FabricUse::Auto | FabricUse::Rdma => self.ports.half(local),
+        }
     }
 
     /// One attempt at each of the node's addresses.
@@ -266,11 +335,11 @@ impl Shared {
             if !matches!(*link.state.borrow(), State::Connecting) {
                 return; // the peer was faster
             }
-            match self.dial(at, link.shard, Some(link.node)).await {
-                Ok((talk, known)) => {
+            match self.dial(address, link.shard, Some(link.node)).await {
+                Ok((talk, known, agreed)) => {
                     link.answered.set(Some((at, known.incarnation)));
                     self.peers.note_worked(link.node, address, &failed, cx.now());
-                    return self.install(link, talk, at, known.incarnation, true);
+                    return self.install(link, talk, agreed, address, known.incarnation, true);
                 }
                 Err(e) => {
                     self.say_not_connected(&e, link.node, at);
@@ -329,7 +398,8 @@ impl Shared {
         self: &Rc<Self>,
         link: &Rc<Link>,
         talk: Talk,
-        peer: SocketAddr,
+        agreed: Agreed,
+        at: Address,
         incarnation: u32,
         dialed: bool,
     ) {
@@ -342,24 +412,92 @@ impl Shared {
             self.lose(link, &old, "replaced by a newer connection");
         }
         link.epoch.set(link.epoch.get() + 1);
-        let (lanes, carrier) = (Rc::clone(&link.lanes.borrow()), Carrier::Tcp(Default::default()));
-        let connection =
-            Connection::new(talk.stream, peer, incarnation, dialed, cx.now(), lanes, carrier);
+        let (lanes, peer) = (Rc::clone(&link.lanes.borrow()), at.socket);
+        let connection = Connection::new(
+            talk.stream,
+            peer,
+            incarnation,
+            dialed,
+            cx.now(),
+            lanes,
+            agreed.carrier,
+        );
         *link.state.borrow_mut() = State::Up(Rc::clone(&connection));
         tracing::debug!("link to node {} shard {} is up at {peer}", link.node.0, link.shard);
-        let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(&connection));
+        self.note_carrier(link, agreed.why_not_rdma);
+        self.start_carrier(link, &connection, at, talk.land, &cx);
+        self.tick();
+    }
+
+    /// Tells once why there is no queue pair where one was wanted.
+    fn note_carrier(&self, link: &Link, why_not: Option<String>) {
+        if *link.why_not_rdma.borrow() == why_not {
+            return;
+        }
+        if let Some(why) = &why_not {
+            let (node, shard) = (link.node.0, link.shard);
+            tracing::info!("the link to node {node} shard {shard} uses TCP, not RDMA: {why}");
+        }
+        *link.why_not_rdma.borrow_mut() = why_not;
+    }
+
+    /// Starts the two tasks of a connection.
+    fn start_carrier(
+        self: &Rc<Self>,
+        link: &Rc<Link>,
+        connection: &Rc<Connection>,
+        at: Address,
+        land: BytesMut,
+        cx: &Cx,
+    ) {
+        let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(connection));
         cx.spawn(async move {
-            let why = tcp::read(&me.shard, &l, &c, talk.land, me.pool.clone()).await;
+            let why = match &c.carrier {
+                Carrier::Tcp(_) => tcp::read(&me.shard, &l, &c, land, me.pool.clone()).await,
+                Carrier::Rdma(_) => rdma::watch(&c, land).await,
+            };
             me.lose(&l, &c, &why);
         });
-        let (me, l) = (Rc::clone(self), Rc::clone(link));
+        if let Carrier::Rdma(rdma) = &connection.carrier {
+            let (me, l, c) = (Rc::downgrade(self), Rc::clone(link), Rc::downgrade(connection));
+            rdma.install(
+                link,
+                connection,
+                Box::new(move |broken| {
+                    if let (Some(me), Some(c)) = (me.upgrade(), c.upgrade()) {
+                        me.queue_pair_lost(&l, &c, at, broken);
+                    }
+                }),
+            );
+        }
+        let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(connection));
         cx.spawn(async move {
-            let Carrier::Tcp(tcp) = &connection.carrier;
-            if let Err(why) = tcp.write(&l, &connection).await {
-                me.lose(&l, &connection, &why);
+            match &c.carrier {
+                Carrier::Tcp(tcp) => {
+                    if let Err(why) = tcp.write(&l, &c).await {
+                        me.lose(&l, &c, &why);
+                    }
+                }
+                Carrier::Rdma(rdma) => {
+                    while !c.ended() {
+                        rdma.turn();
+                        c.poked().await;
+                    }
+                }
             }
         });
-        self.tick();
+    }
+
+    /// A queue pair that breaks soon after it was made has no working way to the other one: its
+    /// address is avoided, so that the next connection is another.
+    fn queue_pair_lost(&self, link: &Link, c: &Rc<Connection>, at: Address, broken: &Broken) {
+        if let Some(shard) = self.shard.upgrade() {
+            let now = shard.cx().now();
+            if broken.by_device && c.dialed && now.since(c.since) < YOUNG {
+                self.peers.avoid(link.node, at, now);
+            }
+        }
+        self.lose(link, c, &broken.why);
     }
 
     /// Answers the asks that wait and have not begun to leave.
@@ -384,6 +522,7 @@ impl Shared {
         let Some(shard) = self.shard.upgrade() else { return };
         let now = shard.cx().now();
         link.bytes_received.set(link.bytes_received.get() + connection.received.get());
+        link.one_sided.set(link.one_sided.get() + connection.one_sided());
         *link.last_error.borrow_mut() = Some(why.to_owned());
         if now.since(connection.since) < CROSSING {
             self.pause(link, &shard); // it did not even last: do not try again in a circle
@@ -442,6 +581,12 @@ impl Shared {
                 self.lose(&link, &connection, "a later incarnation of the node is known");
                 continue;
             }
+            if let Carrier::Rdma(rdma) = &connection.carrier
+                && let Some(why) = rdma.overstretched()
+            {
+                self.lose(&link, &connection, why);
+                continue;
+            }
             let waited_for = asked.contains(&(link.node, link.shard)) || !connection.is_idle();
             let signs = connection.signs_of_life();
             let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
@@ -463,5 +608,7 @@ impl Shared {
         let links = self.links.borrow();
         let stats = links.values().map(|l| (l.node, l.stats(self.index))).collect();
         self.peers.report(self.index, stats);
+        let (pinned, used) = self.ports.memory();
+        self.peers.report_rdma(self.index, RdmaMemory { pinned, used });
     }
 }

@@ -1,8 +1,54 @@
-//! RDMA: registered memory, what a link needs of a device, and the devices there are.
+//! RDMA as a carrier: frames in packets between queue pairs, payloads one-sided.
 //!
-//! Read next: `nic.rs`, then `memory.rs`.
+//! - `devices.rs`: which devices there are; `nic.rs`: what is needed of one, by `verbs/` (libibverbs)
+//!   or `soft.rs` (a stand-in for tests);
+//! - `memory.rs`: memory that devices reach; `dock.rs`: who may have how much of it;
+//! - `packet.rs`: what one SEND carries; `engine/`: the protocol of one connection, without runtime;
+//! - `shell.rs`: completions, tasks and the end of connections; `ports.rs`: what a shard has open.
+//!
+//! Decision 011 says why it is so.
 
-#[allow(dead_code)]
+mod devices;
+mod dock;
+mod engine;
 mod memory;
-#[allow(dead_code)]
 mod nic;
+pub(crate) mod packet;
+mod ports;
+mod shell;
+#[doc(hidden)]
+pub mod soft;
+#[cfg(feature = "rdma")]
+mod verbs;
+
+use std::sync::Arc;
+
+pub use devices::{DeviceReport, Devices, Gid, LinkLayer, PortRef};
+pub(crate) use dock::Dock;
+pub use engine::FOREIGN;
+pub(crate) use engine::{Ends, Engine, Terms};
+pub(crate) use memory::Pool;
+pub(crate) use nic::Endpoint;
+pub(crate) use nic::{Nic, PACKET};
+pub(crate) use ports::Ports;
+pub(crate) use shell::{Broken, Carrier, Half, watch};
+
+/// Where queue pairs come from.
+#[derive(Clone, Default)]
+pub enum Nics {
+    /// Nowhere: this process talks TCP only.
+    #[default]
+    None,
+    Devices(Arc<Devices>),
+    /// The stand-in for tests.
+    #[doc(hidden)]
+    Soft(soft::Wire),
+}
+
+/// What one side tells the other of its queue pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) endpoint: Endpoint,
+    /// Packets that it takes before it returns credits.
+    pub(crate) credits: u16,
+}

@@ -5,6 +5,7 @@
 //! memory. `verbs/` is the real one; `soft.rs` moves bytes within this process for tests that run
 //! without a device.
 
+use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -67,8 +68,8 @@ pub(crate) enum Work<'a> {
         to: Remote,
         signal: bool,
     },
-    /// Opens memory to the other side of this queue pair; the key is `window.open_key()`, valid for
-    /// what is posted afterwards.
+    /// Opens memory to the other side of this queue pair, by the key that `window.next_key()` has
+    /// returned; it is valid for what is posted afterwards.
     Open {
         id: u64,
         window: &'a dyn Window,
@@ -84,7 +85,7 @@ pub(crate) enum Work<'a> {
 }
 
 /// A memory window of type 2: open to one queue pair at a time, each time with another key.
-pub(crate) trait Window {
+pub(crate) trait Window: Any {
     /// Prepares the next opening and returns its key.
     fn next_key(&self) -> u32;
 }

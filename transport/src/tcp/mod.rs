@@ -16,10 +16,10 @@ use bytes::BytesMut;
 use t3fs_runtime::{Shard, Slot};
 
 use crate::links::link::{Connection, Link};
-use crate::links::{Lost, yield_now};
+use crate::links::{Incoming, Lost, yield_now};
 use crate::pool::Pool;
 use outbox::{Outbox, SLICES};
-use reader::{Incoming, Reader, Turn};
+use reader::{Reader, Turn};
 
 /// Frames and payload bytes taken from one connection before others get their turn.
 const BURST: usize = 128;

@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Crc32c, Frame};
 
 use super::frame::{Head, Kind};
-use crate::links::lanes::{Lanes, Outgoing, bulk_bytes};
+use crate::links::lanes::{Lanes, bulk_bytes};
 
 /// Bytes staged ahead of the socket.
 const STAGE: usize = 512 << 10;
@@ -47,18 +48,20 @@ impl Outbox {
         self.staged.is_empty() && self.tail.is_none()
     }
 
-    /// Fills the stage from the lanes.
+    /// Fills the stage from the lanes, control first.
     pub(crate) fn stage(&mut self, lanes: &mut Lanes) {
         while self.staged_bytes + self.small.len() < STAGE {
             if self.tail.is_some() {
                 self.stage_piece();
+            } else if lanes.take_pong() {
+                self.stage_bare(Kind::Pong);
+            } else if lanes.take_ping() {
+                self.stage_bare(Kind::Ping);
+            } else if let Some(frame) = lanes.take(Lane::Control).or_else(|| lanes.take(Lane::Bulk))
+            {
+                self.stage_frame(frame);
             } else {
-                match lanes.next() {
-                    None => break,
-                    Some(Outgoing::Ping) => self.stage_bare(Kind::Ping),
-                    Some(Outgoing::Pong) => self.stage_bare(Kind::Pong),
-                    Some(Outgoing::Frame(frame)) => self.stage_frame(frame),
-                }
+                break;
             }
         }
         self.flush_small();
@@ -177,7 +180,7 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use t3fs_runtime::wire::{FrameKind, Payload, crc32c};
-    use t3fs_runtime::{Bulk, Lane, NodeId};
+    use t3fs_runtime::{Bulk, NodeId};
 
     use super::super::frame::HEAD;
     use super::*;
@@ -195,6 +198,7 @@ mod tests {
             from_shard: 0,
             ask,
             ttl_us: 1,
+            reply_room: 0,
             payload: Payload { body: Bytes::from_static(b"body"), bulks },
         }
     }

@@ -14,7 +14,7 @@ use t3fs_runtime::{Bulk, NodeId, Slot};
 
 use super::frame::{HEAD, Head, Kind, lengths};
 use crate::linger::Linger;
-use crate::links::Lost;
+use crate::links::{Incoming, Lost};
 use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
@@ -29,13 +29,6 @@ const CHUNK: usize = 256 << 10;
 const AHEAD: usize = 4 << 20;
 /// After so many bytes of one payload other work and other I/O get their turn.
 const TURN: usize = 2 << 20;
-
-/// What came.
-pub(crate) enum Incoming {
-    Frame(Frame),
-    Ping,
-    Pong,
-}
 
 /// One turn of the shard, I/O included, without sleep.
 pub(crate) type Turn = Rc<dyn Fn() -> Slot<()>>;
@@ -114,6 +107,7 @@ impl Reader {
             from_shard: self.from_shard,
             ask: head.ask,
             ttl_us: head.ttl_us,
+            reply_room: 0,
             payload: Payload { body, bulks },
         }))
     }
@@ -253,6 +247,9 @@ mod tests {
             Poll::Ready(Ok(0))
         }
         fn shutdown(&self) {}
+        fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
         fn hand_over(&self) -> io::Result<Socket> {
             Err(io::ErrorKind::Unsupported.into())
         }
@@ -305,6 +302,7 @@ mod tests {
             from_shard: 2,
             ask,
             ttl_us: 5,
+            reply_room: 0,
             payload: Payload {
                 body: vec![ask as u8; body].into(),
                 bulks: bulks.iter().map(|n| vec![!ask as u8; *n].into()).collect(),

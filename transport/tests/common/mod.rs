@@ -1,6 +1,11 @@
 //! Nodes in one test process: each a launch of its own with its own shards and links, an actor
 //! that answers, and a proxy between two nodes that can hold, damage and cut what passes.
-#![allow(dead_code)] // each test file uses its own part
+//!
+//! Nodes listen on this machine's loopback, unless `places.rs` was told of other networks.
+#![allow(dead_code, unused_imports)] // each test file uses its own part
+
+pub mod pair;
+pub mod places;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -12,101 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use rkyv::{Archive, Deserialize, Serialize};
+pub use t3fs_runtime::conformance::echo::{Echo, Ping, Slow, Store, pattern};
 use t3fs_runtime::glommio::{Layout, Shards, launch};
-use t3fs_runtime::{
-    Actor, Addr, AskError, Bulk, Cx, Handle, Me, NodeId, RawAddr, Shard, buf::Carry, no_bulk,
-    protocol,
-};
+use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
 use t3fs_transport::{Config, NodeLinks, Peers, links as node_links};
-
-/// Answers, and remembers in what order it was asked.
-#[derive(Default)]
-pub struct Echo {
-    pub seen: [Vec<u64>; 2],
-}
-
-/// Comes back with its payload.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Store {
-    pub n: u64,
-    #[rkyv(with = rkyv::with::Skip)]
-    pub data: Bulk,
-}
-
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Sent {
-    pub n: u64,
-    #[rkyv(with = rkyv::with::Skip)]
-    pub data: Bulk,
-}
-
-/// The same on the control lane, without payload.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Ping {
-    pub n: u64,
-}
-
-/// Answers after this long, and counts that it was asked.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Slow {
-    pub us: u64,
-}
-
-/// The numbers seen so far: control, bulk.
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Seen {}
-
-impl Carry for Store {
-    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
-        each(&mut self.data);
-    }
-}
-impl Carry for Sent {
-    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
-        each(&mut self.data);
-    }
-}
-#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
-pub struct Order {
-    pub control: Vec<u64>,
-    pub bulk: Vec<u64>,
-}
-no_bulk!(Ping, Slow, Seen, Order);
-
-protocol! { Echo as EchoMsg = 0x7f00 {
-    1 v 1 Store -> Sent, Bulk, 30_000 ms;
-    2 v 1 Ping -> u64, Control, 10_000 ms;
-    3 v 1 Slow -> u64, Control, 30_000 ms;
-    4 v 1 Seen -> Order, Control, 10_000 ms;
-} }
-
-impl Actor for Echo {
-    type Msg = EchoMsg;
-}
-impl Handle<Store> for Echo {
-    async fn handle(me: &Me<Self>, m: Store, _: &Cx) -> Sent {
-        me.with(|s| s.seen[1].push(m.n));
-        Sent { n: m.n, data: m.data }
-    }
-}
-impl Handle<Ping> for Echo {
-    async fn handle(me: &Me<Self>, m: Ping, _: &Cx) -> u64 {
-        me.with(|s| s.seen[0].push(m.n));
-        m.n
-    }
-}
-impl Handle<Slow> for Echo {
-    async fn handle(_: &Me<Self>, m: Slow, cx: &Cx) -> u64 {
-        cx.outlive().sleep(Duration::from_micros(m.us)).await;
-        m.us
-    }
-}
-impl Handle<Seen> for Echo {
-    async fn handle(me: &Me<Self>, _: Seen, _: &Cx) -> Order {
-        me.with(|s| Order { control: s.seen[0].clone(), bulk: s.seen[1].clone() })
-    }
-}
 
 thread_local! {
     static LINKS: RefCell<Option<NodeLinks>> = const { RefCell::new(None) };
@@ -150,18 +64,20 @@ pub fn node(config: Config, listen: bool) -> Node {
         spin: Duration::ZERO,
     };
     let (id, incarnation, count) = (config.node, config.incarnation, config.shards);
+    let place = places::of(id);
     let peers = Peers::new(config).unwrap();
     peers.publish(7, 0, 0);
     let (tx, rx) = mpsc::channel();
     let shared = peers.clone();
     let start = Arc::new(move |shard: Rc<Shard>| -> Pin<Box<dyn Future<Output = ()>>> {
-        let (tx, peers) = (tx.clone(), shared.clone());
+        let (tx, peers, place) = (tx.clone(), shared.clone(), place.clone());
         Box::pin(async move {
+            place.enter();
             let links = node_links::start(&shard, &peers);
             let cx = shard.cx();
             cx.start(Echo::default());
             let at = (listen && cx.shard_index() == 0)
-                .then(|| links.listen("127.0.0.1:0".parse().unwrap()).unwrap());
+                .then(|| links.listen((place.ip, 0).into()).unwrap());
             LINKS.with_borrow_mut(|l| *l = Some(links));
             tx.send(at).unwrap();
         })
@@ -255,12 +171,16 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub fn before(server: SocketAddr) -> Proxy {
-        let door = TcpListener::bind("127.0.0.1:0").unwrap();
-        let at = door.local_addr().unwrap();
+    /// Lives where `asker` does.
+    pub fn before(server: SocketAddr, asker: NodeId) -> Proxy {
+        let place = places::of(asker);
         let faults = Arc::new(Faults::default());
         let f = Arc::clone(&faults);
+        let (tx, rx) = mpsc::channel();
         std::thread::spawn(move || {
+            place.enter();
+            let door = TcpListener::bind((place.ip, 0)).unwrap();
+            tx.send(door.local_addr().unwrap()).unwrap();
             for client in door.incoming().map_while(Result::ok) {
                 let Ok(up) = TcpStream::connect(server) else { continue };
                 for s in [&client, &up] {
@@ -273,7 +193,7 @@ impl Proxy {
                 std::thread::spawn(move || pump(u2, c2, &f2, false));
             }
         });
-        Proxy { at, faults }
+        Proxy { at: rx.recv().unwrap(), faults }
     }
 
     /// Cuts all connections at once.
@@ -322,23 +242,6 @@ fn pump(mut from: TcpStream, mut to: TcpStream, f: &Faults, towards_server: bool
     }
     let _ = to.shutdown(Shutdown::Both);
     let _ = from.shutdown(Shutdown::Both);
-}
-
-/// Payload bytes that differ by place and number.
-pub fn pattern(n: u64, len: usize) -> Bulk {
-    let mut v = vec![0u8; len];
-    for (i, chunk) in v.chunks_mut(4096).enumerate() {
-        chunk.fill((n as u8).wrapping_mul(31).wrapping_add(i as u8));
-    }
-    v.into()
-}
-
-pub fn is_unknown<T>(r: &Result<T, AskError>) -> bool {
-    matches!(r, Err(AskError::Unknown(_)))
-}
-
-pub fn is_not_sent<T>(r: &Result<T, AskError>) -> bool {
-    matches!(r, Err(AskError::NotSent(_)))
 }
 
 /// Open descriptors of this process.

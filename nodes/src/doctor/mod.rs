@@ -1,0 +1,194 @@
+//! `t3fs-node doctor`: by what fabric processes talk to each other, why, and what keeps a faster one
+//! from being used.
+//!
+//! A running process is asked over its control socket and looks at its own links
+//! (`node/doctor.rs`); with `--cluster` the doctor joins for a moment and looks at its own; without
+//! either it says what this host has.
+
+pub mod table;
+pub mod view;
+pub mod why;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use t3fs_actors::proto::agent::GetRouting;
+use t3fs_actors::proto::ids::RoutingVersion;
+use t3fs_transport::FabricUse;
+use t3fs_transport::rdma::{DeviceReport, Devices};
+
+use crate::cli::DoctorArgs;
+use crate::config::roles::Roles;
+use crate::config::{self, Settings};
+use crate::control;
+use crate::data::incarnation;
+use crate::data::lock::{FolderLock, Tried};
+use crate::down;
+use crate::fabric::FabricPlan;
+use crate::failure::{Failure, failed, refused};
+use crate::logging::{self, tell};
+use crate::node::{Assembly, KvPlace, LinkPlan, Node, Targets};
+use crate::registry;
+use crate::run::{client_number, secret};
+use crate::service::END_MAX;
+use view::{Device, Host, View};
+
+/// How long mgmtd may take to be found.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_millis(100);
+
+pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
+    let settings = config::load(args.flags()?)?;
+    logging::check(settings.log.as_deref())?;
+    let view = match &args.place {
+        Some(place) => ask(&home_of(place)?)?,
+        None if !args.cluster.is_empty() => join(&settings)?,
+        None if args.host => host_only(&settings),
+        None => match only_home(&settings)? {
+            Some(home) => ask(&home)?,
+            None => host_only(&settings),
+        },
+    };
+    if args.json {
+        tell(&serde_json::to_string(&view).expect("texts and numbers"));
+    } else {
+        table::render(&view).iter().for_each(|line| tell(line));
+        if view.process.is_none() && !args.host {
+            tell(
+                "no process was asked; say `t3fs-node doctor` with a mount, a state or data folder, \
+                  or --cluster",
+            );
+        }
+    }
+    match view.unreachable().as_slice() {
+        [] => Ok(()),
+        nodes => {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            Err(failed(format!("cannot be reached: node {}", nodes.join(", node "))))
+        }
+    }
+}
+
+/// What this host and this program have.
+pub fn host(plan: &FabricPlan) -> Host {
+    let device = |d: DeviceReport| Device {
+        about: d.to_string(),
+        addresses: d.addresses().iter().map(ToString::to_string).collect(),
+        name: d.device,
+        port: d.port,
+        why_not: d.unusable,
+    };
+    let devices = plan.devices.as_ref().map(Devices::report).unwrap_or_default();
+    Host {
+        built_with_rdma: cfg!(feature = "rdma"),
+        fabric: match plan.wanted {
+            FabricUse::Auto => "auto".into(),
+            FabricUse::Tcp => "tcp".into(),
+            FabricUse::Rdma => "rdma".into(),
+        },
+        why_not_rdma: plan.why_not_rdma(),
+        device_filter: plan.filter.clone(),
+        devices: devices.into_iter().map(device).collect(),
+    }
+}
+
+fn host_only(settings: &Settings) -> View {
+    let version = env!("CARGO_PKG_VERSION").into();
+    View { version, host: host(&FabricPlan::look(settings)), process: None }
+}
+
+/// The folder with the control socket of the process that is meant.
+fn home_of(place: &Path) -> Result<PathBuf, Failure> {
+    // Not a path below a mount, which may hang: those that are mounted are looked up first.
+    let mounted = registry::running()?.into_iter().find(|i| i.mount_point == place);
+    if let Some(instance) = mounted {
+        return Ok(instance.data);
+    }
+    if is_served(place) {
+        return Ok(place.to_owned());
+    }
+    down::home_of_mount(place).map_err(|why| {
+        failed(format!("{why}; {} is no folder of a running process either", place.display()))
+    })
+}
+
+/// Whether a process that runs has its control socket there.
+fn is_served(folder: &Path) -> bool {
+    folder.join(control::NAME).exists()
+        && matches!(FolderLock::try_existing(folder), Ok(Tried::Held(_)))
+}
+
+/// The process of this host, if there is just one.
+fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
+    let mut homes: Vec<PathBuf> = registry::running()?.into_iter().map(|i| i.data).collect();
+    // Servers without a mount are in no list: the place that the settings name, and the default one.
+    homes.extend(settings.node_id.and_then(|id| settings.state_or_default(id).ok()));
+    if let Ok(any) = config::settings::default_folder("any", "") {
+        let siblings = std::fs::read_dir(any.parent().expect("it has a name"));
+        homes.extend(siblings.into_iter().flatten().flatten().map(|e| e.path()));
+    }
+    homes.retain(|home| is_served(home));
+    homes.sort();
+    homes.dedup();
+    match homes.as_slice() {
+        [] => Ok(None),
+        [one] => Ok(Some(one.clone())),
+        many => {
+            let many: Vec<String> = many.iter().map(|h| h.display().to_string()).collect();
+            let list = many.join(", ");
+            Err(refused(format!("several t3fs-nodes are running, name the folder of one: {list}")))
+        }
+    }
+}
+
+/// The view of the process that serves this folder.
+fn ask(home: &Path) -> Result<View, Failure> {
+    let mut said = String::new();
+    let end = control::ask(home, "doctor", &mut |line| said = line.to_owned())
+        .map_err(|e| failed(format!("the process of {} does not answer: {e}", home.display())))?;
+    match end {
+        Some(end) if end.status == 0 => serde_json::from_str(&said)
+            .map_err(|e| failed(format!("the answer is of another version of t3fs-node: {e}"))),
+        Some(end) => Err(Failure { status: end.status, line: end.text }),
+        None => Err(failed("the process ended while it looked")),
+    }
+}
+
+/// Joins the cluster for as long as it takes to look at it.
+fn join(settings: &Settings) -> Result<View, Failure> {
+    logging::to_stderr(settings.log.as_deref(), "error")?;
+    let assembly = Assembly {
+        cluster: settings.cluster_id.clone(),
+        node: client_number()?,
+        incarnation: incarnation::by_clock(),
+        roles: Roles::default(),
+        shards: 1,
+        leases: settings.leases,
+        link: Some(LinkPlan {
+            secret: secret(settings)?,
+            listen: None,
+            advertise: Vec::new(),
+            mgmtds: settings.cluster.clone(),
+            fabric: FabricPlan::look(settings),
+        }),
+        kv: KvPlace::Unused,
+        targets: Targets::None,
+        label: "doctor".into(),
+    };
+    let node = Node::start(assembly, &|| Ok(()))?;
+    let began = Instant::now();
+    let found = loop {
+        let asked = node.ask_agent(GetRouting { have: RoutingVersion(0), fresh: true })?;
+        if asked.is_some() {
+            break Ok(());
+        }
+        if began.elapsed() > PATIENCE {
+            break Err(failed(format!("no mgmtd answers{}", node.trouble())));
+        }
+        std::thread::sleep(LOOK);
+    };
+    let view = found.and_then(|()| node.doctor().look());
+    let until = Instant::now() + END_MAX;
+    node.stop(&mut || until)?;
+    view
+}

@@ -1,0 +1,145 @@
+//! The actor that the suite asks: it answers, and remembers what it was asked.
+
+use core::time::Duration;
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::buf::{Bulk, Carry};
+use crate::{Actor, Cx, Handle, Me, no_bulk, protocol};
+
+/// Answers, and remembers in what order it was asked.
+#[derive(Default)]
+pub struct Echo {
+    /// Numbers on the control lane, then those on the bulk lane.
+    pub seen: [Vec<u64>; 2],
+    waiting: u64,
+    waiting_most: u64,
+}
+
+/// Comes back with its payload.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Store {
+    pub n: u64,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Sent {
+    pub n: u64,
+    #[rkyv(with = rkyv::with::Skip)]
+    pub data: Bulk,
+}
+
+/// The same on the control lane, without payload.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Ping {
+    pub n: u64,
+}
+
+/// Answers after this long.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Slow {
+    pub us: u64,
+}
+
+/// Asks what was seen so far.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Seen {}
+
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Order {
+    pub control: Vec<u64>,
+    pub bulk: Vec<u64>,
+    /// Most [`Slow`]s that waited at one time.
+    pub slow_most: u64,
+}
+
+impl Carry for Store {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+
+    fn reply_room(&self) -> usize {
+        self.data.len()
+    }
+}
+impl Carry for Sent {
+    fn bulks(&mut self, each: &mut dyn FnMut(&mut Bulk)) {
+        each(&mut self.data);
+    }
+}
+no_bulk!(Ping, Slow, Seen, Order, Later);
+
+protocol! { Echo as EchoMsg = 0x7f00 {
+    1 v 1 Store -> Sent, Bulk, 30_000 ms;
+    2 v 1 Ping -> u64, Control, 10_000 ms;
+    3 v 1 Slow -> u64, Control, 30_000 ms;
+    4 v 1 Seen -> Order, Control, 10_000 ms;
+} }
+
+impl Actor for Echo {
+    type Msg = EchoMsg;
+}
+impl Handle<Store> for Echo {
+    async fn handle(me: &Me<Self>, m: Store, _: &Cx) -> Sent {
+        me.with(|s| s.seen[1].push(m.n));
+        Sent { n: m.n, data: m.data }
+    }
+}
+impl Handle<Ping> for Echo {
+    async fn handle(me: &Me<Self>, m: Ping, _: &Cx) -> u64 {
+        me.with(|s| s.seen[0].push(m.n));
+        m.n
+    }
+}
+impl Handle<Slow> for Echo {
+    async fn handle(me: &Me<Self>, m: Slow, cx: &Cx) -> u64 {
+        me.with(|s| {
+            s.waiting += 1;
+            s.waiting_most = s.waiting_most.max(s.waiting);
+        });
+        cx.outlive().sleep(Duration::from_micros(m.us)).await;
+        me.with(|s| s.waiting -= 1);
+        m.us
+    }
+}
+impl Handle<Seen> for Echo {
+    async fn handle(me: &Me<Self>, _: Seen, _: &Cx) -> Order {
+        me.with(|s| Order {
+            control: s.seen[0].clone(),
+            bulk: s.seen[1].clone(),
+            slow_most: s.waiting_most,
+        })
+    }
+}
+
+/// An [`Echo`] as a later build might know it: [`Ping`] has a second version there.
+pub struct LaterEcho;
+
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct Later {
+    pub n: u64,
+}
+
+protocol! { LaterEcho as LaterEchoMsg = 0x7f00 {
+    2 v 2 Later -> u64, Control, 10_000 ms;
+} }
+
+impl Actor for LaterEcho {
+    type Msg = LaterEchoMsg;
+}
+impl Handle<Later> for LaterEcho {
+    async fn handle(_: &Me<Self>, m: Later, _: &Cx) -> u64 {
+        m.n
+    }
+}
+
+/// Payload bytes that differ by place and number.
+pub fn pattern(n: u64, len: usize) -> Bulk {
+    let mut v = vec![0u8; len];
+    for (i, chunk) in v.chunks_mut(4096).enumerate() {
+        chunk.fill((n as u8).wrapping_mul(31).wrapping_add(i as u8));
+    }
+    v.into()
+}

@@ -1,0 +1,369 @@
+//! One connection over a queue pair: what is sent, fetched, pushed and opened, and in what order.
+//!
+//! No runtime in here: the shell (`../shell.rs`) says what has completed and which packet has come,
+//! calls [`Engine::pump`], and posts what is queued. A peer that breaks the rules gets an error,
+//! which ends the connection.
+//!
+//! - *Credits.* A packet costs the sender a credit, which the head of a packet of the other
+//!   side returns. The last one is used only to return credits, when half of them are due: so one
+//!   side at least can always go on. Who has too much waiting for its turn returns none meanwhile.
+//! - *Segments* are opened to the other side, announced, fetched in order and released in order.
+//! - *Landings* are opened with an ask, and closed before the reply is delivered.
+//! - Frames of a lane are delivered in the order in which they began; lanes pass each other.
+//!
+//! Read next: `sending.rs`, `receiving.rs`.
+
+mod gather;
+mod receiving;
+mod sending;
+mod source;
+#[cfg(test)]
+mod tests;
+mod unattended;
+
+pub use unattended::FOREIGN;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use t3fs_runtime::{Lane, NodeId, Time};
+
+use super::dock::{Dock, Purpose};
+use super::memory::Piece;
+use super::nic::{Access, Local, PACKET, QueuePair, Remote, Window, Work};
+use super::packet::{self, Builder, PacketHead, Region};
+use crate::links::lanes::Lanes;
+use crate::links::{Incoming, Lost};
+use receiving::LaneIn;
+use sending::Sending;
+
+const LANES: [Lane; 2] = [Lane::Control, Lane::Bulk];
+/// Entries of the send queue that one packet may need with all that goes before it.
+const ENTRIES_OF_PACKET: usize = 8;
+/// Waiting for its turn beyond this many bytes, no credits are returned.
+const WAITING_MAX: usize = 256 << 10;
+
+/// What both sides have agreed on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Packets that the other side takes before it returns credits.
+    pub(crate) credits: u16,
+    /// Packets that we take.
+    pub(crate) granted: u16,
+    /// READs of ours that may be under way.
+    pub(crate) reads_max: usize,
+    /// Entries of our send queue.
+    pub(crate) send_queue: usize,
+    /// Segments that we have open at a time, by lane.
+    pub(crate) segments_max: usize,
+}
+
+/// Who is at the other end, and which shard of ours is at this one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) node: NodeId,
+    pub(crate) shard: u16,
+    pub(crate) here: u16,
+}
+
+/// What went over a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) packets_sent: u64,
+    pub(crate) packets_received: u64,
+    pub(crate) frames_sent: u64,
+    /// Bytes fetched by READ, and pushed by WRITE.
+    pub(crate) bytes_read: u64,
+    pub(crate) bytes_written: u64,
+    /// Bytes of packets.
+    pub(crate) bytes_sent: u64,
+    pub(crate) bytes_received: u64,
+}
+
+/// Memory that is open to the other side.
+struct Exposure {
+    piece: Piece,
+    window: Box<dyn Window>,
+    then: Then,
+}
+
+/// What happens when an exposure has been closed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Free,
+    /// It is payload of a frame that came.
+    Deliver {
+        lane: Lane,
+        serial: u64,
+    },
+}
+
+/// Memory offered for the payload of a reply.
+struct Landing {
+    /// The asker does not wait longer.
+    until: Time,
+    exposures: Vec<u64>,
+    bytes: usize,
+}
+
+/// One entry of the send queue, and the memory that it needs until it has completed.
+struct Task {
+    id: u64,
+    doing: Doing,
+}
+
+enum Doing {
+    Send(Piece),
+    Read { lane: Lane, into: Piece, from: Remote, last: bool },
+    Write { from: Piece, to: Remote },
+    Open { exposure: u64, access: Access },
+    Close { exposure: u64 },
+}
+
+pub(crate) struct Engine {
+    terms: Terms,
+    ends: Ends,
+    counts: Counts,
+    /// Tasks that are to be posted, and those that have been.
+    queued: VecDeque<Task>,
+    posted: VecDeque<Task>,
+    next_task: u64,
+    exposures: BTreeMap<u64, Exposure>,
+    next_exposure: u64,
+    // Out:
+    credits: u16,
+    sequence: u32,
+    sending: [Option<Sending>; 2],
+    /// Segments that the other side has not released.
+    announced: [VecDeque<u64>; 2],
+    /// Landings of the other side, by its ask.
+    offers: BTreeMap<u64, Vec<Region>>,
+    /// There was no memory for something.
+    starved: bool,
+    // In:
+    unreturned: u16,
+    released: [u16; 2],
+    sequence_in: u32,
+    lanes: [LaneIn; 2],
+    next_serial: u64,
+    reads: usize,
+    landings: BTreeMap<u64, Landing>,
+    arrived: VecDeque<Incoming>,
+}
+
+impl Engine {
+    pub(crate) fn new(terms: Terms, ends: Ends) -> Engine {
+        Engine {
+            terms,
+            ends,
+            counts: Counts::default(),
+            queued: VecDeque::new(),
+            posted: VecDeque::new(),
+            next_task: 0,
+            exposures: BTreeMap::new(),
+            next_exposure: 0,
+            credits: terms.credits,
+            sequence: 0,
+            sending: Default::default(),
+            announced: Default::default(),
+            offers: BTreeMap::new(),
+            starved: false,
+            unreturned: 0,
+            released: [0; 2],
+            sequence_in: 0,
+            lanes: Default::default(),
+            next_serial: 0,
+            reads: 0,
+            landings: BTreeMap::new(),
+            arrived: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Whether it would go on if there were memory.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
+    }
+
+    /// Whether nothing is on its way out.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sending.iter().all(Option::is_none)
+            && self.announced.iter().all(VecDeque::is_empty)
+            && self.queued.is_empty()
+    }
+
+    /// The next frame or ping that has come and whose turn it is.
+    pub(crate) fn arrived(&mut self) -> Option<Incoming> {
+        self.arrived.pop_front()
+    }
+
+    /// Bytes of landings whose askers have given up.
+    pub(crate) fn abandoned(&self, now: Time) -> usize {
+        self.landings.values().filter(|l| l.until < now).map(|l| l.bytes).sum()
+    }
+
+    /// A packet has come. The error says what is wrong with it.
+    pub(crate) fn on_packet(&mut self, bytes: &[u8], dock: &Dock) -> Result<(), Lost> {
+        let (head, mut items) = packet::open(bytes)?;
+        self.counts.packets_received += 1;
+        self.counts.bytes_received += bytes.len() as u64;
+        self.unreturned += 1;
+        if self.unreturned > self.terms.granted {
+            return Err("more packets than were allowed".into());
+        }
+        if head.credits > self.terms.credits - self.credits {
+            return Err("more credits than there are".into());
+        }
+        self.credits += head.credits;
+        for lane in LANES {
+            for _ in 0..head.released[lane as usize] {
+                let released = self.announced[lane as usize].pop_front();
+                self.close(released.ok_or("a segment that nobody announced is released")?);
+            }
+        }
+        while let Some(item) = items.next()? {
+            match item {
+                packet::Item::Frame(frame) => self.frame(frame, bytes.len(), dock)?,
+                packet::Item::Segment(lane, segment) => self.segment(lane, segment)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// What was posted under this id, and all before it, has completed.
+    pub(crate) fn on_done(&mut self, id: u64, dock: &Dock) -> Result<(), Lost> {
+        while self.posted.front().is_some_and(|t| t.id <= id) {
+            let task = self.posted.pop_front().expect("just seen");
+            match task.doing {
+                Doing::Send(_) | Doing::Write { .. } | Doing::Open { .. } => {}
+                Doing::Read { lane, into, last, .. } => self.fetched(lane, into, last, dock)?,
+                Doing::Close { exposure } => self.closed(exposure, dock)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues all that can be done now: fetching, and packets out of the lanes.
+    pub(crate) fn pump(&mut self, lanes: &mut Lanes, dock: &Dock, now: Time) {
+        self.starved = false;
+        self.start_reads(dock);
+        while self.queue_room() >= ENTRIES_OF_PACKET {
+            let wants =
+                self.owes_news() || !lanes.is_empty() || self.sending.iter().any(Option::is_some);
+            let may = match self.credits {
+                0 => false,
+                1 => self.must_return(),
+                _ => wants,
+            };
+            if !may {
+                return;
+            }
+            let Some(mut piece) = dock.take(Purpose::Packet, PACKET) else {
+                self.starved = true;
+                return;
+            };
+            let mut b = Builder::new(piece.as_mut_slice());
+            if self.credits > 1 {
+                self.fill(&mut b, lanes, dock, now);
+            }
+            if b.is_empty() && !self.owes_news() {
+                return;
+            }
+            let last = b.is_empty();
+            let len = b.seal(self.packet_head());
+            piece.set_len(len);
+            self.credits -= 1;
+            self.counts.packets_sent += 1;
+            self.counts.bytes_sent += len as u64;
+            self.queue(Doing::Send(piece));
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// Posts what is queued, as far as the send queue has room, with one doorbell.
+    pub(crate) fn post(&mut self, pair: &dyn QueuePair) -> Result<(), Lost> {
+        let n = self.queued.len().min(self.terms.send_queue - self.posted.len());
+        if n == 0 {
+            return Ok(());
+        }
+        let mut work = Vec::with_capacity(n);
+        for (i, task) in self.queued.iter().take(n).enumerate() {
+            work.push(self.work(task, i + 1 == n));
+        }
+        let done = pair.post(&work);
+        drop(work);
+        self.posted.extend(self.queued.drain(..n));
+        done
+    }
+
+    fn work<'a>(&'a self, task: &'a Task, signal: bool) -> Work<'a> {
+        let whole = |piece: &'a Piece| Local { piece, at: 0, len: piece.as_ref().len() as u32 };
+        let id = task.id;
+        match &task.doing {
+            Doing::Send(piece) => Work::Send { id, packet: whole(piece), signal },
+            Doing::Read { into, from, .. } => Work::Read { id, into: whole(into), from: *from },
+            Doing::Write { from, to } => Work::Write { id, from: whole(from), to: *to, signal },
+            Doing::Open { exposure, access } => {
+                let e = &self.exposures[exposure];
+                let (window, memory) = (&*e.window, whole(&e.piece));
+                Work::Open { id, window, memory, access: *access, signal }
+            }
+            Doing::Close { exposure } => {
+                Work::Close { id, window: &*self.exposures[exposure].window }
+            }
+        }
+    }
+
+    fn queue(&mut self, doing: Doing) {
+        let id = self.next_task;
+        self.next_task += 1;
+        self.queued.push_back(Task { id, doing });
+    }
+
+    fn queue_room(&self) -> usize {
+        self.terms.send_queue.saturating_sub(self.posted.len() + self.queued.len())
+    }
+
+    /// Opens memory to the other side; the task is queued before whatever tells of it.
+    fn open(&mut self, piece: Piece, window: Box<dyn Window>, access: Access) -> (u64, Region) {
+        let (id, key) = (self.next_exposure, window.next_key());
+        self.next_exposure += 1;
+        let remote = Remote { address: piece.address(), key };
+        let region = Region { remote, len: piece.as_ref().len() as u32 };
+        self.exposures.insert(id, Exposure { piece, window, then: Then::Free });
+        self.queue(Doing::Open { exposure: id, access });
+        (id, region)
+    }
+
+    fn close(&mut self, exposure: u64) {
+        self.queue(Doing::Close { exposure });
+    }
+
+    fn closed(&mut self, exposure: u64, dock: &Dock) -> Result<(), Lost> {
+        let Exposure { piece, window, then } =
+            self.exposures.remove(&exposure).expect("closed once, by us");
+        dock.give_back(window);
+        match then {
+            Then::Free => Ok(()),
+            Then::Deliver { lane, serial } => self.landed(lane, serial, piece, dock),
+        }
+    }
+
+    /// Whether credits are to be returned even without anything to say.
+    fn must_return(&self) -> bool {
+        2 * self.unreturned >= self.terms.granted && !self.is_holding()
+    }
+
+    fn owes_news(&self) -> bool {
+        self.released != [0; 2] || self.must_return()
+    }
+
+    fn packet_head(&mut self) -> PacketHead {
+        let credits = if self.is_holding() { 0 } else { std::mem::take(&mut self.unreturned) };
+        PacketHead { credits, released: std::mem::take(&mut self.released) }
+    }
+}

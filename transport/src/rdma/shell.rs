@@ -1,0 +1,437 @@
+//! What is asynchronous about queue pairs: completions are taken by one task per shard and device,
+//! which polls while there have been some lately and sleeps on the device's events else.
+//!
+//! When a connection ends, its queue pair is destroyed first; then nobody else reaches our memory,
+//! and everything that was open goes back.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::os::fd::BorrowedFd;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use t3fs_runtime::net::{Net, Watch};
+use t3fs_runtime::slot::before;
+use t3fs_runtime::{Shard, Slot, Time};
+
+use super::Offer;
+use super::dock::Dock;
+use super::engine::{Counts, Ends, Engine, Terms};
+use super::nic::{Completion, Nic, Outcome, QueuePair};
+use super::packet;
+use crate::links::link::{Connection, Link};
+use crate::links::{Incoming, Lost};
+use crate::peers::Limits;
+
+/// Who found no memory looks again after this long: memory may come back on any thread.
+const LOOK_AGAIN: Duration = Duration::from_micros(200);
+/// Fewer credits than that cannot be worked with.
+const CREDITS_MIN: u16 = 4;
+/// Completions dispatched before others get their turn.
+const BURST: usize = 64;
+
+/// One device port as one shard uses it.
+pub(crate) struct Port {
+    /// By the number of their queue pair. Before the device: they go first.
+    joints: RefCell<BTreeMap<u32, Rc<Joint>>>,
+    dock: Dock,
+    nic: Rc<dyn Nic>,
+    shard: Weak<Shard>,
+    stop: Slot<()>,
+    looking_again: Cell<bool>,
+}
+
+/// A queue pair and what happens on it.
+struct Joint {
+    /// `None` once the connection has ended.
+    pair: RefCell<Option<Rc<dyn QueuePair>>>,
+    engine: RefCell<Option<Engine>>,
+    lost: RefCell<Option<Broken>>,
+    owner: RefCell<Option<Rc<Owner>>>,
+    counted: Cell<Counts>,
+}
+
+/// Why a queue pair is of no use any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Broken {
+    pub(crate) why: Lost,
+    /// The device says so, rather than the peer's packets.
+    pub(crate) by_device: bool,
+}
+
+/// Whose connection it is.
+struct Owner {
+    link: Rc<Link>,
+    connection: Weak<Connection>,
+    lose: Box<dyn Fn(&Broken)>,
+}
+
+/// A queue pair that is not connected yet.
+pub(crate) struct Half {
+    port: Rc<Port>,
+    pair: Rc<dyn QueuePair>,
+    credits: u16,
+}
+
+/// What a connection carried by a queue pair has beside the stream.
+pub(crate) struct Carrier {
+    port: Rc<Port>,
+    number: u32,
+    joint: Rc<Joint>,
+}
+
+impl Half {
+    /// What the other side needs to know.
+    pub(crate) fn offer(&self) -> Offer {
+        Offer { endpoint: self.pair.endpoint(), credits: self.credits }
+    }
+
+    /// Joins it to the other side's.
+    pub(crate) fn connect(self, peer: &Offer, ends: Ends) -> Result<Carrier, String> {
+        let ours = self.pair.endpoint();
+        if (ours.lid == 0) != (peer.endpoint.lid == 0) {
+            return Err("one side has InfiniBand, the other Ethernet".into());
+        }
+        if peer.credits < CREDITS_MIN {
+            return Err(format!("{} receive buffers are too few", peer.credits));
+        }
+        let terms = Terms {
+            credits: peer.credits,
+            granted: self.credits,
+            reads_max: usize::from(ours.reads_max.min(peer.endpoint.reads_max)).max(1),
+            send_queue: self.port.nic.send_queue(),
+            segments_max: packet::SEGMENTS_MAX,
+        };
+        let joint = Rc::new(Joint {
+            pair: RefCell::new(Some(Rc::clone(&self.pair))),
+            engine: RefCell::new(Some(Engine::new(terms, ends))),
+            lost: RefCell::default(),
+            owner: RefCell::default(),
+            counted: Cell::default(),
+        });
+        let number = self.pair.number();
+        self.port.joints.borrow_mut().insert(number, Rc::clone(&joint));
+        // From here on its end takes it out again.
+        let carrier = Carrier { port: self.port, number, joint };
+        self.pair.connect(&peer.endpoint)?;
+        Ok(carrier)
+    }
+}
+
+impl Carrier {
+    /// The connection is up: what has come is delivered, and what waits is sent. `lose` ends it.
+    pub(crate) fn install(
+        &self,
+        link: &Rc<Link>,
+        connection: &Rc<Connection>,
+        lose: Box<dyn Fn(&Broken)>,
+    ) {
+        let (link, connection) = (Rc::clone(link), Rc::downgrade(connection));
+        *self.joint.owner.borrow_mut() = Some(Rc::new(Owner { link, connection, lose }));
+        self.turn();
+    }
+
+    /// Sends what can be sent.
+    pub(crate) fn turn(&self) {
+        self.joint.turn(&self.port);
+    }
+
+    /// Whether nothing is on its way out.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.joint.engine.borrow().as_ref().is_none_or(Engine::is_idle)
+    }
+
+    /// Grows with each packet of the peer. That its device answers says nothing of its process.
+    pub(crate) fn signs_of_life(&self) -> u64 {
+        self.counts().packets_received
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        match &*self.joint.engine.borrow() {
+            Some(engine) => engine.counts(),
+            None => self.joint.counted.get(),
+        }
+    }
+
+    /// Why the connection cannot go on: too much memory waits for replies that nobody waits for.
+    pub(crate) fn overstretched(&self) -> Option<&'static str> {
+        let shard = self.port.shard.upgrade()?;
+        let engine = self.joint.engine.borrow();
+        let kept = engine.as_ref()?.abandoned(shard.cx().now());
+        let much = kept > self.port.dock.pool.bytes() / 8;
+        much.then_some("too much memory is kept for asks that were given up")
+    }
+
+    /// Destroys the queue pair and gives all memory back.
+    pub(crate) fn end(&self) {
+        self.joint.counted.set(self.counts());
+        self.port.joints.borrow_mut().remove(&self.number);
+        // The order matters: what follows must be out of reach.
+        if let Some(pair) = self.joint.pair.take() {
+            pair.fail();
+        }
+        drop(self.joint.engine.take());
+        drop(self.joint.owner.take());
+    }
+}
+
+impl Drop for Carrier {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Joint {
+    /// Something for the engine; errors are kept until the next turn.
+    fn with(&self, f: impl FnOnce(&mut Engine) -> Result<(), Lost>) {
+        if let Some(engine) = &mut *self.engine.borrow_mut()
+            && self.lost.borrow().is_none()
+            && let Err(why) = f(engine)
+        {
+            self.fail(Broken { why, by_device: false });
+        }
+    }
+
+    fn fail(&self, broken: Broken) {
+        self.lost.borrow_mut().get_or_insert(broken);
+    }
+
+    /// Delivers what has come and sends what can be sent; ends the connection when it is lost.
+    fn turn(&self, port: &Rc<Port>) {
+        let Some(owner) = self.owner.borrow().clone() else { return };
+        let Some(connection) = owner.connection.upgrade().filter(|c| !c.ended()) else { return };
+        if self.lost.borrow().is_none()
+            && let Some(shard) = port.shard.upgrade()
+        {
+            self.deliver(&owner, &connection, &shard);
+            self.send(&owner, &connection, port, &shard);
+        }
+        let lost = self.lost.borrow().clone();
+        if let Some(broken) = lost {
+            (owner.lose)(&broken);
+        }
+    }
+
+    fn deliver(&self, owner: &Owner, connection: &Connection, shard: &Rc<Shard>) {
+        loop {
+            let next = self.engine.borrow_mut().as_mut().and_then(Engine::arrived);
+            match next {
+                None => return,
+                Some(Incoming::Frame(frame)) => {
+                    let link = &owner.link;
+                    link.frames_received.set(link.frames_received.get() + 1);
+                    shard.on_frame(frame);
+                }
+                Some(Incoming::Ping) => connection.lanes.borrow_mut().pong(),
+                Some(Incoming::Pong) => {}
+            }
+        }
+    }
+
+    fn send(&self, owner: &Owner, c: &Connection, port: &Rc<Port>, shard: &Rc<Shard>) {
+        let now = shard.cx().now();
+        self.with(|engine| {
+            engine.pump(&mut c.lanes.borrow_mut(), &port.dock, now);
+            match &*self.pair.borrow() {
+                Some(pair) => engine.post(&**pair),
+                None => Ok(()),
+            }
+        });
+        let engine = self.engine.borrow();
+        let Some(engine) = &*engine else { return };
+        if engine.is_starved() {
+            port.look_again(shard);
+        }
+        let (now, before) = (engine.counts(), self.counted.replace(engine.counts()));
+        let sent = |c: &Counts| c.bytes_sent + c.bytes_written;
+        owner.link.count_sent(now.frames_sent - before.frames_sent, sent(&now) - sent(&before));
+        c.received.set(now.bytes_received + now.bytes_read);
+    }
+}
+
+impl Port {
+    /// Opens for business: the task that takes completions runs until `stop`.
+    pub(crate) fn start(
+        dock: Dock,
+        nic: Rc<dyn Nic>,
+        shard: &Rc<Shard>,
+        net: &dyn Net,
+        spin: Duration,
+    ) -> Result<Rc<Port>, String> {
+        let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(|fd| net.watch(fd));
+        let watch = nic.events().map(copy).transpose();
+        let watch = watch.map_err(|e| format!("no descriptor left: {e}"))?;
+        let port = Rc::new(Port {
+            joints: RefCell::default(),
+            dock,
+            nic,
+            shard: Rc::downgrade(shard),
+            stop: Slot::new(),
+            looking_again: Cell::default(),
+        });
+        let me = Rc::clone(&port);
+        shard.cx().spawn(async move {
+            let stop = me.stop.clone();
+            before(me.run(watch, spin), stop).await;
+        });
+        Ok(port)
+    }
+
+    /// A queue pair to be connected.
+    pub(crate) fn half(self: &Rc<Self>, limits: &Limits) -> Result<Half, String> {
+        let pair = self.nic.queue_pair()?;
+        let credits = limits.rdma_credits.max(CREDITS_MIN);
+        Ok(Half { port: Rc::clone(self), pair, credits })
+    }
+
+    pub(crate) fn receive_buffers(&self) -> usize {
+        self.nic.slots()
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.fill(());
+    }
+
+    /// Takes completions for ever. Between two looks the shard has its turn, other I/O included.
+    async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
+        let mut completions = Vec::new();
+        loop {
+            let Some(mut last) = self.now() else { return };
+            loop {
+                let some = self.take(&mut completions) > 0;
+                let Some(shard) = self.shard.upgrade() else { return };
+                let now = shard.cx().now();
+                if some {
+                    last = now;
+                } else if now.since(last) >= spin {
+                    break;
+                }
+                let turn = shard.cx().turn();
+                drop(shard);
+                turn.await;
+            }
+            if let Err(why) = self.nic.arm() {
+                tracing::error!("RDMA completions cannot be waited for: {why}");
+            }
+            // What came before it was armed brings no event.
+            if self.take(&mut completions) > 0 {
+                continue;
+            }
+            match &mut watch {
+                Some(watch) => {
+                    if let Err(e) = poll_fn(|cx| watch.poll_ready(cx)).await {
+                        tracing::error!("RDMA events cannot be waited for: {e}");
+                        return self.fail_all("the device's events are lost");
+                    }
+                    self.nic.take_events();
+                }
+                None => self.sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    fn now(&self) -> Option<Time> {
+        self.shard.upgrade().map(|s| s.cx().now())
+    }
+
+    async fn sleep(&self, time: Duration) {
+        let Some(cx) = self.shard.upgrade().map(|s| s.cx()) else { return };
+        cx.sleep(time).await;
+    }
+
+    fn fail_all(self: &Rc<Self>, why: &str) {
+        let all: Vec<_> = self.joints.borrow().values().cloned().collect();
+        for joint in all {
+            joint.fail(Broken { why: why.into(), by_device: true });
+            joint.turn(self);
+        }
+    }
+
+    /// Takes what has completed and lets the connections concerned go on; how many completions.
+    fn take(self: &Rc<Self>, completions: &mut Vec<Completion>) -> usize {
+        let mut all = 0;
+        loop {
+            completions.clear();
+            let n = self.nic.poll(completions);
+            let mut concerned: Vec<(u32, Rc<Joint>)> = Vec::new();
+            for c in completions.drain(..) {
+                let joint = match concerned.last() {
+                    Some((number, joint)) if *number == c.queue_pair => Some(Rc::clone(joint)),
+                    _ => self.joints.borrow().get(&c.queue_pair).cloned(),
+                };
+                self.dispatch(&c, joint.as_deref());
+                if let Some(joint) = joint
+                    && !concerned.iter().any(|(number, _)| *number == c.queue_pair)
+                {
+                    concerned.push((c.queue_pair, joint));
+                }
+            }
+            for (_, joint) in concerned {
+                joint.turn(self);
+            }
+            all += n;
+            if n == 0 || all >= BURST {
+                return all;
+            }
+        }
+    }
+
+    fn dispatch(&self, c: &Completion, joint: Option<&Joint>) {
+        match c.outcome {
+            Outcome::Received { slot, len } => {
+                if let Some(joint) = joint {
+                    let packet = self.nic.received(slot, len);
+                    joint.with(|engine| engine.on_packet(packet, &self.dock));
+                }
+                self.nic.repost(slot);
+            }
+            Outcome::Done => {
+                if let Some(joint) = joint {
+                    joint.with(|engine| engine.on_done(c.id, &self.dock));
+                }
+            }
+            Outcome::Failed(why) => {
+                if let Some(joint) = joint {
+                    let why = format!("the queue pair has failed: {why}");
+                    joint.fail(Broken { why, by_device: true });
+                }
+            }
+        }
+    }
+
+    /// Lets connections that found no memory try again, until none needs to.
+    fn look_again(self: &Rc<Self>, shard: &Rc<Shard>) {
+        if self.looking_again.replace(true) {
+            return;
+        }
+        let (me, cx) = (Rc::clone(self), shard.cx());
+        cx.clone().spawn(async move {
+            loop {
+                cx.sleep(LOOK_AGAIN).await;
+                let starved =
+                    |j: &&Rc<Joint>| j.engine.borrow().as_ref().is_some_and(Engine::is_starved);
+                let all: Vec<_> = me.joints.borrow().values().filter(starved).cloned().collect();
+                if all.is_empty() {
+                    return me.looking_again.set(false);
+                }
+                all.iter().for_each(|joint| joint.turn(&me));
+            }
+        });
+    }
+}
+
+/// Watches the stream beside a queue pair, which carries nothing: its end, or a byte, is the end of
+/// the connection. Says why.
+pub(crate) async fn watch(connection: &Connection, land: BytesMut) -> Lost {
+    let mut land = land;
+    if land.is_empty() {
+        match poll_fn(|cx| connection.stream.poll_fill(cx, &mut land, 16)).await {
+            Ok(0) => return "the peer has closed the connection".into(),
+            Err(e) => return e.to_string(),
+            Ok(_) => {}
+        }
+    }
+    "the peer wrote beside the queue pair".into()
+}
