@@ -139,7 +139,7 @@ fn packet(input: &mut Input, sequence: &mut u32) -> Vec<u8> {
             p.truncate(before);
         }
     }
-    let damaged = input.byte() % 8 == 0;
+    let damaged = input.byte().is_multiple_of(8);
     if damaged {
         input.damage(&mut p);
     }
