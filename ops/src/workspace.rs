@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The members of the workspace, in the order of their layers.
-pub const MEMBERS: [&str; 6] = ["runtime", "actors", "transport", "nodes", "sim", "ops"];
+pub const MEMBERS: [&str; 7] = ["runtime", "actors", "transport", "nodes", "sim", "fuzz", "ops"];
 
 /// The root of the work tree that this process was started for.
 ///
