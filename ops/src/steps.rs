@@ -3,6 +3,7 @@
 //! at the first.
 
 use std::env;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -107,6 +108,9 @@ fn warn_of_missing_tools() {
     if !missing.is_empty() {
         println!("WARNING: tests that need them are SKIPPED, not installed: {}", missing.join(" "));
     }
+    if features().is_empty() {
+        println!("WARNING: built WITHOUT RDMA, there is no cmake or no libclang");
+    }
     if !Path::new("/dev/fuse").exists() {
         println!("WARNING: all end-to-end tests are SKIPPED, there is no /dev/fuse");
     }
@@ -116,9 +120,24 @@ fn build() -> Result<(), Failure> {
     run(cargo(&["build", "--workspace", "--profile", PROFILE]).args(features()))
 }
 
-/// What everything is built with beside the defaults: one set for all steps.
+/// What everything is built with beside the defaults, one set for all steps: RDMA, where the machine
+/// has what its bindings are made with.
 pub(crate) fn features() -> &'static [&'static str] {
-    &[]
+    if command::is_installed("cmake") && has_libclang() {
+        &["--features", "t3fs-nodes/rdma"]
+    } else {
+        &[]
+    }
+}
+
+/// Whether bindgen will find libclang, where Debian puts it or where it is told.
+fn has_libclang() -> bool {
+    let entries = |folder: &str| fs::read_dir(folder).into_iter().flatten().flatten();
+    let llvms = entries("/usr/lib").filter(|e| e.file_name().to_string_lossy().starts_with("llvm"));
+    let mut libraries = llvms
+        .flat_map(|llvm| entries(&llvm.path().join("lib").to_string_lossy()).collect::<Vec<_>>());
+    env::var_os("LIBCLANG_PATH").is_some()
+        || libraries.any(|e| e.file_name().to_string_lossy().starts_with("libclang"))
 }
 
 /// Measures links between processes beside plain sockets, and prints a table.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use serde_json::Value;
 use t3fs_ops::command;
 use t3fs_ops::hosts::Process;
 
@@ -13,7 +14,7 @@ use crate::harness::{Watchdog, binary, detach, program_limit, run};
 
 const DEVICE: &str = "eth0";
 /// Name, roles, number, address.
-const SERVERS: [(&str, &str, u32, &str); 4] = [
+pub const SERVERS: [(&str, &str, u32, &str); 4] = [
     ("manager", "kv,mgmtd,meta", 11, "10.8.0.2"),
     ("storage1", "storage", 21, "10.8.0.3"),
     ("storage2", "storage", 22, "10.8.0.4"),
@@ -28,8 +29,8 @@ pub struct Rack {
     processes: Vec<(String, Process)>,
     _watchdog: Watchdog,
     dir: tempfile::TempDir,
-    /// How processes find the manager: `TCP` or `RDMA`.
-    scheme: &'static str,
+    /// The setting of all processes that are told nothing else.
+    fabric: &'static str,
 }
 
 impl Drop for Rack {
@@ -49,13 +50,14 @@ impl Drop for Rack {
 }
 
 impl Rack {
-    /// All servers, chains of three replicas, and a mount.
-    pub fn new(scheme: &'static str) -> Rack {
+    /// All servers, chains of three replicas, and a mount. They find each other at `RDMA://`
+    /// addresses and use this fabric: `rdma` is RDMA only. One of them may do without.
+    pub fn new(fabric: &'static str, without: Option<&str>) -> Rack {
         let dir = tempfile::tempdir().expect("a folder");
         let mount_point = dir.path().join("mnt");
         fs::create_dir_all(&mount_point).expect("a mount point");
         let watchdog = Watchdog::start(mount_point);
-        let mut rack = Rack { processes: Vec::new(), _watchdog: watchdog, dir, scheme };
+        let mut rack = Rack { processes: Vec::new(), _watchdog: watchdog, dir, fabric };
         fs::write(rack.path("secret"), "a secret for this test alone").expect("write");
         run(Command::new("chmod").arg("600").arg(rack.path("secret")));
         for (name, _, _, ip) in SERVERS {
@@ -64,7 +66,8 @@ impl Rack {
                 .args(["addr", "replace", &format!("{ip}/24"), "dev", DEVICE])
                 .status();
             assert!(added.is_ok_and(|s| s.success()), "{ip} on {DEVICE}");
-            rack.start(name, &[]);
+            let settings = [("T3FS_FABRIC", if without == Some(name) { "tcp" } else { fabric })];
+            rack.start(name, &settings);
         }
         for (name, ..) in SERVERS {
             rack.wait_for(name, "serves cluster");
@@ -91,7 +94,8 @@ impl Rack {
         let mut command = Command::new(binary());
         command
             .env("T3FS_CLUSTER_ID", "rack")
-            .env("T3FS_CLUSTER", format!("{}://{}:8000", self.scheme, SERVERS[0].3))
+            .env("T3FS_CLUSTER", format!("RDMA://{}:8000", SERVERS[0].3))
+            .env("T3FS_FABRIC", self.fabric)
             .env("T3FS_SECRET_FILE", self.path("secret"))
             .env("T3FS_SHARDS", "1")
             // Processes get processors late here; that shall not look like death.
@@ -149,6 +153,25 @@ impl Rack {
     pub fn compare(&self, tree: &Path, name: &str) {
         fs::write("/proc/sys/vm/drop_caches", "3").expect("root may");
         run(Command::new("diff").arg("-r").arg(tree).arg(self.mount_point().join(name)));
+    }
+
+    /// The links of a process that are up, each with the number of its peer, as the doctor has them.
+    pub fn links(&self, name: &str) -> Vec<(u64, Value)> {
+        let mut doctor = self.command();
+        doctor.args(["doctor", "--json"]);
+        match name {
+            "client" => doctor.arg(self.mount_point()),
+            server => doctor.arg(self.path(&format!("state-{server}"))),
+        };
+        let said = run(&mut doctor);
+        let view: Value = serde_json::from_str(&said).expect("JSON");
+        let peers = view["process"]["peers"].as_array().expect("a list of peers");
+        let links = peers.iter().flat_map(|peer| {
+            let number = peer["node"].as_u64().expect("a number");
+            let links = peer["links"].as_array().into_iter().flatten();
+            links.filter(|l| l["state"] == "up").map(move |link| (number, link.clone()))
+        });
+        links.collect()
     }
 
     /// Waits until all replicas are back and alike.

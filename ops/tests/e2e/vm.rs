@@ -4,8 +4,12 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use t3fs_ops::hosts::Process;
+
+use crate::harness::conformance;
 use crate::networks::{Net, passes};
 use crate::rack::Rack;
 
@@ -33,6 +37,9 @@ fn the_suite_over_a_long_way() {
     passes(net.suite(&small, SLOW));
 }
 
+/// In [`a_tree`], not counting what may be too small to be worth it.
+const TREE_BYTES: u64 = 11 << 20;
+
 /// Files of all sizes, some MiB together, that differ from each other and in themselves.
 fn a_tree(rack: &Rack, name: &str, seed: u8) -> PathBuf {
     let tree = rack.path(name);
@@ -48,17 +55,38 @@ fn a_tree(rack: &Rack, name: &str, seed: u8) -> PathBuf {
 }
 
 #[test]
-#[ignore = "a cluster on the addresses of the VM: cargo ops vm"]
-fn a_cluster_loses_a_storage_and_gets_it_back() {
+#[ignore = "needs RDMA devices: cargo ops vm"]
+fn the_suite_over_rdma() {
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let mut suite = Command::new(conformance());
+    suite
+        .args(["rdma::", "--test-threads=1"])
+        .env("T3FS_RDMA_REQUIRED", "1")
+        .env("T3FS_TEST_PLACES", "10.8.0.1,10.8.0.1")
+        .env("T3FS_TEST_SLOW", SLOW.to_string())
+        .env("RUST_BACKTRACE", "0");
+    passes(Process::start(suite, log.path()).expect("the suite"));
+}
+
+/// A storage process is killed and comes back; and all of it by queue pairs only, payloads moved
+/// one-sided.
+#[test]
+#[ignore = "needs RDMA devices: cargo ops vm"]
+fn a_cluster_over_rdma_loses_a_storage_and_gets_it_back() {
     let begun = Instant::now();
     let step = |what: &str| println!("{:5.1} s: {what}", begun.elapsed().as_secs_f64());
-    let mut rack = Rack::new("TCP");
+    let mut rack = Rack::new("rdma", None);
     step("mounted");
     let first = a_tree(&rack, "first", 1);
     rack.copy(&first, "first");
     step("copied");
     rack.compare(&first, "first");
     step("compared");
+    let (read, written) = one_sided(&rack);
+    step(&format!("stores have read {read} bytes by READ and written {written} by WRITE"));
+    assert!(read > 3 * TREE_BYTES, "three replicas are pulled: {read}");
+    assert!(written > TREE_BYTES, "what is read is pushed: {written}");
+
     rack.kill("storage2");
     let second = a_tree(&rack, "second", 101);
     rack.copy(&second, "second");
@@ -70,4 +98,37 @@ fn a_cluster_loses_a_storage_and_gets_it_back() {
     rack.compare(&first, "first");
     rack.compare(&second, "second");
     step("compared");
+    one_sided(&rack);
+}
+
+/// Bytes that the stores have moved themselves, by READ and by WRITE. No link is anything but RDMA.
+fn one_sided(rack: &Rack) -> (u64, u64) {
+    let stores = ["storage1", "storage2", "storage3"];
+    let links: Vec<_> = stores.iter().flat_map(|name| rack.links(name)).collect();
+    assert!(links.len() >= 2 * stores.len(), "{links:?}");
+    assert!(links.iter().all(|(_, link)| link["carrier"] == "RDMA"), "{links:?}");
+    let sum = |key: &str| links.iter().filter_map(|(_, link)| link[key].as_u64()).sum();
+    (sum("read_bytes"), sum("written_bytes"))
+}
+
+#[test]
+#[ignore = "needs RDMA devices: cargo ops vm"]
+fn a_cluster_in_which_one_has_no_rdma() {
+    let rack = Rack::new("auto", Some("storage3"));
+    let tree = a_tree(&rack, "tree", 7);
+    rack.copy(&tree, "tree");
+    rack.compare(&tree, "tree");
+    let carriers = |name: &str| {
+        let links = rack.links(name).into_iter();
+        links.map(|(peer, link)| (peer, link["carrier"].as_str().unwrap_or_default().to_owned()))
+    };
+    let mut kinds = [0, 0];
+    for (peer, carrier) in carriers("storage1").chain(carriers("storage2")) {
+        let without = peer == 23;
+        assert_eq!(carrier, if without { "TCP" } else { "RDMA" }, "with node {peer}");
+        kinds[usize::from(without)] += 1;
+    }
+    assert!(kinds.iter().all(|n| *n > 0), "{kinds:?}");
+    assert!(carriers("storage3").all(|(_, carrier)| carrier == "TCP"));
+    rack.becomes_whole();
 }
