@@ -1,7 +1,7 @@
-//! `cargo ops fuzz`: the targets of `fuzz/` under libFuzzer, one after the other on one core.
+//! `cargo ops fuzz`: the targets of `ops/fuzz/` under libFuzzer, one after the other on one core.
 //!
 //! What is found on the way lies in `target/fuzz/work`, and the next run goes on from there. What
-//! is kept in `fuzz/corpus` is the least that reaches the same edges; tests replay it. An input
+//! is kept in `ops/fuzz/corpus` is the least that reaches the same edges; tests replay it. An input
 //! that breaks a target is put there too, so that the tests fail until its cause is mended.
 
 use std::env::consts::ARCH;
@@ -36,7 +36,7 @@ pub fn run(seconds: u64) -> Result<(), Failure> {
     build.args(["--profile", PROFILE, "--target", &triple]).arg("--target-dir").arg(&target_dir);
     step(build.env("RUSTFLAGS", COUNT_EDGES))?;
     let fuzzer = target_dir.join(triple).join(PROFILE).join("t3fs-fuzz");
-    let corpus = root.join("fuzz/corpus");
+    let corpus = root.join("ops/fuzz/corpus");
     let targets = names(&corpus)?;
     println!("{:12} {:>12} {:>7} {:>6} {:>8}", "target", "executions", "edges", "kept", "bytes");
     for name in &targets {

@@ -1,4 +1,4 @@
-//! Doors for the fuzz targets in `fuzz/`: what meets bytes of strangers, with a stream for a
+//! Doors for the fuzz targets in `ops/fuzz/`: what meets bytes of strangers, with a stream for a
 //! socket. Nothing else uses them, and they decide nothing.
 
 use std::io::IoSlice;

@@ -14,7 +14,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
     ("transport", &["runtime"]),
     ("nodes", &["actors", "transport", "runtime"]),
     ("sim", &["actors", "runtime"]),
-    ("fuzz", &["actors", "transport", "runtime"]),
+    ("ops/fuzz", &["actors", "transport", "runtime"]),
     ("ops", &["nodes", "sim", "actors"]),
 ];
 
