@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod command;
 pub mod crash;
+pub mod fuzz;
 pub mod hosts;
 pub mod mounts;
 pub mod node;

@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use t3fs_ops::{bench, steps, vm};
+use t3fs_ops::{bench, fuzz, steps, vm};
 
 #[derive(Parser)]
 #[command(name = "cargo ops", about = "Checks, tests and benchmarks of t3fs")]
@@ -27,6 +27,12 @@ enum Command {
     Test,
     /// Run the tests that need a kernel with RDMA devices and netem, in a virtual machine
     Vm,
+    /// Look for bytes that break a decoder, all targets in turn; needs a C++ compiler
+    Fuzz {
+        /// Seconds in all
+        #[arg(default_value_t = 600)]
+        seconds: u64,
+    },
     /// `test` at length, then the benchmark
     Nightly,
     /// Measure the mount beside the folder that holds the data and beside an empty FUSE file system
@@ -43,6 +49,7 @@ fn main() -> ExitCode {
         Command::Tidy => steps::tidy(),
         Command::Test => steps::test(),
         Command::Vm => vm::run(),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Nightly => steps::nightly(),
         Command::Bench(options) => bench::run(&options),
         Command::BenchJob(options) => bench::run_job(&options),

@@ -6,7 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// The members of the workspace, in the order of their layers.
-pub const MEMBERS: [&str; 6] = ["runtime", "actors", "transport", "nodes", "sim", "ops"];
+pub const MEMBERS: [&str; 7] =
+    ["runtime", "actors", "transport", "nodes", "sim", "ops", "ops/fuzz"];
 
 /// The root of the work tree that this process was started for.
 ///
@@ -47,6 +48,7 @@ pub fn rust_files(root: &Path) -> io::Result<Vec<PathBuf>> {
         .map(|path| path.strip_prefix(root).map(Path::to_path_buf).unwrap_or(path))
         .collect();
     relative.sort();
+    relative.dedup(); // one member lies in another
     Ok(relative)
 }
 

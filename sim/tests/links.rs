@@ -78,7 +78,7 @@ impl Pair for SimPair {
     }
 
     fn spawn(&self, task: Job) {
-        self.world.spawn(self.asker, 0, |cx| task(cx));
+        self.world.spawn(self.asker, 0, task);
     }
 
     fn wait(&self, limit: Duration, done: &dyn Fn() -> bool) -> bool {

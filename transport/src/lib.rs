@@ -54,6 +54,8 @@
 
 mod address;
 mod choice;
+#[doc(hidden)]
+pub mod fuzzing;
 mod linger;
 pub mod links;
 mod peers;

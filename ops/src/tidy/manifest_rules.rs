@@ -8,12 +8,13 @@ use super::Finding;
 
 /// Member, and the members it may depend on. Every layer knows only those below it; nothing depends
 /// on ops; the transport knows no actor.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("runtime", &[]),
     ("actors", &["runtime"]),
     ("transport", &["runtime"]),
     ("nodes", &["actors", "transport", "runtime"]),
     ("sim", &["actors", "runtime"]),
+    ("ops/fuzz", &["actors", "transport", "runtime"]),
     ("ops", &["nodes", "sim", "actors"]),
 ];
 

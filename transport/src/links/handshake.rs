@@ -49,8 +49,8 @@ const PROVE: u8 = 3;
 const WELCOME: u8 = 4;
 const REFUSE: u8 = 9;
 
-const DIALER: &[u8] = b"dialer";
-const ACCEPTOR: &[u8] = b"acceptor";
+pub(crate) const DIALER: &[u8] = b"dialer";
+pub(crate) const ACCEPTOR: &[u8] = b"acceptor";
 
 /// Why an outgoing connection did not come about.
 #[derive(Debug)]
@@ -140,7 +140,7 @@ impl Talk {
     }
 }
 
-fn prove(key: &[u8; 32], label: &[u8], transcript: &[u8; 32]) -> blake3::Hash {
+pub(crate) fn prove(key: &[u8; 32], label: &[u8], transcript: &[u8; 32]) -> blake3::Hash {
     let mut mac = blake3::Hasher::new_keyed(key);
     mac.update(label);
     mac.update(transcript);

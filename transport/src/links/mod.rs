@@ -9,7 +9,7 @@
 
 mod accept;
 mod agree;
-mod handshake;
+pub(crate) mod handshake;
 pub(crate) mod lanes;
 pub(crate) mod link;
 mod refusal;

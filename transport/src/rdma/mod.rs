@@ -15,7 +15,7 @@ mod engine;
 pub mod faults;
 mod memory;
 mod nic;
-mod packet;
+pub(crate) mod packet;
 mod ports;
 mod shell;
 #[doc(hidden)]
@@ -26,8 +26,12 @@ mod verbs;
 use std::sync::Arc;
 
 pub use devices::{DeviceReport, Devices, Gid, LinkLayer, PortRef};
-pub(crate) use engine::Ends;
+pub(crate) use dock::Dock;
+pub use engine::FOREIGN;
+pub(crate) use engine::{Ends, Engine, Terms};
+pub(crate) use memory::Pool;
 pub(crate) use nic::Endpoint;
+pub(crate) use nic::{Nic, PACKET};
 pub(crate) use ports::Ports;
 pub(crate) use shell::{Broken, Carrier, Half, watch};
 

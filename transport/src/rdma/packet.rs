@@ -29,6 +29,8 @@ pub(crate) const LANDING: usize = 16;
 pub(crate) const SEGMENT: usize = 24;
 /// Memory that an ask may offer for the payload of its reply, in pieces.
 pub(crate) const LANDINGS_MAX: usize = 4;
+/// Segments of a lane that may be announced and not released.
+pub(crate) const SEGMENTS_MAX: usize = 32;
 /// Room for items.
 pub(crate) const ROOM: usize = PACKET - HEAD;
 
@@ -171,6 +173,9 @@ pub(crate) fn open(bytes: &[u8]) -> Result<(PacketHead, Items<'_>), &'static str
     }
     let credits = b.u16()?;
     let released = [b.u16()?, b.u16()?];
+    if b.u32()? != 0 {
+        return Err("a packet against the rules");
+    }
     Ok((PacketHead { credits, released }, Items { rest: &bytes[HEAD..] }))
 }
 
@@ -346,6 +351,7 @@ mod tests {
             mut bytes in proptest::collection::vec(any::<u8>(), 17..400),
             first in 0..4u8,
         ) {
+            bytes[12..16].fill(0);
             bytes[16] = first;
             let len = bytes.len();
             bytes[4..6].copy_from_slice(&(len as u16).to_le_bytes());

@@ -20,12 +20,11 @@ use super::Offer;
 use super::dock::Dock;
 use super::engine::{Counts, Ends, Engine, Terms};
 use super::nic::{Completion, Nic, Outcome, QueuePair};
+use super::packet;
 use crate::links::link::{Connection, Link};
 use crate::links::{Incoming, Lost};
 use crate::peers::Limits;
 
-/// Segments that one connection has open, by lane.
-const SEGMENTS_MAX: usize = 32;
 /// Who found no memory looks again after this long: memory may come back on any thread.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// Fewer credits than that cannot be worked with.
@@ -105,7 +104,7 @@ impl Half {
             granted: self.credits,
             reads_max: usize::from(ours.reads_max.min(peer.endpoint.reads_max)).max(1),
             send_queue: self.port.nic.send_queue(),
-            segments_max: SEGMENTS_MAX,
+            segments_max: packet::SEGMENTS_MAX,
         };
         let joint = Rc::new(Joint {
             pair: RefCell::new(Some(Rc::clone(&self.pair))),

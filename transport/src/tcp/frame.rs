@@ -101,9 +101,32 @@ impl Head {
             bulk_bytes: u32_at(40),
             rest_crc: u32_at(44),
         };
-        match fits(head.body as usize, head.bulks as usize, head.bulk_bytes as usize) {
-            true => Ok(head),
-            false => Err("larger than a frame may be"),
+        if !fits(head.body as usize, head.bulks as usize, head.bulk_bytes as usize) {
+            return Err("larger than a frame may be");
+        }
+        if head.bulks == 0 && head.bulk_bytes != 0 {
+            return Err("bytes of no payload");
+        }
+        if matches!(kind, Kind::Ping | Kind::Pong) && head != Head::bare(kind, head.sequence) {
+            return Err("a ping that carries something");
+        }
+        Ok(head)
+    }
+
+    /// A frame of the link itself: nothing but its kind.
+    pub(crate) fn bare(kind: Kind, sequence: u32) -> Head {
+        Head {
+            kind,
+            lane: Lane::Control,
+            slot: 0,
+            epoch: 0,
+            sequence,
+            ask: 0,
+            ttl_us: 0,
+            body: 0,
+            bulks: 0,
+            bulk_bytes: 0,
+            rest_crc: 0,
         }
     }
 
@@ -172,13 +195,18 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bounded() {
+    fn sizes_are_bounded_and_agree() {
         let big = Head { bulk_bytes: BULK_MAX as u32 + 1, ..head() };
         assert!(Head::decode(&big.encode()).is_err());
         let many = Head { bulks: BULKS_MAX as u32 + 1, ..head() };
         assert!(Head::decode(&many.encode()).is_err());
         let long = Head { body: BODY_MAX as u32 + 1, ..head() };
         assert!(Head::decode(&long.encode()).is_err());
+        let nobodys = Head { bulks: 0, ..head() };
+        assert!(Head::decode(&nobodys.encode()).is_err(), "bytes of no payload");
+        let ping = Head::bare(Kind::Ping, 7);
+        assert_eq!(Head::decode(&ping.encode()), Ok(ping));
+        assert!(Head::decode(&Head { ask: 1, ..ping }.encode()).is_err(), "a ping of something");
         assert_eq!(lengths(&[1, 0, 0, 0, 2, 0, 0, 0], 3), Ok(vec![1, 2]));
         assert!(lengths(&[1, 0, 0, 0, 2, 0, 0, 0], 4).is_err());
     }

@@ -3,8 +3,8 @@
 //! Two tasks a connection, one that reads and one that writes. The format is drawn in `frame.rs`.
 
 pub(crate) mod frame;
-mod outbox;
-mod reader;
+pub(crate) mod outbox;
+pub(crate) mod reader;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

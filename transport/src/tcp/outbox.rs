@@ -54,9 +54,9 @@ impl Outbox {
             if self.tail.is_some() {
                 self.stage_piece();
             } else if lanes.take_pong() {
-                self.stage_head(Kind::Pong, None, 0);
+                self.stage_bare(Kind::Pong);
             } else if lanes.take_ping() {
-                self.stage_head(Kind::Ping, None, 0);
+                self.stage_bare(Kind::Ping);
             } else if let Some(frame) = lanes.take(Lane::Control).or_else(|| lanes.take(Lane::Bulk))
             {
                 self.stage_frame(frame);
@@ -69,8 +69,27 @@ impl Outbox {
 
     fn stage_frame(&mut self, frame: Frame) {
         let bytes = bulk_bytes(&frame);
-        self.stage_head(Kind::Message(frame.kind), Some(&frame), bytes as u32);
-        let body = &frame.payload.body;
+        let (body, mut table) = (&frame.payload.body, Vec::new());
+        for b in &frame.payload.bulks {
+            table.extend_from_slice(&(b.len() as u32).to_le_bytes());
+        }
+        let mut crc = Crc32c::default();
+        crc.update(&table);
+        crc.update(body);
+        let head = Head {
+            kind: Kind::Message(frame.kind),
+            lane: frame.lane,
+            slot: frame.slot,
+            epoch: frame.epoch,
+            sequence: self.sequence,
+            ask: frame.ask,
+            ttl_us: frame.ttl_us,
+            body: body.len() as u32,
+            bulks: frame.payload.bulks.len() as u32,
+            bulk_bytes: bytes as u32,
+            rest_crc: crc.value(),
+        };
+        self.stage_head(head, &table);
         if body.len() <= COPY_MAX {
             self.small.extend_from_slice(body);
         } else {
@@ -82,36 +101,20 @@ impl Outbox {
         }
     }
 
-    /// Head and lengths. `None` is a frame of the link itself.
-    fn stage_head(&mut self, kind: Kind, frame: Option<&Frame>, bulk_bytes: u32) {
+    fn stage_bare(&mut self, kind: Kind) {
+        let head = Head::bare(kind, self.sequence);
+        self.stage_head(head, &[]);
+    }
+
+    /// Head and lengths.
+    fn stage_head(&mut self, head: Head, table: &[u8]) {
         if self.small.capacity() - self.small.len() < COPY_MAX {
             self.small.reserve(SMALL);
         }
-        let (mut crc, mut table) = (Crc32c::default(), Vec::new());
-        if let Some(f) = frame {
-            for b in &f.payload.bulks {
-                table.extend_from_slice(&(b.len() as u32).to_le_bytes());
-            }
-            crc.update(&table);
-            crc.update(&f.payload.body);
-        }
-        let head = Head {
-            kind,
-            lane: frame.map_or(Lane::Control, |f| f.lane),
-            slot: frame.map_or(0, |f| f.slot),
-            epoch: frame.map_or(0, |f| f.epoch),
-            sequence: self.sequence,
-            ask: frame.map_or(0, |f| f.ask),
-            ttl_us: frame.map_or(0, |f| f.ttl_us),
-            body: frame.map_or(0, |f| f.payload.body.len() as u32),
-            bulks: (table.len() / 4) as u32,
-            bulk_bytes,
-            rest_crc: crc.value(),
-        };
         self.sequence = self.sequence.wrapping_add(1);
         self.frames_staged += 1;
         self.small.extend_from_slice(&head.encode());
-        self.small.extend_from_slice(&table);
+        self.small.extend_from_slice(table);
     }
 
     /// The next piece of the payloads, or their checksum behind the last.

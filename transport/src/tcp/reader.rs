@@ -24,6 +24,9 @@ const LAND: usize = 64 << 10;
 /// Bytes of a payload taken by one read: enough to be cheap, few enough to be warm for the
 /// checksum.
 const CHUNK: usize = 256 << 10;
+/// Memory taken for something big before any of it has come; what is pooled is no bigger. From
+/// there it grows with what comes, so that no head alone makes us ask for 64 MiB.
+const AHEAD: usize = 4 << 20;
 /// After so many bytes of one payload other work and other I/O get their turn.
 const TURN: usize = 2 << 20;
 
@@ -171,11 +174,14 @@ impl Reader {
 
     /// So many bytes in memory of their own; all but the first few KiB are read right into it.
     async fn big(&mut self, n: usize, crc: &mut Crc32c) -> Result<Bytes, Lost> {
-        let mut own = self.pool.take(n);
+        let mut own = self.pool.take(n.min(AHEAD));
         own.extend_from_slice(&self.land.split_to(n.min(self.land.len())));
         crc.update(&own);
         let mut turn = 0;
         while own.len() < n {
+            if own.len() == own.capacity() {
+                own.reserve(own.len().min(n - own.len()));
+            }
             let (at, max) = (own.len(), (n - own.len()).min(CHUNK));
             let got = poll_fn(|cx| self.stream.poll_fill(cx, &mut own, max)).await;
             turn += self.count(got)?;

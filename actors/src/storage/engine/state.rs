@@ -379,3 +379,80 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::FutureExt;
+
+    use super::super::checkpoint::Start;
+    use super::super::journal::Tail;
+    use super::*;
+
+    const CHUNK: ChunkId = ChunkId { inode: crate::proto::ids::InodeId(1), index: 0 };
+
+    /// An engine with nothing in it, whose overlay has room for ten bytes.
+    fn empty() -> (State, EngineConfig) {
+        let cfg = EngineConfig { overlay_bytes: 10, ..EngineConfig::default() };
+        let tail = Tail { segment: 1, file: FileId(0), at: 0 };
+        let journal = Journal::new(tail, 1, Start { seq: 1, usn: 1, version: 0 }, 1);
+        let allocator = Allocator::new(cfg.group_bytes);
+        (State::new(Index::default(), allocator, journal, &cfg), cfg)
+    }
+
+    fn update(op: Op) -> Update {
+        Update {
+            chunk: CHUNK,
+            version: ChunkVersion(1),
+            chain_version: ChainVersion(1),
+            op,
+            request: None,
+            commit: true,
+        }
+    }
+
+    /// Regression (review): storage carries removals of clients as empty replacements, and a full
+    /// disk refused these like any other write. So nobody could ever make room.
+    #[test]
+    fn a_full_disk_takes_what_makes_room() {
+        let data = Bytes::from_static(b"x");
+        let grows = [
+            Op::Replace { data: data.clone() },
+            Op::Write { offset: 0, data },
+            Op::Truncate { len: 1 },
+        ];
+        for op in grows {
+            let (mut s, cfg) = empty();
+            s.spare_refused = true;
+            let refused = s.begin(&update(op.clone()), false, &cfg);
+            assert_eq!(refused, Err(EngineError::NoSpace), "{op:?}");
+        }
+        for op in [Op::Replace { data: Bytes::new() }, Op::Truncate { len: 0 }] {
+            let (mut s, cfg) = empty();
+            s.spare_refused = true;
+            assert_eq!(s.begin(&update(op.clone()), false, &cfg), Ok(()), "{op:?}");
+        }
+    }
+
+    /// Regression (review): an engine that had failed, or was closing, answered those who waited
+    /// for overlay room at that moment. Who came to wait after it waited for ever, and held its
+    /// chunk's lock.
+    #[test]
+    fn nobody_waits_for_room_that_will_not_come() {
+        let answer = |slot: Slot<Room>| slot.now_or_never();
+        let (mut s, _) = empty();
+        assert_eq!(answer(s.reserve(10)), Some(Room::Reserved), "the first is let in");
+        let before = s.reserve(10);
+        assert_eq!(answer(before.clone()), None, "the first may give it back");
+        s.fail("a test");
+        assert_eq!(answer(before), Some(Room::Never));
+        assert_eq!(answer(s.reserve(10)), Some(Room::Never), "after the failure");
+
+        let (mut s, _) = empty();
+        assert_eq!(answer(s.reserve(10)), Some(Room::Reserved));
+        s.closing = true;
+        assert_eq!(answer(s.reserve(10)), Some(Room::Never), "while it closes");
+        s.applying = true;
+        assert_eq!(answer(s.reserve(10)), None, "what is being applied makes room");
+    }
+}

@@ -19,6 +19,9 @@ mod sending;
 mod source;
 #[cfg(test)]
 mod tests;
+mod unattended;
+
+pub use unattended::FOREIGN;
 
 use std::collections::{BTreeMap, VecDeque};
 

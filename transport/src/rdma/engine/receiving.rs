@@ -13,7 +13,7 @@ use crate::links::{Incoming, Lost};
 use crate::rdma::dock::{Dock, Purpose};
 use crate::rdma::memory::{PIECE_MAX, Piece};
 use crate::rdma::nic::Remote;
-use crate::rdma::packet::{FrameItem, Segment, Way};
+use crate::rdma::packet::{FrameItem, SEGMENTS_MAX, Segment, Way};
 use crate::tcp::frame::{Head, Kind, lengths};
 
 /// Fetched pieces with less in them are copied: they would keep memory for little.
@@ -174,6 +174,9 @@ impl Engine {
         let len = segment.region.len as usize;
         if len == 0 || len > PIECE_MAX || len > a.unannounced[part] {
             return Err("a segment of impossible length".into());
+        }
+        if l.fetches.len() >= SEGMENTS_MAX {
+            return Err("more segments than may be announced".into());
         }
         a.unannounced[part] -= len;
         l.fetches.push_back(Fetch { segment, asked: 0 });

@@ -385,7 +385,7 @@ fn rules_that_a_peer_can_break() {
     let region = Region { remote: Remote { address: 4096, key: 1 }, len: 100 };
     let segment = |len| Segment { region: Region { len, ..region }, crc: 0 };
     type Lay<'a> = &'a dyn Fn(&mut Builder<'_>);
-    let cases: [(&str, PacketHead, Lay<'_>); 9] = [
+    let cases: [(&str, PacketHead, Lay<'_>); 10] = [
         ("missing or repeated", PacketHead::default(), &|b| {
             b.frame(&head(tell, 1, 0), false, Way::Inline, 0, &[]);
         }),
@@ -396,6 +396,11 @@ fn rules_that_a_peer_can_break() {
             b.frame(&head(tell, 0, 99), false, Way::Segments, 0, &[]);
             b.bytes(&99u32.to_le_bytes());
             b.segment(Lane::Bulk, &segment(100));
+        }),
+        ("more segments", PacketHead::default(), &|b| {
+            b.frame(&head(tell, 0, 99), false, Way::Segments, 0, &[]);
+            b.bytes(&99u32.to_le_bytes());
+            (0..99).for_each(|_| b.segment(Lane::Bulk, &segment(1)));
         }),
         ("before the one before it", PacketHead::default(), &|b| {
             b.frame(&head(tell, 0, 99), false, Way::Segments, 0, &[]);

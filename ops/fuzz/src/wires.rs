@@ -1,0 +1,112 @@
+//! Sockets of the targets: a tape that is played, and a peer that answers. Everything is there at
+//! once, so a target never waits.
+
+use std::cell::{Cell, RefCell};
+use std::io::{self, IoSlice};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::BytesMut;
+use t3fs_runtime::net::{Socket, Stream};
+
+/// Turns after which a future that waits for nothing is taken for one that never ends.
+const TURNS_MAX: usize = 100_000;
+/// What `poll_read` of a real socket brings at most.
+const READ_MAX: usize = 8192;
+
+/// Drives a future that has all it waits for.
+pub fn run<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    for _ in 0..TURNS_MAX {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return done;
+        }
+    }
+    panic!("it waits although everything is there");
+}
+
+/// The other side of a connection.
+pub trait Peer {
+    /// The next bytes for the one under test, none at the end.
+    fn say(&mut self) -> Vec<u8>;
+    /// What the one under test has written.
+    fn hear(&mut self, bytes: &[u8]);
+}
+
+/// A peer that says one thing, whatever it hears.
+pub struct Tape(pub Vec<u8>);
+
+impl Peer for Tape {
+    fn say(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.0)
+    }
+    fn hear(&mut self, _: &[u8]) {}
+}
+
+/// A connection with a peer, whose bytes come in pieces of one size.
+pub struct Wire<P> {
+    pub peer: RefCell<P>,
+    piece: usize,
+    said: RefCell<(Vec<u8>, usize)>,
+    /// Bytes that went to the one under test, and from it.
+    pub received: Cell<usize>,
+    pub sent: Cell<usize>,
+}
+
+impl<P: Peer> Wire<P> {
+    /// `piece` stands for a size between 1 and all at once.
+    pub fn new(peer: P, piece: u8) -> Wire<P> {
+        let piece = match piece % 8 {
+            0 => usize::MAX,
+            n => [1, 3, 47, 48, 49, 1000, READ_MAX][usize::from(n) - 1],
+        };
+        Wire {
+            peer: RefCell::new(peer),
+            piece,
+            said: RefCell::default(),
+            received: Cell::default(),
+            sent: Cell::default(),
+        }
+    }
+}
+
+impl<P: Peer> Stream for Wire<P> {
+    fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.poll_fill(cx, into, READ_MAX)
+    }
+
+    fn poll_fill(
+        &self,
+        _: &mut Context<'_>,
+        into: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        let (said, at) = &mut *self.said.borrow_mut();
+        if *at == said.len() {
+            (*said, *at) = (self.peer.borrow_mut().say(), 0);
+        }
+        let n = (said.len() - *at).min(max).min(self.piece);
+        into.extend_from_slice(&said[*at..*at + n]);
+        *at += n;
+        self.received.set(self.received.get() + n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write(&self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
+        let n = first.len().min(self.piece);
+        self.peer.borrow_mut().hear(&first[..n]);
+        self.sent.set(self.sent.get() + n);
+        Poll::Ready(Ok(n))
+    }
+
+    fn shutdown(&self) {}
+
+    fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn hand_over(&self) -> io::Result<Socket> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

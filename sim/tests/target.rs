@@ -1,0 +1,167 @@
+//! Single stories of a storage target, between toys that say what the story needs. Random ones,
+//! with real neighbours, are in the checks `chain` and `members`.
+
+use core::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use t3fs_actors::agent::Agent;
+use t3fs_actors::proto::agent::GetRouting;
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, RoutingVersion, TargetId};
+use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::storage::{
+    ChunkSummary, ListChunks, NewRouting, StorageError, SyncChunk, SyncStart, Updated,
+};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, Op, TargetIdentity, Update};
+use t3fs_actors::storage::{Storage, StorageConfig};
+use t3fs_runtime::{Actor, Addr, Cx, DiskId, Handle, Me, NodeId, RawAddr, protocol};
+use t3fs_sim::{Boot, NodeSpec, World};
+
+/// The toys: an agent and a successor.
+const TOYS: NodeId = NodeId(1);
+/// The target.
+const STORE: NodeId = NodeId(2);
+const CHAIN: ChainId = ChainId(1);
+
+fn addr(node: NodeId, slot: u16) -> RawAddr {
+    RawAddr { node, shard: 0, slot, epoch: RawAddr::ANY_EPOCH }
+}
+
+/// The target serves, the toy behind it is to be brought up to date.
+fn routing(version: u32) -> Routing {
+    let target = |id, addr: RawAddr, state| ChainTarget {
+        target: TargetId(id),
+        node: addr.node,
+        addr: Some(addr),
+        state,
+    };
+    let targets = vec![
+        target(1, addr(STORE, 0), TargetState::Serving),
+        target(2, addr(TOYS, 1), TargetState::Syncing),
+    ];
+    let chains = vec![Chain { id: CHAIN, version: ChainVersion(version), targets }];
+    Routing { version: RoutingVersion(version.into()), chains, ..Routing::default() }
+}
+
+/// Has routing of its own, and never any from mgmtd: who asks for that waits.
+struct ToyAgent {
+    /// How often mgmtd was to be asked.
+    fetches: Rc<Cell<u32>>,
+}
+
+protocol! { ToyAgent as ToyAgentMsg = 0x0600 {
+    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
+} }
+
+impl Actor for ToyAgent {
+    type Msg = ToyAgentMsg;
+}
+
+impl Handle<GetRouting> for ToyAgent {
+    async fn handle(me: &Me<Self>, m: GetRouting, cx: &Cx) -> Option<Routing> {
+        if m.fresh {
+            me.with(|s| s.fetches.set(s.fetches.get() + 1));
+            cx.sleep(Duration::from_secs(60)).await;
+        }
+        Some(routing(1))
+    }
+}
+
+/// Is empty, and says of every chunk that the sender is behind the times.
+struct ToyTarget {
+    listed: Rc<Cell<bool>>,
+}
+
+protocol! { ToyTarget as ToyTargetMsg = 0x0300 {
+    4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
+    9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
+    10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;
+} }
+
+impl Actor for ToyTarget {
+    type Msg = ToyTargetMsg;
+}
+
+impl Handle<ListChunks> for ToyTarget {
+    async fn handle(
+        me: &Me<Self>,
+        _: ListChunks,
+        cx: &Cx,
+    ) -> Result<Vec<ChunkSummary>, StorageError> {
+        me.with(|s| s.listed.set(true));
+        cx.sleep(Duration::from_millis(300)).await;
+        Ok(Vec::new())
+    }
+}
+
+impl Handle<SyncStart> for ToyTarget {
+    async fn handle(_: &Me<Self>, _: SyncStart, _: &Cx) -> Result<(), StorageError> {
+        Ok(())
+    }
+}
+
+impl Handle<SyncChunk> for ToyTarget {
+    async fn handle(_: &Me<Self>, m: SyncChunk, _: &Cx) -> Result<Updated, StorageError> {
+        Err(StorageError::StaleChain { mine: ChainVersion(m.chain_version.0 + 1) })
+    }
+}
+
+async fn start_target(cx: Cx) -> Engine {
+    let (disk, target) = (DiskId(0), TargetId(1));
+    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
+    let config = EngineConfig { reserve_bytes: 0, ..EngineConfig::default() };
+    let engine = Engine::create(&cx, disk, "target", &identity, config).await.unwrap();
+    let config = StorageConfig {
+        engine: engine.clone(),
+        target,
+        chain: CHAIN,
+        agent: Addr::<Agent>::from_raw(addr(TOYS, 0)),
+        disk,
+        planted_bug: None,
+        watch: None,
+    };
+    Storage::start(&cx, config);
+    engine
+}
+
+/// Regression (review): a fetch of routing counted as under way until it had its answer. A resync
+/// that was ended by a change of the chain took its fetch with it, and no other ever began: a
+/// target that was behind stayed behind.
+///
+/// Method: the resync meets a chunk with a pending update, hears that it is behind, and fetches;
+/// then the chain changes.
+#[test]
+fn a_fetch_that_was_dropped_is_over() {
+    let world = World::new(1);
+    let (fetches, listed) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+    let (f, l) = (Rc::clone(&fetches), Rc::clone(&listed));
+    world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        b.cx.start(ToyAgent { fetches: Rc::clone(&f) });
+        b.cx.start(ToyTarget { listed: Rc::clone(&l) });
+    }));
+    let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
+    let e = Rc::clone(&engine);
+    world.add_node(NodeSpec::new().disk(256 << 20).boot(move |b: &Boot| {
+        let (cx, e) = (b.cx.clone(), Rc::clone(&e));
+        b.cx.spawn(async move { *e.borrow_mut() = Some(start_target(cx).await) });
+    }));
+    let second = Duration::from_secs(1);
+    world.run_until(|| listed.get(), 5 * second).unwrap();
+    let engine = engine.borrow().clone().unwrap();
+    let update = Update {
+        chunk: ChunkId::default(),
+        version: engine.fresh_version(),
+        chain_version: ChainVersion(1),
+        op: Op::Replace { data: vec![1; 10].into() },
+        request: None,
+        commit: false,
+    };
+    world.block_on(STORE, |cx| async move { engine.apply(&cx, update).await }).unwrap().unwrap();
+    world.run_until(|| fetches.get() == 1, second).unwrap();
+    let changed = world.block_on(TOYS, |cx| async move {
+        let target = Addr::<Storage>::from_raw(addr(STORE, 0));
+        cx.ask(target, NewRouting { routing: routing(2) }).await
+    });
+    changed.unwrap().unwrap();
+    world.run_until(|| fetches.get() > 1, 5 * second).expect("it fetches again");
+}
