@@ -74,8 +74,8 @@ impl Nic for Faulty {
         self.nic.slots()
     }
 
-    fn arm(&self) -> Result<(), String> {
-        self.nic.arm()
+    fn arm(&self, for_own_work: bool) -> Result<(), String> {
+        self.nic.arm(for_own_work)
     }
 
     /// What was held makes no event when it is let go.

@@ -133,8 +133,9 @@ pub(crate) trait Nic {
     fn repost(&self, slot: u16);
     /// Receive buffers of this shard, all connections together.
     fn slots(&self) -> usize;
-    /// Asks for an event at the next completion; poll once more after it, before waiting.
-    fn arm(&self) -> Result<(), String>;
+    /// Asks for an event at the next packet or failure, and at the next completion of work of our
+    /// own if it is waited for; poll once more after it, before waiting.
+    fn arm(&self, for_own_work: bool) -> Result<(), String>;
     /// Readable when there has been an event; `None` where `poll` is all there is.
     fn events(&self) -> Option<BorrowedFd<'_>>;
     /// Takes the events that have come.

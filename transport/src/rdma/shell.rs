@@ -43,6 +43,8 @@ pub(crate) struct Port {
     shard: Weak<Shard>,
     stop: Slot<()>,
     looking_again: Cell<bool>,
+    /// While completions of our own work make no event: ends that sleep.
+    light_sleep: RefCell<Option<Slot<()>>>,
 }
 
 /// A queue pair and what happens on it.
@@ -247,6 +249,11 @@ impl Joint {
         if engine.is_starved() {
             port.look_again(shard);
         }
+        if engine.awaits_own_work()
+            && let Some(woken) = port.light_sleep.take()
+        {
+            woken.fill(());
+        }
         if engine.has_more() {
             c.wake_sender();
         }
@@ -277,6 +284,7 @@ impl Port {
             shard: Rc::downgrade(shard),
             stop: Slot::new(),
             looking_again: Cell::default(),
+            light_sleep: RefCell::default(),
         });
         let me = Rc::clone(&port);
         shard.cx().spawn(async move {
@@ -318,16 +326,21 @@ impl Port {
                 drop(shard);
                 turn.await;
             }
-            if let Err(why) = self.nic.arm() {
+            let deep = self.awaits_own_work();
+            if let Err(why) = self.nic.arm(deep) {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
             }
             // What came before it was armed brings no event.
             if self.take() > 0 {
                 continue;
             }
+            let woken = Slot::new();
+            *self.light_sleep.borrow_mut() = (!deep).then(|| woken.clone());
             match &mut watch {
                 Some(watch) => {
-                    if let Err(e) = poll_fn(|cx| watch.poll_ready(cx)).await {
+                    let event = before(poll_fn(|cx| watch.poll_ready(cx)), woken).await;
+                    self.light_sleep.take();
+                    if let Some(Err(e)) = event {
                         tracing::error!("RDMA events cannot be waited for: {e}");
                         return self.fail_all("the device's events are lost");
                     }
@@ -336,6 +349,11 @@ impl Port {
                 None => self.sleep(LOOK_AGAIN).await,
             }
         }
+    }
+
+    fn awaits_own_work(&self) -> bool {
+        let joints = self.joints.borrow();
+        joints.values().any(|j| j.engine.borrow().as_ref().is_some_and(Engine::awaits_own_work))
     }
 
     fn now(&self) -> Option<Time> {

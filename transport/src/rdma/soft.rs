@@ -40,12 +40,21 @@ struct Faults {
     flip_transfer: Option<usize>,
 }
 
+/// What makes an event.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Armed {
+    #[default]
+    Nothing,
+    Solicited,
+    All,
+}
+
 struct Port {
     /// Where the receive buffers begin.
     slots: usize,
     free: VecDeque<u16>,
     completions: VecDeque<Completion>,
-    armed: bool,
+    armed: Armed,
     event: Arc<OwnedFd>,
 }
 
@@ -104,7 +113,7 @@ impl Wire {
             slots: memory.span().0,
             free: (0..slots as u16).collect(),
             completions: VecDeque::new(),
-            armed: false,
+            armed: Armed::Nothing,
             event: Arc::clone(&event),
         };
         state.nics.insert(id, port);
@@ -152,8 +161,10 @@ impl Wire {
 impl State {
     fn complete(&mut self, nic: u64, completion: Completion) {
         let Some(port) = self.nics.get_mut(&nic) else { return };
+        let solicited = completion.outcome != Outcome::Done;
         port.completions.push_back(completion);
-        if std::mem::take(&mut port.armed) {
+        if port.armed == Armed::All || (solicited && port.armed == Armed::Solicited) {
+            port.armed = Armed::Nothing;
             // It is full only when nobody reads it, and then it is readable all the same.
             let _ = rustix::io::write(&port.event, &1u64.to_ne_bytes());
         }
@@ -399,8 +410,9 @@ impl Nic for SoftNic {
         self.slots
     }
 
-    fn arm(&self) -> Result<(), String> {
-        self.wire.state().nics.get_mut(&self.id).expect("until it is dropped").armed = true;
+    fn arm(&self, for_own_work: bool) -> Result<(), String> {
+        let armed = if for_own_work { Armed::All } else { Armed::Solicited };
+        self.wire.state().nics.get_mut(&self.id).expect("until it is dropped").armed = armed;
         Ok(())
     }
 

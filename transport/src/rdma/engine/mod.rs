@@ -59,6 +59,10 @@ pub(crate) struct Terms {
     pub(crate) segments_max: usize,
 }
 
+/// Work that may go without a completion of its own. What it needs stays with it until a later one:
+/// so much may be kept by an idle connection.
+const UNSIGNALLED_MAX: usize = 4;
+
 /// Who is at the other end, and which shard of ours is at this one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
@@ -129,6 +133,10 @@ pub(crate) struct Engine {
     queued: VecDeque<Task>,
     posted: VecDeque<Task>,
     next_task: u64,
+    /// Of those posted last, how many will not say that they have completed.
+    unsignalled: usize,
+    /// Exposures whose closing has not completed.
+    closing: usize,
     exposures: BTreeMap<u64, Exposure>,
     next_exposure: u64,
     // Out:
@@ -167,6 +175,8 @@ impl Engine {
             queued: VecDeque::new(),
             posted: VecDeque::new(),
             next_task: 0,
+            unsignalled: 0,
+            closing: 0,
             exposures: BTreeMap::new(),
             next_exposure: 0,
             credits: terms.credits,
@@ -206,6 +216,15 @@ impl Engine {
     /// Payload bytes looked at since the last time.
     pub(crate) fn take_effort(&mut self) -> usize {
         std::mem::take(&mut self.effort_in)
+    }
+
+    /// Whether something waits for work of our own to complete; packets are waited for always.
+    pub(crate) fn awaits_own_work(&self) -> bool {
+        self.reads > 0
+            || self.closing > 0
+            || self.starved
+            || !self.queued.is_empty()
+            || self.queue_room() < ENTRIES_OF_PACKET
     }
 
     /// Whether nothing is on its way out.
@@ -312,11 +331,19 @@ impl Engine {
             return Ok(());
         }
         let mut work = Vec::with_capacity(n);
+        let mut unsignalled = self.unsignalled;
         for (i, task) in self.queued.iter().take(n).enumerate() {
-            work.push(self.work(task, i + 1 == n));
+            let signal = i + 1 == n && unsignalled + n > UNSIGNALLED_MAX;
+            work.push(self.work(task, signal));
+            unsignalled = match task.doing {
+                Doing::Read { .. } | Doing::Close { .. } => 0,
+                _ if signal => 0,
+                _ => unsignalled + 1,
+            };
         }
         let done = pair.post(&work);
         drop(work);
+        self.unsignalled = unsignalled;
         self.posted.extend(self.queued.drain(..n));
         done
     }
@@ -361,10 +388,12 @@ impl Engine {
     }
 
     fn close(&mut self, exposure: u64) {
+        self.closing += 1;
         self.queue(Doing::Close { exposure });
     }
 
     fn closed(&mut self, exposure: u64, dock: &Dock) -> Result<(), Lost> {
+        self.closing -= 1;
         let Exposure { piece, window, then } =
             self.exposures.remove(&exposure).expect("closed once, by us");
         dock.give_back(window);

@@ -185,7 +185,7 @@ fn receive(me: &mut Joined, events: bool) {
             return;
         }
         if events {
-            me.end.nic.arm().unwrap();
+            me.end.nic.arm(true).unwrap();
             me.end.poll();
             if me.end.packets.pop_front().is_some() {
                 return;

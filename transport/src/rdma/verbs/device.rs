@@ -265,9 +265,11 @@ impl Device {
         last
     }
 
-    pub(super) fn arm(&self) -> Result<(), String> {
+    /// Packets are sent as solicited.
+    pub(super) fn arm(&self, for_own_work: bool) -> Result<(), String> {
+        let solicited_only = c_int::from(!for_own_work);
         // SAFETY: our queue.
-        let code = unsafe { ibv_req_notify_cq(self.completions.raw(), 0) };
+        let code = unsafe { ibv_req_notify_cq(self.completions.raw(), solicited_only) };
         check(code, "completions cannot be waited for")
     }
 

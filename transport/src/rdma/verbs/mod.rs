@@ -84,8 +84,8 @@ impl Nic for VerbsNic {
         self.0.slots.count()
     }
 
-    fn arm(&self) -> Result<(), String> {
-        self.0.arm()
+    fn arm(&self, for_own_work: bool) -> Result<(), String> {
+        self.0.arm(for_own_work)
     }
 
     fn events(&self) -> Option<BorrowedFd<'_>> {

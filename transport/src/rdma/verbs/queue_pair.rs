@@ -148,7 +148,7 @@ impl VerbsQueuePair {
             Work::Send { id, packet, signal } => {
                 wr.wr_id = *id;
                 wr.opcode = ibv_wr_opcode::IBV_WR_SEND;
-                wr.send_flags = signalled(*signal);
+                wr.send_flags = signalled(*signal) | ibv_send_flags::IBV_SEND_SOLICITED.0;
                 if packet.len <= self.inline {
                     wr.send_flags |= ibv_send_flags::IBV_SEND_INLINE.0;
                 }

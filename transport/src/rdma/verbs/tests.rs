@@ -392,7 +392,7 @@ fn a_completion_wakes_who_waits() {
         let (mut a, mut b) = (End::new(&a, &SETTINGS), End::new(&b, &SETTINGS));
         let (x, _y) = connected(&a, &b);
         for id in 0..5 {
-            b.nic.arm().unwrap();
+            b.nic.arm(true).unwrap();
             b.poll();
             assert!(!readable(&b, 20), "nothing has happened yet");
             let out = a.piece(100, 1);
