@@ -52,11 +52,6 @@ impl VerbsNic {
         device.map(|d| VerbsNic(Rc::new(d))).map_err(|why| format!("{}: {why}", port.device))
     }
 
-    /// Connections that it can have at a time.
-    pub(crate) fn queue_pairs(&self) -> usize {
-        self.0.queue_pairs_max
-    }
-
     /// The key by which a peer would reach the whole pool, if that were open.
     #[cfg(test)]
     fn pool_key(&self) -> u32 {
