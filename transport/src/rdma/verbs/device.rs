@@ -109,6 +109,10 @@ impl Device {
         if queue_pairs_max == 0 {
             return Err(format!("the device has completion queues of {} only", limits.max_cqe));
         }
+        if queue_pairs_max < settings.queue_pairs {
+            let (device, asked) = (&port.device, settings.queue_pairs);
+            tracing::info!(device, asked, queue_pairs_max, "fewer connections than asked for");
+        }
         let entries = slots.count() + queue_pairs_max * send_queue;
 
         // SAFETY: an open device; what is made is destroyed before it (order of the fields).
