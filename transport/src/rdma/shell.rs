@@ -27,6 +27,9 @@ use crate::peers::Limits;
 
 /// Who found no memory looks again after this long: memory may come back on any thread.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
+/// How long the device alone is looked at between two turns of the shard; as long as those take, if
+/// they take longer.
+const LOOK: Duration = Duration::from_micros(3);
 /// Fewer credits than that cannot be worked with.
 const CREDITS_MIN: u16 = 4;
 /// Payload bytes looked at or copied before others get their turn.
@@ -311,20 +314,24 @@ impl Port {
 
     /// Takes completions for ever. Between two looks the shard has its turn, other I/O included.
     async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
+        let mut turned = Time::default();
         loop {
             let Some(mut last) = self.now() else { return };
+            let mut look = LOOK;
             loop {
                 let some = self.take() > 0;
-                let Some(shard) = self.shard.upgrade() else { return };
-                let now = shard.cx().now();
+                let Some(cx) = self.shard.upgrade().map(|s| s.cx()) else { return };
+                let now = cx.now();
                 if some {
                     last = now;
                 } else if now.since(last) >= spin {
                     break;
+                } else if now.since(turned) < look {
+                    continue;
                 }
-                let turn = shard.cx().turn();
-                drop(shard);
-                turn.await;
+                cx.turn().await;
+                turned = cx.now();
+                look = turned.since(now).max(LOOK);
             }
             let deep = self.awaits_own_work();
             if let Err(why) = self.nic.arm(deep) {
