@@ -120,8 +120,8 @@ fn build() -> Result<(), Failure> {
     run(cargo(&["build", "--workspace", "--profile", PROFILE]).args(features()))
 }
 
-/// What everything is built with beside the defaults, one set for all steps: RDMA, where the machine
-/// has what its bindings are made with.
+/// What everything is built with beside the defaults, one set for all steps: RDMA, where the
+/// machine has what its bindings are made with.
 pub(crate) fn features() -> &'static [&'static str] {
     if command::is_installed("cmake") && has_libclang() {
         &["--features", "t3fs-nodes/rdma"]

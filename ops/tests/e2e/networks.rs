@@ -78,10 +78,10 @@ fn the_suite_while_the_line_is_cut_and_mended() {
         return;
     }
     let mut net = Net::new();
-    let cut = |net: &mut Net, suite: &mut Process, away: Duration| {
+    let cut = |net: &mut Net, suite: &mut Process, away: Duration, times_max: usize| {
         let begun = Instant::now();
         let mut cuts = 0;
-        while suite.is_running() && begun.elapsed() < program_limit() {
+        while cuts < times_max && suite.is_running() && begun.elapsed() < program_limit() {
             thread::sleep(Duration::from_millis(700));
             net.hosts.cut("b", Cut::Both).expect("a cut");
             thread::sleep(away);
@@ -92,10 +92,11 @@ fn the_suite_while_the_line_is_cut_and_mended() {
         assert!(cuts > 1, "the suite is over before the first cut");
     };
     let mut suite = net.suite(&["tcp::"], 4);
-    cut(&mut net, &mut suite, Duration::from_millis(400));
+    cut(&mut net, &mut suite, Duration::from_millis(400), usize::MAX);
     passes(suite);
     let mut suite = net.suite(&["tcp::outcomes_are_honest"], 1);
-    cut(&mut net, &mut suite, Duration::from_millis(2_500));
+    // After these it is well again: what is cut most of the time connects nobody.
+    cut(&mut net, &mut suite, Duration::from_millis(2_500), if is_nightly() { 5 } else { 2 });
     passes(suite);
 }
 

@@ -155,7 +155,7 @@ impl Rack {
         run(Command::new("diff").arg("-r").arg(tree).arg(self.mount_point().join(name)));
     }
 
-    /// The links of a process that are up, each with the number of its peer, as the doctor has them.
+    /// The links of a process that are up, with the numbers of its peers, as the doctor has them.
     pub fn links(&self, name: &str) -> Vec<(u64, Value)> {
         let mut doctor = self.command();
         doctor.args(["doctor", "--json"]);
