@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -73,26 +74,42 @@ fn from_glommio(e: GlommioError<()>, what: &str, path: &Path) -> DiskError {
     }
 }
 
-/// Lets glommio find out whether a device can be polled, from a file that has a block on it.
+/// Lets glommio find out whether a device can be polled, before it is used.
 ///
-/// It asks once per device, with a read of the first file it opens there; of an empty file that
-/// read succeeds without reaching the device, and every later one would fail with EOPNOTSUPP.
+/// It asks once per device, with a polled read of the first file it opens there. Of an empty file
+/// that read succeeds without reaching the device, and every later one would fail with EOPNOTSUPP;
+/// so the file has a block. Where the device has no queues for polling, Linux 6.1 may try such a
+/// read for ever, in a kernel thread; so there it is made to fail at once, on a descriptor that
+/// cannot be read, which glommio takes for a no.
 pub(super) async fn teach_polling(folders: &[PathBuf]) {
     for folder in folders {
         let thread = std::thread::current().id();
         let path = folder.join(format!(".t3fs-poll-{}-{thread:?}", std::process::id()));
         let written = std::fs::File::create(&path).and_then(|mut f| {
             io::Write::write_all(&mut f, &[0; 4096])?;
-            f.sync_all()
+            f.sync_all()?;
+            f.metadata()
         });
-        if written.is_ok()
-            && let Ok(f) = OpenOptions::new().read(true).dma_open(&path).await
-        {
-            let _ = f.close().await; // only read from
+        if let Ok(file) = written {
+            let mut options = OpenOptions::new();
+            match can_poll(file.dev()) {
+                true => options.read(true),
+                false => options.write(true),
+            };
+            if let Ok(f) = options.dma_open(&path).await {
+                let _ = f.close().await; // nothing was written by it
+            }
         }
         // A folder that is missing or full shows when it is used.
         let _ = std::fs::remove_file(&path);
     }
+}
+
+/// Whether a block device has queues for polled I/O. Of a partition, what glommio looks at is the
+/// first minor number.
+fn can_poll(device: u64) -> bool {
+    let path = format!("/sys/dev/block/{}:0/queue/io_poll", rustix::fs::major(device));
+    std::fs::read_to_string(path).is_ok_and(|text| text.trim() == "1")
 }
 
 impl Disks {
