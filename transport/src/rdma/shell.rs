@@ -385,7 +385,9 @@ impl Port {
     fn take(self: &Rc<Self>) -> usize {
         if self.completions.borrow().is_empty() {
             let mut fresh = Vec::new();
-            self.nic.poll(&mut fresh);
+            if self.nic.poll(&mut fresh) == 0 {
+                return 0;
+            }
             self.completions.borrow_mut().extend(fresh);
         }
         let mut concerned: Vec<(u32, Rc<Joint>)> = Vec::new();

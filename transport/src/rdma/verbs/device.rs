@@ -218,8 +218,9 @@ impl Device {
 
     /// Up to `BATCH` completions out of the device's queue; how many.
     fn take_completions(&self, into: &mut Vec<Completion>) -> usize {
-        let mut batch = [const { MaybeUninit::<ibv_wc>::uninit() }; BATCH];
-        let room = batch.as_mut_ptr().cast();
+        // As one: an array of uninitialised ones is copied from somewhere.
+        let mut batch = MaybeUninit::<[ibv_wc; BATCH]>::uninit();
+        let room: *mut ibv_wc = batch.as_mut_ptr().cast();
         // SAFETY: our queue, and room for so many.
         let found = unsafe { ibv_poll_cq(self.completions.raw(), BATCH as c_int, room) };
         let Ok(found) = usize::try_from(found) else {
@@ -227,8 +228,8 @@ impl Device {
             return 0;
         };
         // SAFETY: so many have been filled in.
-        let all = batch[..found].iter().map(|one| unsafe { one.assume_init_ref() });
-        into.extend(all.map(|one| self.completion(one)));
+        let all = unsafe { std::slice::from_raw_parts(room, found) };
+        into.extend(all.iter().map(|one| self.completion(one)));
         found
     }
 
