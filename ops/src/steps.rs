@@ -140,11 +140,22 @@ fn has_libclang() -> bool {
         || libraries.any(|e| e.file_name().to_string_lossy().starts_with("libclang"))
 }
 
-/// Measures links between processes beside plain sockets, and prints a table.
-pub fn bench_net(rounds: u32) -> Result<(), Failure> {
+/// Measures links between processes beside plain sockets, and beside perftest where there are RDMA
+/// devices, and prints tables.
+pub fn bench_net(rounds: u32, in_vm: bool) -> Result<(), Failure> {
+    let mut build = cargo(&["build", "--release", "--package", "t3fs-transport"]);
+    build.args(["--example", "bench_net"]);
+    if !features().is_empty() {
+        build.args(["--features", "t3fs-transport/rdma"]);
+    }
+    run(&mut build)?;
+    let program = workspace::binary("release", "examples/bench_net");
     let rounds = rounds.to_string();
-    let example = ["--package", "t3fs-transport", "--example", "bench_net", "--", &rounds];
-    run(cargo(&["run", "--release"]).args(example))
+    if in_vm {
+        let mut vm = Command::new(workspace::root().join("ops/rdma-vm"));
+        return run(vm.args(["--timeout", "1200", "--"]).arg(program).args([&rounds, "RDMA"]));
+    }
+    run(Command::new(program).arg(rounds))
 }
 
 /// Builds one binary as users run it.
