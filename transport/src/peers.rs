@@ -65,7 +65,8 @@ impl Default for Limits {
             handshake: Duration::from_secs(2),
             handshakes_max: 256,
             links_max: 16_384,
-            connect: Duration::from_secs(1),
+            // Longer than the first repetition of a lost SYN takes.
+            connect: Duration::from_millis(1500),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
             ping_after: Duration::from_millis(500),
