@@ -598,11 +598,14 @@ impl Shared {
                 self.lose(&link, &connection, "a later incarnation of the node is known");
                 continue;
             }
-            if let Carrier::Rdma(rdma) = &connection.carrier
-                && let Some(why) = rdma.overstretched()
-            {
-                self.lose(&link, &connection, why);
-                continue;
+            if let Carrier::Rdma(rdma) = &connection.carrier {
+                rdma.look();
+                if let Some(why) = rdma.overstretched() {
+                    self.lose(&link, &connection, why);
+                }
+                if connection.ended() {
+                    continue;
+                }
             }
             let waited_for = asked.contains(&(link.node, link.shard)) || !connection.is_idle();
             let signs = connection.signs_of_life();

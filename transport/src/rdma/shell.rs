@@ -162,6 +162,11 @@ impl Carrier {
         }
     }
 
+    /// What has completed without an event: packets of our own, whose memory is free again.
+    pub(crate) fn look(&self) {
+        self.port.take();
+    }
+
     /// Why the connection cannot go on: too much memory waits for replies that nobody waits for.
     pub(crate) fn overstretched(&self) -> Option<&'static str> {
         let shard = self.port.shard.upgrade()?;

@@ -59,10 +59,6 @@ pub(crate) struct Terms {
     pub(crate) segments_max: usize,
 }
 
-/// Work that may go without a completion of its own. What it needs stays with it until a later one:
-/// so much may be kept by an idle connection.
-const UNSIGNALLED_MAX: usize = 4;
-
 /// Who is at the other end, and which shard of ours is at this one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
@@ -133,8 +129,6 @@ pub(crate) struct Engine {
     queued: VecDeque<Task>,
     posted: VecDeque<Task>,
     next_task: u64,
-    /// Of those posted last, how many will not say that they have completed.
-    unsignalled: usize,
     /// Exposures whose closing has not completed.
     closing: usize,
     exposures: BTreeMap<u64, Exposure>,
@@ -175,7 +169,6 @@ impl Engine {
             queued: VecDeque::new(),
             posted: VecDeque::new(),
             next_task: 0,
-            unsignalled: 0,
             closing: 0,
             exposures: BTreeMap::new(),
             next_exposure: 0,
@@ -331,19 +324,11 @@ impl Engine {
             return Ok(());
         }
         let mut work = Vec::with_capacity(n);
-        let mut unsignalled = self.unsignalled;
         for (i, task) in self.queued.iter().take(n).enumerate() {
-            let signal = i + 1 == n && unsignalled + n > UNSIGNALLED_MAX;
-            work.push(self.work(task, signal));
-            unsignalled = match task.doing {
-                Doing::Read { .. } | Doing::Close { .. } => 0,
-                _ if signal => 0,
-                _ => unsignalled + 1,
-            };
+            work.push(self.work(task, i + 1 == n));
         }
         let done = pair.post(&work);
         drop(work);
-        self.unsignalled = unsignalled;
         self.posted.extend(self.queued.drain(..n));
         done
     }
