@@ -38,8 +38,8 @@ const IDLE_KIB_MAX: u64 = 300 * 1024;
 #[derive(Args)]
 pub struct Options {
     /// Rows to measure, or the beginnings of their names: `create`, `rand-read-direct-16` (all if
-    /// none); `net` alone measures links between processes beside plain sockets, and beside perftest
-    /// where there is an RDMA device
+    /// none); `net` alone measures links between processes beside plain sockets, and beside
+    /// perftest where there is an RDMA device
     rows: Vec<String>,
     /// Seconds that each phase is measured for, per place and round
     #[arg(long, default_value_t = 0.7)]
@@ -60,7 +60,7 @@ pub struct Options {
     /// Measure a mount in a process of its own, with meta and storage in another, over TCP
     #[arg(long, conflicts_with = "without_t3fs")]
     apart: bool,
-    /// With `net`: in the VM of ops/rdma-vm, which has RDMA devices; the processor is emulated there
+    /// With `net`: in the VM of ops/rdma-vm, which has RDMA devices and an emulated processor
     #[arg(long)]
     vm: bool,
     /// Write the results to ops/bench/results/<date>.md too
