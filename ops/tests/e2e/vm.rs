@@ -3,13 +3,13 @@
 //! processors, so everything is 10 to 20 times slower there.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use t3fs_ops::hosts::Process;
 
-use crate::harness::conformance;
+use crate::harness::{Watchdog, binary, conformance, run};
 use crate::networks::{Net, passes};
 use crate::rack::Rack;
 
@@ -131,4 +131,56 @@ fn a_cluster_in_which_one_has_no_rdma() {
     assert!(kinds.iter().all(|n| *n > 0), "{kinds:?}");
     assert!(carriers("storage3").all(|(_, carrier)| carrier == "TCP"));
     rack.becomes_whole();
+}
+
+/// Regression: on Linux 6.1 `up` never came to an end with its data on a device without queues for
+/// polled I/O. The executor asked whether the device can be polled by a polled read, which the
+/// kernel tried for ever. Method: ext4 on a loop device.
+#[test]
+#[ignore = "needs Debian's kernel: cargo ops vm"]
+fn a_disk_that_cannot_be_polled_is_used() {
+    let place = tempfile::tempdir().expect("a folder");
+    let disk = LoopDisk::new(place.path(), 1200);
+    let mount_point = place.path().join("mnt");
+    fs::create_dir(&mount_point).expect("a mount point");
+    let _watchdog = Watchdog::start(mount_point.clone());
+    let data = disk.0.join("data");
+    run(within_a_minute(binary())
+        .arg("up")
+        .arg(&mount_point)
+        .arg("--data")
+        .arg(&data)
+        .arg("--detach"));
+    let content = vec![7; 3 << 20];
+    fs::write(mount_point.join("file"), &content).expect("write");
+    assert!(fs::read(mount_point.join("file")).expect("read") == content);
+    run(within_a_minute(binary()).arg("down").arg(&mount_point));
+}
+
+/// What does not end by itself ends after a minute.
+fn within_a_minute(program: PathBuf) -> Command {
+    let mut command = Command::new("timeout");
+    command.args(["--signal=KILL", "60"]).arg(program);
+    command
+}
+
+/// An ext4 file system on a loop device, mounted.
+struct LoopDisk(PathBuf);
+
+impl LoopDisk {
+    fn new(place: &Path, mib: u64) -> LoopDisk {
+        let (image, dir) = (place.join("image"), place.join("disk"));
+        fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("an image");
+        fs::create_dir(&dir).expect("a folder");
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
+        LoopDisk(dir)
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        // Something may still use it; the VM ends soon.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
