@@ -6,6 +6,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 use t3fs_ops::command;
@@ -108,8 +109,14 @@ fn the_doctor_knows_every_pair_of_a_cluster() {
     }
 
     three.kill().expect("kill -9");
-    let mut dead = t3fs(["doctor"]);
-    let done = finish(dead.arg(site.path("2")));
+    // The node learns of it from the end of the connection, which takes its moment.
+    let noticed = Instant::now() + COMMAND_LIMIT;
+    let done = loop {
+        let done = finish(t3fs(["doctor"]).arg(site.path("2")));
+        if done.code() == Some(1) || Instant::now() > noticed {
+            break done;
+        }
+    };
     assert_eq!(done.code(), Some(1), "{}{}", done.stdout, done.stderr);
     assert!(done.stderr.contains("cannot be reached: node 3"), "{}", done.stderr);
     assert!(done.stdout.contains("node 1 (mgmtd,kv,meta); TCP://127.0.0.1:"), "{}", done.stdout);
