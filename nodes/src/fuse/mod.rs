@@ -298,6 +298,9 @@ impl Filesystem for Fs {
         self.run(ino, async move |here| {
             match files::open(&here, InodeId(ino.0), flags.0, uid).await {
                 Ok(_) => reply.opened(NO_HANDLE, options::of_open(flags.0)),
+                // Another mount has removed it while this kernel remembered the name: it looks the
+                // name up anew, and creates the file if that was asked for.
+                Err(FsError::NotFound) => reply.error(Errno::ESTALE),
                 Err(e) => reply.error(errno(&e)),
             }
         });
