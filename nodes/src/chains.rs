@@ -15,14 +15,12 @@ use t3fs_actors::proto::mgmtd::{
 use t3fs_runtime::NodeId;
 
 use crate::cli::MakeChainsArgs;
-use crate::config::roles::Roles;
 use crate::config::{self, Settings};
-use crate::data::incarnation;
 use crate::fabric::FabricPlan;
 use crate::failure::{Failure, failed, refused};
 use crate::logging::{self, tell};
-use crate::node::{Assembly, DISKS_TAG, KvPlace, LinkPlan, Node, Targets};
-use crate::run::{client_number, secret};
+use crate::node::{DISKS_TAG, Node};
+use crate::run::visitor;
 use crate::service::END_MAX;
 
 /// How long mgmtd may take to be found, and the nodes to register.
@@ -38,28 +36,10 @@ pub fn run(args: &MakeChainsArgs) -> Result<(), Failure> {
     if settings.cluster.is_empty() {
         return Err(refused("cluster is not set; say --cluster TCP://IP:PORT"));
     }
-    let secret = secret(&settings)?;
+    let visitor = visitor(&settings, "make-chains", FabricPlan::find(&settings)?)?;
     logging::to_stderr(settings.log.as_deref(), "warn")?;
     logging::abort_on_panic();
-    let assembly = Assembly {
-        cluster: settings.cluster_id.clone(),
-        node: client_number()?,
-        incarnation: incarnation::by_clock(),
-        roles: Roles::default(),
-        shards: 1,
-        leases: settings.leases,
-        link: Some(LinkPlan {
-            secret,
-            listen: None,
-            advertise: Vec::new(),
-            mgmtds: settings.cluster.clone(),
-            fabric: FabricPlan::find(&settings)?,
-        }),
-        kv: KvPlace::Unused,
-        targets: Targets::None,
-        label: "make-chains".into(),
-    };
-    let node = Node::start(assembly, &|| Ok(()))?;
+    let node = Node::start(visitor, &|| Ok(()))?;
     let made = make(&node, &settings, args.nodes);
     let until = Instant::now() + END_MAX;
     made.and(node.stop(&mut || until))

@@ -148,7 +148,7 @@ fn part(
     service::serve(Job { assembly, mount: dir, home, lock, detached, patience })
 }
 
-pub fn secret(settings: &Settings) -> Result<Secret, Failure> {
+fn secret(settings: &Settings) -> Result<Secret, Failure> {
     settings.secret.clone().ok_or_else(|| {
         refused(
             "no secret; set T3FS_SECRET or --secret-file to what all of the cluster share (make \
@@ -288,8 +288,30 @@ fn make(settings: &Settings, home: Home) -> Result<Made, Failure> {
     }
 }
 
+/// A process that joins for a moment, to ask: it serves nobody.
+pub fn visitor(settings: &Settings, label: &str, fabric: FabricPlan) -> Result<Assembly, Failure> {
+    Ok(Assembly {
+        cluster: settings.cluster_id.clone(),
+        node: client_number()?,
+        incarnation: incarnation::by_clock(),
+        roles: Roles::default(),
+        shards: 1,
+        leases: settings.leases,
+        link: Some(LinkPlan {
+            secret: secret(settings)?,
+            listen: None,
+            advertise: Vec::new(),
+            mgmtds: settings.cluster.clone(),
+            fabric,
+        }),
+        kv: KvPlace::Unused,
+        targets: Targets::None,
+        label: label.into(),
+    })
+}
+
 /// A number for a process that is no server: random, so that nobody has to hand them out.
-pub fn client_number() -> Result<NodeId, Failure> {
+fn client_number() -> Result<NodeId, Failure> {
     let mut bytes = [0; 4];
     let flags = rustix::rand::GetRandomFlags::empty();
     let got = rustix::rand::getrandom(&mut bytes, flags)

@@ -1,7 +1,7 @@
 //! Running other programs with a limit on their time: nothing here waits for ever.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
@@ -35,14 +35,16 @@ pub fn is_installed(program: &str) -> bool {
     env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 
-/// Looks at `condition` until it holds; false if it did not within `limit`.
+/// Looks at `condition` until it holds; false if it did not within `limit`. The last look is after
+/// `limit`, so that it is not us who were too slow.
 pub fn poll_until(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + limit;
     loop {
+        let last = Instant::now() >= end;
         if condition() {
             return true;
         }
-        if Instant::now() >= end {
+        if last {
             return false;
         }
         thread::sleep(POLL_EVERY);
@@ -85,11 +87,14 @@ pub fn finish_while(
     };
     let (stdout, stderr) = (text(&mut stdout)?, text(&mut stderr)?);
     let Some(status) = ended? else {
+        // Only root may read it, and only where the kernel keeps it.
+        let waits_in = fs::read_to_string(format!("/proc/{}/stack", child.id()));
         child.kill()?;
         let message = format!(
-            "{:?} {:?} still ran after {limit:?}; it printed: {stdout}{stderr}",
+            "{:?} {:?} still ran after {limit:?}; it printed: {stdout}{stderr}; the kernel has it in:\n{}",
             command.get_program(),
             command.get_args().collect::<Vec<_>>(),
+            waits_in.unwrap_or_default(),
         );
         return Err(io::Error::new(io::ErrorKind::TimedOut, message));
     };
@@ -115,6 +120,19 @@ mod tests {
         let mut sleep = Command::new("sleep");
         let outcome = finish(sleep.arg("600"), Duration::from_millis(50));
         assert_eq!(outcome.expect_err("it sleeps").kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Regression: a test that was stopped (SIGSTOP) for longer than the limit reported of a
+    /// program that had long ended that it hung.
+    #[test]
+    fn what_became_true_while_we_were_stopped_is_seen() {
+        let mut looks = 0;
+        let seen = poll_until(Duration::from_millis(1), || {
+            looks += 1;
+            thread::sleep(Duration::from_millis(5));
+            looks == 2
+        });
+        assert!(seen);
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub mod hosts;
 pub mod mounts;
 pub mod node;
 pub mod noise;
+pub mod process;
 pub mod procfs;
 pub mod steps;
 pub mod tidy;

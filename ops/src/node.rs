@@ -5,16 +5,16 @@
 //! was started here is ever signalled.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::command::{self, Finished};
 use crate::mounts;
+use crate::process::Process;
 
 /// The issue promises ten seconds; the rest is for busy build machines.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -63,9 +63,7 @@ impl Setup {
 #[derive(Debug)]
 pub struct Node {
     setup: Setup,
-    child: Child,
-    /// Set once the process has been waited for.
-    ended: Option<ExitStatus>,
+    process: Process,
     /// Was killed on purpose: its dead mount is left for the next start to cope with.
     keep_mount: bool,
 }
@@ -76,25 +74,18 @@ impl Node {
     /// # Errors
     /// Says what the process printed, if it ended or did not mount within the limit.
     pub fn start(setup: Setup) -> Result<Node, String> {
-        let describe = |err| format!("{}: {err}", setup.log.display());
-        let log = File::options().create(true).append(true).open(&setup.log).map_err(describe)?;
-        let log_start = log.metadata().map_err(describe)?.len() as usize;
-        let child = Command::new(&setup.binary)
-            .args(&setup.args)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(describe)?)
-            .stderr(log)
-            .spawn()
-            .map_err(|err| format!("could not start {}: {err}", setup.binary.display()))?;
-        let mut node = Node { setup, child, ended: None, keep_mount: false };
+        let mut command = Command::new(&setup.binary);
+        command.args(&setup.args);
+        let process = Process::start(command, &setup.log)?;
+        let mut node = Node { setup, process, keep_mount: false };
         let mounted = command::poll_until(START_LIMIT, || {
             // The line and not the mount alone: a killed process may have left its mount behind.
             !node.is_running()
-                || (node.printed_since(log_start).contains("mounted")
+                || (node.process.log().contains("mounted")
                     && mounts::find(&node.setup.mount_point).is_some())
         });
-        let printed = node.printed_since(log_start);
-        if let Some(status) = node.ended {
+        let printed = node.process.log();
+        if let Some(status) = node.process.wait(Duration::ZERO) {
             return Err(format!("ended while starting ({status}), printed: {printed}"));
         }
         if !mounted {
@@ -104,7 +95,7 @@ impl Node {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.pid()
     }
 
     pub fn mount_point(&self) -> &Path {
@@ -117,35 +108,22 @@ impl Node {
 
     /// Everything that was printed to the log, by earlier processes too.
     pub fn log(&self) -> String {
-        self.printed_since(0)
-    }
-
-    fn printed_since(&self, start: usize) -> String {
         let bytes = fs::read(&self.setup.log).unwrap_or_default();
-        String::from_utf8_lossy(bytes.get(start..).unwrap_or_default()).into_owned()
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     pub fn is_running(&mut self) -> bool {
-        if self.ended.is_none() {
-            self.ended = self.child.try_wait().ok().flatten();
-        }
-        self.ended.is_none()
+        self.process.is_running()
     }
 
     /// Sends a signal to the process, if it still runs.
     pub fn signal(&mut self, signal: Signal) {
-        // Its pid cannot have been given to another process: we have not waited for it yet.
-        if self.is_running()
-            && let Err(err) = kill_process(Pid::from_child(&self.child), signal)
-        {
-            eprintln!("could not signal process {}: {err}", self.pid());
-        }
+        self.process.signal(signal);
     }
 
     /// Waits for the process to end by itself; `None` if it did not within `limit`.
     pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
-        command::poll_until(limit, || !self.is_running());
-        self.ended
+        self.process.wait(limit)
     }
 
     /// `kill -9`, and waits for it. The dead mount stays and answers ENOTCONN; who owns the mount
@@ -155,12 +133,7 @@ impl Node {
     /// The process did not end; it waits in the kernel for something.
     pub fn kill(&mut self) -> Result<(), String> {
         self.keep_mount = true;
-        self.signal(Signal::KILL);
-        match self.wait(KILL_LIMIT) {
-            Some(status) if status.signal() == Some(Signal::KILL.as_raw()) => Ok(()),
-            Some(status) => Err(format!("had ended before it was killed ({status})")),
-            None => Err(format!("process {} survived kill -9", self.pid())),
-        }
+        self.process.kill()
     }
 
     /// `t3fs-node down MOUNT_POINT ARGS..`, whatever comes of it.

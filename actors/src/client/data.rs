@@ -302,7 +302,7 @@ impl Client {
                 Ok(())
             }
             // The file went with its last name; its length is nobody's business.
-            Err(FsError::NotFound) => Ok(()),
+            Err(FsError::Stale) => Ok(()),
             Err(e) => Err(e),
         };
         // Until here an fsync beside this report sends its own: this one may be lost.

@@ -28,7 +28,10 @@ pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetT
 /// How an operation fails, as a file system's user sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FsError {
+    /// There is no such name in the directory, which is there.
     NotFound,
+    /// The inode is gone: another client has removed it.
+    Stale,
     Exists,
     NotDirectory,
     IsDirectory,
@@ -85,6 +88,7 @@ impl std::fmt::Display for FsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             FsError::NotFound => "no such file or directory",
+            FsError::Stale => "stale file handle",
             FsError::Exists => "file exists",
             FsError::NotDirectory => "not a directory",
             FsError::IsDirectory => "is a directory",
@@ -103,6 +107,7 @@ impl From<MetaError> for FsError {
     fn from(e: MetaError) -> Self {
         match e {
             MetaError::NotFound => FsError::NotFound,
+            MetaError::Stale => FsError::Stale,
             MetaError::Exists => FsError::Exists,
             MetaError::NotDirectory => FsError::NotDirectory,
             MetaError::IsDirectory => FsError::IsDirectory,

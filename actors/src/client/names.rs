@@ -54,10 +54,17 @@ impl Client {
     }
 
     /// Pairs with `release`; the content of an open file stays when its last name goes.
+    ///
+    /// # Errors
+    /// `Stale` also when the last name has gone and this client has it not open: what is written to
+    /// it would be lost.
     pub async fn open(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
         let attr = self.0.link.meta(cx, GetAttr { inode }).await?;
         if attr.kind != FileType::File {
             return Ok(attr);
+        }
+        if attr.nlink == 0 && self.file(inode).is_none_or(|f| f.opens.get() == 0) {
+            return Err(FsError::Stale);
         }
         let f = self.entry(attr);
         f.opens.set(f.opens.get() + 1);

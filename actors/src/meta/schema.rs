@@ -223,7 +223,7 @@ pub struct RefusedV2 {
 }
 
 /// What an operation refuses because of what it found. Only ever longer.
-const REFUSALS: [MetaError; 8] = [
+const REFUSALS: [MetaError; 9] = [
     MetaError::NotFound,
     MetaError::Exists,
     MetaError::NotDirectory,
@@ -232,6 +232,7 @@ const REFUSALS: [MetaError; 8] = [
     MetaError::NameTooLong,
     MetaError::TooManyLinks,
     MetaError::FileTooLarge,
+    MetaError::Stale,
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]

@@ -250,6 +250,7 @@ pub struct CollectGarbage;
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum MetaError {
+    /// There is no such name in the directory, which is there.
     NotFound,
     Exists,
     NotDirectory,
@@ -265,6 +266,8 @@ pub enum MetaError {
     Unavailable(String),
     /// What is stored contradicts itself or is of a newer format; the text says what to do.
     Damaged(String),
+    /// An inode given by its number is gone: whoever knew it by a name looks that up anew.
+    Stale,
 }
 
 impl std::fmt::Display for MetaError {
@@ -279,6 +282,7 @@ impl std::fmt::Display for MetaError {
             MetaError::TooManyLinks => "too many links",
             MetaError::FileTooLarge => "file too large",
             MetaError::NoSpace => "no space left",
+            MetaError::Stale => "stale file handle",
             MetaError::InvalidArgument(s) | MetaError::Unavailable(s) | MetaError::Damaged(s) => s,
         })
     }

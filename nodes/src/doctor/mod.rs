@@ -18,18 +18,16 @@ use t3fs_transport::FabricUse;
 use t3fs_transport::rdma::{DeviceReport, Devices};
 
 use crate::cli::DoctorArgs;
-use crate::config::roles::Roles;
 use crate::config::{self, Settings};
 use crate::control;
-use crate::data::incarnation;
 use crate::data::lock::{FolderLock, Tried};
 use crate::down;
 use crate::fabric::FabricPlan;
 use crate::failure::{Failure, failed, refused};
 use crate::logging::{self, tell};
-use crate::node::{Assembly, KvPlace, LinkPlan, Node, Targets};
+use crate::node::Node;
 use crate::registry;
-use crate::run::{client_number, secret};
+use crate::run::visitor;
 use crate::service::END_MAX;
 use view::{Device, Host, View};
 
@@ -178,25 +176,8 @@ fn ask(home: &Path) -> Result<View, Failure> {
 /// Joins the cluster for as long as it takes to look at it.
 fn join(settings: &Settings) -> Result<View, Failure> {
     logging::to_stderr(settings.log.as_deref(), "error")?;
-    let assembly = Assembly {
-        cluster: settings.cluster_id.clone(),
-        node: client_number()?,
-        incarnation: incarnation::by_clock(),
-        roles: Roles::default(),
-        shards: 1,
-        leases: settings.leases,
-        link: Some(LinkPlan {
-            secret: secret(settings)?,
-            listen: None,
-            advertise: Vec::new(),
-            mgmtds: settings.cluster.clone(),
-            fabric: FabricPlan::look(settings),
-        }),
-        kv: KvPlace::Unused,
-        targets: Targets::None,
-        label: "doctor".into(),
-    };
-    let node = Node::start(assembly, &|| Ok(()))?;
+    let visitor = visitor(settings, "doctor", FabricPlan::look(settings))?;
+    let node = Node::start(visitor, &|| Ok(()))?;
     let began = Instant::now();
     let found = loop {
         let asked = node.ask_agent(GetRouting { have: RoutingVersion(0), fresh: true })?;

@@ -116,7 +116,7 @@ pub async fn list(
             if fresh && here.hub.is_written(entry.attr.inode) {
                 match here.fresh(entry.attr.clone()).await {
                     Ok(attr) => entry.attr = attr,
-                    Err(FsError::NotFound) => {} // removed since the page was read
+                    Err(FsError::Stale) => {} // removed since the page was read
                     Err(e) => return Err(e),
                 }
             }

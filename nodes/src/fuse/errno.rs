@@ -13,6 +13,9 @@ const BURST_US: u64 = 10_000_000;
 pub fn errno(e: &FsError) -> Errno {
     match e {
         FsError::NotFound => Errno::ENOENT,
+        // The kernel looks the path up anew before it believes that (and creates what is missing,
+        // if that was asked for): it remembers names for a while that another mount has removed.
+        FsError::Stale => Errno::ESTALE,
         FsError::Exists => Errno::EEXIST,
         FsError::NotDirectory => Errno::ENOTDIR,
         FsError::IsDirectory => Errno::EISDIR,
@@ -80,6 +83,7 @@ mod tests {
     fn the_table() {
         let table = [
             (FsError::NotFound, libc::ENOENT),
+            (FsError::Stale, libc::ESTALE),
             (FsError::Exists, libc::EEXIST),
             (FsError::NotDirectory, libc::ENOTDIR),
             (FsError::IsDirectory, libc::EISDIR),

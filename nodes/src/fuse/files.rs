@@ -66,16 +66,25 @@ pub async fn create(
     owner: Owner,
     flags: i32,
 ) -> Result<Attr, FsError> {
-    let made = names::create(here, parent, name, owner, writes(flags)).await;
-    if made != Err(FsError::Exists) || flags & libc::O_EXCL != 0 {
-        return made;
+    loop {
+        let made = names::create(here, parent, name, owner, writes(flags)).await;
+        if made != Err(FsError::Exists) || flags & libc::O_EXCL != 0 {
+            return made;
+        }
+        let attr = match here.client.lookup(&here.cx, parent, name).await {
+            Err(FsError::NotFound) => continue, // removed again
+            found => found?,
+        };
+        if attr.kind != FileType::File {
+            return Err(FsError::Exists);
+        }
+        let inode = attr.inode;
+        let open = async move |there: &Here| open(there, inode, flags, owner.uid).await;
+        match here.at(inode, open).await {
+            Err(FsError::Stale) => {}
+            opened => return opened,
+        }
     }
-    let attr = here.client.lookup(&here.cx, parent, name).await?;
-    if attr.kind != FileType::File {
-        return Err(FsError::Exists);
-    }
-    let inode = attr.inode;
-    here.at(inode, async move |there: &Here| open(there, inode, flags, owner.uid).await).await
 }
 
 pub async fn release(here: &Here, inode: InodeId, flags: i32) -> Result<(), FsError> {

@@ -298,9 +298,6 @@ impl Filesystem for Fs {
         self.run(ino, async move |here| {
             match files::open(&here, InodeId(ino.0), flags.0, uid).await {
                 Ok(_) => reply.opened(NO_HANDLE, options::of_open(flags.0)),
-                // Another mount has removed it while this kernel remembered the name: it looks the
-                // name up anew, and creates the file if that was asked for.
-                Err(FsError::NotFound) => reply.error(Errno::ESTALE),
                 Err(e) => reply.error(errno(&e)),
             }
         });
@@ -376,9 +373,15 @@ impl Filesystem for Fs {
         });
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    /// Asks whether it is still there: here the kernel can look its path up anew, later it cannot.
+    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
-        reply.opened(FileHandle(handle), FopenFlags::empty());
+        self.run(ino, async move |here| {
+            match here.client.getattr(&here.cx, InodeId(ino.0)).await {
+                Ok(_) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+                Err(e) => reply.error(errno(&e)),
+            }
+        });
     }
 
     fn readdir(

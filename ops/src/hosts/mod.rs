@@ -12,7 +12,6 @@
 //! network is separate: files, mounts and process ids are the machine's.
 
 mod faults;
-mod process;
 
 use std::fs;
 use std::io::{self, Write};
@@ -29,7 +28,6 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::command;
 
 pub use faults::Cut;
-pub use process::Process;
 
 /// Where iproute2 keeps the names of namespaces.
 const NAMES: &str = "/run/netns";

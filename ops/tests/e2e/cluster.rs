@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use t3fs_ops::hosts::{Cut, Hosts, Process};
+use t3fs_ops::hosts::{Cut, Hosts};
+use t3fs_ops::process::Process;
 use t3fs_ops::{command, mounts, workspace};
 
 use crate::harness::{
@@ -323,6 +324,7 @@ fn what_one_mount_copies_in_another_reads() {
     run(Command::new("cp").arg("-a").arg(&tree).arg(copy("client1")));
     run(Command::new("diff").arg("-r").arg(&tree).arg(copy("client2")));
     truncation_keeps_what_another_mount_wrote(&cluster);
+    names_made_anew_are_found(&cluster);
     let shown = mounts::find(&cluster.mount_point("client2")).expect("mounted");
     assert_eq!(shown.source, "hf3fs.example");
     cluster.becomes_whole("client1", Duration::from_secs(30));
@@ -339,6 +341,43 @@ fn truncation_keeps_what_another_mount_wrote(cluster: &Cluster) {
     let read = fs::read(there.join("shared")).expect("read");
     let want = [vec![2; 1000], vec![0; 1000]].concat();
     assert!(read == want, "{} bytes, {} of them written", read.len(), want.len());
+}
+
+/// Regression (kill rounds): a mount whose kernel remembered a name that another mount had removed
+/// said ENOENT, even to O_CREAT; and while the removed file was open elsewhere, what was written
+/// here went into that one, and was lost. Now names are looked up anew. Method: each time the
+/// mount has just used the name, so that its kernel remembers it.
+fn names_made_anew_are_found(cluster: &Cluster) {
+    let (here, there) = (cluster.mount_point("client1"), cluster.mount_point("client2"));
+    for round in 0..10 {
+        let (name, text) = (format!("again{round}"), format!("round {round}"));
+        let (mine, theirs) = (here.join(&name), there.join(&name));
+        fs::write(&mine, "first").expect("create");
+        let kept = fs::File::open(&theirs).expect("the other mount has it open");
+        fs::remove_file(&theirs).expect("remove it there");
+        fs::write(&mine, &text).expect("O_CREAT of a name just removed by another mount");
+        assert_eq!(fs::read_to_string(&theirs).expect("read there"), text);
+        drop(kept);
+
+        fs::remove_file(&theirs).expect("remove it there again");
+        fs::write(&theirs, &text).expect("make it anew there");
+        assert_eq!(fs::read_to_string(&mine).expect("read of a name made anew"), text);
+
+        // That a name is a directory now where a file was, the kernel asks nobody for a while.
+        let (mine, theirs) = (mine.with_extension("d"), theirs.with_extension("d"));
+        fs::create_dir(&theirs).expect("make a directory");
+        fs::write(theirs.join("a"), "").expect("a file in it");
+        assert_eq!(fs::read_dir(&mine).expect("list it").count(), 1);
+        fs::remove_file(theirs.join("a")).expect("empty it");
+        fs::remove_dir(&theirs).expect("remove it");
+        fs::create_dir(&theirs).expect("make it anew");
+        fs::write(theirs.join("b"), "").expect("another file in it");
+        let listed = fs::read_dir(&mine).expect("list a directory made anew");
+        let listed: Vec<_> = listed.map(|e| e.expect("an entry").file_name()).collect();
+        assert_eq!(listed, ["b"]);
+        fs::write(mine.join("c"), &text).expect("a file in a directory made anew");
+        assert_eq!(fs::read_to_string(theirs.join("c")).expect("read there"), text);
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 use t3fs_ops::command;
-use t3fs_ops::hosts::Process;
+use t3fs_ops::process::Process;
 
 use crate::harness::{
     COMMAND_LIMIT, Mount, Site, assert_refused, binary, finish, run, skip_without,

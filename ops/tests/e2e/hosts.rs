@@ -8,7 +8,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use t3fs_ops::hosts::{Cut, Host, Hosts, Process};
+use t3fs_ops::hosts::{Cut, Host, Hosts};
+use t3fs_ops::process::Process;
 
 use crate::harness::skip_without_hosts;
 

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use t3fs_ops::hosts::Process;
+use t3fs_ops::process::Process;
 use t3fs_ops::{command, mounts};
 
 use crate::harness::{

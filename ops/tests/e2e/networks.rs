@@ -6,7 +6,8 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use t3fs_ops::hosts::{Cut, Hosts, Process};
+use t3fs_ops::hosts::{Cut, Hosts};
+use t3fs_ops::process::Process;
 use t3fs_ops::workspace;
 
 use crate::cluster::{Cluster, Load};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use t3fs_ops::command;
-use t3fs_ops::hosts::Process;
+use t3fs_ops::process::Process;
 
 use crate::harness::{Watchdog, binary, detach, program_limit, run};
 

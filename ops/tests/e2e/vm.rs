@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use t3fs_ops::hosts::Process;
+use t3fs_ops::process::Process;
 
 use crate::harness::{Watchdog, binary, conformance, run};
 use crate::networks::{Net, passes};

@@ -22,7 +22,7 @@ pub async fn set_attr(txn: &mut Txn<'_>, m: &SetAttr, now_ns: i64) -> Done<Attr>
     if let Some(attr) = answered_attr(m.op, recent.as_ref())? {
         return Ok(attr);
     }
-    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::NotFound)?)?;
+    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     inode.refresh(times.as_ref(), subdirs.as_ref())?;
     if let Some(length) = m.length {
         set_length(&mut inode.attr, length)?;
@@ -79,7 +79,7 @@ fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
 pub async fn report_write(txn: &mut Txn<'_>, m: &ReportWrite, now_ns: i64) -> Done<Attr> {
     let key = inode_key(m.inode);
     let [found] = txn.read([&key]).await?;
-    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::NotFound)?)?;
+    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     let before = inode.attr.clone();
     let attr = &mut inode.attr;
     let Some(layout) = &attr.layout else {

@@ -82,7 +82,7 @@ fn new_attr(entry: &NewEntry, new: &NewInode, directory: &Attr, now_ns: i64) -> 
     }
 }
 
-/// Gives an inode another name. One that has lost its last is `NotFound`: it is on its way out.
+/// Gives an inode another name. One that has lost its last is `Stale`: it is on its way out.
 pub async fn link(txn: &mut Txn<'_>, m: &MakeLink, now_ns: i64) -> Done<Attr> {
     check_name(&m.name)?;
     let (directory, name) = (inode_key(m.parent), dirent_key(m.parent, &m.name));
@@ -92,12 +92,12 @@ pub async fn link(txn: &mut Txn<'_>, m: &MakeLink, now_ns: i64) -> Done<Attr> {
         return Ok(attr);
     }
     open_directory(m.parent, directory.as_ref())?;
-    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::NotFound)?)?;
+    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     if inode.is_directory() {
         return Err(MetaError::IsDirectory.into());
     }
     if inode.attr.nlink == 0 {
-        return Err(MetaError::NotFound.into());
+        return Err(MetaError::Stale.into());
     }
     if taken.is_some() {
         return Err(MetaError::Exists.into());

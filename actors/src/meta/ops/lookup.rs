@@ -34,14 +34,14 @@ pub async fn get_attr(txn: &mut Txn<'_>, inode: InodeId) -> Done<Attr> {
     // It may be a directory: two keys more in the one message cost less than a second message.
     let keys = [&inode_key(inode), &times_key(inode), &subdirs_key(inode)];
     let [found, times, subdirs] = txn.fetch(keys).await?;
-    let mut found = Inode::open(inode, found.as_ref().ok_or(MetaError::NotFound)?)?;
+    let mut found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     found.refresh(times.as_ref(), subdirs.as_ref())?;
     Ok(found.attr)
 }
 
 pub async fn read_link(txn: &mut Txn<'_>, inode: InodeId) -> Done<Vec<u8>> {
     let [found] = txn.fetch([&inode_key(inode)]).await?;
-    let found = Inode::open(inode, found.as_ref().ok_or(MetaError::NotFound)?)?;
+    let found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     if found.attr.kind != FileType::Symlink {
         return Err(MetaError::InvalidArgument("not a symlink".into()).into());
     }

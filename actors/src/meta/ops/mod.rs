@@ -46,7 +46,7 @@ pub fn check_name(name: &[u8]) -> Result<(), MetaError> {
 
 /// The directory that an op names, or why it is none.
 fn open_directory(inode: InodeId, bytes: Option<&Bytes>) -> Result<Inode, MetaError> {
-    let found = Inode::open(inode, bytes.ok_or(MetaError::NotFound)?)?;
+    let found = Inode::open(inode, bytes.ok_or(MetaError::Stale)?)?;
     if !found.is_directory() {
         return Err(MetaError::NotDirectory);
     }

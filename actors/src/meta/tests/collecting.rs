@@ -28,7 +28,7 @@ fn content_is_removed_from_every_chain_once_the_last_name_is_gone() {
         let report = settle(&w).await;
         assert_eq!((report.files, report.directories), (0, 1));
         assert_eq!(w.ask(CountInodes).await, Ok(1));
-        assert_eq!(w.attr(f).await, Err(MetaError::NotFound));
+        assert_eq!(w.attr(f).await, Err(MetaError::Stale));
         let removed = w.beside.removed.borrow();
         assert_eq!(
             removed.iter().map(|r| (&r.inodes[..], r.from)).collect::<Vec<_>>(),
@@ -50,7 +50,7 @@ fn a_held_file_stays_until_it_is_released() {
         assert_eq!(w.check().await.garbage, 1);
         w.ask(ReleaseHold { inode: f, session }).await.unwrap();
         settle(&w).await;
-        assert_eq!(w.attr(f).await, Err(MetaError::NotFound));
+        assert_eq!(w.attr(f).await, Err(MetaError::Stale));
     });
 }
 

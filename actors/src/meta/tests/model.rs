@@ -87,7 +87,7 @@ impl Model {
     }
 
     fn open(&self, dir: usize) -> Told {
-        if self.0[dir].nlink == 0 { Err(MetaError::NotFound) } else { Ok(()) }
+        if self.0[dir].nlink == 0 { Err(MetaError::Stale) } else { Ok(()) }
     }
 
     fn find(&self, dir: usize, name: &str) -> Told<usize> {

@@ -68,8 +68,8 @@ fn directories_count_their_subdirectories_and_change_with_their_entries() {
         assert_eq!(w.unlink(d.inode, "s").await, Err(MetaError::IsDirectory));
         w.rmdir(d.inode, "s").await.unwrap();
         assert_eq!(w.attr(d.inode).await.unwrap().nlink, 2);
-        assert_eq!(w.attr(sub.inode).await, Err(MetaError::NotFound));
-        assert_eq!(w.file(sub.inode, "x").await, Err(MetaError::NotFound));
+        assert_eq!(w.attr(sub.inode).await, Err(MetaError::Stale));
+        assert_eq!(w.file(sub.inode, "x").await, Err(MetaError::Stale));
         w.check().await;
     });
 }
@@ -87,7 +87,7 @@ fn bad_names_are_refused() {
         let file = w.file(ROOT, "f").await.unwrap();
         assert_eq!(w.file(file.inode, "x").await, Err(MetaError::NotDirectory));
         assert_eq!(w.look(file.inode, "x").await, Err(MetaError::NotDirectory));
-        assert_eq!(w.look(InodeId(99), "x").await, Err(MetaError::NotFound));
+        assert_eq!(w.look(InodeId(99), "x").await, Err(MetaError::Stale));
     });
 }
 
@@ -112,14 +112,14 @@ fn links_count_and_a_file_without_a_name_gets_no_new_one() {
         assert_eq!(w.link(f.inode, d.inode, "g").await.unwrap().nlink, 2);
         assert_eq!(w.link(f.inode, d.inode, "g").await, Err(MetaError::Exists));
         assert_eq!(w.link(d.inode, ROOT, "e").await, Err(MetaError::IsDirectory));
-        assert_eq!(w.link(InodeId(77), ROOT, "e").await, Err(MetaError::NotFound));
+        assert_eq!(w.link(InodeId(77), ROOT, "e").await, Err(MetaError::Stale));
         assert_eq!(w.unlink(ROOT, "f").await.unwrap().removed.unwrap().nlink, 1);
         let (name, hold) = (b"g".to_vec(), Some(SessionId(1)));
         let op = w.op();
         let gone = w.ask(Unlink { parent: d.inode, name, hold, op }).await.unwrap();
         assert_eq!(gone.removed.unwrap().nlink, 0);
         assert_eq!(w.attr(f.inode).await.unwrap().nlink, 0);
-        assert_eq!(w.link(f.inode, ROOT, "again").await, Err(MetaError::NotFound));
+        assert_eq!(w.link(f.inode, ROOT, "again").await, Err(MetaError::Stale));
         w.check().await;
     });
 }
@@ -136,7 +136,7 @@ fn symlinks_keep_their_target() {
         let (entry, target) = (w.entry(ROOT, "t"), vec![b'x'; SYMLINK_MAX + 1]);
         assert_eq!(w.ask(MakeSymlink { entry, target }).await, Err(MetaError::NameTooLong));
         w.unlink(ROOT, "s").await.unwrap();
-        assert_eq!(w.attr(made.inode).await, Err(MetaError::NotFound));
+        assert_eq!(w.attr(made.inode).await, Err(MetaError::Stale));
         w.check().await;
     });
 }

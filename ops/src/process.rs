@@ -1,4 +1,4 @@
-//! A program that runs on a host, with a log file of its own.
+//! A program that runs beside us, with a log file of its own.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
