@@ -380,6 +380,9 @@ impl Client {
     }
 
     /// Up to `len` bytes; shorter only at the end of the file.
+    ///
+    /// # Errors
+    /// `Stale` when content is gone because another client has taken the last name.
     pub async fn read(
         &self,
         cx: &Cx,
@@ -400,18 +403,34 @@ impl Client {
         self.foresee(cx, &file, offset, len, size, length);
         let parts: Vec<_> = pieces(offset, len, size).collect();
         if let [(index, from, to, _)] = parts[..] {
-            let b = self.read_piece(cx, &file, index, from, to).await?;
-            return Ok(filled(b, (to - from) as usize));
+            let piece = self.read_piece(cx, &file, index, from, to).await?;
+            if piece.is_none() {
+                self.check_hole(cx, &file).await?;
+            }
+            return Ok(filled(piece.unwrap_or_default(), (to - from) as usize));
         }
         let reads = parts.iter().map(|(i, from, to, _)| self.read_piece(cx, &file, *i, *from, *to));
         let got = join_all(reads).await;
         let mut all = BytesMut::with_capacity(len as usize);
+        let mut holes = false;
         for (piece, (_, from, to, _)) in got.into_iter().zip(&parts) {
             let piece = piece?;
+            holes |= piece.is_none();
+            let piece = piece.unwrap_or_default();
             all.extend_from_slice(&piece);
             all.resize(all.len() + (to - from) as usize - piece.len(), 0);
         }
+        if holes {
+            self.check_hole(cx, &file).await?;
+        }
         Ok(all.freeze())
+    }
+
+    /// A chunk that is not there reads as zeros, unless it went with the file's last name.
+    async fn check_hole(&self, cx: &Cx, file: &File) -> Result<(), FsError> {
+        let inode = file.attr.borrow().inode;
+        let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+        if attr.nlink > 0 || file.held.get() { Ok(()) } else { Err(FsError::Stale) }
     }
 
     /// Tells storage what is likely to be read next, when reads come in sequence: its disk then
@@ -436,7 +455,7 @@ impl Client {
         }
     }
 
-    /// Bytes of one chunk; what is missing at the end reads as zeros.
+    /// Bytes of one chunk; what is missing at the end reads as zeros. `None`: there is no chunk.
     async fn read_piece(
         &self,
         cx: &Cx,
@@ -444,13 +463,13 @@ impl Client {
         index: u32,
         from: u32,
         to: u32,
-    ) -> Result<Bytes, FsError> {
+    ) -> Result<Option<Bytes>, FsError> {
         let buffered = {
             let mut chunks = file.chunks.borrow_mut();
             chunks.get_mut(&index).and_then(|c| c.touches(from, to).then(|| c.covers(from, to)))
         };
         match buffered {
-            Some(Some(bytes)) => return Ok(bytes),
+            Some(Some(bytes)) => return Ok(Some(bytes)),
             Some(None) => self.push(cx, file, index).await,
             None => {}
         }
@@ -460,7 +479,7 @@ impl Client {
             (ChunkId { inode: a.inode, index }, self.0.link.chain_of(l, index)?)
         };
         let got = self.0.link.read(cx, chain, chunk, from, to - from).await?;
-        Ok(got.map_or_else(Bytes::new, |d| d.data.0))
+        Ok(got.map(|d| d.data.0))
     }
 
     fn background_error(file: &File) -> Result<(), FsError> {
