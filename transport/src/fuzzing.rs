@@ -2,20 +2,22 @@
 //! socket. Nothing else uses them, and they decide nothing.
 
 use std::io::IoSlice;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Slot, Time};
 
 use crate::links::Incoming;
 use crate::links::Refusal;
+use crate::links::agree::{self, Agreed};
 use crate::links::handshake::{self, DialError, Talk};
 use crate::links::lanes::Lanes;
+use crate::links::link::Carrier;
 use crate::peers::{Known, Limits, Peers};
 use crate::pool::Pool;
-use crate::rdma::{self, Dock, Ends, Engine, Nic, Terms, packet, soft};
+use crate::rdma::{self, Dock, Ends, Engine, Half, Nic, Port, Terms, packet, soft};
 use crate::tcp::outbox::{Outbox, SLICES};
 use crate::tcp::reader::Reader;
 
@@ -107,6 +109,79 @@ pub fn proof(peers: &Peers, as_dialer: bool, transcript: &[u8; 32]) -> [u8; 32] 
     *handshake::prove(peers.key(), label, transcript).as_bytes()
 }
 
+/// What is understood of the body of an offer, an answer or a refusal to be ready, written again.
+pub fn offer_again(body: &[u8]) -> Option<Vec<u8>> {
+    agree::again(Bytes::copy_from_slice(body))
+}
+
+/// What carries a connection whose two sides have agreed on it.
+pub struct Carried {
+    agreed: Agreed,
+    /// What was read too far: frames of the stream.
+    pub land: BytesMut,
+}
+
+impl Carried {
+    pub fn by_queue_pair(&self) -> bool {
+        matches!(self.agreed.carrier, Carrier::Rdma(_))
+    }
+
+    /// Why not by a queue pair, where one was wanted.
+    pub fn why_not(&self) -> Option<&str> {
+        self.agreed.why_not_rdma.as_deref()
+    }
+}
+
+/// Device of a node that agrees with others on carriers.
+pub struct Device {
+    wire: soft::Wire,
+    port: Rc<Port>,
+}
+
+impl Device {
+    /// On the wire that it shares with other devices.
+    pub fn new(wire: &soft::Wire) -> Device {
+        let pool = rdma::Pool::new(POOL).expect("little memory");
+        let nic: Rc<dyn Nic> = Rc::new(wire.nic(&pool, 1).expect("no device"));
+        let dock = Dock::new(Rc::clone(&nic), pool, Pool::default());
+        Device { wire: wire.clone(), port: Port::idle(dock, nic, Weak::new()) }
+    }
+
+    /// Queue pairs on the wire.
+    pub fn pairs(&self) -> usize {
+        self.wire.pairs()
+    }
+
+    fn half(&self, wanted: Result<(), String>) -> Result<Half, String> {
+        wanted.and_then(|()| self.port.half(&Limits::default()))
+    }
+
+    /// The dialer's part; `wanted` is a queue pair, or why there is none.
+    pub async fn dialed(
+        &self,
+        stream: Rc<dyn Stream>,
+        wanted: Result<(), String>,
+    ) -> Result<Carried, Option<Refusal>> {
+        let mut talk = Talk::new(stream);
+        match agree::dialed(&mut talk, self.half(wanted), ENDS).await {
+            Ok(agreed) => Ok(Carried { agreed, land: talk.land }),
+            Err(DialError::Io(_)) => Err(None),
+            Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(Some(why)),
+        }
+    }
+
+    /// The acceptor's part.
+    pub async fn accepted(
+        &self,
+        stream: Rc<dyn Stream>,
+        wanted: Result<(), String>,
+    ) -> Result<Carried, Option<Refusal>> {
+        let mut talk = Talk::new(stream);
+        let agreed = agree::accepted(&mut talk, || self.half(wanted), ENDS).await;
+        agreed.map(|agreed| Carried { agreed, land: talk.land }).map_err(Some)
+    }
+}
+
 /// Opens a packet and lays out again what is in it.
 pub fn packet_again(bytes: &[u8]) -> Result<Vec<u8>, &'static str> {
     let (head, mut items) = packet::open(bytes)?;
@@ -140,6 +215,8 @@ pub use rdma::FOREIGN as TRANSFERRED;
 /// Registered memory of an [`RdmaSide`].
 const POOL: usize = 2 << 20;
 const CREDITS: u16 = 16;
+/// Between shard 2 of node 1 and our shard 3.
+const ENDS: Ends = Ends { node: NodeId(1), shard: 2, here: 3 };
 
 impl RdmaSide {
     /// With these to send. Asks offer memory for their replies.
@@ -153,13 +230,12 @@ impl RdmaSide {
             send_queue: nic.send_queue(),
             segments_max: 4,
         };
-        let ends = Ends { node: NodeId(1), shard: 2, here: 3 };
         let mut lanes = Lanes::new(&Limits::default());
         for frame in frames {
             lanes.push(frame).expect("few frames");
         }
         let dock = Dock::new(nic, pool, Pool::default());
-        RdmaSide { engine: Engine::new(terms, ends), lanes, dock }
+        RdmaSide { engine: Engine::new(terms, ENDS), lanes, dock }
     }
 
     /// Does all there is to do, after a packet if one has come; what has arrived.

@@ -11,6 +11,7 @@
 //!
 //! Read next: `tcp.rs`.
 
+mod agree;
 mod handshake;
 mod input;
 mod memory;
@@ -27,10 +28,11 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     Target { name: "tcp-bytes", run: tcp::any_bytes, seeds: Vec::new },
     Target { name: "tcp-frames", run: tcp::damaged_frames, seeds: Vec::new },
     Target { name: "handshake", run: handshake::any_peer, seeds: handshake::seeds },
+    Target { name: "agree", run: agree::any_peer, seeds: agree::seeds },
     Target { name: "frame", run: messages::any_frame, seeds: messages::frames },
     Target { name: "rdma-packet", run: rdma::any_packet, seeds: Vec::new },
     Target { name: "rdma-side", run: rdma::any_peer, seeds: Vec::new },

@@ -2,8 +2,10 @@
 //! once, so a target never waits.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
@@ -23,6 +25,29 @@ pub fn run<F: Future>(future: F) -> F::Output {
         }
     }
     panic!("it waits although everything is there");
+}
+
+/// Drives two futures that wait for each other.
+pub fn run_both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
+    let (mut a, mut b) = (Box::pin(a), Box::pin(b));
+    let (mut of_a, mut of_b) = (None, None);
+    let cx = &mut Context::from_waker(Waker::noop());
+    run(poll_fn(|_| {
+        if of_a.is_none()
+            && let Poll::Ready(done) = a.as_mut().poll(cx)
+        {
+            of_a = Some(done);
+        }
+        if of_b.is_none()
+            && let Poll::Ready(done) = b.as_mut().poll(cx)
+        {
+            of_b = Some(done);
+        }
+        match of_a.is_some() && of_b.is_some() {
+            true => Poll::Ready((of_a.take().expect("there"), of_b.take().expect("there"))),
+            false => Poll::Pending,
+        }
+    }))
 }
 
 /// The other side of a connection.
@@ -67,6 +92,62 @@ impl<P: Peer> Wire<P> {
             received: Cell::default(),
             sent: Cell::default(),
         }
+    }
+}
+
+/// One end of a connection whose other end is under test too. Bytes go over in pieces of one size.
+pub struct End {
+    piece: usize,
+    inbound: Rc<RefCell<Vec<u8>>>,
+    outbound: Rc<RefCell<Vec<u8>>>,
+}
+
+/// Both ends of a connection.
+pub fn ends(piece: u8) -> [Rc<End>; 2] {
+    let piece = if piece == 0 { usize::MAX } else { usize::from(piece) };
+    let (a, b) = (Rc::<RefCell<Vec<u8>>>::default(), Rc::<RefCell<Vec<u8>>>::default());
+    let end = |inbound: &Rc<_>, outbound: &Rc<_>| {
+        Rc::new(End { piece, inbound: Rc::clone(inbound), outbound: Rc::clone(outbound) })
+    };
+    [end(&a, &b), end(&b, &a)]
+}
+
+impl Stream for End {
+    fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.poll_fill(cx, into, READ_MAX)
+    }
+
+    fn poll_fill(
+        &self,
+        _: &mut Context<'_>,
+        into: &mut BytesMut,
+        max: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut inbound = self.inbound.borrow_mut();
+        let n = inbound.len().min(max).min(self.piece);
+        into.extend(inbound.drain(..n));
+        // The other end has left when it holds its side of the bytes no longer.
+        match n == 0 && Rc::strong_count(&self.inbound) > 1 {
+            true => Poll::Pending,
+            false => Poll::Ready(Ok(n)),
+        }
+    }
+
+    fn poll_write(&self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
+        let n = first.len().min(self.piece);
+        self.outbound.borrow_mut().extend_from_slice(&first[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn shutdown(&self) {}
+
+    fn local_addr(&self) -> io::Result<std::net::SocketAddr> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn hand_over(&self) -> io::Result<Socket> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

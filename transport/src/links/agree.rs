@@ -29,9 +29,9 @@ const OFFER_BYTES: usize = 31;
 const WHY_MAX: usize = 300;
 
 /// What a connection is carried by, and why not by a queue pair where one was wanted.
-pub(super) struct Agreed {
-    pub(super) carrier: Carrier,
-    pub(super) why_not_rdma: Option<String>,
+pub(crate) struct Agreed {
+    pub(crate) carrier: Carrier,
+    pub(crate) why_not_rdma: Option<String>,
 }
 
 impl Agreed {
@@ -61,6 +61,14 @@ fn encode_no(why: &str) -> Vec<u8> {
     out
 }
 
+/// For fuzzing: what is understood of a body, written again.
+pub(crate) fn again(body: Bytes) -> Option<Vec<u8>> {
+    Some(match decode(body).ok()? {
+        Ok(offer) => encode_offer(&offer),
+        Err(why) => encode_no(&why),
+    })
+}
+
 /// A queue pair, or why there is none.
 fn decode(mut b: Bytes) -> Result<Result<Offer, String>, Refusal> {
     if b.is_empty() || b.len() > 1 + WHY_MAX {
@@ -84,7 +92,7 @@ fn decode(mut b: Bytes) -> Result<Result<Offer, String>, Refusal> {
 }
 
 /// The dialer's side. `half`: a queue pair to offer, or why there is none (empty: none was wanted).
-pub(super) async fn dialed(
+pub(crate) async fn dialed(
     talk: &mut Talk,
     half: Result<Half, String>,
     ends: Ends,
@@ -118,7 +126,7 @@ pub(super) async fn dialed(
 }
 
 /// The acceptor's side. `half` is asked for a queue pair when the dialer offers one.
-pub(super) async fn accepted(
+pub(crate) async fn accepted(
     talk: &mut Talk,
     half: impl FnOnce() -> Result<Half, String>,
     ends: Ends,

@@ -8,7 +8,7 @@
 //! Read next: `handshake.rs`, `accept.rs`, then `link.rs` and the carriers (`../tcp/`).
 
 mod accept;
-mod agree;
+pub(crate) mod agree;
 pub(crate) mod handshake;
 pub(crate) mod lanes;
 pub(crate) mod link;

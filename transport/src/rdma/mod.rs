@@ -33,7 +33,7 @@ pub(crate) use memory::Pool;
 pub(crate) use nic::Endpoint;
 pub(crate) use nic::{Nic, PACKET};
 pub(crate) use ports::Ports;
-pub(crate) use shell::{Broken, Carrier, Half, watch};
+pub(crate) use shell::{Broken, Carrier, Half, Port, watch};
 
 /// Where queue pairs come from.
 #[derive(Clone, Default)]

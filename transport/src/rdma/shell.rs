@@ -284,22 +284,27 @@ impl Port {
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().map(|fd| net.watch(fd));
         let watch = nic.events().map(copy).transpose();
         let watch = watch.map_err(|e| format!("no descriptor left: {e}"))?;
-        let port = Rc::new(Port {
-            joints: RefCell::default(),
-            completions: RefCell::default(),
-            dock,
-            nic,
-            shard: Rc::downgrade(shard),
-            stop: Slot::new(),
-            looking_again: Cell::default(),
-            light_sleep: RefCell::default(),
-        });
+        let port = Port::idle(dock, nic, Rc::downgrade(shard));
         let me = Rc::clone(&port);
         shard.cx().spawn(async move {
             let stop = me.stop.clone();
             before(me.run(watch, spin), stop).await;
         });
         Ok(port)
+    }
+
+    /// Without a task that takes completions.
+    pub(crate) fn idle(dock: Dock, nic: Rc<dyn Nic>, shard: Weak<Shard>) -> Rc<Port> {
+        Rc::new(Port {
+            joints: RefCell::default(),
+            completions: RefCell::default(),
+            dock,
+            nic,
+            shard,
+            stop: Slot::new(),
+            looking_again: Cell::default(),
+            light_sleep: RefCell::default(),
+        })
     }
 
     /// A queue pair to be connected.
