@@ -2,17 +2,17 @@
 //!
 //! Streams belong to the shard that opened or adopted them. A [`Socket`] is a stream on its way to
 //! another shard of the process. Reads append to the caller's buffer, without clearing it first;
-//! writes gather. Production is `runtime/src/glommio/net.rs`; the simulator moves whole frames
-//! instead and has no byte streams.
+//! writes gather, from memory that nobody writes to. Production is `runtime/src/glommio/net.rs`;
+//! the simulator moves whole frames instead and has no byte streams.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use crate::slot::Slot;
 
@@ -56,8 +56,9 @@ pub trait Stream {
         into: &mut BytesMut,
         max: usize,
     ) -> Poll<io::Result<usize>>;
-    /// Writes some of the slices' bytes, in order.
-    fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>>;
+    /// Writes some of the pieces' bytes, in order. Clones of pieces may be kept for a while: the
+    /// kernel may send them from where they lie.
+    fn poll_write(&self, cx: &mut Context<'_>, pieces: &[Bytes]) -> Poll<io::Result<usize>>;
     /// The address of our end.
     fn local_addr(&self) -> io::Result<SocketAddr>;
     /// Ends both directions at once; reads and writes that wait return.

@@ -1,7 +1,6 @@
 //! Doors for the fuzz targets in `ops/fuzz/`: what meets bytes of strangers, with a stream for a
 //! socket. Nothing else uses them, and they decide nothing.
 
-use std::io::IoSlice;
 use std::rc::{Rc, Weak};
 
 use bytes::{Bytes, BytesMut};
@@ -18,7 +17,7 @@ use crate::links::link::Carrier;
 use crate::peers::{Known, Limits, Peers};
 use crate::pool::Pool;
 use crate::rdma::{self, Dock, Ends, Engine, Half, Nic, Port, Terms, packet, soft};
-use crate::tcp::outbox::{Outbox, SLICES};
+use crate::tcp::outbox::Outbox;
 use crate::tcp::reader::Reader;
 
 /// What a connection carries.
@@ -66,10 +65,8 @@ pub fn tcp_write(items: &[Item]) -> Vec<u8> {
         }
         outbox.stage(&mut lanes);
         while !outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let n = outbox.slices(&mut slices);
             let from = all.len();
-            slices[..n].iter().for_each(|s| all.extend_from_slice(s));
+            outbox.staged().iter().for_each(|piece| all.extend_from_slice(piece));
             outbox.written(all.len() - from);
             outbox.stage(&mut lanes);
         }

@@ -3,12 +3,12 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use t3fs_runtime::net::{Socket, Stream};
 
 /// Turns after which a future that waits for nothing is taken for one that never ends.
@@ -133,8 +133,8 @@ impl Stream for End {
         }
     }
 
-    fn poll_write(&self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
+    fn poll_write(&self, _: &mut Context<'_>, pieces: &[Bytes]) -> Poll<io::Result<usize>> {
+        let first = pieces.iter().find(|p| !p.is_empty()).map_or(&[][..], |p| p);
         let n = first.len().min(self.piece);
         self.outbound.borrow_mut().extend_from_slice(&first[..n]);
         Poll::Ready(Ok(n))
@@ -173,8 +173,8 @@ impl<P: Peer> Stream for Wire<P> {
         Poll::Ready(Ok(n))
     }
 
-    fn poll_write(&self, _: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
+    fn poll_write(&self, _: &mut Context<'_>, pieces: &[Bytes]) -> Poll<io::Result<usize>> {
+        let first = pieces.iter().find(|p| !p.is_empty()).map_or(&[][..], |p| p);
         let n = first.len().min(self.piece);
         self.peer.borrow_mut().hear(&first[..n]);
         self.sent.set(self.sent.get() + n);

@@ -6,6 +6,7 @@ mod net;
 mod probe;
 mod timers;
 mod turn;
+mod zero_copy;
 
 use std::future::Future;
 use std::path::PathBuf;

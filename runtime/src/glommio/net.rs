@@ -18,10 +18,11 @@ use std::time::Duration;
 
 use ::glommio::TaskQueueHandle;
 use ::glommio::net::TcpStream;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures::{AsyncRead, AsyncWrite};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, sockopt};
 
+use super::zero_copy::{Late, Lent, reset_at_close};
 use crate::net::{KERNEL_PATIENCE, Listener, Net, Socket, Stream, Watch};
 use crate::slot::Slot;
 
@@ -31,21 +32,29 @@ const SMALL_READ: usize = 8 << 10;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// Slices of one write.
+const SLICES: usize = 16;
+
 pub(super) struct Sockets {
     tasks: TaskQueueHandle,
+    late: Rc<Late>,
 }
 
 impl Sockets {
     pub(super) fn new(tasks: TaskQueueHandle) -> Sockets {
-        Sockets { tasks }
+        let late = Rc::<Late>::default();
+        let run = Rc::clone(&late).run();
+        ::glommio::spawn_local_into(run, tasks).expect("our own task queue").detach();
+        Sockets { tasks, late }
     }
 }
 
 impl Net for Sockets {
     fn connect(&self, to: SocketAddr, limit: Duration, done: Slot<io::Result<Rc<dyn Stream>>>) {
+        let late = Rc::clone(&self.late);
         let work = async move {
             done.fill(match TcpStream::connect_timeout(to, limit).await {
-                Ok(tcp) => connection(tcp),
+                Ok(tcp) => connection(tcp, late),
                 Err(e) => Err(e.into()),
             });
         };
@@ -62,7 +71,7 @@ impl Net for Sockets {
     }
 
     fn adopt(&self, socket: Socket) -> io::Result<Rc<dyn Stream>> {
-        connection(stream_of(socket.0))
+        connection(stream_of(socket.0), Rc::clone(&self.late))
     }
 
     fn watch(&self, fd: OwnedFd) -> Box<dyn Watch> {
@@ -138,12 +147,15 @@ impl Listener for Door {
 struct Connection {
     tcp: RefCell<TcpStream>,
     fd: std::os::fd::RawFd,
+    lent: RefCell<Lent>,
+    late: Rc<Late>,
 }
 
-fn connection(tcp: TcpStream) -> io::Result<Rc<dyn Stream>> {
+fn connection(tcp: TcpStream, late: Rc<Late>) -> io::Result<Rc<dyn Stream>> {
     let fd = tcp.as_raw_fd();
-    let it = Connection { tcp: RefCell::new(tcp), fd };
+    let it = Connection { tcp: RefCell::new(tcp), fd, lent: RefCell::default(), late };
     let s = it.fd();
+    *it.lent.borrow_mut() = Lent::new(s);
     sockopt::set_tcp_nodelay(s, true)?;
     sockopt::set_socket_keepalive(s, true)?;
     sockopt::set_tcp_keepidle(s, KERNEL_PATIENCE / 3)?;
@@ -158,6 +170,11 @@ impl Connection {
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: `tcp` owns the descriptor and lives as long as `self`.
         unsafe { BorrowedFd::borrow_raw(self.fd) }
+    }
+
+    /// Before the socket is waited on.
+    fn take_back(&self) {
+        self.lent.borrow_mut().take_back(self.fd());
     }
 
     fn try_fill(&self, into: &mut BytesMut, max: usize) -> io::Result<usize> {
@@ -178,6 +195,7 @@ impl Connection {
 
 impl Stream for Connection {
     fn poll_read(&self, cx: &mut Context<'_>, into: &mut BytesMut) -> Poll<io::Result<usize>> {
+        self.take_back();
         let mut small = [0; SMALL_READ];
         let n = ready!(Pin::new(&mut *self.tcp.borrow_mut()).poll_read(cx, &mut small))?;
         into.extend_from_slice(&small[..n]);
@@ -194,6 +212,7 @@ impl Stream for Connection {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             done => return Poll::Ready(done),
         }
+        self.take_back();
         // Waits, and takes the first bytes by the way.
         let mut small = [0; SMALL_READ];
         let limit = small.len().min(max);
@@ -203,22 +222,27 @@ impl Stream for Connection {
         Poll::Ready(Ok(n))
     }
 
-    fn poll_write(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write(&self, cx: &mut Context<'_>, pieces: &[Bytes]) -> Poll<io::Result<usize>> {
+        self.take_back();
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        slices.iter_mut().zip(pieces).for_each(|(slice, piece)| *slice = IoSlice::new(piece));
+        let slices = &slices[..pieces.len().min(SLICES)];
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = match slices {
+        let lent = self.lent.borrow_mut().send(self.fd(), slices, pieces, flags);
+        let sent = lent.unwrap_or_else(|| match slices {
             [one] => rustix::net::send(self.fd(), one, flags),
             many => {
                 let mut nothing = SendAncillaryBuffer::default();
                 rustix::net::sendmsg(self.fd(), many, &mut nothing, flags)
             }
-        };
+        });
         match sent {
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
             Err(e) => return Poll::Ready(Err(e.into())),
             Ok(n) => return Poll::Ready(Ok(n)),
         }
         // Tries once more and then polls for room.
-        let first = slices.iter().find(|s| !s.is_empty()).map_or(&[][..], |s| s);
+        let first = pieces.iter().find(|p| !p.is_empty()).map_or(&[][..], |p| p);
         Pin::new(&mut *self.tcp.borrow_mut()).poll_write(cx, first)
     }
 
@@ -233,5 +257,20 @@ impl Stream for Connection {
 
     fn hand_over(&self) -> io::Result<Socket> {
         Ok(Socket(self.fd().try_clone_to_owned()?))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let lent = self.lent.take();
+        if lent.is_empty() {
+            return;
+        }
+        self.shutdown();
+        match self.fd().try_clone_to_owned() {
+            Ok(socket) => self.late.keep(socket, lent),
+            // No descriptor left.
+            Err(_) => reset_at_close(self.fd()),
+        }
     }
 }

@@ -20,8 +20,9 @@
 //! packets between the hosts is outside what a cluster secret protects from.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io;
 use std::rc::Rc;
+use std::slice;
 
 use bytes::{Buf, Bytes, BytesMut};
 use t3fs_runtime::NodeId;
@@ -105,13 +106,11 @@ impl Talk {
     }
 
     pub(super) async fn send(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
-        let message = message(kind, body);
-        self.transcript.update(&message);
-        let mut rest = &message[..];
+        let mut rest = Bytes::from(message(kind, body));
+        self.transcript.update(&rest);
         while !rest.is_empty() {
-            let slices = [IoSlice::new(rest)];
-            let n = poll_fn(|cx| self.stream.poll_write(cx, &slices)).await?;
-            rest = &rest[n..];
+            let n = poll_fn(|cx| self.stream.poll_write(cx, slice::from_ref(&rest))).await?;
+            rest.advance(n);
         }
         Ok(())
     }

@@ -8,7 +8,6 @@ pub(crate) mod reader;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
-use std::io::IoSlice;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 
@@ -18,7 +17,7 @@ use t3fs_runtime::{Shard, Slot};
 use crate::links::link::{Connection, Link};
 use crate::links::{Incoming, Lost, yield_now};
 use crate::pool::Pool;
-use outbox::{Outbox, SLICES};
+use outbox::Outbox;
 use reader::{Reader, Turn};
 
 /// Frames and payload bytes taken from one connection before others get their turn.
@@ -62,9 +61,7 @@ impl Carrier {
             let mut full = false;
             let sent = poll_fn(|cx| {
                 let outbox = self.outbox.borrow();
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let n = outbox.slices(&mut slices);
-                let written = c.stream.poll_write(cx, &slices[..n]);
+                let written = c.stream.poll_write(cx, outbox.staged());
                 full |= written.is_pending();
                 written
             });

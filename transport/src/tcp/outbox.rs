@@ -6,7 +6,6 @@
 //! bulk frame that has begun.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use t3fs_runtime::Lane;
@@ -23,8 +22,6 @@ const PIECE: usize = 128 << 10;
 const COPY_MAX: usize = 4 << 10;
 /// First size of the buffer that small things are laid into.
 const SMALL: usize = 32 << 10;
-/// Slices of one write.
-pub(crate) const SLICES: usize = 16;
 
 /// The payloads of the frame that is being staged.
 struct Tail {
@@ -65,6 +62,7 @@ impl Outbox {
             }
         }
         self.flush_small();
+        self.staged.make_contiguous();
     }
 
     fn stage_frame(&mut self, frame: Frame) {
@@ -152,14 +150,11 @@ impl Outbox {
         }
     }
 
-    /// The first staged bytes, for one write; how many slices were set.
-    pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; SLICES]) -> usize {
-        let mut n = 0;
-        for (slot, bytes) in into.iter_mut().zip(&self.staged) {
-            *slot = IoSlice::new(bytes);
-            n += 1;
-        }
-        n
+    /// What is staged, for one write.
+    pub(crate) fn staged(&self) -> &[Bytes] {
+        let (staged, wrapped) = self.staged.as_slices();
+        assert!(wrapped.is_empty(), "laid out when it was staged");
+        staged
     }
 
     /// The socket has taken so many of the staged bytes.
@@ -211,10 +206,8 @@ mod tests {
             if o.is_empty() {
                 return all;
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let n = o.slices(&mut slices);
             let mut left = step;
-            for s in &slices[..n] {
+            for s in o.staged() {
                 let take = s.len().min(left);
                 all.extend_from_slice(&s[..take]);
                 left -= take;

@@ -209,7 +209,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::io::{self, IoSlice};
+    use std::io;
     use std::task::{Context, Poll, Waker};
 
     use proptest::prelude::*;
@@ -217,7 +217,7 @@ mod tests {
     use t3fs_runtime::net::Socket;
     use t3fs_runtime::wire::FrameKind;
 
-    use super::super::outbox::{Outbox, SLICES};
+    use super::super::outbox::Outbox;
     use super::*;
     use crate::links::lanes::Lanes;
     use crate::peers::Limits;
@@ -243,7 +243,7 @@ mod tests {
             into.extend_from_slice(&bytes.split_to(n));
             Poll::Ready(Ok(n))
         }
-        fn poll_write(&self, _: &mut Context<'_>, _: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        fn poll_write(&self, _: &mut Context<'_>, _: &[Bytes]) -> Poll<io::Result<usize>> {
             Poll::Ready(Ok(0))
         }
         fn shutdown(&self) {}
@@ -322,10 +322,8 @@ mod tests {
             if o.is_empty() {
                 return all;
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let n = o.slices(&mut slices);
             let from = all.len();
-            slices[..n].iter().for_each(|s| all.extend_from_slice(s));
+            o.staged().iter().for_each(|piece| all.extend_from_slice(piece));
             let n = all.len() - from;
             o.written(n);
         }
