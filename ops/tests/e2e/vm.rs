@@ -37,6 +37,38 @@ fn the_suite_over_a_long_way() {
     passes(net.suite(&small, SLOW));
 }
 
+/// Bytes that the kernel sends from where they lie arrive as they were. Method: the suite between
+/// two network cards, which unlike all else here do not have them copied; the log must show that.
+#[test]
+#[ignore = "needs network cards: cargo ops vm"]
+fn the_suite_between_network_cards() {
+    let mut places = Vec::new();
+    for (card, ip) in [("card0", "10.8.2.1"), ("card1", "10.8.2.2")] {
+        let address = format!("{ip}/24");
+        run(Command::new("ip").args(["netns", "add", card]));
+        run(Command::new("ip").args(["link", "set", card, "netns", card]));
+        run(Command::new("ip").args(["-n", card, "addr", "add", &address, "dev", card]));
+        for up in ["lo", card] {
+            run(Command::new("ip").args(["-n", card, "link", "set", up, "up"]));
+        }
+        places.push(format!("{ip}@/run/netns/{card}"));
+    }
+    let log = tempfile::NamedTempFile::new().expect("a file");
+    let mut suite = Command::new(conformance());
+    suite
+        .args(["tcp::a_cut", "tcp::a_slow_receiver", "tcp::big", "tcp::damage", "tcp::order"])
+        .args(["--test-threads=1", "--nocapture"])
+        .env("T3FS_TEST_PLACES", places.join(","))
+        .env("T3FS_TEST_SLOW", SLOW.to_string())
+        .env("RUST_LOG", "t3fs_runtime::glommio::zero_copy=trace")
+        .env("RUST_BACKTRACE", "0");
+    passes(Process::start(suite, log.path()).expect("the suite"));
+    let log = fs::read_to_string(log.path()).expect("the log");
+    let copied = |yes: &str| log.matches(&format!("copied: {yes}")).count();
+    println!("writes done with: {} not copied, {} copied", copied("false"), copied("true"));
+    assert!(copied("false") > copied("true"), "{}", copied("true"));
+}
+
 /// In [`a_tree`], not counting what may be too small to be worth it.
 const TREE_BYTES: u64 = 11 << 20;
 
