@@ -91,7 +91,7 @@ pub fn finish_while(
         let waits_in = fs::read_to_string(format!("/proc/{}/stack", child.id()));
         child.kill()?;
         let message = format!(
-            "{:?} {:?} still ran after {limit:?}; it printed: {stdout}{stderr}; the kernel has it in:\n{}",
+            "{:?} {:?} still ran after {limit:?}; it printed: {stdout}{stderr}; it waits in:\n{}",
             command.get_program(),
             command.get_args().collect::<Vec<_>>(),
             waits_in.unwrap_or_default(),
