@@ -152,6 +152,7 @@ impl RdmaSide {
             reads_max: 4,
             send_queue: nic.send_queue(),
             segments_max: 4,
+            copied_max: 256,
         };
         let ends = Ends { node: NodeId(1), shard: 2, here: 3 };
         let mut lanes = Lanes::new(&Limits::default());

@@ -33,9 +33,13 @@ const LOOK: Duration = Duration::from_micros(3);
 /// The same while none is known to wait: a turn costs as much as several round trips.
 const ALONE: Duration = Duration::from_micros(25);
 const ALONE_TURNS: u32 = 8;
-const ALONE_MAX: Duration = Duration::from_micros(200);
-/// Looks at the device before others get their turn.
-const LOOKS: usize = 4;
+const ALONE_MAX: Duration = Duration::from_micros(400);
+/// Looks at the device before whatever else is ready runs.
+const LOOKS: usize = 8;
+/// To sleep and to be woken costs as much as so many turns. That long the device is looked at
+/// before sleeping (spin-then-block, as in `linger.rs`), up to so many times what was asked for.
+const SLEEP_TURNS: u32 = 4;
+const SPIN_TIMES: u32 = 4;
 /// Fewer credits than that cannot be worked with.
 const CREDITS_MIN: u16 = 4;
 /// Payload bytes looked at or copied before others get their turn.
@@ -47,6 +51,9 @@ pub(crate) struct Port {
     joints: RefCell<BTreeMap<u32, Rc<Joint>>>,
     /// Taken from the device and not yet looked at.
     completions: RefCell<VecDeque<Completion>>,
+    /// Room that [`Port::take`] uses again and again.
+    fresh: RefCell<Vec<Completion>>,
+    concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
     shard: Weak<Shard>,
@@ -54,6 +61,10 @@ pub(crate) struct Port {
     looking_again: Cell<bool>,
     /// Grows when all that was ready on the shard has run.
     pass: Cell<u64>,
+    /// Something has been posted: its answer may come soon.
+    posted: Cell<bool>,
+    /// How long a turn of the shard took lately.
+    turn: Cell<Duration>,
     /// While completions of our own work make no event: ends that sleep.
     light_sleep: RefCell<Option<Slot<()>>>,
 }
@@ -122,6 +133,7 @@ impl Half {
             reads_max: usize::from(ours.reads_max.min(peer.endpoint.reads_max)).max(1),
             send_queue: self.port.nic.send_queue(),
             segments_max: packet::SEGMENTS_MAX,
+            copied_max: self.pair.copied_max(),
         };
         let joint = Rc::new(Joint {
             pair: RefCell::new(Some(Rc::clone(&self.pair))),
@@ -298,6 +310,7 @@ impl Joint {
             c.wake_sender();
         }
         let (now, before) = (engine.counts(), self.counted.replace(engine.counts()));
+        port.posted.set(port.posted.get() | (now.packets_sent != before.packets_sent));
         let sent = |c: &Counts| c.bytes_sent + c.bytes_written;
         owner.link.count_sent(now.frames_sent - before.frames_sent, sent(&now) - sent(&before));
         c.received.set(now.bytes_received + now.bytes_read);
@@ -319,12 +332,16 @@ impl Port {
         let port = Rc::new(Port {
             joints: RefCell::default(),
             completions: RefCell::default(),
+            fresh: RefCell::default(),
+            concerned: RefCell::default(),
             dock,
             nic,
             shard: Rc::downgrade(shard),
             stop: Slot::new(),
             looking_again: Cell::default(),
             pass: Cell::new(1),
+            posted: Cell::default(),
+            turn: Cell::default(),
             light_sleep: RefCell::default(),
         });
         let me = Rc::clone(&port);
@@ -384,26 +401,25 @@ impl Port {
     /// the shard runs, and every so often the shard has a turn, other I/O included.
     async fn poll(self: &Rc<Self>, cx: Cx, spin: Duration) {
         let (mut last, mut turned) = (cx.now(), cx.now());
-        let mut turn = Duration::ZERO;
         loop {
             self.pass.set(self.pass.get() + 1);
-            let some = (0..LOOKS).any(|_| self.take() > 0);
-            let now = cx.now();
+            let some = (0..LOOKS).any(|_| self.take() > 0) | self.posted.take();
+            let (now, turn) = (cx.now(), self.turn.get());
             if some {
                 last = now;
-            } else if now.since(last) >= spin {
+            } else if now.since(last) >= spin.max((SLEEP_TURNS * turn).min(SPIN_TIMES * spin)) {
                 return;
             }
             let alone = match cx.turn_is_due() {
                 true => turn.max(LOOK),
-                false => (ALONE_TURNS * turn).max(ALONE),
+                false => (ALONE_TURNS * turn).clamp(ALONE, ALONE_MAX),
             };
-            if now.since(turned) < alone.min(ALONE_MAX) {
+            if now.since(turned) < alone {
                 yield_now().await;
             } else {
                 cx.turn().await;
                 turned = cx.now();
-                turn = turned.since(now);
+                self.turn.set(turned.since(now).min(ALONE_MAX));
             }
         }
     }
@@ -430,13 +446,13 @@ impl Port {
     /// connections concerned go on; how many completions.
     fn take(self: &Rc<Self>) -> usize {
         if self.completions.borrow().is_empty() {
-            let mut fresh = Vec::new();
+            let mut fresh = self.fresh.borrow_mut();
             if self.nic.poll(&mut fresh) == 0 {
                 return 0;
             }
-            self.completions.borrow_mut().extend(fresh);
+            self.completions.borrow_mut().extend(fresh.drain(..));
         }
-        let mut concerned: Vec<(u32, Rc<Joint>)> = Vec::new();
+        let mut concerned = self.concerned.take();
         let (mut n, mut effort) = (0, 0);
         while effort < EFFORT {
             let next = self.completions.borrow_mut().pop_front();
@@ -453,9 +469,10 @@ impl Port {
                 concerned.push((c.queue_pair, joint));
             }
         }
-        for (_, joint) in concerned {
+        for (_, joint) in concerned.drain(..) {
             joint.turn(self);
         }
+        self.concerned.replace(concerned);
         n
     }
 

@@ -50,6 +50,7 @@ impl Side {
             reads_max: 4,
             send_queue: nic.send_queue(),
             segments_max: 16,
+            copied_max: 256,
         };
         let ends = Ends { node: NodeId(7), shard: 1, here: 2 };
         Side {
