@@ -147,10 +147,23 @@ enum Doing {
     Send(Piece),
     /// Its bytes are not needed any more once it is posted.
     SendCopy(Vec<u8>),
-    Read { lane: Lane, into: Piece, from: Remote, last: bool },
-    Write { from: Piece, to: Remote },
-    Open { exposure: u64, access: Access },
-    Close { exposure: u64 },
+    Read {
+        lane: Lane,
+        into: Piece,
+        from: Remote,
+        last: bool,
+    },
+    Write {
+        from: Piece,
+        to: Remote,
+    },
+    Open {
+        exposure: u64,
+        access: Access,
+    },
+    Close {
+        exposure: u64,
+    },
 }
 
 pub(crate) struct Engine {

@@ -161,7 +161,8 @@ impl VerbsQueuePair {
                 wr.send_flags = signalled(*signal)
                     | ibv_send_flags::IBV_SEND_SOLICITED.0
                     | ibv_send_flags::IBV_SEND_INLINE.0;
-                *at = ibv_sge { addr: packet.as_ptr() as u64, length: packet.len() as u32, lkey: 0 };
+                *at =
+                    ibv_sge { addr: packet.as_ptr() as u64, length: packet.len() as u32, lkey: 0 };
                 wr.sg_list = at;
                 wr.num_sge = 1;
             }
