@@ -49,6 +49,10 @@ pub trait Backend {
     fn turn(&self, done: Slot<()>) {
         self.wake_at(self.now(), done);
     }
+    /// Whether something that only a turn brings forward is known to wait.
+    fn turn_is_due(&self) -> bool {
+        true
+    }
     /// Starts a disk operation. It runs to its end even if nobody waits for it any more.
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>);
     /// Byte streams for links, where the backend has them; the simulator's wire takes frames.

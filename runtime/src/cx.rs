@@ -78,6 +78,12 @@ impl Cx {
         done
     }
 
+    /// Whether I/O may wait for a turn of the shard. Who polls something takes turns at once then,
+    /// and now and then otherwise.
+    pub fn turn_is_due(&self) -> bool {
+        self.shard.backend.turn_is_due()
+    }
+
     /// Runs a task on this shard. It is queued, never polled inside the caller.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.shard.backend.spawn(Box::pin(task));

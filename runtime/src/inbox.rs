@@ -37,6 +37,11 @@ impl<T> Inbox<T> {
         self.0.reader.wake();
         Ok(())
     }
+
+    /// Whether the reader has taken everything.
+    pub fn is_empty(&self) -> bool {
+        self.0.queue.is_empty()
+    }
 }
 
 impl<T> InboxReader<T> {

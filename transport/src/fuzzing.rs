@@ -226,6 +226,7 @@ impl RdmaSide {
             reads_max: 4,
             send_queue: nic.send_queue(),
             segments_max: 4,
+            copied_max: 256,
         };
         let mut lanes = Lanes::new(&Limits::default());
         for frame in frames {

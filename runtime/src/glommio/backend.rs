@@ -27,6 +27,9 @@ pub(super) struct Glommio {
     sockets: Rc<Sockets>,
     timers: Rc<Timers>,
     turns: Turns,
+    /// Disk operations under way.
+    disk_work: Rc<Cell<usize>>,
+    index: u16,
     peers: Vec<Inbox<Item>>,
 }
 
@@ -57,6 +60,8 @@ impl Glommio {
             sockets: Rc::new(Sockets::new(tasks)),
             timers,
             turns: Turns::new(),
+            disk_work: Rc::default(),
+            index,
             peers,
         })
     }
@@ -103,13 +108,26 @@ impl Backend for Glommio {
         ::glommio::spawn_local_into(work, self.tasks).expect("our own task queue").detach();
     }
 
+    /// Of sockets and timers the executor notices by itself. Disks have a ring that it does not look
+    /// at while a task is ready, and so have other threads.
+    fn turn_is_due(&self) -> bool {
+        let inbox = self.peers.get(usize::from(self.index));
+        self.disk_work.get() > 0 || inbox.is_some_and(|inbox| !inbox.is_empty())
+    }
+
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>) {
         let disks = Rc::clone(&self.disks);
         // Allocation needs no task: it completes at once.
         if let DiskOp::Alloc { len } = op {
             return done.fill(Ok(disks.alloc(len)));
         }
-        let work = async move { done.fill(disks.run(disk, op).await) };
+        let under_way = Rc::clone(&self.disk_work);
+        under_way.set(under_way.get() + 1);
+        let work = async move {
+            let result = disks.run(disk, op).await;
+            under_way.set(under_way.get() - 1);
+            done.fill(result);
+        };
         ::glommio::spawn_local_into(work, self.tasks).expect("our own task queue").detach();
     }
 

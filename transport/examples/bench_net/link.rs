@@ -1,5 +1,6 @@
 //! A client node in this process and a server node in one of its own, joined by a link.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -92,13 +93,53 @@ impl Handle<Get> for Server {
 
 const SERVER: u32 = 2;
 
+/// How shards wait for what comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As those of a node do: devices are looked at for a while, then shards sleep.
+    Usual,
+    /// They look before they sleep; at devices for ever, as perftest does.
+    Looking,
+    /// They sleep at once.
+    Asleep,
+}
+
+impl Pace {
+    const ALL: [Pace; 3] = [Pace::Usual, Pace::Looking, Pace::Asleep];
+
+    fn spin(self) -> Duration {
+        match self {
+            Pace::Usual | Pace::Asleep => Duration::ZERO,
+            Pace::Looking => Duration::from_micros(500),
+        }
+    }
+
+    fn limits(self) -> Limits {
+        let usual = Limits::default();
+        let rdma_spin = match self {
+            Pace::Usual => usual.rdma_spin,
+            Pace::Looking => Duration::from_secs(1),
+            Pace::Asleep => Duration::ZERO,
+        };
+        Limits { rdma_spin, ..usual }
+    }
+
+    fn name(self) -> String {
+        format!("{self:?}")
+    }
+
+    pub fn named(name: &str) -> Option<Pace> {
+        Pace::ALL.into_iter().find(|pace| pace.name() == name)
+    }
+}
+
 struct Node {
     peers: Peers,
     shards: Shards,
     at: SocketAddr,
 }
 
-fn node(id: u32, core: usize, spin: Duration, fabric: Fabric, peer: Option<SocketAddr>) -> Node {
+fn node(id: u32, core: usize, pace: Pace, fabric: Fabric, peer: Option<SocketAddr>) -> Node {
     let layout = Layout {
         node: NodeId(id),
         epoch: 1,
@@ -107,7 +148,7 @@ fn node(id: u32, core: usize, spin: Duration, fabric: Fabric, peer: Option<Socke
         disks: vec![],
         pin: true,
         io_memory: 1 << 20,
-        spin,
+        spin: pace.spin(),
     };
     let devices = Devices::find(&[]);
     let device_ips = devices.addresses();
@@ -123,11 +164,7 @@ fn node(id: u32, core: usize, spin: Duration, fabric: Fabric, peer: Option<Socke
         secret: b"sixteen bytes and more".to_vec(),
         nics,
         device_ips,
-        limits: match spin.is_zero() {
-            true => Limits::default(),
-            // As perftest does, which polls for ever.
-            false => Limits { rdma_spin: Duration::from_secs(1), ..Limits::default() },
-        },
+        limits: pace.limits(),
         ..Config::default()
     })
     .expect("a good configuration");
@@ -155,14 +192,15 @@ fn node(id: u32, core: usize, spin: Duration, fabric: Fabric, peer: Option<Socke
 pub struct Link {
     client: Node,
     server: Child,
+    rate: Cell<Option<f64>>,
 }
 
-/// The argument that makes this program a server; the spin in microseconds and the fabric follow.
+/// The argument that makes this program a server; pace and fabric follow.
 pub const SERVE: &str = "--serve";
 
 /// Prints where it listens, and serves until it is killed.
-pub fn serve(spin: Duration, fabric: Fabric) -> ! {
-    let it = node(SERVER, 1, spin, fabric, None);
+pub fn serve(pace: Pace, fabric: Fabric) -> ! {
+    let it = node(SERVER, 1, pace, fabric, None);
     println!("{}", it.at);
     loop {
         std::thread::park();
@@ -170,9 +208,9 @@ pub fn serve(spin: Duration, fabric: Fabric) -> ! {
 }
 
 impl Link {
-    pub fn new(spin: Duration, fabric: Fabric) -> Link {
+    pub fn new(pace: Pace, fabric: Fabric) -> Link {
         let mut server = Command::new(std::env::current_exe().expect("this program"))
-            .args([SERVE, &spin.as_micros().to_string(), &format!("{fabric:?}")])
+            .args([SERVE, &pace.name(), &format!("{fabric:?}")])
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program runs");
@@ -180,7 +218,8 @@ impl Link {
         let mut said = BufReader::new(server.stdout.take().expect("piped"));
         said.read_line(&mut at).expect("the server says where it is");
         let at = at.trim().parse().expect("an address");
-        let link = Link { client: node(1, 0, spin, fabric, Some(at)), server };
+        let client = node(1, 0, pace, fabric, Some(at));
+        let link = Link { client, server, rate: Cell::default() };
         link.run(|cx, to| async move {
             // Opening a device takes its time.
             let patience = Instant::now() + Duration::from_secs(30);
@@ -188,7 +227,6 @@ impl Link {
                 assert!(Instant::now() < patience, "{e:?}");
                 cx.sleep(Duration::from_millis(100)).await;
             }
-            0.0
         });
         let links = link.client.peers.snapshot().into_iter().flat_map(|p| p.links);
         for l in links.filter(|l| l.carrier != Some(fabric) && l.carrier.is_some()) {
@@ -197,10 +235,10 @@ impl Link {
         link
     }
 
-    fn run<F: Future<Output = f64> + 'static>(
+    fn run<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
         f: impl FnOnce(Cx, Addr<Server>) -> F + Send + 'static,
-    ) -> f64 {
+    ) -> T {
         let (tx, rx) = mpsc::channel();
         self.client.shards.remotes[0].run(Box::new(move |shard: &Rc<Shard>| {
             let cx = shard.cx();
@@ -228,6 +266,31 @@ impl Link {
             let n: u64 = join_all(loops).await.into_iter().sum();
             n as f64 / begun.elapsed().as_secs_f64()
         })
+    }
+
+    /// Round trips per second of one asker, by the time that a trip typically takes (the median), as
+    /// perftest has it.
+    pub fn typical_trips(&self, time: Duration) -> f64 {
+        let mut took = self.run(move |cx, to| async move {
+            let (mut all, mut last) = (Vec::with_capacity(1 << 20), Instant::now());
+            let end = last + time;
+            while last < end {
+                cx.ask(to, Ping { n: all.len() as u64 }).await.expect("answered");
+                let now = Instant::now();
+                all.push((now - last).as_secs_f64());
+                last = now;
+            }
+            all
+        });
+        let per_second = took.len() as f64 / took.iter().sum::<f64>();
+        self.rate.set(Some(per_second));
+        took.sort_by(f64::total_cmp);
+        1.0 / took[took.len() / 2]
+    }
+
+    /// What was done per second in the last measurement, if that is not what it has returned.
+    pub fn take_rate(&self) -> Option<f64> {
+        self.rate.take()
     }
 
     /// MiB per second, in requests of `len` bytes, so many in flight.
@@ -277,5 +340,7 @@ impl Link {
     pub fn end(mut self) {
         self.server.kill().expect("our own child");
         self.server.wait().expect("our own child");
+        // Else they would look at the device beside whatever is measured next.
+        self.client.shards.stop();
     }
 }

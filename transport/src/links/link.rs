@@ -108,7 +108,7 @@ impl Link {
     pub(super) fn push(&self, frame: Frame) -> Result<(), &'static str> {
         self.lanes.borrow().borrow_mut().push(frame)?;
         if let State::Up(c) = &*self.state.borrow() {
-            c.wake_sender();
+            c.has_frames();
         }
         Ok(())
     }
@@ -219,6 +219,14 @@ impl Connection {
                     packets_received: counts.packets_received,
                 }
             }
+        }
+    }
+
+    /// There is something to send: it goes at once, or when the task that sends has its turn.
+    fn has_frames(&self) {
+        match &self.carrier {
+            Carrier::Rdma(rdma) if rdma.send_at_once(self) => {}
+            _ => self.wake_sender(),
         }
     }
 

@@ -57,6 +57,12 @@ pub(crate) enum Work<'a> {
         packet: Local<'a>,
         signal: bool,
     },
+    /// The same with bytes that need not be kept; at most `QueuePair::copied_max`.
+    SendCopy {
+        id: u64,
+        packet: &'a [u8],
+        signal: bool,
+    },
     Read {
         id: u64,
         into: Local<'a>,
@@ -114,6 +120,8 @@ pub(crate) trait QueuePair {
     fn endpoint(&self) -> Endpoint;
     /// Ready to send and to receive afterwards.
     fn connect(&self, to: &Endpoint) -> Result<(), String>;
+    /// Bytes that `Work::SendCopy` takes.
+    fn copied_max(&self) -> usize;
     /// All at once, with one doorbell. `Err`: the queue pair is lost.
     fn post(&self, work: &[Work<'_>]) -> Result<(), String>;
     /// Into the error state: everything outstanding completes as failed, nothing of the other side

@@ -85,7 +85,7 @@ pub(crate) struct PacketHead {
     pub(crate) released: [u16; 2],
 }
 
-/// Lays a packet out in memory of its own.
+/// Lays a packet out in the memory given, and no longer than that.
 pub(crate) struct Builder<'a> {
     into: &'a mut [u8],
     len: usize,
@@ -93,7 +93,8 @@ pub(crate) struct Builder<'a> {
 
 impl<'a> Builder<'a> {
     pub(crate) fn new(into: &'a mut [u8]) -> Builder<'a> {
-        Builder { into: &mut into[..PACKET], len: HEAD }
+        let len = into.len().min(PACKET);
+        Builder { into: &mut into[..len], len: HEAD }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -102,7 +103,7 @@ impl<'a> Builder<'a> {
 
     /// Bytes that still fit.
     pub(crate) fn room(&self) -> usize {
-        PACKET - self.len
+        self.into.len() - self.len
     }
 
     fn put(&mut self, bytes: &[u8]) {

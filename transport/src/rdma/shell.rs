@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use t3fs_runtime::net::{Net, Watch};
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Shard, Slot, Time};
+use t3fs_runtime::{Cx, Shard, Slot};
 
 use super::Offer;
 use super::dock::Dock;
@@ -22,14 +22,24 @@ use super::engine::{Counts, Ends, Engine, Terms};
 use super::nic::{Completion, Nic, Outcome, QueuePair};
 use super::packet;
 use crate::links::link::{Connection, Link};
-use crate::links::{Incoming, Lost};
+use crate::links::{Incoming, Lost, yield_now};
 use crate::peers::Limits;
 
 /// Who found no memory looks again after this long: memory may come back on any thread.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
-/// How long the device alone is looked at between two turns of the shard; as long as those take, if
-/// they take longer.
+/// How long the shard does without a turn while I/O may wait for one; as long as a turn takes, if
+/// that is longer.
 const LOOK: Duration = Duration::from_micros(3);
+/// The same while none is known to wait: a turn costs as much as several round trips.
+const ALONE: Duration = Duration::from_micros(25);
+const ALONE_TURNS: u32 = 8;
+const ALONE_MAX: Duration = Duration::from_micros(400);
+/// Looks at the device before whatever else is ready runs.
+const LOOKS: usize = 8;
+/// To sleep and to be woken costs as much as so many turns. That long the device is looked at
+/// before sleeping (spin-then-block, as in `linger.rs`), up to so many times what was asked for.
+const SLEEP_TURNS: u32 = 4;
+const SPIN_TIMES: u32 = 4;
 /// Fewer credits than that cannot be worked with.
 const CREDITS_MIN: u16 = 4;
 /// Payload bytes looked at or copied before others get their turn.
@@ -41,11 +51,20 @@ pub(crate) struct Port {
     joints: RefCell<BTreeMap<u32, Rc<Joint>>>,
     /// Taken from the device and not yet looked at.
     completions: RefCell<VecDeque<Completion>>,
+    /// Room that [`Port::take`] uses again and again.
+    fresh: RefCell<Vec<Completion>>,
+    concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
     shard: Weak<Shard>,
     stop: Slot<()>,
     looking_again: Cell<bool>,
+    /// Grows when all that was ready on the shard has run.
+    pass: Cell<u64>,
+    /// Something has been posted: its answer may come soon.
+    posted: Cell<bool>,
+    /// How long a turn of the shard took lately.
+    turn: Cell<Duration>,
     /// While completions of our own work make no event: ends that sleep.
     light_sleep: RefCell<Option<Slot<()>>>,
 }
@@ -58,6 +77,10 @@ struct Joint {
     lost: RefCell<Option<Broken>>,
     owner: RefCell<Option<Rc<Owner>>>,
     counted: Cell<Counts>,
+    /// Frames are being delivered; sending follows.
+    delivering: Cell<bool>,
+    /// The pass of the shard in which a frame was last sent at once.
+    sent_in: Cell<u64>,
 }
 
 /// Why a queue pair is of no use any more.
@@ -110,6 +133,7 @@ impl Half {
             reads_max: usize::from(ours.reads_max.min(peer.endpoint.reads_max)).max(1),
             send_queue: self.port.nic.send_queue(),
             segments_max: packet::SEGMENTS_MAX,
+            copied_max: self.pair.copied_max(),
         };
         let joint = Rc::new(Joint {
             pair: RefCell::new(Some(Rc::clone(&self.pair))),
@@ -117,6 +141,8 @@ impl Half {
             lost: RefCell::default(),
             owner: RefCell::default(),
             counted: Cell::default(),
+            delivering: Cell::default(),
+            sent_in: Cell::default(),
         });
         let number = self.pair.number();
         self.port.joints.borrow_mut().insert(number, Rc::clone(&joint));
@@ -143,6 +169,22 @@ impl Carrier {
     /// Sends what can be sent.
     pub(crate) fn turn(&self) {
         self.joint.turn(&self.port);
+    }
+
+    /// Sends a frame that was just queued, unless others were in the same pass of the shard: those
+    /// share packets. False: it is left to the task that sends.
+    pub(crate) fn send_at_once(&self, connection: &Connection) -> bool {
+        let (joint, pass) = (&self.joint, self.port.pass.get());
+        if joint.delivering.get() {
+            return true;
+        }
+        if joint.sent_in.replace(pass) == pass {
+            return false;
+        }
+        let Some(owner) = joint.owner.borrow().clone() else { return false };
+        let Some(shard) = self.port.shard.upgrade() else { return false };
+        joint.send(&owner, connection, &self.port, &shard);
+        joint.lost.borrow().is_none() && connection.lanes.borrow().is_empty()
     }
 
     /// Whether nothing is on its way out.
@@ -218,7 +260,9 @@ impl Joint {
         if self.lost.borrow().is_none()
             && let Some(shard) = port.shard.upgrade()
         {
+            self.delivering.set(true);
             self.deliver(&owner, &connection, &shard);
+            self.delivering.set(false);
             self.send(&owner, &connection, port, &shard);
         }
         let lost = self.lost.borrow().clone();
@@ -266,6 +310,7 @@ impl Joint {
             c.wake_sender();
         }
         let (now, before) = (engine.counts(), self.counted.replace(engine.counts()));
+        port.posted.set(port.posted.get() | (now.packets_sent != before.packets_sent));
         let sent = |c: &Counts| c.bytes_sent + c.bytes_written;
         owner.link.count_sent(now.frames_sent - before.frames_sent, sent(&now) - sent(&before));
         c.received.set(now.bytes_received + now.bytes_read);
@@ -298,11 +343,16 @@ impl Port {
         Rc::new(Port {
             joints: RefCell::default(),
             completions: RefCell::default(),
+            fresh: RefCell::default(),
+            concerned: RefCell::default(),
             dock,
             nic,
             shard,
             stop: Slot::new(),
             looking_again: Cell::default(),
+            pass: Cell::new(1),
+            posted: Cell::default(),
+            turn: Cell::default(),
             light_sleep: RefCell::default(),
         })
     }
@@ -322,27 +372,11 @@ impl Port {
         self.stop.fill(());
     }
 
-    /// Takes completions for ever. Between two looks the shard has its turn, other I/O included.
+    /// Takes completions for ever.
     async fn run(self: &Rc<Self>, mut watch: Option<Box<dyn Watch>>, spin: Duration) {
-        let mut turned = Time::default();
         loop {
-            let Some(mut last) = self.now() else { return };
-            let mut look = LOOK;
-            loop {
-                let some = self.take() > 0;
-                let Some(cx) = self.shard.upgrade().map(|s| s.cx()) else { return };
-                let now = cx.now();
-                if some {
-                    last = now;
-                } else if now.since(last) >= spin {
-                    break;
-                } else if now.since(turned) < look {
-                    continue;
-                }
-                cx.turn().await;
-                turned = cx.now();
-                look = turned.since(now).max(LOOK);
-            }
+            let Some(cx) = self.shard.upgrade().map(|s| s.cx()) else { return };
+            self.poll(cx, spin).await;
             let deep = self.awaits_own_work();
             if let Err(why) = self.nic.arm(deep) {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
@@ -368,13 +402,36 @@ impl Port {
         }
     }
 
+    /// Takes completions until none has come for so long. Between two looks all that is ready on
+    /// the shard runs, and every so often the shard has a turn, other I/O included.
+    async fn poll(self: &Rc<Self>, cx: Cx, spin: Duration) {
+        let (mut last, mut turned) = (cx.now(), cx.now());
+        loop {
+            self.pass.set(self.pass.get() + 1);
+            let some = (0..LOOKS).any(|_| self.take() > 0) | self.posted.take();
+            let (now, turn) = (cx.now(), self.turn.get());
+            if some {
+                last = now;
+            } else if now.since(last) >= spin.max((SLEEP_TURNS * turn).min(SPIN_TIMES * spin)) {
+                return;
+            }
+            let alone = match cx.turn_is_due() {
+                true => turn.max(LOOK),
+                false => (ALONE_TURNS * turn).clamp(ALONE, ALONE_MAX),
+            };
+            if now.since(turned) < alone {
+                yield_now().await;
+            } else {
+                cx.turn().await;
+                turned = cx.now();
+                self.turn.set(turned.since(now).min(ALONE_MAX));
+            }
+        }
+    }
+
     fn awaits_own_work(&self) -> bool {
         let joints = self.joints.borrow();
         joints.values().any(|j| j.engine.borrow().as_ref().is_some_and(Engine::awaits_own_work))
-    }
-
-    fn now(&self) -> Option<Time> {
-        self.shard.upgrade().map(|s| s.cx().now())
     }
 
     async fn sleep(&self, time: Duration) {
@@ -394,13 +451,13 @@ impl Port {
     /// connections concerned go on; how many completions.
     fn take(self: &Rc<Self>) -> usize {
         if self.completions.borrow().is_empty() {
-            let mut fresh = Vec::new();
+            let mut fresh = self.fresh.borrow_mut();
             if self.nic.poll(&mut fresh) == 0 {
                 return 0;
             }
-            self.completions.borrow_mut().extend(fresh);
+            self.completions.borrow_mut().extend(fresh.drain(..));
         }
-        let mut concerned: Vec<(u32, Rc<Joint>)> = Vec::new();
+        let mut concerned = self.concerned.take();
         let (mut n, mut effort) = (0, 0);
         while effort < EFFORT {
             let next = self.completions.borrow_mut().pop_front();
@@ -417,9 +474,10 @@ impl Port {
                 concerned.push((c.queue_pair, joint));
             }
         }
-        for (_, joint) in concerned {
+        for (_, joint) in concerned.drain(..) {
             joint.turn(self);
         }
+        self.concerned.replace(concerned);
         n
     }
 

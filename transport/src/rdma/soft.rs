@@ -20,6 +20,7 @@ use super::nic::{
 
 const SEND_QUEUE: usize = 64;
 const READS: u8 = 4;
+const COPIED_MAX: usize = 256;
 
 /// What stand-ins are joined by. Clones are the same.
 #[derive(Clone, Default)]
@@ -82,6 +83,7 @@ struct Op {
 
 enum What {
     Send { at: u64, len: usize },
+    SendCopy { packet: Vec<u8> },
     Read { at: u64, len: usize, from: Remote },
     Write { at: u64, len: usize, to: Remote },
     Open { key: u32, opening: Opening },
@@ -256,6 +258,9 @@ impl State {
         }
         match &op.what {
             What::Send { at, len } => self.send(peer.queue_pair, *at, *len),
+            What::SendCopy { packet } => {
+                self.send(peer.queue_pair, packet.as_ptr() as u64, packet.len())
+            }
             What::Read { at, len, from } => {
                 if !other.allows(*from, *len, Access::Read) {
                     return Step::BothLost("memory of the peer is not open");
@@ -451,6 +456,11 @@ impl SoftPair {
                 let (at, len) = self.place(packet);
                 Op { id: *id, signal: *signal, what: What::Send { at, len } }
             }
+            Work::SendCopy { id, packet, signal } => {
+                assert!(packet.len() <= COPIED_MAX, "too much to be copied");
+                let what = What::SendCopy { packet: packet.to_vec() };
+                Op { id: *id, signal: *signal, what }
+            }
             Work::Read { id, into, from } => {
                 let (at, len) = self.place(into);
                 Op { id: *id, signal: true, what: What::Read { at, len, from: *from } }
@@ -479,6 +489,10 @@ impl QueuePair for SoftPair {
 
     fn endpoint(&self) -> Endpoint {
         self.endpoint
+    }
+
+    fn copied_max(&self) -> usize {
+        COPIED_MAX
     }
 
     fn connect(&self, to: &Endpoint) -> Result<(), String> {

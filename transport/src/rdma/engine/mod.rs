@@ -44,6 +44,34 @@ const WAITING_MAX: usize = 256 << 10;
 /// Payload bytes that one turn brings into registered memory.
 const EFFORT: usize = 1 << 20;
 
+/// Memory that a packet is laid out in.
+enum Room {
+    Piece(Piece),
+    Copy(Vec<u8>),
+}
+
+impl Room {
+    fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            Room::Piece(piece) => piece.as_mut_slice(),
+            Room::Copy(bytes) => bytes,
+        }
+    }
+
+    fn filled(self, len: usize) -> Doing {
+        match self {
+            Room::Piece(mut piece) => {
+                piece.set_len(len);
+                Doing::Send(piece)
+            }
+            Room::Copy(mut bytes) => {
+                bytes.truncate(len);
+                Doing::SendCopy(bytes)
+            }
+        }
+    }
+}
+
 /// What both sides have agreed on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
@@ -57,6 +85,8 @@ pub(crate) struct Terms {
     pub(crate) send_queue: usize,
     /// Segments that we have open at a time, by lane.
     pub(crate) segments_max: usize,
+    /// Packets up to this length are copied when they are posted.
+    pub(crate) copied_max: usize,
 }
 
 /// Who is at the other end, and which shard of ours is at this one.
@@ -115,10 +145,25 @@ struct Task {
 
 enum Doing {
     Send(Piece),
-    Read { lane: Lane, into: Piece, from: Remote, last: bool },
-    Write { from: Piece, to: Remote },
-    Open { exposure: u64, access: Access },
-    Close { exposure: u64 },
+    /// Its bytes are not needed any more once it is posted.
+    SendCopy(Vec<u8>),
+    Read {
+        lane: Lane,
+        into: Piece,
+        from: Remote,
+        last: bool,
+    },
+    Write {
+        from: Piece,
+        to: Remote,
+    },
+    Open {
+        exposure: u64,
+        access: Access,
+    },
+    Close {
+        exposure: u64,
+    },
 }
 
 pub(crate) struct Engine {
@@ -129,6 +174,10 @@ pub(crate) struct Engine {
     queued: VecDeque<Task>,
     posted: VecDeque<Task>,
     next_task: u64,
+    /// Entries since the last one that tells of its completion.
+    silent: usize,
+    /// Room for a packet that is copied, used again and again.
+    spare: Vec<u8>,
     /// Exposures whose closing has not completed.
     closing: usize,
     exposures: BTreeMap<u64, Exposure>,
@@ -169,6 +218,8 @@ impl Engine {
             queued: VecDeque::new(),
             posted: VecDeque::new(),
             next_task: 0,
+            silent: 0,
+            spare: Vec::new(),
             closing: 0,
             exposures: BTreeMap::new(),
             next_exposure: 0,
@@ -270,7 +321,7 @@ impl Engine {
         while self.posted.front().is_some_and(|t| t.id <= id) {
             let task = self.posted.pop_front().expect("just seen");
             match task.doing {
-                Doing::Send(_) | Doing::Write { .. } | Doing::Open { .. } => {}
+                Doing::Send(_) | Doing::SendCopy(_) | Doing::Write { .. } | Doing::Open { .. } => {}
                 Doing::Read { lane, into, last, .. } => self.fetched(lane, into, last, dock)?,
                 Doing::Close { exposure } => self.closed(exposure, dock)?,
             }
@@ -293,11 +344,11 @@ impl Engine {
             if !may {
                 return;
             }
-            let Some(mut piece) = dock.take(Purpose::Packet, PACKET) else {
+            let Some(mut room) = self.room(lanes, dock) else {
                 self.starved = true;
                 return;
             };
-            let mut b = Builder::new(piece.as_mut_slice());
+            let mut b = Builder::new(room.as_mut_slice());
             if self.credits > 1 {
                 self.fill(&mut b, lanes, dock, now);
             }
@@ -306,15 +357,27 @@ impl Engine {
             }
             let last = b.is_empty();
             let len = b.seal(self.packet_head());
-            piece.set_len(len);
             self.credits -= 1;
             self.counts.packets_sent += 1;
             self.counts.bytes_sent += len as u64;
-            self.queue(Doing::Send(piece));
+            self.queue(room.filled(len));
             if last {
                 return;
             }
         }
+    }
+
+    /// Room for the next packet. Where a small one is all that there is to send, it takes none of
+    /// the memory that devices know, and its completion need not be told.
+    fn room(&mut self, lanes: &Lanes, dock: &Dock) -> Option<Room> {
+        let small = self.sending.iter().all(Option::is_none)
+            && sending::is_little(lanes, self.terms.copied_max);
+        if !small {
+            return dock.take(Purpose::Packet, PACKET).map(Room::Piece);
+        }
+        let mut bytes = std::mem::take(&mut self.spare);
+        bytes.resize(self.terms.copied_max, 0);
+        Some(Room::Copy(bytes))
     }
 
     /// Posts what is queued, as far as the send queue has room, with one doorbell.
@@ -323,13 +386,20 @@ impl Engine {
         if n == 0 {
             return Ok(());
         }
-        let mut work = Vec::with_capacity(n);
-        for (i, task) in self.queued.iter().take(n).enumerate() {
-            work.push(self.work(task, i + 1 == n));
-        }
+        let now = self.queued.iter().take(n);
+        let copies = now.clone().all(|task| matches!(task.doing, Doing::SendCopy(_)));
+        let told = !copies || self.silent + n >= self.terms.send_queue / 4;
+        self.silent = if told { 0 } else { self.silent + n };
+        let work: Vec<_> =
+            now.enumerate().map(|(i, task)| self.work(task, told && i + 1 == n)).collect();
         let done = pair.post(&work);
         drop(work);
-        self.posted.extend(self.queued.drain(..n));
+        for mut task in self.queued.drain(..n) {
+            if let Doing::SendCopy(bytes) = &mut task.doing {
+                self.spare = std::mem::take(bytes);
+            }
+            self.posted.push_back(task);
+        }
         done
     }
 
@@ -338,6 +408,7 @@ impl Engine {
         let id = task.id;
         match &task.doing {
             Doing::Send(piece) => Work::Send { id, packet: whole(piece), signal },
+            Doing::SendCopy(packet) => Work::SendCopy { id, packet, signal },
             Doing::Read { into, from, .. } => Work::Read { id, into: whole(into), from: *from },
             Doing::Write { from, to } => Work::Write { id, from: whole(from), to: *to, signal },
             Doing::Open { exposure, access } => {

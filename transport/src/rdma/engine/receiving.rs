@@ -138,6 +138,10 @@ impl Engine {
         self.settle_landing(&mut a)?;
         self.note_offer(ask, item.landings);
         let l = &mut self.lanes[lane as usize];
+        if l.queue.is_empty() && a.is_whole() {
+            self.hand_over(a);
+            return Ok(());
+        }
         l.waiting += a.inline;
         l.queue.push_back(a);
         self.deliver(lane);
@@ -304,35 +308,33 @@ impl Engine {
 
     /// Hands over what is whole and has nothing before it.
     fn deliver(&mut self, lane: Lane) {
-        let l = &mut self.lanes[lane as usize];
-        while l.queue.front().is_some_and(Assembly::is_whole) {
-            let a = l.queue.pop_front().expect("just seen");
+        loop {
+            let l = &mut self.lanes[lane as usize];
+            let Some(a) = l.queue.pop_front_if(|a| a.is_whole()) else { return };
             l.waiting -= a.inline;
-            let kind = match a.head.kind {
-                Kind::Ping => {
-                    self.arrived.push_back(Incoming::Ping);
-                    continue;
-                }
-                Kind::Pong => {
-                    self.arrived.push_back(Incoming::Pong);
-                    continue;
-                }
-                Kind::Message(kind) => kind,
-            };
-            let bulks = a.payload.expect("whole").into_parts().into_iter().map(Bulk).collect();
-            self.arrived.push_back(Incoming::Frame(Frame {
-                kind,
-                lane,
-                shard: self.ends.here,
-                slot: a.head.slot,
-                epoch: a.head.epoch,
-                from_node: self.ends.node,
-                from_shard: self.ends.shard,
-                ask: a.head.ask,
-                ttl_us: a.head.ttl_us,
-                reply_room: 0,
-                payload: Payload { body: a.body, bulks },
-            }));
+            self.hand_over(a);
         }
+    }
+
+    fn hand_over(&mut self, a: Assembly) {
+        let kind = match a.head.kind {
+            Kind::Ping => return self.arrived.push_back(Incoming::Ping),
+            Kind::Pong => return self.arrived.push_back(Incoming::Pong),
+            Kind::Message(kind) => kind,
+        };
+        let bulks = a.payload.expect("whole").into_parts().into_iter().map(Bulk).collect();
+        self.arrived.push_back(Incoming::Frame(Frame {
+            kind,
+            lane: a.head.lane,
+            shard: self.ends.here,
+            slot: a.head.slot,
+            epoch: a.head.epoch,
+            from_node: self.ends.node,
+            from_shard: self.ends.shard,
+            ask: a.head.ask,
+            ttl_us: a.head.ttl_us,
+            reply_room: 0,
+            payload: Payload { body: a.body, bulks },
+        }));
     }
 }

@@ -13,7 +13,7 @@ use crate::rdma::dock::{Dock, Purpose};
 use crate::rdma::memory::PIECE_MAX;
 use crate::rdma::nic::Access;
 use crate::rdma::packet::{
-    Builder, FRAME, LANDING, LANDINGS_MAX, ROOM, Region, SEGMENT, Segment, Way,
+    Builder, FRAME, HEAD, LANDING, LANDINGS_MAX, ROOM, Region, SEGMENT, Segment, Way,
 };
 use crate::tcp::frame::{Head, Kind};
 
@@ -59,6 +59,11 @@ impl Plan {
         let need = fixed + rest + if payload_inline { payload } else { 0 };
         Plan { rest_in_segments, payload_inline, need }
     }
+
+    /// All of it goes into the packet.
+    fn is_inline(&self) -> bool {
+        self.payload_inline && !self.rest_in_segments
+    }
 }
 
 fn wants_landing(frame: &Frame) -> bool {
@@ -67,30 +72,53 @@ fn wants_landing(frame: &Frame) -> bool {
         && frame.reply_room <= LANDINGS_MAX * PIECE_MAX
 }
 
+/// The lengths of its payloads, which stand before its body.
+fn table(frame: &Frame) -> Vec<u8> {
+    let bulks = &frame.payload.bulks;
+    bulks.iter().flat_map(|b| (b.len() as u32).to_le_bytes()).collect()
+}
+
+/// Its head, but for the sequence number.
+fn head_of(frame: &Frame, table: &[u8]) -> Head {
+    let body = &frame.payload.body;
+    let mut crc = Crc32c::default();
+    crc.update(table);
+    crc.update(body);
+    Head {
+        kind: Kind::Message(frame.kind),
+        lane: frame.lane,
+        slot: frame.slot,
+        epoch: frame.epoch,
+        sequence: 0,
+        ask: frame.ask,
+        ttl_us: frame.ttl_us,
+        body: body.len() as u32,
+        bulks: frame.payload.bulks.len() as u32,
+        bulk_bytes: bulk_bytes(frame) as u32,
+        rest_crc: crc.value(),
+    }
+}
+
+/// Whether all that waits fits in a packet of so many bytes.
+pub(super) fn is_little(lanes: &Lanes, bytes: usize) -> bool {
+    let Some(room) = bytes.checked_sub(HEAD) else { return false };
+    let (link_frames, mut frames) = (lanes.has_ping() || lanes.has_pong(), LANES.iter());
+    match lanes.load().frames {
+        0 => room >= if link_frames { 2 * FRAME } else { 0 },
+        1 if !link_frames => frames.find_map(|lane| lanes.peek(*lane)).is_some_and(|frame| {
+            let plan = Plan::of(frame);
+            plan.is_inline() && plan.need <= room
+        }),
+        _ => false,
+    }
+}
+
 impl Sending {
     fn new(frame: Frame, plan: &Plan, landing: Vec<Region>) -> Sending {
-        let mut table = Vec::with_capacity(4 * frame.payload.bulks.len());
-        for b in &frame.payload.bulks {
-            table.extend_from_slice(&(b.len() as u32).to_le_bytes());
-        }
-        let mut crc = Crc32c::default();
-        crc.update(&table);
-        crc.update(&frame.payload.body);
+        let table = table(&frame);
+        let head = head_of(&frame, &table);
         let bytes = bulk_bytes(&frame);
         let reply_room = if wants_landing(&frame) { frame.reply_room } else { 0 };
-        let head = Head {
-            kind: Kind::Message(frame.kind),
-            lane: frame.lane,
-            slot: frame.slot,
-            epoch: frame.epoch,
-            sequence: 0,
-            ask: frame.ask,
-            ttl_us: frame.ttl_us,
-            body: frame.payload.body.len() as u32,
-            bulks: frame.payload.bulks.len() as u32,
-            bulk_bytes: bytes as u32,
-            rest_crc: crc.value(),
-        };
         let room = landing.iter().map(|r| r.len as usize).sum::<usize>();
         let way = match plan.payload_inline {
             true => Way::Inline,
@@ -192,8 +220,22 @@ impl Engine {
             FrameKind::Reply | FrameKind::Refused => self.offers.remove(&frame.ask),
             FrameKind::Ask | FrameKind::Tell => None,
         };
+        if plan.is_inline() && !wants_landing(&frame) {
+            self.put(&frame, b);
+            return true;
+        }
         self.sending[lane as usize] = Some(Sending::new(frame, &plan, landing.unwrap_or_default()));
         true
+    }
+
+    /// Puts all of a frame into the packet.
+    fn put(&mut self, frame: &Frame, b: &mut Builder<'_>) {
+        let table = table(frame);
+        let head = Head { sequence: self.next_sequence(), ..head_of(frame, &table) };
+        b.frame(&head, false, Way::Inline, 0, &[]);
+        b.bytes(&table);
+        b.bytes(&frame.payload.body);
+        frame.payload.bulks.iter().for_each(|bulk| b.bytes(bulk));
     }
 
     /// Takes a frame further; whether it is through.

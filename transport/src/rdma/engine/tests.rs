@@ -50,6 +50,7 @@ impl Side {
             reads_max: 4,
             send_queue: nic.send_queue(),
             segments_max: 16,
+            copied_max: 256,
         };
         let ends = Ends { node: NodeId(7), shard: 1, here: 2 };
         Side {
@@ -218,6 +219,44 @@ proptest! {
         prop_assert!(a.engine.landings.is_empty() && b.engine.offers.is_empty());
         a.arrived.clear();
         prop_assert_eq!((a.used(), b.used()), (0, 0));
+    }
+}
+
+/// Goal: small packets need no memory of the device and hardly any completions, and a stream of them
+/// never stalls for want of either. Method: many times what the send queue holds, one at a time.
+#[test]
+fn small_packets_are_silent() {
+    let (mut a, mut b, _) = pair(PLENTY);
+    let (mut told, mut silent_most) = (0, 0);
+    for ask in 0..1000 {
+        let sent = frame(FrameKind::Tell, Lane::Control, ask, 30, &[20]);
+        a.lanes.push(sent.clone()).unwrap();
+        let posted = a.engine.posted.len();
+        run(&mut a, &mut b).unwrap();
+        assert_eq!((a.used(), b.used()), (0, 0), "copied when posted");
+        assert_eq!(b.arrived.pop(), Some(sent));
+        told += usize::from(a.engine.posted.len() <= posted);
+        silent_most = silent_most.max(a.engine.posted.len());
+    }
+    let queue = a.engine.terms.send_queue;
+    assert!(told >= 1000 / (queue / 4) - 1 && told < 100, "{told} of 1000 told");
+    assert!(silent_most < queue / 4, "{silent_most} entries of {queue} are not known to be done");
+}
+
+/// Goal: what does not fit where it would be copied, and what shares a packet, takes registered
+/// memory, until it is told to be sent.
+#[test]
+fn larger_packets_are_told() {
+    let (mut a, mut b, _) = pair(PLENTY);
+    let one = frame(FrameKind::Tell, Lane::Control, 1, 300, &[]);
+    let many = (2..5).map(|ask| frame(FrameKind::Tell, Lane::Control, ask, 10, &[]));
+    for batch in [vec![one], many.collect()] {
+        batch.iter().for_each(|f| a.lanes.push(f.clone()).unwrap());
+        a.engine.pump(&mut a.lanes, &a.dock, Time::default());
+        assert!(a.used() > 0);
+        run(&mut a, &mut b).unwrap();
+        assert_eq!((a.used(), a.engine.posted.len()), (0, 0));
+        assert_eq!(std::mem::take(&mut b.arrived), batch);
     }
 }
 

@@ -154,6 +154,18 @@ impl VerbsQueuePair {
                 }
                 attach(&mut wr, packet);
             }
+            Work::SendCopy { id, packet, signal } => {
+                assert!(packet.len() <= self.inline as usize, "too much to be copied");
+                wr.wr_id = *id;
+                wr.opcode = ibv_wr_opcode::IBV_WR_SEND;
+                wr.send_flags = signalled(*signal)
+                    | ibv_send_flags::IBV_SEND_SOLICITED.0
+                    | ibv_send_flags::IBV_SEND_INLINE.0;
+                *at =
+                    ibv_sge { addr: packet.as_ptr() as u64, length: packet.len() as u32, lkey: 0 };
+                wr.sg_list = at;
+                wr.num_sge = 1;
+            }
             Work::Read { id, into, from } => {
                 wr.wr_id = *id;
                 wr.opcode = ibv_wr_opcode::IBV_WR_RDMA_READ;
@@ -243,6 +255,10 @@ impl QueuePair for VerbsQueuePair {
 
     fn endpoint(&self) -> Endpoint {
         self.endpoint
+    }
+
+    fn copied_max(&self) -> usize {
+        self.inline as usize
     }
 
     fn connect(&self, to: &Endpoint) -> Result<(), String> {
