@@ -268,8 +268,8 @@ impl Link {
         })
     }
 
-    /// Round trips per second of one asker, by the time that a trip typically takes (the median), as
-    /// perftest has it.
+    /// Round trips per second of one asker, by the time that a trip typically takes (the median),
+    /// as perftest has it.
     pub fn typical_trips(&self, time: Duration) -> f64 {
         let mut took = self.run(move |cx, to| async move {
             let (mut all, mut last) = (Vec::with_capacity(1 << 20), Instant::now());

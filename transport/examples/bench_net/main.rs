@@ -4,8 +4,8 @@
 //! with blocking programs over std sockets, whose threads are pinned to the same cores; an RDMA
 //! link, where there is a device, with perftest (`ib_send_lat`, `ib_read_bw`, `ib_write_bw`) on it.
 //! Runs are interleaved; rates are medians, the ratio is the median of the rounds' ratios, so that
-//! the machine's moods hit both. Trips beside perftest are by the typical time of one, which is what
-//! perftest prints. Arguments: rounds, and a part of a row's name.
+//! the machine's moods hit both. Trips beside perftest are by the typical time of one, which is
+//! what perftest prints. Arguments: rounds, and a part of a row's name.
 
 mod link;
 mod perftest;

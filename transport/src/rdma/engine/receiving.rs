@@ -310,7 +310,10 @@ impl Engine {
     fn deliver(&mut self, lane: Lane) {
         loop {
             let l = &mut self.lanes[lane as usize];
-            let Some(a) = l.queue.pop_front_if(|a| a.is_whole()) else { return };
+            if !l.queue.front().is_some_and(Assembly::is_whole) {
+                return;
+            }
+            let a = l.queue.pop_front().expect("just seen");
             l.waiting -= a.inline;
             self.hand_over(a);
         }

@@ -222,8 +222,9 @@ proptest! {
     }
 }
 
-/// Goal: small packets need no memory of the device and hardly any completions, and a stream of them
-/// never stalls for want of either. Method: many times what the send queue holds, one at a time.
+/// Goal: small packets need no memory of the device and hardly any completions, and a stream of
+/// them never stalls for want of either. Method: many times what the send queue holds, one at a
+/// time.
 #[test]
 fn small_packets_are_silent() {
     let (mut a, mut b, _) = pair(PLENTY);
