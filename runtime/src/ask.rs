@@ -67,31 +67,38 @@ struct CreditState {
     free: usize,
     limit: usize,
     waiting: VecDeque<Slot<Credit>>,
+    /// Credits given to those who waited and have not run since.
+    handed: usize,
 }
 
 /// Leave to have one request in flight; returned on drop.
-pub struct Credit(Credits);
+pub struct Credit {
+    of: Credits,
+    /// It was given to one who waited, and who does not know yet.
+    handed: bool,
+}
 
 impl Credits {
     pub fn new(limit: usize) -> Credits {
-        let state = CreditState { free: limit, limit, waiting: VecDeque::new() };
+        let state = CreditState { free: limit, limit, waiting: VecDeque::new(), handed: 0 };
         Credits(Rc::new(RefCell::new(state)))
     }
 
     /// A credit at once, or none; never overtakes those who wait.
     pub fn try_take(&self) -> Option<Credit> {
         let mut s = self.0.borrow_mut();
-        if s.free == 0 {
+        if s.free == 0 || s.handed > 0 {
             return None;
         }
         s.free -= 1;
-        Some(Credit(self.clone()))
+        Some(Credit { of: self.clone(), handed: false })
     }
 
-    /// A place in the queue for the next credit, or `None` when the queue is full.
+    /// A place in the queue for the next credit, or `None` when the queue is full. Who gets it
+    /// calls [`Credit::accept`].
     pub fn queue(&self) -> Option<Slot<Credit>> {
         let mut s = self.0.borrow_mut();
-        debug_assert_eq!(s.free, 0);
+        debug_assert!(s.free == 0 || s.handed > 0);
         s.waiting.retain(|w| !w.abandoned());
         if s.waiting.len() >= WAITING_MAX {
             return None;
@@ -99,6 +106,35 @@ impl Credits {
         let slot = Slot::new();
         s.waiting.push_back(slot.clone());
         Some(slot)
+    }
+
+    /// Gives what is free to those who wait, in order; they will run in that order, too.
+    fn pass_on(&self) {
+        loop {
+            let mut s = self.0.borrow_mut();
+            if s.free == 0 {
+                return;
+            }
+            let Some(next) = s.waiting.pop_front() else { return };
+            if next.abandoned() {
+                continue;
+            }
+            s.free -= 1;
+            s.handed += 1;
+            drop(s);
+            next.fill(Credit { of: self.clone(), handed: true });
+        }
+    }
+
+    /// One who waited has run.
+    fn arrived(&self) {
+        let mut s = self.0.borrow_mut();
+        s.handed -= 1;
+        let last = s.handed == 0;
+        drop(s);
+        if last {
+            self.pass_on();
+        }
     }
 
     /// Whether all credits are here and nobody waits: new ones would be the same.
@@ -133,23 +169,34 @@ impl CreditBook {
     }
 }
 
+impl Credit {
+    /// Who waited for it has it now.
+    pub fn accept(mut self) -> Credit {
+        if std::mem::take(&mut self.handed) {
+            self.of.arrived();
+        }
+        self
+    }
+}
+
 impl Drop for Credit {
     fn drop(&mut self) {
-        let mut s = self.0.0.borrow_mut();
-        while let Some(next) = s.waiting.pop_front() {
-            if !next.abandoned() {
-                drop(s);
-                next.fill(Credit(self.0.clone()));
-                return;
-            }
+        {
+            let mut s = self.of.0.borrow_mut();
+            s.free += 1;
+            assert!(s.free <= s.limit);
         }
-        s.free += 1;
-        assert!(s.free <= s.limit);
+        self.of.pass_on();
+        if self.handed {
+            self.of.arrived();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
     use crate::NodeId;
 
@@ -185,9 +232,36 @@ mod tests {
         let second = c.queue().unwrap();
         drop(first);
         drop(held);
-        let got = futures::FutureExt::now_or_never(second).expect("passed on");
+        let got = second.now_or_never().expect("passed on").accept();
         assert!(c.try_take().is_none());
         drop(got);
         assert!(c.try_take().is_some());
+    }
+
+    /// Regression (conformance, `outcomes_are_honest` under load): after a cut many credits came
+    /// back at once, and who asked next took one before those who had waited for theirs had run.
+    #[test]
+    fn nobody_overtakes_who_was_handed_a_credit() {
+        let c = Credits::new(2);
+        let (one, two) = (c.try_take().unwrap(), c.try_take().unwrap());
+        let first = c.queue().unwrap();
+        drop((one, two));
+        assert!(c.try_take().is_none(), "the first has not run");
+        let mut second = c.queue().unwrap();
+        assert!((&mut second).now_or_never().is_none(), "the first has not run");
+        let first = first.now_or_never().expect("handed").accept();
+        let second = second.now_or_never().expect("its turn").accept();
+        drop(first);
+        let given_up = {
+            assert!(c.try_take().is_some());
+            let third = c.try_take().unwrap();
+            let place = c.queue().unwrap();
+            drop(third);
+            place
+        };
+        assert!(c.try_take().is_none());
+        drop(given_up);
+        assert!(c.try_take().is_some(), "who was handed a credit and left gives it back");
+        drop(second);
     }
 }

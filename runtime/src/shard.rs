@@ -363,7 +363,8 @@ impl Shard {
             return Err(AskError::NotSent("too many requests wait for this actor"));
         };
         let (late, _timer) = self.timer(deadline);
-        before(place, late).await.ok_or(AskError::NotSent("deadline passed in the queue"))
+        let credit = before(place, late).await;
+        credit.map(Credit::accept).ok_or(AskError::NotSent("deadline passed in the queue"))
     }
 
     pub(crate) async fn ask<A, M>(
