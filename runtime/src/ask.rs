@@ -95,7 +95,8 @@ impl Credits {
     }
 
     /// A place in the queue for the next credit, or `None` when the queue is full. Who gets it
-    /// calls [`Credit::accept`].
+    /// calls [`Credit::accept`], and until then keeps others waiting: it has to be polled, or
+    /// dropped.
     pub fn queue(&self) -> Option<Slot<Credit>> {
         let mut s = self.0.borrow_mut();
         debug_assert!(s.free == 0 || s.handed > 0);

@@ -262,6 +262,8 @@ pub(super) struct File {
     pub(super) reading: Cell<Sequence>,
     /// The last name is gone; content goes with the last close.
     pub(super) held: Cell<bool>,
+    /// Requests under way that may take the last name, or whose outcome is not known.
+    pub(super) leaving: Cell<u32>,
     /// A background failure, told to the next flush or fsync.
     pub(super) error: RefCell<Option<FsError>>,
     /// Truncation is under way: writes, reads and flushes wait in line.
@@ -280,6 +282,7 @@ impl File {
             clear_suid: Cell::new(false),
             reading: Cell::new(Sequence::default()),
             held: Cell::new(false),
+            leaving: Cell::new(0),
             error: RefCell::default(),
             gate: super::data::Gate::default(),
         }

@@ -430,7 +430,8 @@ impl Client {
     async fn check_hole(&self, cx: &Cx, file: &File) -> Result<(), FsError> {
         let inode = file.attr.borrow().inode;
         let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-        if attr.nlink > 0 || file.held.get() { Ok(()) } else { Err(FsError::Stale) }
+        let ours = file.held.get() || file.leaving.get() > 0;
+        if attr.nlink > 0 || ours { Ok(()) } else { Err(FsError::Stale) }
     }
 
     /// Tells storage what is likely to be read next, when reads come in sequence: its disk then

@@ -1,7 +1,10 @@
 //! Names: lookups, opens, and everything that makes or removes an entry.
 
+use std::rc::Rc;
+
 use t3fs_runtime::Cx;
 
+use super::buffer::File;
 use super::{Attr, Client, DirPage, FileType, FsError, FsSpace, Owner, RenameMode};
 use crate::proto::ids::InodeId;
 use crate::proto::meta::*;
@@ -132,22 +135,38 @@ impl Client {
         Ok(self.with_mine(self.0.link.meta(cx, m).await?))
     }
 
-    /// This client's session, if it has the named file open or unwritten: its content must stay.
+    /// The named file, if this client has it open or unwritten: its content must stay.
     async fn hold(
         &self,
         cx: &Cx,
         parent: InodeId,
         name: &[u8],
-    ) -> Result<Option<crate::proto::ids::SessionId>, FsError> {
+    ) -> Result<Option<Rc<File>>, FsError> {
         if self.0.files.borrow().is_empty() {
             return Ok(None);
         }
         let m = Lookup { parent, name: name.to_vec() };
         match self.0.link.meta::<_, Attr>(cx, m).await {
-            Ok(a) => Ok(self.file(a.inode).map(|_| self.0.link.session())),
+            Ok(a) => Ok(self.file(a.inode)),
             Err(FsError::NotFound) => Ok(None),
             Err(e) => Err(e),
         }
+    }
+
+    /// Asks for something that may take the last name of a file that is held. Others may see that
+    /// it is gone before we have the answer.
+    async fn leaving<T>(
+        &self,
+        held: Option<&Rc<File>>,
+        asked: impl Future<Output = Result<T, FsError>>,
+    ) -> Result<T, FsError> {
+        let Some(file) = held else { return asked.await };
+        file.leaving.set(file.leaving.get() + 1);
+        let answer = asked.await;
+        if !matches!(answer, Err(FsError::Unavailable(_))) {
+            file.leaving.set(file.leaving.get() - 1);
+        }
+        answer
     }
 
     /// Keeps or drops the content of a file that lost its last name.
@@ -172,19 +191,20 @@ impl Client {
     pub async fn unlink(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
         let hold = self.hold(cx, parent, name).await?;
         let op = self.0.link.op();
-        let m = Unlink { parent, name: name.to_vec(), hold, op };
-        let gone: Gone = self.0.link.meta(cx, m).await?;
+        let session = hold.as_ref().map(|_| self.0.link.session());
+        let m = Unlink { parent, name: name.to_vec(), hold: session, op };
+        let gone: Gone = self.leaving(hold.as_ref(), self.0.link.meta(cx, m)).await?;
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
         self.lost_name(cx, &attr, hold.is_some()).await?;
         Ok(attr)
     }
 
-    pub async fn rmdir(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<(), FsError> {
+    /// What was removed, as it was last.
+    pub async fn rmdir(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
         let op = self.0.link.op();
         let gone: Gone =
             self.0.link.meta(cx, RemoveDir { parent, name: name.to_vec(), op }).await?;
-        drop(gone);
-        Ok(())
+        gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))
     }
 
     pub async fn rename(
@@ -206,10 +226,10 @@ impl Client {
             new_parent,
             new_name: new_name.to_vec(),
             mode,
-            hold,
+            hold: hold.as_ref().map(|_| self.0.link.session()),
             op: self.0.link.op(),
         };
-        let gone: Gone = self.0.link.meta(cx, m).await?;
+        let gone: Gone = self.leaving(hold.as_ref(), self.0.link.meta(cx, m)).await?;
         match gone.removed {
             Some(attr) => self.lost_name(cx, &attr, hold.is_some()).await,
             None => Ok(()),

@@ -10,6 +10,8 @@ use super::names;
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
+/// How often others may make and remove a file while it is to be created.
+const ATTEMPTS: u32 = 20;
 
 /// Whether a file that is opened so can be written.
 pub fn writes(flags: i32) -> bool {
@@ -66,7 +68,7 @@ pub async fn create(
     owner: Owner,
     flags: i32,
 ) -> Result<Attr, FsError> {
-    loop {
+    for _ in 0..ATTEMPTS {
         let made = names::create(here, parent, name, owner, writes(flags)).await;
         if made != Err(FsError::Exists) || flags & libc::O_EXCL != 0 {
             return made;
@@ -85,6 +87,7 @@ pub async fn create(
             opened => return opened,
         }
     }
+    Err(FsError::Stale)
 }
 
 pub async fn release(here: &Here, inode: InodeId, flags: i32) -> Result<(), FsError> {

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -52,11 +52,13 @@ pub struct Fs {
     /// kernel has one request per handle at a time.
     dirs: Arc<DashMap<u64, Cursor>>,
     next_dir: AtomicU64,
+    /// Directories removed by this mount that the kernel still knows: somebody's working directory.
+    removed: Arc<DashSet<u64>>,
 }
 
 impl Fs {
     pub fn new(hub: Arc<Hub>) -> Fs {
-        Fs { hub, dirs: Arc::default(), next_dir: AtomicU64::new(1) }
+        Fs { hub, dirs: Arc::default(), next_dir: AtomicU64::new(1), removed: Arc::default() }
     }
 
     fn run<F>(&self, inode: INodeNo, request: F)
@@ -128,6 +130,16 @@ macro_rules! or_reply {
     };
 }
 
+/// An open directory that is gone lists nothing more, as on any file system.
+macro_rules! answer_listing {
+    ($listed:expr, $reply:expr) => {
+        match $listed {
+            Ok(()) | Err(FsError::Stale) => $reply.ok(),
+            Err(e) => $reply.error(errno(&e)),
+        }
+    };
+}
+
 impl Filesystem for Fs {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         options::configure(config)
@@ -140,8 +152,11 @@ impl Filesystem for Fs {
         });
     }
 
-    /// Nothing is kept for an inode because the kernel knows it.
-    fn forget(&self, _: &Request, _: INodeNo, _: u64) {}
+    fn forget(&self, _: &Request, ino: INodeNo, _: u64) {
+        if !self.removed.is_empty() {
+            self.removed.remove(&ino.0);
+        }
+    }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         self.run(ino, async move |here| {
@@ -234,8 +249,11 @@ impl Filesystem for Fs {
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = or_reply!(name_of(name), reply);
+        let removed = Arc::clone(&self.removed);
         self.run(parent, async move |here| {
-            answer(reply, here.client.rmdir(&here.cx, InodeId(parent.0), &name).await);
+            let gone = here.client.rmdir(&here.cx, InodeId(parent.0), &name).await;
+            let gone = gone.map(|directory| _ = removed.insert(directory.inode.0));
+            answer(reply, gone);
         });
     }
 
@@ -374,8 +392,12 @@ impl Filesystem for Fs {
     }
 
     /// Asks whether it is still there: here the kernel can look its path up anew, later it cannot.
+    /// Of what this mount has removed the kernel knows, and lists nothing.
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
+        if self.removed.contains(&ino.0) {
+            return reply.opened(FileHandle(handle), FopenFlags::empty());
+        }
         self.run(ino, async move |here| {
             match here.client.getattr(&here.cx, InodeId(ino.0)).await {
                 Ok(_) => reply.opened(FileHandle(handle), FopenFlags::empty()),
@@ -410,10 +432,7 @@ impl Filesystem for Fs {
             };
             let listed = dir::list(&here, inode, &mut cursor, offset, false, add).await;
             dirs.insert(fh.0, cursor);
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(&e)),
-            }
+            answer_listing!(listed, reply);
         });
     }
 
@@ -439,10 +458,7 @@ impl Filesystem for Fs {
             };
             let listed = dir::list(&here, inode, &mut cursor, offset, true, add).await;
             dirs.insert(fh.0, cursor);
-            match listed {
-                Ok(()) => reply.ok(),
-                Err(e) => reply.error(errno(&e)),
-            }
+            answer_listing!(listed, reply);
         });
     }
 

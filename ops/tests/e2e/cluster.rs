@@ -404,6 +404,15 @@ fn names_made_anew_are_found(cluster: &Cluster) {
         assert_eq!(listed, ["b"]);
         fs::write(mine.join("c"), &text).expect("a file in a directory made anew");
         assert_eq!(fs::read_to_string(theirs.join("c")).expect("read there"), text);
+
+        // Where no path can be looked up anew, the listing just ends.
+        let open = fs::read_dir(&mine).expect("open it");
+        fs::remove_dir_all(&theirs).expect("remove it there");
+        assert_eq!(open.filter(Result::is_err).count(), 0, "errors in what was removed");
+        fs::create_dir(&mine).expect("make it once more");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", "rmdir ../*.d && ls"]).current_dir(&mine);
+        assert_eq!(run(&mut shell), "", "in a directory that is no more");
     }
 }
 

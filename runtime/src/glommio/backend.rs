@@ -108,8 +108,8 @@ impl Backend for Glommio {
         ::glommio::spawn_local_into(work, self.tasks).expect("our own task queue").detach();
     }
 
-    /// Of sockets and timers the executor notices by itself. Disks have a ring that it does not
-    /// look at while a task is ready, and so have other threads.
+    /// What is known to wait without a look at the rings; sockets and timers are not, and wait
+    /// until whoever polls takes a turn anyway.
     fn turn_is_due(&self) -> bool {
         let inbox = self.peers.get(usize::from(self.index));
         self.disk_work.get() > 0 || inbox.is_some_and(|inbox| !inbox.is_empty())

@@ -269,8 +269,11 @@ impl Drop for Connection {
         self.shutdown();
         match self.fd().try_clone_to_owned() {
             Ok(socket) => self.late.keep(socket, lent),
-            // No descriptor left.
-            Err(_) => reset_at_close(self.fd()),
+            // No descriptor left. The kernel lets go a moment after this.
+            Err(_) => {
+                reset_at_close(self.fd());
+                std::mem::forget(lent);
+            }
         }
     }
 }

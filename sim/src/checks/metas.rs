@@ -196,7 +196,7 @@ async fn user(cx: &Cx, me: u32, rng: &Rng) -> Result<Tree, String> {
                 ("symlink", got, want)
             }
             3 => {
-                let got = client.rmdir(cx, ROOT, &a).await;
+                let got = client.rmdir(cx, ROOT, &a).await.map(drop);
                 let want = match has {
                     None => Err(FsError::NotFound),
                     Some(Has::Link) => Err(FsError::NotDirectory),
