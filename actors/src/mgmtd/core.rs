@@ -313,10 +313,13 @@ impl Live {
         let holds =
             |t: &ChainTarget| matches!(t.state, TargetState::Serving | TargetState::LastServing);
         let starts = c.targets.iter().zip(&seen).any(|(t, s)| holds(t) && *s == Seen::Starting);
+        // Its targets are still being made; those of a node that has died meanwhile will not be.
         let newborn = self.newborn.get(&c.id).is_some_and(|until| now < *until);
+        let is_born = |(t, s): (&ChainTarget, &Seen)| alive(s) || self.is_dead(t.node, now);
+        let born = seen.iter().any(alive) && c.targets.iter().zip(&seen).all(is_born);
         if seen.contains(&Seen::Unknown)
             || (starts && !seen.iter().any(alive))
-            || (newborn && !seen.iter().all(alive))
+            || (newborn && !born)
         {
             return None;
         }

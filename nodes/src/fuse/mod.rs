@@ -22,14 +22,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 use fuser::{
     AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
     Request, TimeOrNow, WriteFlags,
 };
-use t3fs_actors::client::{FsError, FsSpace, Owner, SetAttrs};
+use t3fs_actors::client::{Attr, FsError, FsSpace, Owner, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
 
@@ -52,8 +52,9 @@ pub struct Fs {
     /// kernel has one request per handle at a time.
     dirs: Arc<DashMap<u64, Cursor>>,
     next_dir: AtomicU64,
-    /// Directories removed by this mount that the kernel still knows: somebody's working directory.
-    removed: Arc<DashSet<u64>>,
+    /// Directories removed by this mount that the kernel still knows, as they were last: somebody's
+    /// working directory.
+    removed: Arc<DashMap<u64, Attr>>,
 }
 
 impl Fs {
@@ -87,14 +88,14 @@ fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
     }
 }
 
-fn answer_entry(reply: ReplyEntry, result: Result<t3fs_actors::client::Attr, FsError>) {
+fn answer_entry(reply: ReplyEntry, result: Result<Attr, FsError>) {
     match result {
         Ok(a) => reply.entry(&TTL, &attr::to_kernel(&a), GENERATION),
         Err(e) => reply.error(errno(&e)),
     }
 }
 
-fn answer_attr(reply: ReplyAttr, result: Result<t3fs_actors::client::Attr, FsError>) {
+fn answer_attr(reply: ReplyAttr, result: Result<Attr, FsError>) {
     match result {
         Ok(a) => reply.attr(&TTL, &attr::to_kernel(&a)),
         Err(e) => reply.error(errno(&e)),
@@ -159,6 +160,9 @@ impl Filesystem for Fs {
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some(last) = self.removed.get(&ino.0) {
+            return answer_attr(reply, Ok(last.clone()));
+        }
         self.run(ino, async move |here| {
             answer_attr(reply, here.client.getattr(&here.cx, InodeId(ino.0)).await);
         });
@@ -252,7 +256,7 @@ impl Filesystem for Fs {
         let removed = Arc::clone(&self.removed);
         self.run(parent, async move |here| {
             let gone = here.client.rmdir(&here.cx, InodeId(parent.0), &name).await;
-            let gone = gone.map(|directory| _ = removed.insert(directory.inode.0));
+            let gone = gone.map(|directory| _ = removed.insert(directory.inode.0, directory));
             answer(reply, gone);
         });
     }
@@ -395,7 +399,7 @@ impl Filesystem for Fs {
     /// Of what this mount has removed the kernel knows, and lists nothing.
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
-        if self.removed.contains(&ino.0) {
+        if self.removed.contains_key(&ino.0) {
             return reply.opened(FileHandle(handle), FopenFlags::empty());
         }
         self.run(ino, async move |here| {

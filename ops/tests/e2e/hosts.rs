@@ -1,6 +1,7 @@
 //! Goal: the harness of several hosts does what it says, each fault by its effect. Method: sockets
 //! made on one host connect to listeners on another; UDP datagrams tell directions apart.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use t3fs_ops::command;
 use t3fs_ops::hosts::{Cut, Host, Hosts};
 use t3fs_ops::process::Process;
 
@@ -141,7 +143,10 @@ fn processes_run_on_their_host_and_end_with_it() {
     let mut sleep = hosts.get("a").command("sleep");
     sleep.arg("600");
     let mut sleep = Process::start(sleep, log.path()).expect("sleep");
-    assert!(sleep.is_running());
+    // Until then it is nsenter, which may be on no host yet.
+    let comm = format!("/proc/{}/comm", sleep.pid());
+    let sleeps = || fs::read_to_string(&comm).is_ok_and(|name| name == "sleep\n");
+    assert!(command::poll_until(Duration::from_secs(10), sleeps), "it does not start");
     drop(hosts);
     assert!(sleep.wait(Duration::from_secs(10)).is_some(), "it outlived its host");
 }

@@ -231,6 +231,32 @@ fn starting_nodes() {
     assert_eq!(p.states(), [(12, LastServing), (13, Offline), (11, Offline)]);
 }
 
+/// Regression (cuts): a node that died before its targets of a new chain were made held up all
+/// writes to the chain for ten node leases. Goal: others go on after one; nobody is judged while
+/// targets are being made.
+#[test]
+fn a_death_in_the_first_moment_of_a_chain() {
+    let mut p = Primary::new();
+    p.chains(1);
+    let making = Some(Actors { metas: Vec::new(), targets: Vec::new() });
+    for n in 1..=3 {
+        let m = p.message(n, 1, making.clone());
+        p.hear(&m, at(0)).unwrap();
+    }
+    p.settle(at(0));
+    assert_eq!(p.states(), [(11, Serving), (12, Serving), (13, Serving)], "being made");
+    for time in [1000, 2000] {
+        p.beat(1, 1, UpToDate, at(time));
+        let m = p.message(3, 1, making.clone());
+        p.hear(&m, at(time)).unwrap();
+        p.settle(at(time));
+        assert_eq!(p.states(), [(11, Serving), (12, Serving), (13, Serving)], "being made");
+    }
+    [1, 3].into_iter().for_each(|n| p.beat(n, 1, UpToDate, at(2100)));
+    p.settle(at(2100));
+    assert_eq!(p.states(), [(11, Serving), (13, Serving), (12, Offline)]);
+}
+
 /// Goal: several that come back sync one after another.
 #[test]
 fn one_syncs_at_a_time() {
