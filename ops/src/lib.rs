@@ -8,6 +8,7 @@
 pub mod bench;
 pub mod command;
 pub mod crash;
+pub mod cross_load;
 pub mod fuzz;
 pub mod hosts;
 pub mod mounts;

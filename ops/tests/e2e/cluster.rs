@@ -4,14 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::thread;
+use std::time::Duration;
 
 use t3fs_ops::hosts::{Cut, Hosts};
 use t3fs_ops::process::Process;
@@ -21,6 +19,7 @@ use crate::harness::{
     COMMAND_LIMIT, Site, Watchdog, binary, detach, is_nightly, program_limit, run,
     skip_without_hosts,
 };
+use crate::load::{Fio, Load, PAUSE_MAX};
 
 pub const MANAGERS: [&str; 3] = ["manager1", "manager2", "manager3"];
 pub const STORES: [&str; 3] = ["storage1", "storage2", "storage3"];
@@ -31,10 +30,7 @@ const HOSTS: [&str; 9] = [
     "client2",
 ];
 const START_LIMIT: Duration = Duration::from_secs(40);
-/// For a load to stand still while something is replaced, on a busy machine.
-const PAUSE_MAX: Duration = Duration::from_secs(15);
-
-/// The same where everything waits for the metadata store: it recovers, and all come at once.
+/// `PAUSE_MAX` where everything waits for the metadata store: it recovers, and all come at once.
 const KV_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// The example cluster, running. Dropping it ends and removes everything.
@@ -185,129 +181,6 @@ impl Cluster {
 
 fn config() -> PathBuf {
     workspace::root().join("ops/cluster/cluster.toml")
-}
-
-/// Writes files on one mount and reads them back on another, for ever.
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Outcome>,
-}
-
-#[derive(Debug)]
-struct Outcome {
-    files: u64,
-    longest: Duration,
-    errors: Vec<String>,
-}
-
-impl Load {
-    pub fn start(writer: PathBuf, reader: PathBuf) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let mut outcome = Outcome { files: 0, longest: Duration::ZERO, errors: Vec::new() };
-            while !stopped.load(Ordering::Relaxed) && outcome.errors.len() < 20 {
-                let began = Instant::now();
-                let number = outcome.files;
-                if let Err(err) = write_and_verify(&writer, &reader, number) {
-                    outcome.errors.push(format!("file {number}: {err}"));
-                }
-                outcome.files += 1;
-                outcome.longest = outcome.longest.max(began.elapsed());
-            }
-            outcome
-        });
-        Load { stop, thread }
-    }
-
-    fn finish(self) -> Outcome {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the load does not panic")
-    }
-
-    #[track_caller]
-    pub fn finish_without_error(self, what: &str) {
-        self.finish_within(PAUSE_MAX, what);
-    }
-
-    /// No error, and no file took longer than `limit`.
-    #[track_caller]
-    fn finish_within(self, limit: Duration, what: &str) {
-        let outcome = self.finish();
-        println!("{what}: {} files, longest pause {:?}", outcome.files, outcome.longest);
-        assert!(outcome.errors.is_empty(), "{what}: {outcome:?}");
-        assert!(outcome.files > 1, "{what}: {outcome:?}");
-        assert!(outcome.longest < limit, "{what}: {outcome:?}");
-    }
-}
-
-/// Runs fio with verification again and again, if it is installed: another opinion.
-struct Fio {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<u64, String>>,
-}
-
-impl Fio {
-    fn start(dir: PathBuf) -> Fio {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let mut runs = 0;
-            while !stopped.load(Ordering::Relaxed) && command::is_installed("fio") {
-                let mut fio = Command::new("fio");
-                fio.arg(format!("--directory={}", dir.display())).args([
-                    "--name=fio",
-                    "--rw=randwrite",
-                    "--bsrange=4k-256k",
-                    "--size=16m",
-                    "--fsync=32",
-                    "--verify=crc32c",
-                    "--verify_fatal=1",
-                    "--verify_state_save=0",
-                    "--verify_backlog=16",
-                    "--numjobs=2",
-                    "--unlink=1",
-                ]);
-                let done = command::finish(&mut fio, program_limit()).map_err(|e| e.to_string())?;
-                if !done.success() {
-                    return Err(format!("{}{}", done.stdout, done.stderr));
-                }
-                runs += 1;
-            }
-            Ok(runs)
-        });
-        Fio { stop, thread }
-    }
-
-    #[track_caller]
-    fn finish(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        match self.thread.join().expect("it does not panic") {
-            Ok(runs) => println!("fio verified {runs} times"),
-            Err(said) => panic!("fio: {said}"),
-        }
-    }
-}
-
-/// One file: written and fsynced here, found and read there, then removed there.
-fn write_and_verify(writer: &Path, reader: &Path, number: u64) -> Result<(), String> {
-    let name = format!("load-{number}");
-    let content: Vec<u8> =
-        (0..200_000u64).map(|i| (i.wrapping_mul(number + 7) >> 3) as u8).collect();
-    let (mine, theirs) = (writer.join(&name), reader.join(&name));
-    let step = |what: &'static str| move |err: std::io::Error| format!("{what}: {err}");
-    let mut file = fs::File::create(&mine).map_err(step("create"))?;
-    file.write_all(&content).map_err(step("write"))?;
-    file.sync_all().map_err(step("fsync"))?;
-    drop(file);
-    let mut read = Vec::new();
-    let mut file = fs::File::open(&theirs).map_err(step("open"))?;
-    file.read_to_end(&mut read).map_err(step("read"))?;
-    if read != content {
-        let at = read.iter().zip(&content).position(|(a, b)| a != b);
-        return Err(format!("WRONG: {} of {} bytes, at {at:?}", read.len(), content.len()));
-    }
-    fs::remove_file(&theirs).map_err(step("remove"))
 }
 
 #[test]
@@ -465,7 +338,7 @@ fn killed_processes_are_replaced_under_load() {
         return;
     }
     let mut cluster = Cluster::mounted("cluster-kill");
-    let load = |c: &Cluster| Load::start(c.mount_point("client1"), c.mount_point("client2"));
+    let load = |c: &Cluster| Load::start(&c.mount_point("client1"), &c.mount_point("client2"));
     let rounds = std::env::var("T3FS_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let fio = Fio::start(cluster.mount_point("client1"));
     for round in 0..rounds {
@@ -494,7 +367,7 @@ fn killed_processes_are_replaced_under_load() {
         thread::sleep(Duration::from_secs(2));
         under.finish_within(KV_PAUSE_MAX, "the kv host was killed");
 
-        let alone = Load::start(cluster.mount_point("client1"), cluster.mount_point("client1"));
+        let alone = Load::start(&cluster.mount_point("client1"), &cluster.mount_point("client1"));
         cluster.kill_and_restart("client2");
         alone.finish_without_error("another mount was killed");
     }
@@ -529,7 +402,7 @@ fn hosts_that_are_cut_off_are_fenced_and_come_back() {
             continue;
         }
         let limit = if host == "kv" { KV_PAUSE_MAX } else { PAUSE_MAX };
-        let load = Load::start(cluster.mount_point("client1"), cluster.mount_point("client2"));
+        let load = Load::start(&cluster.mount_point("client1"), &cluster.mount_point("client2"));
         cluster.hosts.cut(host, cut).expect("a cut");
         thread::sleep(Duration::from_secs(seconds));
         if STORES.contains(&host) {

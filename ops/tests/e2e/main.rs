@@ -15,6 +15,7 @@ mod fabric;
 mod hosts;
 mod large;
 mod lifecycle;
+mod load;
 mod mounting;
 mod networks;
 mod posix;

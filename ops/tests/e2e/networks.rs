@@ -10,8 +10,9 @@ use t3fs_ops::hosts::{Cut, Hosts};
 use t3fs_ops::process::Process;
 use t3fs_ops::workspace;
 
-use crate::cluster::{Cluster, Load};
+use crate::cluster::Cluster;
 use crate::harness::{conformance, is_nightly, program_limit, run, skip_without_hosts};
+use crate::load::Load;
 
 /// Two hosts, and a folder for what the suite prints.
 pub struct Net {
@@ -113,7 +114,7 @@ fn a_cluster_on_bad_lines() {
     cluster.hosts.slow("storage2", "200mbit").expect("slow");
     let tree = workspace::root().join("transport");
     let copy = |client: &str| cluster.mount_point(client).join("tree");
-    let load = Load::start(cluster.mount_point("client2"), cluster.mount_point("client1"));
+    let load = Load::start(&cluster.mount_point("client2"), &cluster.mount_point("client1"));
     run(Command::new("cp").arg("-a").arg(&tree).arg(copy("client1")));
     run(Command::new("diff").arg("-r").arg(&tree).arg(copy("client2")));
     thread::sleep(Duration::from_secs(if is_nightly() { 120 } else { 3 }));

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use t3fs_ops::command;
 
-use crate::cluster::{Cluster, Load, MANAGERS, STORES};
+use crate::cluster::{Cluster, MANAGERS, STORES};
 use crate::harness::skip_without_hosts;
+use crate::load::Load;
 
 /// Over all ports and kinds.
 const CONNECTIONS: usize = 10_000;
@@ -123,7 +124,7 @@ fn strangers_are_refused_at_every_port_and_leave_nothing() {
     let pids: Vec<u32> = doors.iter().map(|(host, _)| cluster.process(host).pid()).collect();
     let before: Vec<(usize, u64)> = pids.iter().map(|p| (open_files(*p), memory(*p))).collect();
 
-    let load = Load::start(cluster.mount_point("client1"), cluster.mount_point("client2"));
+    let load = Load::start(&cluster.mount_point("client1"), &cluster.mount_point("client2"));
     let stranger = cluster.hosts.get("client2").clone();
     let failed = stranger.inside(|| {
         let (mut failed, mut open) = (Vec::new(), Vec::new());
