@@ -100,8 +100,8 @@ impl Cx {
         A: Actor + Handle<M>,
         M: Ask<A>,
     {
-        let deadline = self.deadline.min(self.now() + M::TIMEOUT);
-        self.shard.ask(to, message, deadline).await
+        let now = self.now();
+        self.shard.ask(to, message, now, self.deadline.min(now + M::TIMEOUT)).await
     }
 
     /// Sends a message and lets its reply go. Never waits: without a credit it is `NotSent`.

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod buf;
 pub mod conformance;
 pub mod cx;
+mod deadlines;
 pub mod disk;
 pub mod glommio;
 pub mod inbox;

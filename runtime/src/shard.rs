@@ -15,6 +15,7 @@ use crate::addr::{Addr, NodeId, RawAddr};
 use crate::ask::{Ask, AskError, Credit, CreditBook, Credits, Lane};
 use crate::backend::{Backend, LocalTask, Parcel};
 use crate::cx::Cx;
+use crate::deadlines::{Deadlines, Place};
 use crate::net::Net;
 use crate::slot::{Slot, before};
 use crate::time::Time;
@@ -44,12 +45,15 @@ pub trait Links {
     fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str>;
 }
 
-#[derive(Default)]
-struct Timers {
-    due: BTreeMap<(Time, u64), Slot<()>>,
-    next: u64,
-    armed: Option<Time>,
+/// What follows when a deadline passes.
+enum Late {
+    Slot(Slot<()>),
+    /// An ask gets no answer any more.
+    Ask(u64),
 }
+
+/// After a look at the deadlines there is none for so long: one that passes then is this much late.
+const LOOKS_APART: core::time::Duration = core::time::Duration::from_micros(500);
 
 /// One thread's worth of actors. Never leaves its thread.
 pub struct Shard {
@@ -60,7 +64,9 @@ pub struct Shard {
     actors: RefCell<Vec<Rc<dyn Host>>>,
     waiting: RefCell<BTreeMap<u64, Waiting>>,
     next_ask: Cell<u64>,
-    timers: RefCell<Timers>,
+    deadlines: RefCell<Deadlines<Late>>,
+    /// When they are looked at next; not later than the first passes.
+    armed: Cell<Option<Time>>,
     credits: RefCell<CreditBook>,
     links: OnceCell<Rc<dyn Links>>,
     stats: Cell<ShardStats>,
@@ -131,11 +137,6 @@ impl<A: Actor> Host for ActorHost<A> {
         let (me, home) = (self.0.clone(), Rc::clone(shard));
         let mut work: LocalTask = Box::pin(async move {
             let cx = Cx::new(Rc::clone(&home), from.deadline);
-            if cx.expired() {
-                home.count(|s| s.expired += 1);
-                home.answer(from, FrameKind::Refused, refusal("deadline passed"));
-                return;
-            }
             let reply = message.dispatch_packed(me, cx).await;
             home.answer(from, FrameKind::Reply, reply);
         });
@@ -168,14 +169,17 @@ impl Drop for Forget<'_> {
     }
 }
 
+/// Its deadline stands until it is dropped, or the deadline has passed.
 struct Timer<'a> {
     shard: &'a Shard,
-    key: (Time, u64),
+    place: Option<Place>,
 }
 
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
-        self.shard.timers.borrow_mut().due.remove(&self.key);
+        if let Some(place) = self.place.take() {
+            self.shard.deadlines.borrow_mut().unset(place);
+        }
     }
 }
 
@@ -191,7 +195,8 @@ impl Shard {
             waiting: RefCell::default(),
             // A reply to an ask of an earlier incarnation may still come: its number is not reused.
             next_ask: Cell::new(u64::from(epoch) << 32 | 1),
-            timers: RefCell::default(),
+            deadlines: RefCell::default(),
+            armed: Cell::default(),
             credits: RefCell::default(),
             links: OnceCell::new(),
             stats: Cell::default(),
@@ -296,21 +301,24 @@ impl Shard {
     /// A slot that fills at `at`, unless the guard goes first. `Time::NEVER` never fills.
     fn timer(self: &Rc<Self>, at: Time) -> (Slot<()>, Timer<'_>) {
         let slot = Slot::new();
-        let mut t = self.timers.borrow_mut();
-        let key = (at, t.next);
-        t.next += 1;
-        if at != Time::NEVER {
-            t.due.insert(key, slot.clone());
-            if t.armed.is_none_or(|armed| at < armed) {
-                t.armed = Some(at);
-                drop(t);
-                self.arm(at);
-            }
-        }
-        (slot, Timer { shard: self, key })
+        let timer = self.set_timer(at, Late::Slot(slot.clone()));
+        (slot, timer)
     }
 
+    fn set_timer(self: &Rc<Self>, at: Time, late: Late) -> Timer<'_> {
+        if at == Time::NEVER {
+            return Timer { shard: self, place: None };
+        }
+        let place = self.deadlines.borrow_mut().set(at, late);
+        if self.armed.get().is_none_or(|armed| at < armed) {
+            self.arm(at);
+        }
+        Timer { shard: self, place: Some(place) }
+    }
+
+    /// The deadlines are looked at then.
     fn arm(self: &Rc<Self>, at: Time) {
+        self.armed.set(Some(at));
         let fired = Slot::new();
         self.backend.wake_at(at, fired.clone());
         let home = Rc::downgrade(self);
@@ -323,42 +331,34 @@ impl Shard {
     }
 
     fn fire(self: &Rc<Self>, armed: Time) {
+        if self.armed.get() != Some(armed) {
+            return; // an earlier one has fired and taken over
+        }
         let now = self.backend.now();
-        let mut due = Vec::new();
-        let next = {
-            let mut t = self.timers.borrow_mut();
-            while let Some(first) = t.due.first_entry() {
-                if first.key().0 > now {
-                    break;
-                }
-                due.push(first.remove());
+        let (passed, next) = self.deadlines.borrow_mut().take_passed(now);
+        self.armed.set(None);
+        for late in passed {
+            match late {
+                Late::Slot(slot) => slot.fill(()),
+                Late::Ask(ask) => self.give_up(ask),
             }
-            if t.armed != Some(armed) {
-                None // an earlier arming fired already and took over
-            } else {
-                t.armed = t.due.first_key_value().map(|(k, _)| k.0);
-                t.armed
-            }
-        };
-        for slot in due {
-            slot.fill(());
         }
         if let Some(at) = next {
-            self.arm(at);
+            self.arm(at.max(now + LOOKS_APART));
         }
     }
 
-    async fn credit(
-        self: &Rc<Self>,
-        to: RawAddr,
-        lane: Lane,
-        hops: u8,
-        deadline: Time,
-    ) -> Result<Credit, AskError> {
-        let credits = self.credits(to, lane, hops);
-        if let Some(c) = credits.try_take() {
-            return Ok(c);
+    fn give_up(&self, ask: u64) {
+        let late = AskError::Unknown("deadline passed");
+        match self.waiting.borrow_mut().remove(&ask) {
+            Some(Waiting::Value(reply)) => reply.fill(Err(late)),
+            Some(Waiting::Packed { reply, .. }) => reply.fill(Err(late)),
+            None => {}
         }
+    }
+
+    /// Waits in line for a credit.
+    async fn queue(self: &Rc<Self>, credits: Credits, deadline: Time) -> Result<Credit, AskError> {
         let Some(place) = credits.queue() else {
             return Err(AskError::NotSent("too many requests wait for this actor"));
         };
@@ -371,6 +371,7 @@ impl Shard {
         self: &Rc<Self>,
         to: Addr<A>,
         message: M,
+        mut now: Time,
         deadline: Time,
     ) -> Result<M::Reply, AskError>
     where
@@ -378,12 +379,20 @@ impl Shard {
         M: Ask<A>,
     {
         let to = to.raw();
-        if self.backend.now() >= deadline {
+        if now >= deadline {
             return Err(AskError::NotSent("deadline passed"));
         }
-        let credit = self.credit(to, M::LANE, message.hops_remaining(), deadline).await?;
+        let credits = self.credits(to, M::LANE, message.hops_remaining());
+        let credit = match credits.try_take() {
+            Some(credit) => credit,
+            None => {
+                let credit = self.queue(credits, deadline).await?;
+                now = self.backend.now();
+                credit
+            }
+        };
         if to.node != self.node {
-            return self.ask_node::<A, M>(to, message, deadline, credit).await;
+            return self.ask_node::<A, M>(to, message, now, deadline, credit).await;
         }
         if to.shard != self.index {
             return self.ask_shard::<A, M>(to, message, deadline, credit).await;
@@ -448,9 +457,8 @@ impl Shard {
         if self.backend.pass(to.shard, parcel).is_err() {
             return Err(AskError::NotSent("the other shard's ring is full"));
         }
-        let (late, _timer) = self.timer(deadline);
-        let value =
-            before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))?;
+        let _timer = self.set_timer(deadline, Late::Ask(ask));
+        let value = reply.await?;
         Ok(*value.downcast::<M::Reply>().expect("a handler answers with its own reply type"))
     }
 
@@ -458,6 +466,7 @@ impl Shard {
         self: &Rc<Self>,
         to: RawAddr,
         message: M,
+        now: Time,
         deadline: Time,
         _credit: Credit,
     ) -> Result<M::Reply, AskError>
@@ -478,13 +487,13 @@ impl Shard {
             from_node: self.node,
             from_shard: self.index,
             ask,
-            ttl_us: (deadline - self.backend.now()).as_micros() as u64,
+            ttl_us: (deadline - now).as_micros() as u64,
             reply_room: message.reply_room(),
             payload: message.pack(),
         };
         self.send(to.node, frame).map_err(AskError::NotSent)?;
-        let (late, _timer) = self.timer(deadline);
-        let p = before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))?;
+        let _timer = self.set_timer(deadline, Late::Ask(ask));
+        let p = reply.await?;
         M::unpack_reply(p).map_err(|_| AskError::Unknown("the reply could not be read"))
     }
 
@@ -493,7 +502,8 @@ impl Shard {
         A: Actor + Handle<M>,
         M: Ask<A>,
     {
-        let (raw, deadline) = (to.raw(), self.backend.now() + M::TIMEOUT);
+        let (raw, now) = (to.raw(), self.backend.now());
+        let deadline = now + M::TIMEOUT;
         let credits = self.credits(raw, M::LANE, message.hops_remaining());
         let Some(credit) = credits.try_take() else {
             return Err(AskError::NotSent("no credit"));
@@ -507,7 +517,7 @@ impl Shard {
             if raw.node == home.node {
                 let _ = home.ask_shard::<A, M>(raw, message, deadline, credit).await;
             } else {
-                let _ = home.ask_node::<A, M>(raw, message, deadline, credit).await;
+                let _ = home.ask_node::<A, M>(raw, message, now, deadline, credit).await;
             }
         }));
         Ok(())
@@ -574,6 +584,11 @@ impl Shard {
                         return self.answer(from, FrameKind::Refused, refusal(why));
                     }
                 };
+                // It is begun here and now, so this is what there is to look at.
+                if frame.ttl_us == 0 {
+                    self.count(|s| s.expired += 1);
+                    return self.answer(from, FrameKind::Refused, refusal("deadline passed"));
+                }
                 if let Err(e) = host.take_frame(self, frame.payload, from) {
                     self.count(|s| s.unreadable += 1);
                     tracing::warn!(from = from.node.0, "a frame was refused: {e}");
@@ -582,15 +597,17 @@ impl Shard {
             }
             FrameKind::Reply | FrameKind::Refused => {
                 let mut waiting = self.waiting.borrow_mut();
-                let slot = match waiting.get(&frame.ask) {
-                    Some(Waiting::Packed { reply, .. }) => reply.clone(),
+                let reply = match waiting.remove(&frame.ask) {
+                    Some(Waiting::Packed { reply, .. }) => reply,
                     // A node answers what another shard of this process was asked.
-                    Some(Waiting::Value(_)) => return self.count(|s| s.misaddressed += 1),
+                    Some(value) => {
+                        waiting.insert(frame.ask, value);
+                        return self.count(|s| s.misaddressed += 1);
+                    }
                     None => return self.count(|s| s.late_replies += 1),
                 };
-                waiting.remove(&frame.ask);
                 drop(waiting);
-                slot.fill(match frame.kind {
+                reply.fill(match frame.kind {
                     FrameKind::Reply => Ok(frame.payload),
                     // The link may have repeated the frame: an earlier incarnation may have
                     // handled what this one refuses.

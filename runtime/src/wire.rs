@@ -12,12 +12,13 @@
 //!                [bulk lengths u32 * bulks][body ...][bulk bytes ...]
 //! ```
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::Error;
 use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::addr::NodeId;
@@ -55,7 +56,7 @@ pub trait Wire:
     + Archive<
         Archived: for<'a> CheckBytes<HighValidator<'a, Error>>
                       + Deserialize<Self, HighDeserializer<Error>>,
-    > + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>
+    > + for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Error>>
 {
 }
 
@@ -64,18 +65,40 @@ impl<T> Wire for T where
         + Archive<
             Archived: for<'a> CheckBytes<HighValidator<'a, Error>>
                           + Deserialize<T, HighDeserializer<Error>>,
-        > + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>>
+        > + for<'a> Serialize<HighSerializer<Vec<u8>, ArenaHandle<'a>, Error>>
 {
 }
 
 /// A value as stored or sent: envelope, then rkyv.
 pub fn seal<T: Wire>(kind: u16, version: u16, value: &T) -> Vec<u8> {
-    let body = rkyv::to_bytes::<Error>(value).expect("in-memory serialisation cannot fail");
-    let mut out = Vec::with_capacity(4 + body.len());
+    seal_in_scratch(kind, version, value, <[u8]>::to_vec)
+}
+
+thread_local! {
+    /// Room to seal in: how long a value gets is not known before.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// More room than that is not kept.
+const SCRATCH_MAX: usize = 64 << 10;
+
+fn seal_in_scratch<T: Wire, R>(
+    kind: u16,
+    version: u16,
+    value: &T,
+    take: impl FnOnce(&[u8]) -> R,
+) -> R {
+    let mut out = SCRATCH.take();
+    out.clear();
     out.extend_from_slice(&kind.to_le_bytes());
     out.extend_from_slice(&version.to_le_bytes());
-    out.extend_from_slice(&body);
-    out
+    let out = rkyv::api::high::to_bytes_in::<_, Error>(value, out);
+    let out = out.expect("in-memory serialisation cannot fail");
+    let taken = take(&out);
+    if out.capacity() <= SCRATCH_MAX {
+        SCRATCH.set(out);
+    }
+    taken
 }
 
 /// What an envelope says it holds.
@@ -109,7 +132,7 @@ pub struct Payload {
 pub fn pack<T: Wire + Carry>(kind: u16, version: u16, mut value: T) -> Payload {
     let mut bulks = Vec::new();
     value.bulks(&mut |b| bulks.push(std::mem::take(b)));
-    Payload { body: seal(kind, version, &value).into(), bulks }
+    Payload { body: seal_in_scratch(kind, version, &value, Bytes::copy_from_slice), bulks }
 }
 
 /// Opens a message and puts its payloads back.

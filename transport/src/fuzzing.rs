@@ -243,7 +243,7 @@ impl RdmaSide {
         }
         let mut items = Vec::new();
         loop {
-            self.engine.pump(&mut self.lanes, &self.dock, Time::default());
+            self.engine.pump(&mut self.lanes, &self.dock, &Time::default);
             let any = self.engine.finish_all(&self.dock)?;
             while let Some(incoming) = self.engine.arrived() {
                 items.push(match incoming {

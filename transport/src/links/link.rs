@@ -37,12 +37,21 @@ pub(crate) struct Connection {
     pub(crate) lanes: Rc<RefCell<Lanes>>,
     pub(super) carrier: Carrier,
     pub(super) silence: RefCell<Silence>,
-    /// Bytes received so far.
+    /// Bytes received over the stream so far.
     pub(crate) received: Rc<Cell<u64>>,
     ended: Cell<bool>,
     /// The task that sends, while there is nothing to send.
     sender: RefCell<Option<Waker>>,
     poked: Cell<bool>,
+}
+
+/// What a connection keeps count of by itself: what a stream sends is counted by the link.
+#[derive(Default)]
+struct Counts {
+    frames_sent: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    one_sided: OneSided,
 }
 
 pub(super) enum State {
@@ -67,14 +76,15 @@ pub(crate) struct Link {
     /// Why the connection is not carried by a queue pair, where one was wanted.
     pub(super) why_not_rdma: RefCell<Option<String>>,
     /// Of connections that have ended.
-    pub(super) one_sided: Cell<OneSided>,
+    one_sided: Cell<OneSided>,
     /// Where the last connection of ours was made, and which incarnation answered.
     pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
     pub(crate) frames_received: Cell<u64>,
+    /// Over streams, and over queue pairs that have ended.
     frames_sent: Cell<u64>,
     bytes_sent: Cell<u64>,
     /// Of connections that have ended.
-    pub(super) bytes_received: Cell<u64>,
+    bytes_received: Cell<u64>,
 }
 
 impl Link {
@@ -106,6 +116,11 @@ impl Link {
 
     /// Queues a frame on a link that is up or being made.
     pub(super) fn push(&self, frame: Frame) -> Result<(), &'static str> {
+        if let State::Up(c) = &*self.state.borrow()
+            && c.send_alone(&frame)
+        {
+            return Ok(());
+        }
         self.lanes.borrow().borrow_mut().push(frame)?;
         if let State::Up(c) = &*self.state.borrow() {
             c.has_frames();
@@ -125,12 +140,19 @@ impl Link {
         self.bytes_sent.set(self.bytes_sent.get() + bytes);
     }
 
+    /// What a connection that has ended did stays counted.
+    pub(super) fn keep_counts(&self, of: &Connection) {
+        let counts = of.counts();
+        self.count_sent(counts.frames_sent, counts.bytes_sent);
+        self.bytes_received.set(self.bytes_received.get() + counts.bytes_received);
+        self.one_sided.set(self.one_sided.get() + counts.one_sided);
+    }
+
     pub(super) fn stats(&self, local_shard: u16) -> LinkStats {
         let connection = self.connection();
         let load = self.lanes.borrow().borrow().load();
         let carrier = connection.as_ref().map(|c| c.fabric());
-        let one_sided = connection.as_ref().map(|c| c.one_sided()).unwrap_or_default();
-        let one_sided = self.one_sided.get() + one_sided;
+        let counts = connection.as_ref().map(|c| c.counts()).unwrap_or_default();
         LinkStats {
             local_shard,
             remote_shard: self.shard,
@@ -142,16 +164,16 @@ impl Link {
             epoch: self.epoch.get(),
             socket: connection.as_ref().map(|c| c.peer),
             since: connection.as_ref().map(|c| c.since),
-            frames_sent: self.frames_sent.get(),
+            frames_sent: self.frames_sent.get() + counts.frames_sent,
             frames_received: self.frames_received.get(),
-            bytes_sent: self.bytes_sent.get(),
-            bytes_received: self.bytes_received.get() + connection.map_or(0, |c| c.received.get()),
+            bytes_sent: self.bytes_sent.get() + counts.bytes_sent,
+            bytes_received: self.bytes_received.get() + counts.bytes_received,
             queued_frames: load.frames,
             queued_bytes: load.bytes,
             last_error: self.last_error.borrow().clone(),
             carrier,
             why_not_rdma: self.why_not_rdma.borrow().clone(),
-            one_sided,
+            one_sided: self.one_sided.get() + counts.one_sided,
         }
     }
 }
@@ -206,19 +228,31 @@ impl Connection {
         }
     }
 
-    /// What went over its queue pair.
-    pub(super) fn one_sided(&self) -> OneSided {
+    fn counts(&self) -> Counts {
         match &self.carrier {
-            Carrier::Tcp(_) => OneSided::default(),
+            Carrier::Tcp(_) => Counts { bytes_received: self.received.get(), ..Counts::default() },
             Carrier::Rdma(rdma) => {
-                let counts = rdma.counts();
-                OneSided {
-                    bytes_read: counts.bytes_read,
-                    bytes_written: counts.bytes_written,
-                    packets_sent: counts.packets_sent,
-                    packets_received: counts.packets_received,
+                let c = rdma.counts();
+                Counts {
+                    frames_sent: c.frames_sent,
+                    bytes_sent: c.bytes_sent + c.bytes_written,
+                    bytes_received: c.bytes_received + c.bytes_read,
+                    one_sided: OneSided {
+                        bytes_read: c.bytes_read,
+                        bytes_written: c.bytes_written,
+                        packets_sent: c.packets_sent,
+                        packets_received: c.packets_received,
+                    },
                 }
             }
+        }
+    }
+
+    /// Sends a frame at once, if nothing is before it and it is small. False: it is to be queued.
+    fn send_alone(&self, frame: &Frame) -> bool {
+        match &self.carrier {
+            Carrier::Tcp(_) => false,
+            Carrier::Rdma(rdma) => self.lanes.borrow().is_empty() && rdma.send_alone(self, frame),
         }
     }
 

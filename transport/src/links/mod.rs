@@ -538,8 +538,7 @@ impl Shared {
         }
         let Some(shard) = self.shard.upgrade() else { return };
         let now = shard.cx().now();
-        link.bytes_received.set(link.bytes_received.get() + connection.received.get());
-        link.one_sided.set(link.one_sided.get() + connection.one_sided());
+        link.keep_counts(connection);
         *link.last_error.borrow_mut() = Some(why.to_owned());
         if now.since(connection.since) < CROSSING {
             self.pause(link, &shard); // it did not even last: do not try again in a circle

@@ -5,11 +5,14 @@
 //! packet    [crc32c u32 of all that follows][length u16, head included][credits returned u16]
 //!           [segments released: control u16, bulk u16][0 u32][items ...]     little-endian
 //! frame     [1 u8][way u8][landings u8][0 u8][crc32c u32 of a landed payload]
-//!           [head, 48 bytes, as over TCP]
+//!           [head, 48 bytes, as over TCP, but its checksums are 0]
 //!           [{address u64, key u32, length u32} * landings]
 //!           [lengths and body, unless in segments][payload, if inline]
 //! segment   [2 u8][lane u8][0 u16][length u32][key u32][crc32c u32][address u64]
 //! ```
+//!
+//! The packet's checksum stands for all that is in it, those of segments and landings for what is
+//! elsewhere, so a frame has none of its own.
 //!
 //! `way` says how a frame's bytes travel: bit 0: lengths and body are in segments; bits 1 and 2:
 //! the payload is inline (0), in segments (1) or landed (2), that is in the receiver's memory
@@ -123,7 +126,7 @@ impl<'a> Builder<'a> {
         let way = u8::from(rest_in_segments) | (way as u8) << 1;
         self.put(&[ITEM_FRAME, way, landings.len() as u8, 0]);
         self.put(&landed_crc.to_le_bytes());
-        self.put(&head.encode());
+        self.put(&head.lay_out());
         for l in landings {
             self.put(&l.remote.address.to_le_bytes());
             self.put(&l.remote.key.to_le_bytes());
@@ -226,7 +229,9 @@ impl<'a> Items<'a> {
 fn frame_item<'a>(b: &mut Cursor<'a>) -> Result<FrameItem<'a>, &'static str> {
     let (bits, landings, zero) = (b.u8()?, usize::from(b.u8()?), b.u8()?);
     let landed_crc = b.u32()?;
-    let head = Head::decode(b.take(frame::HEAD)?.try_into().expect("of this length"))?;
+    let head = b.take(frame::HEAD)?;
+    let own_checksum = head[..4] != [0; 4];
+    let head = Head::parse(head.try_into().expect("of this length"))?;
     let rest_in_segments = bits & 1 != 0;
     let way = match bits >> 1 {
         0 => Way::Inline,
@@ -236,17 +241,22 @@ fn frame_item<'a>(b: &mut Cursor<'a>) -> Result<FrameItem<'a>, &'static str> {
     };
     let payload = head.bulk_bytes as usize;
     let inline = way == Way::Inline;
-    if landings > LANDINGS_MAX || zero != 0 || (rest_in_segments && inline && payload > 0) {
+    let checksums = own_checksum || head.rest_crc != 0;
+    if landings > LANDINGS_MAX
+        || zero != 0
+        || checksums
+        || (rest_in_segments && inline && payload > 0)
+    {
         return Err("a frame against the rules");
     }
-    let one = |b: &mut Cursor<'a>| {
+    let mut offered = Vec::new();
+    for _ in 0..landings {
         let (address, key, len) = (b.u64()?, b.u32()?, b.u32()?);
-        Ok(Region { remote: Remote { address, key }, len })
-    };
-    let landings = (0..landings).map(|_| one(b)).collect::<Result<Vec<_>, &'static str>>()?;
+        offered.push(Region { remote: Remote { address, key }, len });
+    }
     let rest = b.take(if rest_in_segments { 0 } else { head.rest() })?;
     let payload = b.take(if inline { payload } else { 0 })?;
-    Ok(FrameItem { head, rest_in_segments, way, landed_crc, landings, rest, payload })
+    Ok(FrameItem { head, rest_in_segments, way, landed_crc, landings: offered, rest, payload })
 }
 
 fn segment_item<'a>(b: &mut Cursor<'_>) -> Result<Item<'a>, &'static str> {
@@ -283,7 +293,7 @@ mod tests {
             body,
             bulks,
             bulk_bytes,
-            rest_crc: 6,
+            rest_crc: 0,
         }
     }
 

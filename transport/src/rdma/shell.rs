@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use t3fs_runtime::net::{Net, Watch};
 use t3fs_runtime::slot::before;
+use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{Cx, Shard, Slot};
 
 use super::Offer;
@@ -34,8 +35,9 @@ const LOOK: Duration = Duration::from_micros(3);
 const ALONE: Duration = Duration::from_micros(25);
 const ALONE_TURNS: u32 = 8;
 const ALONE_MAX: Duration = Duration::from_micros(400);
-/// Looks at the device before whatever else is ready runs.
-const LOOKS: usize = 8;
+/// Looks at the device before whatever else is ready runs: together as long as that takes to be
+/// found out.
+const LOOKS: usize = 32;
 /// To sleep and to be woken costs as much as so many turns. That long the device is looked at
 /// before sleeping (spin-then-block, as in `linger.rs`), up to so many times what was asked for.
 const SLEEP_TURNS: u32 = 4;
@@ -54,6 +56,8 @@ pub(crate) struct Port {
     /// Room that [`Port::take`] uses again and again.
     fresh: RefCell<Vec<Completion>>,
     concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
+    /// Receive buffers that are to be given back.
+    seen: RefCell<Vec<u16>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
     shard: Weak<Shard>,
@@ -171,6 +175,31 @@ impl Carrier {
         self.joint.turn(&self.port);
     }
 
+    /// Sends a small frame at once, where no other waits: the same without a queue. False: it is to
+    /// be queued.
+    pub(crate) fn send_alone(&self, connection: &Connection, frame: &Frame) -> bool {
+        let (joint, pass) = (&self.joint, self.port.pass.get());
+        if joint.sent_in.get() == pass || joint.lost.borrow().is_some() {
+            return false;
+        }
+        let (mut engine, pair) = (joint.engine.borrow_mut(), joint.pair.borrow());
+        let (Some(engine), Some(pair)) = (&mut *engine, &*pair) else { return false };
+        // Answers to what came together share packets.
+        if joint.delivering.get() && engine.has_arrived() {
+            return false;
+        }
+        match engine.send_alone(frame, &**pair) {
+            Ok(false) => return false,
+            Ok(true) => self.port.posted.set(true),
+            Err(why) => {
+                joint.fail(Broken { why, by_device: false });
+                connection.wake_sender();
+            }
+        }
+        joint.sent_in.set(pass);
+        true
+    }
+
     /// Sends a frame that was just queued, unless others were in the same pass of the shard: those
     /// share packets. False: it is left to the task that sends.
     pub(crate) fn send_at_once(&self, connection: &Connection) -> bool {
@@ -181,9 +210,8 @@ impl Carrier {
         if joint.sent_in.replace(pass) == pass {
             return false;
         }
-        let Some(owner) = joint.owner.borrow().clone() else { return false };
         let Some(shard) = self.port.shard.upgrade() else { return false };
-        joint.send(&owner, connection, &self.port, &shard);
+        joint.send(connection, &self.port, &shard);
         joint.lost.borrow().is_none() && connection.lanes.borrow().is_empty()
     }
 
@@ -263,7 +291,7 @@ impl Joint {
             self.delivering.set(true);
             self.deliver(&owner, &connection, &shard);
             self.delivering.set(false);
-            self.send(&owner, &connection, port, &shard);
+            self.send(&connection, port, &shard);
         }
         let lost = self.lost.borrow().clone();
         if let Some(broken) = lost {
@@ -287,10 +315,11 @@ impl Joint {
         }
     }
 
-    fn send(&self, owner: &Owner, c: &Connection, port: &Rc<Port>, shard: &Rc<Shard>) {
-        let now = shard.cx().now();
+    fn send(&self, c: &Connection, port: &Rc<Port>, shard: &Rc<Shard>) {
+        let mut sent_before = 0;
         self.with(|engine| {
-            engine.pump(&mut c.lanes.borrow_mut(), &port.dock, now);
+            sent_before = engine.counts().packets_sent;
+            engine.pump(&mut c.lanes.borrow_mut(), &port.dock, &|| shard.cx().now());
             match &*self.pair.borrow() {
                 Some(pair) => engine.post(&**pair),
                 None => Ok(()),
@@ -298,6 +327,7 @@ impl Joint {
         });
         let engine = self.engine.borrow();
         let Some(engine) = &*engine else { return };
+        port.posted.set(port.posted.get() | (engine.counts().packets_sent != sent_before));
         if engine.is_starved() {
             port.look_again(shard);
         }
@@ -309,11 +339,6 @@ impl Joint {
         if engine.has_more() {
             c.wake_sender();
         }
-        let (now, before) = (engine.counts(), self.counted.replace(engine.counts()));
-        port.posted.set(port.posted.get() | (now.packets_sent != before.packets_sent));
-        let sent = |c: &Counts| c.bytes_sent + c.bytes_written;
-        owner.link.count_sent(now.frames_sent - before.frames_sent, sent(&now) - sent(&before));
-        c.received.set(now.bytes_received + now.bytes_read);
     }
 }
 
@@ -345,6 +370,7 @@ impl Port {
             completions: RefCell::default(),
             fresh: RefCell::default(),
             concerned: RefCell::default(),
+            seen: RefCell::default(),
             dock,
             nic,
             shard,
@@ -457,7 +483,7 @@ impl Port {
             }
             self.completions.borrow_mut().extend(fresh.drain(..));
         }
-        let mut concerned = self.concerned.take();
+        let (mut concerned, mut seen) = (self.concerned.take(), self.seen.take());
         let (mut n, mut effort) = (0, 0);
         while effort < EFFORT {
             let next = self.completions.borrow_mut().pop_front();
@@ -468,6 +494,9 @@ impl Port {
                 _ => self.joints.borrow().get(&c.queue_pair).cloned(),
             };
             self.dispatch(&c, joint.as_deref());
+            if let Outcome::Received { slot, .. } = c.outcome {
+                seen.push(slot);
+            }
             let Some(joint) = joint else { continue };
             effort += joint.engine.borrow_mut().as_mut().map_or(0, Engine::take_effort);
             if !concerned.iter().any(|(number, _)| *number == c.queue_pair) {
@@ -477,7 +506,10 @@ impl Port {
         for (_, joint) in concerned.drain(..) {
             joint.turn(self);
         }
+        // Last: somebody waits for what is sent above, and other buffers are there.
+        seen.drain(..).for_each(|slot| self.nic.repost(slot));
         self.concerned.replace(concerned);
+        self.seen.replace(seen);
         n
     }
 
@@ -499,7 +531,6 @@ impl Port {
                     let packet = self.nic.received(slot, len);
                     joint.with(|engine| engine.on_packet(packet, &self.dock));
                 }
-                self.nic.repost(slot);
             }
             Outcome::Done => {
                 if let Some(joint) = joint {

@@ -44,6 +44,9 @@ const WAITING_MAX: usize = 256 << 10;
 /// Payload bytes that one turn brings into registered memory.
 const EFFORT: usize = 1 << 20;
 
+/// The time, where it is needed: to look at the clock costs as much as to lay out a small packet.
+pub(crate) type Now<'a> = &'a dyn Fn() -> Time;
+
 /// Memory that a packet is laid out in.
 enum Room {
     Piece(Piece),
@@ -64,10 +67,7 @@ impl Room {
                 piece.set_len(len);
                 Doing::Send(piece)
             }
-            Room::Copy(mut bytes) => {
-                bytes.truncate(len);
-                Doing::SendCopy(bytes)
-            }
+            Room::Copy(bytes) => Doing::SendCopy(bytes, len),
         }
     }
 }
@@ -145,8 +145,8 @@ struct Task {
 
 enum Doing {
     Send(Piece),
-    /// Its bytes are not needed any more once it is posted.
-    SendCopy(Vec<u8>),
+    /// The first so many bytes, which are not needed any more once it is posted.
+    SendCopy(Vec<u8>, usize),
     Read {
         lane: Lane,
         into: Piece,
@@ -278,6 +278,11 @@ impl Engine {
             && self.queued.is_empty()
     }
 
+    /// Whether something has come that nobody has taken.
+    pub(crate) fn has_arrived(&self) -> bool {
+        !self.arrived.is_empty()
+    }
+
     /// The next frame or ping that has come and whose turn it is.
     pub(crate) fn arrived(&mut self) -> Option<Incoming> {
         self.arrived.pop_front()
@@ -321,7 +326,8 @@ impl Engine {
         while self.posted.front().is_some_and(|t| t.id <= id) {
             let task = self.posted.pop_front().expect("just seen");
             match task.doing {
-                Doing::Send(_) | Doing::SendCopy(_) | Doing::Write { .. } | Doing::Open { .. } => {}
+                Doing::Send(_) | Doing::SendCopy(..) | Doing::Write { .. } | Doing::Open { .. } => {
+                }
                 Doing::Read { lane, into, last, .. } => self.fetched(lane, into, last, dock)?,
                 Doing::Close { exposure } => self.closed(exposure, dock)?,
             }
@@ -330,7 +336,7 @@ impl Engine {
     }
 
     /// Queues all that can be done now: fetching, and packets out of the lanes.
-    pub(crate) fn pump(&mut self, lanes: &mut Lanes, dock: &Dock, now: Time) {
+    pub(crate) fn pump(&mut self, lanes: &mut Lanes, dock: &Dock, now: Now<'_>) {
         (self.starved, self.more, self.effort_out) = (false, false, 0);
         self.start_reads(dock);
         while self.queue_room() >= ENTRIES_OF_PACKET {
@@ -357,10 +363,7 @@ impl Engine {
             }
             let last = b.is_empty();
             let len = b.seal(self.packet_head());
-            self.credits -= 1;
-            self.counts.packets_sent += 1;
-            self.counts.bytes_sent += len as u64;
-            self.queue(room.filled(len));
+            self.queue_packet(room.filled(len), len);
             if last {
                 return;
             }
@@ -375,9 +378,20 @@ impl Engine {
         if !small {
             return dock.take(Purpose::Packet, PACKET).map(Room::Piece);
         }
+        Some(Room::Copy(self.spare_room()))
+    }
+
+    fn spare_room(&mut self) -> Vec<u8> {
         let mut bytes = std::mem::take(&mut self.spare);
         bytes.resize(self.terms.copied_max, 0);
-        Some(Room::Copy(bytes))
+        bytes
+    }
+
+    fn queue_packet(&mut self, packet: Doing, len: usize) {
+        self.credits -= 1;
+        self.counts.packets_sent += 1;
+        self.counts.bytes_sent += len as u64;
+        self.queue(packet);
     }
 
     /// Posts what is queued, as far as the send queue has room, with one doorbell.
@@ -387,15 +401,20 @@ impl Engine {
             return Ok(());
         }
         let now = self.queued.iter().take(n);
-        let copies = now.clone().all(|task| matches!(task.doing, Doing::SendCopy(_)));
+        let copies = now.clone().all(|task| matches!(task.doing, Doing::SendCopy(..)));
         let told = !copies || self.silent + n >= self.terms.send_queue / 4;
         self.silent = if told { 0 } else { self.silent + n };
-        let work: Vec<_> =
-            now.enumerate().map(|(i, task)| self.work(task, told && i + 1 == n)).collect();
-        let done = pair.post(&work);
-        drop(work);
-        for mut task in self.queued.drain(..n) {
-            if let Doing::SendCopy(bytes) = &mut task.doing {
+        let done = match n {
+            1 => pair.post(&[self.work(&self.queued[0], told)]),
+            _ => {
+                let last = |i| i + 1 == n;
+                let work = now.enumerate().map(|(i, task)| self.work(task, told && last(i)));
+                pair.post(&work.collect::<Vec<_>>())
+            }
+        };
+        for _ in 0..n {
+            let mut task = self.queued.pop_front().expect("just seen");
+            if let Doing::SendCopy(bytes, _) = &mut task.doing {
                 self.spare = std::mem::take(bytes);
             }
             self.posted.push_back(task);
@@ -408,7 +427,7 @@ impl Engine {
         let id = task.id;
         match &task.doing {
             Doing::Send(piece) => Work::Send { id, packet: whole(piece), signal },
-            Doing::SendCopy(packet) => Work::SendCopy { id, packet, signal },
+            Doing::SendCopy(bytes, len) => Work::SendCopy { id, packet: &bytes[..*len], signal },
             Doing::Read { into, from, .. } => Work::Read { id, into: whole(into), from: *from },
             Doing::Write { from, to } => Work::Write { id, from: whole(from), to: *to, signal },
             Doing::Open { exposure, access } => {

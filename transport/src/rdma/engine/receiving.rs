@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use t3fs_runtime::wire::{Crc32c, Frame, FrameKind, Payload, crc32c};
+use t3fs_runtime::wire::{Crc32c, Frame, FrameKind, Payload};
 use t3fs_runtime::{Bulk, Lane};
 
 use super::gather::Gather;
@@ -74,15 +74,16 @@ impl Assembly {
 
     /// Lengths and body have come: what they say of the payload is looked at.
     fn open_rest(&mut self, rest: Bytes) -> Result<(), &'static str> {
-        if crc32c(&rest) != self.head.rest_crc {
-            return Err("corrupt frame body");
-        }
         let mut body = rest;
         let table = body.split_to(4 * self.head.bulks as usize);
         self.payload = Some(Gather::new(lengths(&table, self.head.bulk_bytes)?));
         self.body = body;
         Ok(())
     }
+}
+
+fn is_reply(head: &Head) -> bool {
+    matches!(head.kind, Kind::Message(FrameKind::Reply | FrameKind::Refused))
 }
 
 impl Engine {
@@ -108,6 +109,10 @@ impl Engine {
         }
         if self.lanes[lane as usize].queue.back().is_some_and(|a| a.unannounced != [0; 2]) {
             return Err("a frame begins before the one before it is announced".into());
+        }
+        if self.is_plain(&item) {
+            self.hand_over(&head, Bytes::copy_from_slice(item.rest), Vec::new());
+            return Ok(());
         }
         let payload = head.bulk_bytes as usize;
         let inline = (item.rest.len() + item.payload.len() + 64).min(packet);
@@ -139,7 +144,7 @@ impl Engine {
         self.note_offer(ask, item.landings);
         let l = &mut self.lanes[lane as usize];
         if l.queue.is_empty() && a.is_whole() {
-            self.hand_over(a);
+            self.hand_over_whole(a);
             return Ok(());
         }
         l.waiting += a.inline;
@@ -148,10 +153,18 @@ impl Engine {
         Ok(())
     }
 
+    /// Whether a frame is all there, nothing is before it, and it settles nothing: as most are.
+    fn is_plain(&self, item: &FrameItem<'_>) -> bool {
+        let inline = item.way == Way::Inline && !item.rest_in_segments && item.head.bulks == 0;
+        inline
+            && item.landings.is_empty()
+            && self.lanes[item.head.lane as usize].queue.is_empty()
+            && (self.landings.is_empty() || !is_reply(&item.head))
+    }
+
     /// A reply ends its ask's landing: closed, then delivered or given back.
     fn settle_landing(&mut self, a: &mut Assembly) -> Result<(), Lost> {
-        let reply = matches!(a.head.kind, Kind::Message(FrameKind::Reply | FrameKind::Refused));
-        let landing = if reply { self.landings.remove(&a.head.ask) } else { None };
+        let landing = if is_reply(&a.head) { self.landings.remove(&a.head.ask) } else { None };
         let landed = a.way == Way::Landed;
         let Some(landing) = landing else {
             return if landed { Err("memory was not offered for this".into()) } else { Ok(()) };
@@ -315,29 +328,33 @@ impl Engine {
             }
             let a = l.queue.pop_front().expect("just seen");
             l.waiting -= a.inline;
-            self.hand_over(a);
+            self.hand_over_whole(a);
         }
     }
 
-    fn hand_over(&mut self, a: Assembly) {
-        let kind = match a.head.kind {
+    fn hand_over_whole(&mut self, a: Assembly) {
+        let bulks = a.payload.expect("whole").into_parts().into_iter().map(Bulk).collect();
+        self.hand_over(&a.head, a.body, bulks);
+    }
+
+    fn hand_over(&mut self, head: &Head, body: Bytes, bulks: Vec<Bulk>) {
+        let kind = match head.kind {
             Kind::Ping => return self.arrived.push_back(Incoming::Ping),
             Kind::Pong => return self.arrived.push_back(Incoming::Pong),
             Kind::Message(kind) => kind,
         };
-        let bulks = a.payload.expect("whole").into_parts().into_iter().map(Bulk).collect();
         self.arrived.push_back(Incoming::Frame(Frame {
             kind,
-            lane: a.head.lane,
+            lane: head.lane,
             shard: self.ends.here,
-            slot: a.head.slot,
-            epoch: a.head.epoch,
+            slot: head.slot,
+            epoch: head.epoch,
             from_node: self.ends.node,
             from_shard: self.ends.shard,
-            ask: a.head.ask,
-            ttl_us: a.head.ttl_us,
+            ask: head.ask,
+            ttl_us: head.ttl_us,
             reply_room: 0,
-            payload: Payload { body: a.body, bulks },
+            payload: Payload { body, bulks },
         }));
     }
 }

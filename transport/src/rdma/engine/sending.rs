@@ -3,15 +3,16 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Crc32c, Frame, FrameKind, crc32c};
-use t3fs_runtime::{Lane, Time};
 
 use super::source::Source;
-use super::{Doing, Engine, LANES, Landing};
+use super::{Doing, ENTRIES_OF_PACKET, Engine, LANES, Landing, Now};
+use crate::links::Lost;
 use crate::links::lanes::{Lanes, bulk_bytes};
 use crate::rdma::dock::{Dock, Purpose};
 use crate::rdma::memory::PIECE_MAX;
-use crate::rdma::nic::Access;
+use crate::rdma::nic::{Access, QueuePair};
 use crate::rdma::packet::{
     Builder, FRAME, HEAD, LANDING, LANDINGS_MAX, ROOM, Region, SEGMENT, Segment, Way,
 };
@@ -66,6 +67,10 @@ impl Plan {
     }
 }
 
+fn is_reply(frame: &Frame) -> bool {
+    matches!(frame.kind, FrameKind::Reply | FrameKind::Refused)
+}
+
 fn wants_landing(frame: &Frame) -> bool {
     frame.kind == FrameKind::Ask
         && frame.reply_room > SMALL_REPLY
@@ -73,17 +78,13 @@ fn wants_landing(frame: &Frame) -> bool {
 }
 
 /// The lengths of its payloads, which stand before its body.
-fn table(frame: &Frame) -> Vec<u8> {
-    let bulks = &frame.payload.bulks;
-    bulks.iter().flat_map(|b| (b.len() as u32).to_le_bytes()).collect()
+fn table(frame: &Frame) -> impl Iterator<Item = [u8; 4]> {
+    frame.payload.bulks.iter().map(|b| (b.len() as u32).to_le_bytes())
 }
 
 /// Its head, but for the sequence number.
-fn head_of(frame: &Frame, table: &[u8]) -> Head {
+fn head_of(frame: &Frame) -> Head {
     let body = &frame.payload.body;
-    let mut crc = Crc32c::default();
-    crc.update(table);
-    crc.update(body);
     Head {
         kind: Kind::Message(frame.kind),
         lane: frame.lane,
@@ -95,7 +96,7 @@ fn head_of(frame: &Frame, table: &[u8]) -> Head {
         body: body.len() as u32,
         bulks: frame.payload.bulks.len() as u32,
         bulk_bytes: bulk_bytes(frame) as u32,
-        rest_crc: crc.value(),
+        rest_crc: 0,
     }
 }
 
@@ -105,18 +106,23 @@ pub(super) fn is_little(lanes: &Lanes, bytes: usize) -> bool {
     let (link_frames, mut frames) = (lanes.has_ping() || lanes.has_pong(), LANES.iter());
     match lanes.load().frames {
         0 => room >= if link_frames { 2 * FRAME } else { 0 },
-        1 if !link_frames => frames.find_map(|lane| lanes.peek(*lane)).is_some_and(|frame| {
-            let plan = Plan::of(frame);
-            plan.is_inline() && plan.need <= room
-        }),
+        1 if !link_frames => {
+            frames.find_map(|lane| lanes.peek(*lane)).is_some_and(|frame| fits(frame, room))
+        }
         _ => false,
     }
 }
 
+/// Whether all of a frame fits in so many bytes.
+fn fits(frame: &Frame, room: usize) -> bool {
+    let plan = Plan::of(frame);
+    plan.is_inline() && plan.need <= room
+}
+
 impl Sending {
     fn new(frame: Frame, plan: &Plan, landing: Vec<Region>) -> Sending {
-        let table = table(&frame);
-        let head = head_of(&frame, &table);
+        let table: Vec<u8> = table(&frame).flatten().collect();
+        let head = head_of(&frame);
         let bytes = bulk_bytes(&frame);
         let reply_room = if wants_landing(&frame) { frame.reply_room } else { 0 };
         let room = landing.iter().map(|r| r.len as usize).sum::<usize>();
@@ -156,7 +162,13 @@ impl Sending {
 
 impl Engine {
     /// Puts into a packet what there is to send: control before bulk.
-    pub(super) fn fill(&mut self, b: &mut Builder<'_>, lanes: &mut Lanes, dock: &Dock, now: Time) {
+    pub(super) fn fill(
+        &mut self,
+        b: &mut Builder<'_>,
+        lanes: &mut Lanes,
+        dock: &Dock,
+        now: Now<'_>,
+    ) {
         if lanes.has_pong() && b.room() >= FRAME {
             lanes.take_pong();
             self.link_frame(Kind::Pong, b);
@@ -171,19 +183,7 @@ impl Engine {
     }
 
     fn link_frame(&mut self, kind: Kind, b: &mut Builder<'_>) {
-        let head = Head {
-            kind,
-            lane: Lane::Control,
-            slot: 0,
-            epoch: 0,
-            sequence: self.next_sequence(),
-            ask: 0,
-            ttl_us: 0,
-            body: 0,
-            bulks: 0,
-            bulk_bytes: 0,
-            rest_crc: crc32c(&[]),
-        };
+        let head = Head::bare(kind, self.next_sequence());
         b.frame(&head, false, Way::Inline, 0, &[]);
     }
 
@@ -201,7 +201,7 @@ impl Engine {
         b: &mut Builder<'_>,
         lanes: &mut Lanes,
         dock: &Dock,
-        now: Time,
+        now: Now<'_>,
     ) -> bool {
         if let Some(mut sending) = self.sending[lane as usize].take() {
             let whole = self.go_on(&mut sending, b, dock, now);
@@ -212,14 +212,11 @@ impl Engine {
         }
         let Some(frame) = lanes.peek(lane) else { return false };
         let plan = Plan::of(frame);
-        if b.room() < plan.need || self.queue_room() < super::ENTRIES_OF_PACKET {
+        if b.room() < plan.need || self.queue_room() < ENTRIES_OF_PACKET {
             return false;
         }
         let frame = lanes.take(lane).expect("just seen");
-        let landing = match frame.kind {
-            FrameKind::Reply | FrameKind::Refused => self.offers.remove(&frame.ask),
-            FrameKind::Ask | FrameKind::Tell => None,
-        };
+        let landing = if is_reply(&frame) { self.offers.remove(&frame.ask) } else { None };
         if plan.is_inline() && !wants_landing(&frame) {
             self.put(&frame, b);
             return true;
@@ -228,18 +225,38 @@ impl Engine {
         true
     }
 
+    /// Sends a small frame past its lane, where nothing waits. False: nothing was done, it does not go
+    /// like that.
+    pub(crate) fn send_alone(&mut self, frame: &Frame, pair: &dyn QueuePair) -> Result<bool, Lost> {
+        // Room for another packet stays, so that nothing has to wait for work of our own.
+        let free = self.queue_room() >= 2 * ENTRIES_OF_PACKET && self.credits > 1;
+        let idle = self.queued.is_empty() && self.sending.iter().all(Option::is_none);
+        let room = self.terms.copied_max.saturating_sub(HEAD);
+        if !free || !idle || wants_landing(frame) || !fits(frame, room) {
+            return Ok(false);
+        }
+        if !self.offers.is_empty() && is_reply(frame) {
+            self.offers.remove(&frame.ask);
+        }
+        let mut bytes = self.spare_room();
+        let mut b = Builder::new(&mut bytes);
+        self.put(frame, &mut b);
+        let len = b.seal(self.packet_head());
+        self.queue_packet(Doing::SendCopy(bytes, len), len);
+        self.post(pair).map(|()| true)
+    }
+
     /// Puts all of a frame into the packet.
     fn put(&mut self, frame: &Frame, b: &mut Builder<'_>) {
-        let table = table(frame);
-        let head = Head { sequence: self.next_sequence(), ..head_of(frame, &table) };
+        let head = Head { sequence: self.next_sequence(), ..head_of(frame) };
         b.frame(&head, false, Way::Inline, 0, &[]);
-        b.bytes(&table);
+        table(frame).for_each(|length| b.bytes(&length));
         b.bytes(&frame.payload.body);
         frame.payload.bulks.iter().for_each(|bulk| b.bytes(bulk));
     }
 
     /// Takes a frame further; whether it is through.
-    fn go_on(&mut self, s: &mut Sending, b: &mut Builder<'_>, dock: &Dock, now: Time) -> bool {
+    fn go_on(&mut self, s: &mut Sending, b: &mut Builder<'_>, dock: &Dock, now: Now<'_>) -> bool {
         if s.way == Way::Landed && !self.push(s, dock) {
             return false;
         }
@@ -282,7 +299,7 @@ impl Engine {
     }
 
     /// Puts the frame's head and inline bytes into the packet, if they fit.
-    fn place(&mut self, s: &mut Sending, b: &mut Builder<'_>, dock: &Dock, now: Time) -> bool {
+    fn place(&mut self, s: &mut Sending, b: &mut Builder<'_>, dock: &Dock, now: Now<'_>) -> bool {
         let landings = if s.reply_room > 0 { LANDINGS_MAX * LANDING } else { 0 };
         if b.room() < FRAME + landings + s.inline_bytes || self.queue_room() < LANDINGS_MAX + 1 {
             return false;
@@ -300,7 +317,13 @@ impl Engine {
     }
 
     /// Opens memory for the payload of a reply; nothing where there is not enough to spare.
-    fn offer_landing(&mut self, head: &Head, room: usize, dock: &Dock, now: Time) -> Vec<Region> {
+    fn offer_landing(
+        &mut self,
+        head: &Head,
+        room: usize,
+        dock: &Dock,
+        now: Now<'_>,
+    ) -> Vec<Region> {
         let mut parts = Vec::new();
         let mut left = room;
         while left > 0 {
@@ -317,7 +340,7 @@ impl Engine {
         let opened =
             parts.into_iter().map(|(piece, window)| self.open(piece, window, Access::Write));
         let (exposures, regions) = opened.unzip();
-        let until = now + core::time::Duration::from_micros(head.ttl_us);
+        let until = now() + core::time::Duration::from_micros(head.ttl_us);
         self.landings.insert(head.ask, Landing { until, exposures, bytes: room });
         regions
     }

@@ -22,7 +22,8 @@ impl Engine {
                     let e = self.exposures.get_mut(exposure).expect("it is being closed");
                     fill(e.piece.as_mut_slice());
                 }
-                Doing::Send(_) | Doing::SendCopy(_) | Doing::Write { .. } | Doing::Open { .. } => {}
+                Doing::Send(_) | Doing::SendCopy(..) | Doing::Write { .. } | Doing::Open { .. } => {
+                }
             }
             let id = task.id;
             self.posted.push_back(task);
