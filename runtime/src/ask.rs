@@ -2,9 +2,11 @@
 
 use core::time::Duration;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
 
 use crate::actor::Actor;
 use crate::addr::RawAddr;
@@ -148,7 +150,7 @@ impl Credits {
 /// The credits of one shard, for each receiver, lane and hop class.
 #[derive(Default)]
 pub(crate) struct CreditBook {
-    of: BTreeMap<(RawAddr, Lane, u8), Credits>,
+    of: FxHashMap<(RawAddr, Lane, u8), Credits>,
     /// Entries that were in use when it was last swept.
     in_use: usize,
 }

@@ -6,9 +6,10 @@
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::task::{Context, Waker};
+
+use rustc_hash::FxHashMap;
 
 use crate::actor::{Actor, Dispatch, Handle, Me};
 use crate::addr::{Addr, NodeId, RawAddr};
@@ -62,7 +63,7 @@ pub struct Shard {
     epoch: u32,
     pub(crate) backend: Rc<dyn Backend>,
     actors: RefCell<Vec<Rc<dyn Host>>>,
-    waiting: RefCell<BTreeMap<u64, Waiting>>,
+    waiting: RefCell<FxHashMap<u64, Waiting>>,
     next_ask: Cell<u64>,
     deadlines: RefCell<Deadlines<Late>>,
     /// When they are looked at next; not later than the first passes.
@@ -230,14 +231,15 @@ impl Shard {
     /// look at each ask in flight; links are lost rarely.
     pub fn fail_asks(&self, node: NodeId, shard: u16, error: AskError) {
         let mut failed = Vec::new();
-        self.waiting.borrow_mut().retain(|_, w| match w {
+        self.waiting.borrow_mut().retain(|ask, w| match w {
             Waiting::Packed { node: n, shard: s, reply } if (*n, *s) == (node, shard) => {
-                failed.push(reply.clone());
+                failed.push((*ask, reply.clone()));
                 false
             }
             _ => true,
         });
-        for reply in failed {
+        failed.sort_by_key(|(ask, _)| *ask);
+        for (_, reply) in failed {
             reply.fill(Err(error));
         }
     }

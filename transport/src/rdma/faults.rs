@@ -1,5 +1,6 @@
 //! What can go wrong with a device, at will: for tests of whatever is above it.
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -47,10 +48,10 @@ impl Nic for Faulty {
         self.nic.window()
     }
 
-    fn poll(&self, into: &mut Vec<Completion>) -> usize {
+    fn poll(&self, into: &mut VecDeque<Completion>, looks: usize) -> usize {
         match self.faults.0.hold.load(Ordering::Relaxed) {
             true => 0,
-            false => self.nic.poll(into),
+            false => self.nic.poll(into, looks),
         }
     }
 

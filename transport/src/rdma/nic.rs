@@ -6,6 +6,7 @@
 //! without a device.
 
 use std::any::Any;
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -133,8 +134,9 @@ pub(crate) trait Nic {
     /// A queue pair in its initial state, which uses the shared receive buffers.
     fn queue_pair(&self) -> Result<Rc<dyn QueuePair>, String>;
     fn window(&self) -> Result<Box<dyn Window>, String>;
-    /// Appends what has completed, some at a time; how many.
-    fn poll(&self, into: &mut Vec<Completion>) -> usize;
+    /// Appends what has completed, some at a time; how many. Looks so many times until there is
+    /// something.
+    fn poll(&self, into: &mut VecDeque<Completion>, looks: usize) -> usize;
     /// The packet in a receive buffer.
     fn received(&self, slot: u16, len: u32) -> &[u8];
     /// Gives a receive buffer back to the shared queue.

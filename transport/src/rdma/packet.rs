@@ -167,45 +167,51 @@ pub(crate) struct Items<'a> {
 
 /// Opens a packet. The error says what is wrong.
 pub(crate) fn open(bytes: &[u8]) -> Result<(PacketHead, Items<'_>), &'static str> {
-    if bytes.len() < HEAD || bytes.len() > PACKET {
+    let Some((head, rest)) = bytes.split_first_chunk::<HEAD>().filter(|_| bytes.len() <= PACKET)
+    else {
         return Err("a packet of impossible length");
-    }
-    let mut b = Cursor(bytes);
-    let (crc, len) = (b.u32()?, usize::from(b.u16()?));
-    if len != bytes.len() || crc != crc32c(&bytes[4..]) {
+    };
+    let u16_at = |i: usize| u16::from_le_bytes([head[i], head[i + 1]]);
+    if usize::from(u16_at(4)) != bytes.len() || head[..4] != crc32c(&bytes[4..]).to_le_bytes() {
         return Err("corrupt packet");
     }
-    let credits = b.u16()?;
-    let released = [b.u16()?, b.u16()?];
-    if b.u32()? != 0 {
+    if head[12..] != [0; 4] {
         return Err("a packet against the rules");
     }
-    Ok((PacketHead { credits, released }, Items { rest: &bytes[HEAD..] }))
+    Ok((PacketHead { credits: u16_at(6), released: [u16_at(8), u16_at(10)] }, Items { rest }))
 }
+
+const CUT_OFF: &str = "an item that is cut off";
 
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
     fn take(&mut self, n: usize) -> Result<&'a [u8], &'static str> {
-        let (taken, rest) = self.0.split_at_checked(n).ok_or("an item that is cut off")?;
+        let (taken, rest) = self.0.split_at_checked(n).ok_or(CUT_OFF)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], &'static str> {
+        let (taken, rest) = self.0.split_first_chunk().ok_or(CUT_OFF)?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn u8(&mut self) -> Result<u8, &'static str> {
-        Ok(self.take(1)?[0])
+        self.array().map(|[byte]| *byte)
     }
 
     fn u16(&mut self) -> Result<u16, &'static str> {
-        Ok(u16::from_le_bytes(self.take(2)?.try_into().expect("2")))
+        self.array().map(|bytes| u16::from_le_bytes(*bytes))
     }
 
     fn u32(&mut self) -> Result<u32, &'static str> {
-        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("4")))
+        self.array().map(|bytes| u32::from_le_bytes(*bytes))
     }
 
     fn u64(&mut self) -> Result<u64, &'static str> {
-        Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("8")))
+        self.array().map(|bytes| u64::from_le_bytes(*bytes))
     }
 }
 
@@ -227,11 +233,11 @@ impl<'a> Items<'a> {
 }
 
 fn frame_item<'a>(b: &mut Cursor<'a>) -> Result<FrameItem<'a>, &'static str> {
-    let (bits, landings, zero) = (b.u8()?, usize::from(b.u8()?), b.u8()?);
-    let landed_crc = b.u32()?;
-    let head = b.take(frame::HEAD)?;
+    let [bits, landings, zero, crc @ ..] = *b.array::<7>()?;
+    let (landings, landed_crc) = (usize::from(landings), u32::from_le_bytes(crc));
+    let head = b.array::<{ frame::HEAD }>()?;
     let own_checksum = head[..4] != [0; 4];
-    let head = Head::parse(head.try_into().expect("of this length"))?;
+    let head = Head::parse(head)?;
     let rest_in_segments = bits & 1 != 0;
     let way = match bits >> 1 {
         0 => Way::Inline,

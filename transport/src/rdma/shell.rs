@@ -33,8 +33,8 @@ const LOOK_AGAIN: Duration = Duration::from_micros(200);
 const LOOK: Duration = Duration::from_micros(3);
 /// The same while none is known to wait: a turn costs as much as several round trips.
 const ALONE: Duration = Duration::from_micros(25);
-const ALONE_TURNS: u32 = 8;
-const ALONE_MAX: Duration = Duration::from_micros(400);
+const ALONE_TURNS: u32 = 16;
+const ALONE_MAX: Duration = Duration::from_micros(800);
 /// Looks at the device before whatever else is ready runs: together as long as that takes to be
 /// found out.
 const LOOKS: usize = 32;
@@ -54,9 +54,9 @@ pub(crate) struct Port {
     /// Taken from the device and not yet looked at.
     completions: RefCell<VecDeque<Completion>>,
     /// Room that [`Port::take`] uses again and again.
-    fresh: RefCell<Vec<Completion>>,
     concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
-    /// Receive buffers that are to be given back.
+    /// Receive buffers whose packets have been looked at. They are given back before the next look at
+    /// the device: there are others, and those who were woken by the packets go first.
     seen: RefCell<Vec<u16>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
@@ -234,7 +234,7 @@ impl Carrier {
 
     /// What has completed without an event: packets of our own, whose memory is free again.
     pub(crate) fn look(&self) {
-        self.port.take();
+        self.port.take(1);
     }
 
     /// Why the connection cannot go on: too much memory waits for replies that nobody waits for.
@@ -291,10 +291,15 @@ impl Joint {
             self.delivering.set(true);
             self.deliver(&owner, &connection, &shard);
             self.delivering.set(false);
-            self.send(&connection, port, &shard);
+            let rests = self.engine.borrow().as_ref().is_none_or(Engine::is_at_rest);
+            if !rests || !connection.lanes.borrow().is_empty() {
+                self.send(&connection, port, &shard);
+            }
         }
-        let lost = self.lost.borrow().clone();
-        if let Some(broken) = lost {
+        if self.lost.borrow().is_none() {
+            return;
+        }
+        if let Some(broken) = self.lost.borrow().clone() {
             (owner.lose)(&broken);
         }
     }
@@ -368,7 +373,6 @@ impl Port {
         Rc::new(Port {
             joints: RefCell::default(),
             completions: RefCell::default(),
-            fresh: RefCell::default(),
             concerned: RefCell::default(),
             seen: RefCell::default(),
             dock,
@@ -408,7 +412,7 @@ impl Port {
                 tracing::error!("RDMA completions cannot be waited for: {why}");
             }
             // What came before it was armed brings no event.
-            if self.take() > 0 {
+            if self.take(1) > 0 {
                 continue;
             }
             let woken = Slot::new();
@@ -434,7 +438,7 @@ impl Port {
         let (mut last, mut turned) = (cx.now(), cx.now());
         loop {
             self.pass.set(self.pass.get() + 1);
-            let some = (0..LOOKS).any(|_| self.take() > 0) | self.posted.take();
+            let some = (self.take(LOOKS) > 0) | self.posted.take();
             let (now, turn) = (cx.now(), self.turn.get());
             if some {
                 last = now;
@@ -473,15 +477,15 @@ impl Port {
         }
     }
 
-    /// Takes what has completed, until that was work enough for one turn of the shard, and lets the
-    /// connections concerned go on; how many completions.
-    fn take(self: &Rc<Self>) -> usize {
+    /// Takes what has completed, looking so many times until there is something, until that was work
+    /// enough for one turn of the shard, and lets the connections concerned go on; how many
+    /// completions.
+    fn take(self: &Rc<Self>, looks: usize) -> usize {
         if self.completions.borrow().is_empty() {
-            let mut fresh = self.fresh.borrow_mut();
-            if self.nic.poll(&mut fresh) == 0 {
+            self.give_back_seen();
+            if self.nic.poll(&mut self.completions.borrow_mut(), looks) == 0 {
                 return 0;
             }
-            self.completions.borrow_mut().extend(fresh.drain(..));
         }
         let (mut concerned, mut seen) = (self.concerned.take(), self.seen.take());
         let (mut n, mut effort) = (0, 0);
@@ -506,11 +510,13 @@ impl Port {
         for (_, joint) in concerned.drain(..) {
             joint.turn(self);
         }
-        // Last: somebody waits for what is sent above, and other buffers are there.
-        seen.drain(..).for_each(|slot| self.nic.repost(slot));
         self.concerned.replace(concerned);
         self.seen.replace(seen);
         n
+    }
+
+    fn give_back_seen(&self) {
+        self.seen.borrow_mut().drain(..).for_each(|slot| self.nic.repost(slot));
     }
 
     /// Of a queue pair that is gone nothing completes any more: its number may be used again.

@@ -143,6 +143,12 @@ struct Task {
     doing: Doing,
 }
 
+impl Task {
+    fn is_copied(&self) -> bool {
+        matches!(self.doing, Doing::SendCopy(..))
+    }
+}
+
 enum Doing {
     Send(Piece),
     /// The first so many bytes, which are not needed any more once it is posted.
@@ -271,6 +277,16 @@ impl Engine {
             || self.queue_room() < ENTRIES_OF_PACKET
     }
 
+    /// Whether there is nothing to do for [`Engine::pump`] but what waits in the lanes.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        !self.starved
+            && !self.more
+            && self.queued.is_empty()
+            && self.sending.iter().all(Option::is_none)
+            && self.lanes.iter().all(|lane| !lane.has_to_fetch())
+            && !self.owes_news()
+    }
+
     /// Whether nothing is on its way out.
     pub(crate) fn is_idle(&self) -> bool {
         self.sending.iter().all(Option::is_none)
@@ -363,7 +379,8 @@ impl Engine {
             }
             let last = b.is_empty();
             let len = b.seal(self.packet_head());
-            self.queue_packet(room.filled(len), len);
+            self.count_packet(len);
+            self.queue(room.filled(len));
             if last {
                 return;
             }
@@ -387,11 +404,10 @@ impl Engine {
         bytes
     }
 
-    fn queue_packet(&mut self, packet: Doing, len: usize) {
+    fn count_packet(&mut self, len: usize) {
         self.credits -= 1;
         self.counts.packets_sent += 1;
         self.counts.bytes_sent += len as u64;
-        self.queue(packet);
     }
 
     /// Posts what is queued, as far as the send queue has room, with one doorbell.
@@ -400,26 +416,36 @@ impl Engine {
         if n == 0 {
             return Ok(());
         }
-        let now = self.queued.iter().take(n);
-        let copies = now.clone().all(|task| matches!(task.doing, Doing::SendCopy(..)));
-        let told = !copies || self.silent + n >= self.terms.send_queue / 4;
-        self.silent = if told { 0 } else { self.silent + n };
-        let done = match n {
-            1 => pair.post(&[self.work(&self.queued[0], told)]),
-            _ => {
-                let last = |i| i + 1 == n;
-                let work = now.enumerate().map(|(i, task)| self.work(task, told && last(i)));
-                pair.post(&work.collect::<Vec<_>>())
-            }
-        };
-        for _ in 0..n {
-            let mut task = self.queued.pop_front().expect("just seen");
+        let copies = self.queued.iter().take(n).all(Task::is_copied);
+        let told = self.is_told(n, copies);
+        let work = self.queued.iter().take(n).enumerate();
+        let work = work.map(|(i, task)| self.work(task, told && i + 1 == n));
+        let done = pair.post(&work.collect::<Vec<_>>());
+        for mut task in self.queued.drain(..n) {
             if let Doing::SendCopy(bytes, _) = &mut task.doing {
                 self.spare = std::mem::take(bytes);
             }
             self.posted.push_back(task);
         }
         done
+    }
+
+    /// Posts a packet of so many bytes at once; nothing is queued.
+    fn post_alone(&mut self, bytes: Vec<u8>, len: usize, pair: &dyn QueuePair) -> Result<(), Lost> {
+        let (id, signal) = (self.next_task, self.is_told(1, true));
+        self.next_task += 1;
+        let done = pair.post(&[Work::SendCopy { id, packet: &bytes[..len], signal }]);
+        self.spare = bytes;
+        self.posted.push_back(Task { id, doing: Doing::SendCopy(Vec::new(), 0) });
+        done
+    }
+
+    /// Whether the completion of the last of so many entries is to be told: of copies only every now
+    /// and then.
+    fn is_told(&mut self, entries: usize, copies: bool) -> bool {
+        let told = !copies || self.silent + entries >= self.terms.send_queue / 4;
+        self.silent = if told { 0 } else { self.silent + entries };
+        told
     }
 
     fn work<'a>(&'a self, task: &'a Task, signal: bool) -> Work<'a> {

@@ -32,6 +32,13 @@ pub(super) struct LaneIn {
     waiting: usize,
 }
 
+impl LaneIn {
+    /// Whether a READ is to be started.
+    pub(super) fn has_to_fetch(&self) -> bool {
+        self.started < self.fetches.len()
+    }
+}
+
 struct Fetch {
     segment: Segment,
     /// Bytes whose READ was queued.

@@ -242,8 +242,8 @@ impl Engine {
         let mut b = Builder::new(&mut bytes);
         self.put(frame, &mut b);
         let len = b.seal(self.packet_head());
-        self.queue_packet(Doing::SendCopy(bytes, len), len);
-        self.post(pair).map(|()| true)
+        self.count_packet(len);
+        self.post_alone(bytes, len, pair).map(|()| true)
     }
 
     /// Puts all of a frame into the packet.

@@ -66,8 +66,8 @@ impl Side {
 
     /// Takes what has completed and goes on; whether anything happened.
     fn turn(&mut self) -> Result<bool, Lost> {
-        let mut completions = Vec::new();
-        let mut happened = self.nic.poll(&mut completions) > 0;
+        let mut completions = std::collections::VecDeque::new();
+        let mut happened = self.nic.poll(&mut completions, 1) > 0;
         for c in completions {
             match c.outcome {
                 Outcome::Received { slot, len } => {
@@ -93,6 +93,14 @@ impl Side {
             self.engine.more || !self.engine.queued.is_empty() || self.engine.next_task > before;
         self.engine.post(&**self.pair.as_ref().unwrap())?;
         Ok(happened)
+    }
+
+    /// As a link does: at once if nothing is before it, else queued.
+    fn send(&mut self, frame: &Frame) {
+        let pair = &**self.pair.as_ref().unwrap();
+        if !self.lanes.is_empty() || !self.engine.send_alone(frame, pair).unwrap() {
+            self.lanes.push(frame.clone()).unwrap();
+        }
     }
 
     fn used(&self) -> usize {
@@ -180,10 +188,18 @@ proptest! {
         pool in 1..5usize,
         slots in 1..8usize,
         credits in 4..20u16,
+        turns in proptest::collection::vec(0..3u8, 12),
     ) {
         let (mut a, mut b, _) = pair(Size { pool: pool << 20, slots, credits });
-        from_a.iter().for_each(|f| a.lanes.push(f.clone()).unwrap());
-        from_b.iter().for_each(|f| b.lanes.push(f.clone()).unwrap());
+        // With some turns in between, so that frames meet what is on its way.
+        for (n, turns) in turns.into_iter().enumerate() {
+            from_a.get(n).into_iter().for_each(|f| a.send(f));
+            from_b.get(n).into_iter().for_each(|f| b.send(f));
+            for _ in 0..turns {
+                a.turn().unwrap();
+                b.turn().unwrap();
+            }
+        }
         run(&mut a, &mut b).unwrap();
         for lane in LANES {
             prop_assert_eq!(of_lane(&b.arrived, lane), of_lane(&from_a, lane));
@@ -202,7 +218,7 @@ proptest! {
         for (n, (room, _)) in rooms.iter().enumerate() {
             let mut ask = frame(FrameKind::Ask, Lane::Bulk, n as u64, 10, &[]);
             ask.reply_room = *room;
-            a.lanes.push(ask).unwrap();
+            a.send(&ask);
         }
         run(&mut a, &mut b).unwrap();
         prop_assert_eq!(b.arrived.len(), rooms.len());
@@ -213,7 +229,7 @@ proptest! {
             let bulks = [len / 3, 0, len - len / 3];
             sent.push(frame(FrameKind::Reply, Lane::Bulk, n as u64, body, &bulks));
         }
-        sent.iter().for_each(|f| b.lanes.push(f.clone()).unwrap());
+        sent.iter().for_each(|f| b.send(f));
         run(&mut a, &mut b).unwrap();
         prop_assert_eq!(&a.arrived, &sent);
         prop_assert!(a.engine.landings.is_empty() && b.engine.offers.is_empty());
@@ -231,8 +247,12 @@ fn small_packets_are_silent() {
     let (mut told, mut silent_most) = (0, 0);
     for ask in 0..1000 {
         let sent = frame(FrameKind::Tell, Lane::Control, ask, 30, &[20]);
-        a.lanes.push(sent.clone()).unwrap();
         let posted = a.engine.posted.len();
+        match ask % 2 {
+            0 => a.lanes.push(sent.clone()).unwrap(),
+            _ => a.send(&sent),
+        }
+        assert_eq!(a.lanes.is_empty(), ask % 2 == 1, "it needs no queue");
         run(&mut a, &mut b).unwrap();
         assert_eq!((a.used(), b.used()), (0, 0), "copied when posted");
         assert_eq!(b.arrived.pop(), Some(sent));

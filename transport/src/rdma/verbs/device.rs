@@ -2,6 +2,7 @@
 //! receive buffers that all queue pairs share.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::ffi::{CStr, c_int};
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
@@ -31,7 +32,7 @@ const INLINE: [u32; 4] = [256, 128, 64, 0];
 pub(super) struct Device {
     pub(super) windows: Windows,
     /// Completions that were taken out of the queue before anybody polled.
-    early: RefCell<Vec<Completion>>,
+    early: RefCell<VecDeque<Completion>>,
     pub(super) scratch: RefCell<Scratch>,
     pub(super) inline: Cell<u32>,
     pub(super) live: Cell<usize>,
@@ -209,20 +210,23 @@ impl Device {
         }
     }
 
-    pub(super) fn poll(&self, into: &mut Vec<Completion>) -> usize {
+    pub(super) fn poll(&self, into: &mut VecDeque<Completion>, looks: usize) -> usize {
         let before = into.len();
         into.append(&mut self.early.borrow_mut());
-        self.take_completions(into);
+        self.take_completions(into, if into.len() > before { 1 } else { looks });
         into.len() - before
     }
 
-    /// Up to `BATCH` completions out of the device's queue; how many.
-    fn take_completions(&self, into: &mut Vec<Completion>) -> usize {
+    /// Up to `BATCH` completions out of the device's queue, at which it looks so many times; how
+    /// many.
+    fn take_completions(&self, into: &mut VecDeque<Completion>, looks: usize) -> usize {
         // As one: an array of uninitialised ones is copied from somewhere.
         let mut batch = MaybeUninit::<[ibv_wc; BATCH]>::uninit();
         let room: *mut ibv_wc = batch.as_mut_ptr().cast();
+        let queue = self.completions.raw();
         // SAFETY: our queue, and room for so many.
-        let found = unsafe { ibv_poll_cq(self.completions.raw(), BATCH as c_int, room) };
+        let look = |_| unsafe { ibv_poll_cq(queue, BATCH as c_int, room) };
+        let found = (0..looks).map(look).find(|found| *found != 0).unwrap_or(0);
         let Ok(found) = usize::try_from(found) else {
             tracing::error!(device = self.port.device, "completions cannot be polled");
             return 0;
@@ -256,7 +260,7 @@ impl Device {
     /// whether its last work was among it.
     pub(super) fn forget(&self, queue_pair: u32) -> bool {
         let mut early = self.early.take();
-        while self.take_completions(&mut early) == BATCH {}
+        while self.take_completions(&mut early, 1) == BATCH {}
         let mut last = false;
         early.retain(|completion| {
             let of_it = completion.queue_pair == queue_pair;

@@ -14,6 +14,7 @@ mod bench;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
@@ -68,8 +69,8 @@ impl Nic for VerbsNic {
         Ok(Box::new(VerbsWindow::new(&self.0)?))
     }
 
-    fn poll(&self, into: &mut Vec<Completion>) -> usize {
-        self.0.poll(into)
+    fn poll(&self, into: &mut VecDeque<Completion>, looks: usize) -> usize {
+        self.0.poll(into, looks)
     }
 
     fn received(&self, slot: u16, len: u32) -> &[u8] {

@@ -73,8 +73,8 @@ impl End {
     }
 
     pub(super) fn poll(&mut self) {
-        let mut new = Vec::new();
-        self.nic.poll(&mut new);
+        let mut new = std::collections::VecDeque::new();
+        self.nic.poll(&mut new, 1);
         for one in new {
             match one.outcome {
                 Outcome::Received { slot, len } => {
