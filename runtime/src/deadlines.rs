@@ -1,5 +1,5 @@
-//! Deadlines that hardly ever pass: to set one and to take it back costs next to nothing, to look for
-//! those that have passed costs a look at each.
+//! Deadlines that hardly ever pass: to set one and to take it back costs next to nothing, to look
+//! for those that have passed costs a look at each.
 
 use crate::time::Time;
 
@@ -74,10 +74,12 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Goal: those that stand pass once, in the order of their times, and then of setting; those
-        /// taken back never do. Method: the same steps on a sorted map.
+        /// Goal: those that stand pass once, in the order of their times, and then of setting;
+        /// those taken back never do. Method: the same steps on a sorted map.
         #[test]
-        fn they_pass_in_order_or_not_at_all(steps in proptest::collection::vec((0..3u8, 0..50u64), 1..200)) {
+        fn they_pass_in_order_or_not_at_all(
+            steps in proptest::collection::vec((0..3u8, 0..50u64), 1..200),
+        ) {
             let (mut deadlines, mut model) = (Deadlines::default(), BTreeMap::new());
             let (mut places, mut now) = (Vec::new(), 0);
             for (number, (step, n)) in steps.into_iter().enumerate() {
@@ -96,8 +98,8 @@ mod tests {
                         now += n;
                         let (passed, next) = deadlines.take_passed(Time::from_us(now));
                         let later = model.split_off(&(Time::from_us(now + 1), 0));
-                        let want: Vec<usize> = std::mem::replace(&mut model, later).into_keys().map(|k| k.1).collect();
-                        prop_assert_eq!(passed, want);
+                        let want = std::mem::replace(&mut model, later).into_keys();
+                        prop_assert_eq!(passed, want.map(|k| k.1).collect::<Vec<_>>());
                         prop_assert_eq!(next, model.keys().next().map(|k| k.0));
                     }
                 }

@@ -1,9 +1,10 @@
-//! `cross-load WRITER READER`: writes files in the folder WRITER and reads each back in READER, where
-//! another mount shows the same folder, until standard input ends. Then prints an `Outcome` as JSON.
+//! `cross-load WRITER READER`: writes files in the folder WRITER and reads each back in READER,
+//! where another mount shows the same folder, until standard input ends. Then prints an `Outcome`
+//! as JSON.
 //!
-//! A program, not a thread of the test that starts it: a process that has a file of a mount open must
-//! not fork while the mount hangs. In the child that copy is closed, which flushes the file, which
-//! waits for the mount; and the child may be what was to mend it.
+//! A program, not a thread of the test that starts it: a process that has a file of a mount open
+//! must not fork while the mount hangs. In the child that copy is closed, which flushes the file,
+//! which waits for the mount; and the child may be what was to mend it.
 
 use std::fs;
 use std::io::{self, Read, Write};

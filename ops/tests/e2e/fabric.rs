@@ -90,8 +90,8 @@ fn the_doctor_knows_every_pair_of_a_cluster() {
     let mut three = start("storage", "3", free_port());
     assert_eq!(two.log().matches("fabric: ").count(), 1, "said once: {}", two.log());
 
-    // That there is a third, the second hears from the first, which takes its moment. The two stores
-    // have had nothing to say to each other: the doctor sees to it.
+    // That there is a third, the second hears from the first, which takes its moment. The two
+    // stores have had nothing to say to each other: the doctor sees to it.
     let (mut view, mut well) = doctor(&site.path("2"));
     let heard = Instant::now() + COMMAND_LIMIT;
     while view["process"]["peers"].as_array().is_none_or(|p| p.len() < 2) && Instant::now() < heard

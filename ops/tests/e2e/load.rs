@@ -1,4 +1,5 @@
-//! Loads under which clusters lose their parts: each verifies what it wrote, in a process of its own.
+//! Loads under which clusters lose their parts: each verifies what it wrote, in a process of its
+//! own.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

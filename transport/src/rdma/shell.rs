@@ -55,8 +55,8 @@ pub(crate) struct Port {
     completions: RefCell<VecDeque<Completion>>,
     /// Room that [`Port::take`] uses again and again.
     concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
-    /// Receive buffers whose packets have been looked at. They are given back before the next look at
-    /// the device: there are others, and those who were woken by the packets go first.
+    /// Receive buffers whose packets have been looked at. They are given back before the next look
+    /// at the device: there are others, and those who were woken by the packets go first.
     seen: RefCell<Vec<u16>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
@@ -477,9 +477,9 @@ impl Port {
         }
     }
 
-    /// Takes what has completed, looking so many times until there is something, until that was work
-    /// enough for one turn of the shard, and lets the connections concerned go on; how many
-    /// completions.
+    /// Takes what has completed, until that was work enough for one turn of the shard, and lets the
+    /// connections concerned go on; how many completions. Looks so many times until there is
+    /// something.
     fn take(self: &Rc<Self>, looks: usize) -> usize {
         if self.completions.borrow().is_empty() {
             self.give_back_seen();

@@ -440,8 +440,8 @@ impl Engine {
         done
     }
 
-    /// Whether the completion of the last of so many entries is to be told: of copies only every now
-    /// and then.
+    /// Whether the completion of the last of so many entries is to be told: of copies only every
+    /// now and then.
     fn is_told(&mut self, entries: usize, copies: bool) -> bool {
         let told = !copies || self.silent + entries >= self.terms.send_queue / 4;
         self.silent = if told { 0 } else { self.silent + entries };

@@ -225,8 +225,8 @@ impl Engine {
         true
     }
 
-    /// Sends a small frame past its lane, where nothing waits. False: nothing was done, it does not go
-    /// like that.
+    /// Sends a small frame past its lane, where nothing waits. False: nothing was done, it does not
+    /// go like that.
     pub(crate) fn send_alone(&mut self, frame: &Frame, pair: &dyn QueuePair) -> Result<bool, Lost> {
         // Room for another packet stays, so that nothing has to wait for work of our own.
         let free = self.queue_room() >= 2 * ENTRIES_OF_PACKET && self.credits > 1;
