@@ -55,8 +55,8 @@ pub(crate) struct Port {
     completions: RefCell<VecDeque<Completion>>,
     /// Room that [`Port::take`] uses again and again.
     concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
-    /// Receive buffers whose packets have been looked at. They are given back before the next look
-    /// at the device: there are others, and those who were woken by the packets go first.
+    /// Receive buffers whose packets have been looked at. They are given back when more is to be
+    /// looked at: there are others, and those who were woken by the packets go first.
     seen: RefCell<Vec<u16>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
@@ -487,7 +487,7 @@ impl Port {
                 return 0;
             }
         }
-        let (mut concerned, mut seen) = (self.concerned.take(), self.seen.take());
+        let mut concerned = self.concerned.take();
         let (mut n, mut effort) = (0, 0);
         while effort < EFFORT {
             let next = self.completions.borrow_mut().pop_front();
@@ -499,7 +499,7 @@ impl Port {
             };
             self.dispatch(&c, joint.as_deref());
             if let Outcome::Received { slot, .. } = c.outcome {
-                seen.push(slot);
+                self.seen.borrow_mut().push(slot);
             }
             let Some(joint) = joint else { continue };
             effort += joint.engine.borrow_mut().as_mut().map_or(0, Engine::take_effort);
@@ -511,7 +511,9 @@ impl Port {
             joint.turn(self);
         }
         self.concerned.replace(concerned);
-        self.seen.replace(seen);
+        if !self.completions.borrow().is_empty() {
+            self.give_back_seen();
+        }
         n
     }
 
