@@ -1,5 +1,7 @@
 //! Deadlines that hardly ever pass: to set one and to take it back costs next to nothing, to look
 //! for those that have passed costs a look at each.
+//!
+//! There is room for as many as ever stood at a time, which credits and their queues bound.
 
 use crate::time::Time;
 

@@ -352,7 +352,8 @@ impl Shard {
 
     fn give_up(&self, ask: u64) {
         let late = AskError::Unknown("deadline passed");
-        match self.waiting.borrow_mut().remove(&ask) {
+        let waiting = self.waiting.borrow_mut().remove(&ask);
+        match waiting {
             Some(Waiting::Value(reply)) => reply.fill(Err(late)),
             Some(Waiting::Packed { reply, .. }) => reply.fill(Err(late)),
             None => {}
