@@ -66,7 +66,7 @@ pub struct Shard {
     waiting: RefCell<FxHashMap<u64, Waiting>>,
     next_ask: Cell<u64>,
     deadlines: RefCell<Deadlines<Late>>,
-    /// When they are looked at next; not later than the first passes.
+    /// When they are looked at next; hardly later than the first passes (`LOOKS_APART`).
     armed: Cell<Option<Time>>,
     credits: RefCell<CreditBook>,
     links: OnceCell<Rc<dyn Links>>,

@@ -56,7 +56,8 @@ pub(crate) struct Port {
     /// Room that [`Port::take`] uses again and again.
     concerned: RefCell<Vec<(u32, Rc<Joint>)>>,
     /// Receive buffers whose packets have been looked at. They are given back when more is to be
-    /// looked at: there are others, and those who were woken by the packets go first.
+    /// looked at: there are others, while these are few, and those who were woken by the packets go
+    /// first.
     seen: RefCell<Vec<u16>>,
     dock: Dock,
     nic: Rc<dyn Nic>,
@@ -296,10 +297,8 @@ impl Joint {
                 self.send(&connection, port, &shard);
             }
         }
-        if self.lost.borrow().is_none() {
-            return;
-        }
-        if let Some(broken) = self.lost.borrow().clone() {
+        let lost = self.lost.borrow().clone();
+        if let Some(broken) = lost {
             (owner.lose)(&broken);
         }
     }
@@ -500,6 +499,9 @@ impl Port {
             self.dispatch(&c, joint.as_deref());
             if let Outcome::Received { slot, .. } = c.outcome {
                 self.seen.borrow_mut().push(slot);
+                if self.seen.borrow().len() >= self.nic.slots() / 8 {
+                    self.give_back_seen();
+                }
             }
             let Some(joint) = joint else { continue };
             effort += joint.engine.borrow_mut().as_mut().map_or(0, Engine::take_effort);
