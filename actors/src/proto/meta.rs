@@ -73,6 +73,9 @@ pub struct Attr {
     /// Grows when the time of the last write is set by hand: a time reported for an earlier one is
     /// stale.
     pub times_set: u64,
+    /// Grows with every change of the inode itself: of two answers the one with the larger number
+    /// is the later. Times and links of a directory that follow from its entries do not count.
+    pub changes: u64,
     /// The file may have holes: its length does not say how much it stores.
     pub sparse: bool,
     /// When the inode was made; 0: it was made by a build that did not record it.
@@ -104,6 +107,14 @@ pub enum SetTime {
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Archive, Serialize, Deserialize,
 )]
 pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// Which run of the store gave it. A store that restarts may have lost the last moments of the
+    /// run before; of one run nothing is lost that is before something that is there.
+    pub fn run(self) -> u64 {
+        self.0 >> 40
+    }
+}
 
 /// An inode after a change, and where the change stands in the order of commits. A client keeps the
 /// newest stamp of what it may have to promise to be on stable storage: see [`SyncMeta`].
@@ -219,6 +230,8 @@ pub struct OpenFile {
     /// The session may write. When it ends without dropping the hold, what it has stored and not
     /// reported becomes part of the file.
     pub write: bool,
+    /// With a hold: a duplicate that the network delivers late must not bring a hold back.
+    pub op: RequestId,
 }
 
 /// The session has these files open no longer. Files without a name go.
@@ -226,6 +239,7 @@ pub struct OpenFile {
 pub struct DropHolds {
     pub session: SessionId,
     pub inodes: Vec<InodeId>,
+    pub op: RequestId,
 }
 
 /// A session that has kept to itself what it has open makes it known: from the last of these
@@ -236,6 +250,7 @@ pub struct ShareOpens {
     pub session: SessionId,
     pub holds: Vec<(InodeId, bool)>,
     pub all: bool,
+    pub op: RequestId,
 }
 
 /// The opposite of [`ShareOpens`] with `all`: the session is alone and keeps its opens for reading
