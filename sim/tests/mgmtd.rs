@@ -9,7 +9,7 @@ use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Seen, Timing};
-use t3fs_actors::proto::agent::{Announce, GetRouting};
+use t3fs_actors::proto::agent::{Announce, GetRouting, WatchRouting};
 use t3fs_actors::proto::ids::{ChainId, RoutingVersion, SessionId, TargetId};
 use t3fs_actors::proto::mgmtd::{
     CreateChains, ExtendSession, Heartbeat, ListNodes, MgmtdError, NodeStatus, OpenSession,
@@ -264,6 +264,75 @@ fn a_killed_mount() {
     world.restart(CLIENT);
     world.run_for(secs(1)).unwrap();
     assert_eq!(routing(&world).sessions, Vec::<SessionId>::new());
+}
+
+/// Regression: a killed server that started again left its sessions alive for a session lease.
+/// Goal: they end as soon as its next run is heard of, those of other processes go on.
+#[test]
+fn a_server_that_starts_again_has_no_old_sessions() {
+    let (world, _) = cluster();
+    let open = |node| {
+        let opened = world.block_on(node, move |cx| async move {
+            let m = OpenSession { label: "mount".into(), nonce: u64::from(node.0) };
+            cx.ask(first::<Agent>(node), m).await.unwrap().unwrap()
+        });
+        opened.unwrap()
+    };
+    let (old, other) = (open(SERVER), open(CLIENT));
+    world.crash(SERVER, Crash::Process);
+    world.run_for(secs(1)).unwrap();
+    assert_eq!(routing(&world).sessions, [old, other], "nobody can know yet");
+    world.restart(SERVER);
+    world.run_for(secs(1)).unwrap();
+    assert_eq!(routing(&world).sessions, [other]);
+    let new = open(SERVER);
+    world.run_for(secs(1)).unwrap();
+    assert_eq!(routing(&world).sessions, [other, new]);
+}
+
+/// Goal: who watches hears of new routing and of sessions of its own process as soon as the agent
+/// knows, and is answered before it stops waiting if there is nothing new.
+#[test]
+fn watchers_hear_at_once() {
+    let (world, _) = cluster();
+    world.run_for(secs(2)).unwrap();
+    let watch = |have, own_number| {
+        ask(&world, move |cx| async move {
+            let began = cx.now();
+            let m = WatchRouting { have, own_number };
+            let news = cx.ask(first::<Agent>(CLIENT), m).await.unwrap();
+            (news, cx.now() - began)
+        })
+    };
+    let (news, took) = watch(RoutingVersion(0), 0);
+    assert!(took < Duration::from_millis(10), "{took:?}");
+    let (have, own_number) = (news.routing.unwrap().version, news.own_number);
+    let (news, took) = watch(have, own_number);
+    assert_eq!((&news.routing, &news.own[..]), (&None, &[][..]));
+    assert!(took > secs(19) && took < secs(20), "{took:?}");
+    let dies = world.now_us() + 5_000_000;
+    world.at(dies, |sim| sim.crash(SERVER, Crash::Process));
+    let (news, took) = watch(have, own_number);
+    assert_eq!(news.routing.unwrap().nodes[0].status, NodeStatus::Dead);
+    assert!(took > secs(5) && took < secs(8), "{took:?}");
+    // A session: the routing changes, and the list of sessions.
+    let opened: Rc<Cell<Option<SessionId>>> = Rc::default();
+    let told = Rc::clone(&opened);
+    world.spawn(CLIENT, 0, move |cx| async move {
+        cx.sleep(secs(3)).await;
+        let m = OpenSession { label: "mount".into(), nonce: 1 };
+        told.set(Some(cx.ask(first::<Agent>(CLIENT), m).await.unwrap().unwrap()));
+    });
+    let mut have = routing(&world).version;
+    let (own, took) = loop {
+        let (news, took) = watch(have, own_number);
+        if news.own_number != own_number {
+            break (news.own, took);
+        }
+        have = news.routing.expect("something is new").version;
+    };
+    assert_eq!(own, [opened.get().unwrap()]);
+    assert!(took < secs(4), "{took:?}");
 }
 
 /// Goal: the only replica's node dies and returns: the chain waits for it, and serves again.

@@ -77,9 +77,9 @@ impl Handle<CreateChains> for Mgmtd {
     }
 }
 
-impl Handle<OpenSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        Self::change(me, cx, |s, _, _| Ok(s.open_session(&m))).await.map(|(id, _)| id)
+impl Handle<OpenSessionFor> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: OpenSessionFor, cx: &Cx) -> Result<SessionId, MgmtdError> {
+        Self::change(me, cx, |s, live, _| s.open_session(&m, live)).await.map(|(id, _)| id)
     }
 }
 

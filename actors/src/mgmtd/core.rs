@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use t3fs_runtime::{NodeId, RawAddr, Time};
 
 use super::chain_table;
-use super::store::SessionV1;
+use super::store::SessionV2;
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 
@@ -17,7 +17,7 @@ use crate::proto::mgmtd::*;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct State {
     pub(super) routing: Routing,
-    pub(super) sessions: BTreeMap<SessionId, SessionV1>,
+    pub(super) sessions: BTreeMap<SessionId, SessionV2>,
 }
 
 impl State {
@@ -100,18 +100,6 @@ impl State {
     fn holder(&self, t: TargetId) -> Option<ChainId> {
         let holds = |c: &&Chain| c.targets.iter().any(|x| x.target == t);
         self.routing.chains.iter().find(holds).map(|c| c.id)
-    }
-
-    /// A retry with the same nonce gets the same session.
-    pub(super) fn open_session(&mut self, m: &OpenSession) -> SessionId {
-        let same = |s: &SessionV1| s.nonce == m.nonce && s.label == m.label;
-        if let Some((id, _)) = self.sessions.iter().find(|(_, s)| same(s)) {
-            return *id;
-        }
-        let id = SessionId(self.routing.session_max.0 + 1);
-        self.routing.session_max = id;
-        self.sessions.insert(id, SessionV1 { label: m.label.clone(), nonce: m.nonce });
-        id
     }
 
     /// Derives, and counts the version up if this differs from `before`.
@@ -453,7 +441,7 @@ pub(super) fn settle(state: &mut State, live: &Live, now: Time) {
             c.version.0 += 1;
         }
     }
-    let ended: Vec<SessionId> = live.overdue(state, now).collect();
+    let ended: Vec<SessionId> = live.overdue(state, now).chain(live.outrun(state)).collect();
     for id in ended {
         state.sessions.remove(&id);
     }

@@ -5,13 +5,14 @@
 //! this mgmtd in the lease, and only then adopted and told. The KV may be slow or away: changes
 //! wait for it, and a primary without it stops acting when its lease runs out.
 //!
-//! `lease` decides who leads, `core` and `chain_table` what becomes of the cluster, `store` is the
+//! `lease` decides who leads, `core`, `chain_table` and `sessions` what becomes of the cluster, `store` is the
 //! stored form, `answers` the messages, and this file awaits between them.
 
 mod answers;
 mod chain_table;
 mod core;
 mod lease;
+mod sessions;
 mod store;
 
 use ::core::time::Duration;

@@ -310,6 +310,15 @@ pub struct OpenSession {
     pub nonce: u64,
 }
 
+/// The same as the agent of its process passes it on.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct OpenSessionFor {
+    /// The agent: node and incarnation are its process's. When a later run of a server is heard of,
+    /// sessions of its earlier runs end.
+    pub agent: RawAddr,
+    pub open: OpenSession,
+}
+
 /// A client is done; what replicas keep for its retries may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct CloseSession {
@@ -357,6 +366,7 @@ no_bulk!(
     NodeLine,
     CreateChains,
     OpenSession,
+    OpenSessionFor,
     CloseSession,
     ExtendSession,
     Routing,
@@ -368,7 +378,7 @@ protocol! { Mgmtd as MgmtdMsg = 0x0100 {
     1 v 3 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
     2 v 2 FetchRouting -> Result<Option<RoutingUpdate>, MgmtdError>, Control, 2_000 ms;
     3 v 2 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
-    4 v 2 OpenSession -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
+    4 v 3 OpenSessionFor -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
     5 v 2 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
     7 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 2_000 ms;
 } }

@@ -72,9 +72,9 @@ const READINGS: &[(u16, u16, [Reading; 2])] = readings! {
     Meta: meta::Lookup, meta::SetAttr, meta::ReportWrite, meta::CreateFile, meta::MakeSymlink,
         meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta;
     Kv: kv::GetKeys, kv::GetRange, kv::Commit, kv::Barrier;
-    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSession, CloseSession, ListNodes;
+    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes;
     Agent: agent::GetRouting, agent::ReportTarget, agent::Announce, agent::SetMgmtds,
-        agent::RoutingChanged, ExtendSession;
+        agent::RoutingChanged, ExtendSession, agent::WatchRouting;
 };
 
 /// Which message or reply, then its payloads, then its archive. The envelope is put right.
