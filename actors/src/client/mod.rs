@@ -6,6 +6,7 @@
 
 mod chunk;
 mod data;
+mod extents;
 mod file;
 mod gate;
 mod link;
@@ -33,6 +34,7 @@ use crate::proto::ids::InodeId;
 use crate::proto::meta::{MetaError, SyncMeta};
 use crate::proto::storage::StorageError;
 pub use data::At;
+pub use extents::Seek;
 use file::File;
 pub use file::HandleId;
 pub use link::Link;

@@ -128,7 +128,10 @@ impl Client {
     ) -> Result<(bool, Option<Changing>), FsError> {
         let inode = match known {
             Some(inode) => inode,
-            None if self.uses_nothing() && self.is_shared() => return Ok((false, None)),
+            // With others about, whatever is open is held already.
+            None if self.is_shared() && self.0.files.borrow().is_empty() => {
+                return Ok((false, None));
+            }
             None => {
                 let m = Lookup { parent, name: name.to_vec() };
                 match self.0.link.meta::<_, Attr>(cx, m).await {

@@ -179,9 +179,9 @@ impl Client {
         });
     }
 
-    /// One update of one chunk. A session that has ended meanwhile took the update's number with it
-    /// and refused the update: it goes again under the new session. Written twice, the same bytes
-    /// are the same.
+    /// One update of one chunk, for as long as requests are tried. It goes again under another number
+    /// when the session of the first has ended, or storage may have forgotten it: written twice, the
+    /// same bytes are the same.
     async fn send(
         &self,
         cx: &Cx,
@@ -192,11 +192,13 @@ impl Client {
     ) -> Result<(), FsError> {
         let link = &self.0.link;
         let kind = UpdateKind::Write { offset: start };
+        let cx = &cx.within(link.patience());
         loop {
             let request = link.request();
             let sent = link.update(cx, chain, chunk, kind, data.clone(), request).await;
             match sent {
                 Err(_) if link.session() != request.session => {}
+                Err(FsError::Unavailable(_)) if !cx.expired() => {}
                 sent => return sent.map(drop),
             }
         }

@@ -68,9 +68,11 @@ pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
 /// How a file that is opened with these flags is cached.
 pub fn of_open(flags: i32) -> FopenFlags {
     let mut f = FopenFlags::empty();
+    if super::files::is_direct(flags) {
+        f |= FopenFlags::FOPEN_DIRECT_IO;
+    }
     if flags & libc::O_DIRECT != 0 {
-        // Past the page cache, and several writers of one file at once.
-        f |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        f |= FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES; // several writers of one file at once
     }
     if flags & libc::O_ACCMODE == libc::O_RDONLY {
         // Closing has nothing to hand over: one request less.
