@@ -7,7 +7,7 @@ use core::time::Duration;
 use t3fs_runtime::{Cx, join_all};
 
 use super::chunk::Put;
-use super::file::{File, HandleId};
+use super::file::File;
 use super::{Attr, Client, FileType, FsError, PlantedBug};
 use crate::proto::ids::{ChunkId, InodeId};
 use crate::proto::meta::{Append, Appended, Changed, GetAttr};
@@ -105,7 +105,13 @@ impl Client {
         privileged: bool,
     ) -> Result<u64, FsError> {
         let file = self.load(cx, inode).await?;
-        let size = chunk_size(file.core.borrow().known())?;
+        let size = {
+            let core = file.core.borrow();
+            if core.is_gone() {
+                return Err(FsError::Stale); // nobody would ever remove its chunks
+            }
+            chunk_size(core.known())?
+        };
         let (offset, through, _inside) = match at {
             At::Offset(offset) => (offset, false, file.gate.share(cx).await?),
             At::End => {

@@ -177,10 +177,13 @@ impl FileCore {
         self.known = fresh;
     }
 
-    /// Takes the answer to this client's own truncation, which nothing was beside.
+    /// Takes the answer to this client's own truncation, which nothing was beside: it has set the
+    /// length and the times. That setuid has to go is still to be told.
     pub(super) fn cut(&mut self, attr: Attr) {
         self.known = attr;
-        (self.stored, self.doubtful) = (Unreported::default(), None);
+        let clear_suid = self.stored.clear_suid;
+        self.forget_unreported();
+        self.stored.clear_suid = clear_suid;
     }
 
     /// The file was cut by somebody: what was stored before may be gone.

@@ -197,6 +197,8 @@ struct Inner {
     changing: RefCell<BTreeMap<InodeId, Vec<Slot<()>>>>,
     /// Closed files that are still held, and since when.
     idle: RefCell<VecDeque<(Time, InodeId)>>,
+    /// Closed files without a name that are still held.
+    nameless: RefCell<Vec<InodeId>>,
     next_handle: Cell<u64>,
     sharing: Sharing,
     stamps: RefCell<Stamps>,
@@ -227,6 +229,7 @@ impl Client {
             opening: RefCell::default(),
             changing: RefCell::default(),
             idle: RefCell::default(),
+            nameless: RefCell::default(),
             next_handle: Cell::new(1),
             sharing: Sharing::default(),
             stamps: RefCell::default(),

@@ -12,6 +12,15 @@ use crate::proto::storage::GetSpace;
 /// How long a space report is good for.
 const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
 
+/// What a removal of a name says of the inode behind it.
+#[derive(Default)]
+struct Leaving {
+    /// It is in use here and meta does not know that.
+    hold: Option<SessionId>,
+    /// It is not in use here: opens wait.
+    guard: Option<Changing>,
+}
+
 impl Client {
     fn new_entry(&self, parent: InodeId, name: &[u8], owner: Owner) -> NewEntry {
         NewEntry {
@@ -117,61 +126,60 @@ impl Client {
         Ok(self.with_mine(attr))
     }
 
-    /// Whether the inode that a name is about to lose is in use here. If it is not, nobody opens it
-    /// until the guard is dropped: it may be gone then.
+    /// What is to be done about the inode that a name is about to lose. If it is not in use here,
+    /// nobody opens it until the guard is dropped: it may be gone then.
     async fn leaving(
         &self,
         cx: &Cx,
         parent: InodeId,
         name: &[u8],
         known: Option<InodeId>,
-    ) -> Result<(bool, Option<Changing>), FsError> {
+    ) -> Result<Leaving, FsError> {
         let inode = match known {
             Some(inode) => inode,
             // With others about, whatever is open is held already.
             None if self.is_shared() && self.0.files.borrow().is_empty() => {
-                return Ok((false, None));
+                return Ok(Leaving::default());
             }
             None => {
                 let m = Lookup { parent, name: name.to_vec() };
                 match self.0.link.meta::<_, Attr>(cx, m).await {
                     Ok(a) => a.inode,
-                    Err(FsError::NotFound) => return Ok((false, None)),
+                    Err(FsError::NotFound) => return Ok(Leaving::default()),
                     Err(e) => return Err(e),
                 }
             }
         };
-        if self.uses(inode) {
-            return Ok((true, None));
+        if !self.uses(inode) {
+            return Ok(Leaving { hold: None, guard: Some(self.changing(vec![inode])) });
         }
-        Ok((false, Some(self.changing(vec![inode]))))
+        let held = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some());
+        Ok(Leaving { hold: (!held).then(|| self.0.link.session()), guard: None })
     }
 
-    /// A file has lost a name: with the last one, its content goes when nobody uses it.
-    async fn lost_name(&self, cx: &Cx, gone: Attr, held: bool) {
-        if gone.nlink > 0 || gone.kind != FileType::File {
-            if let Some(file) = self.file(gone.inode) {
-                file.core.borrow_mut().merge(gone);
-            }
-            return;
-        }
-        let session = self.0.link.session();
-        let (file, inode) = match self.file(gone.inode) {
+    /// A file has lost a name: with the last one, its content goes when nobody uses it. `hold`: what
+    /// meta holds it for now, if it was not held before.
+    async fn lost_name(&self, cx: &Cx, gone: Attr, hold: Option<SessionId>) {
+        let nameless = gone.nlink == 0 && gone.kind == FileType::File;
+        let file = match self.file(gone.inode) {
             Some(file) => {
                 file.core.borrow_mut().merge(gone);
-                let inode = file.core.borrow().inode();
-                (file, inode)
+                file
             }
             // It was let go between the look and the removal.
-            None if held => {
-                let inode = gone.inode;
-                (self.entry(gone), inode)
-            }
+            None if nameless && hold.is_some() => self.entry(gone),
             None => return,
         };
-        if held {
-            file.core.borrow_mut().hold.get_or_insert(Hold { session, write: false });
+        if !nameless {
+            return;
         }
+        let inode = {
+            let mut core = file.core.borrow_mut();
+            if let Some(session) = hold {
+                core.hold.get_or_insert(Hold { session, write: false });
+            }
+            core.inode()
+        };
         if !self.0.opening.borrow().contains_key(&inode) {
             self.let_go(cx, &file).await;
         }
@@ -185,14 +193,13 @@ impl Client {
         name: &[u8],
         known: Option<InodeId>,
     ) -> Result<Attr, FsError> {
-        let (held, _changing) = self.leaving(cx, parent, name, known).await?;
-        let hold = held.then(|| self.0.link.session());
+        let Leaving { hold, guard } = self.leaving(cx, parent, name, known).await?;
         let m = Unlink { parent, name: name.to_vec(), hold, op: self.0.link.op() };
         let gone: Gone = self.0.link.meta(cx, m).await?;
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
         self.note(cx, parent, gone.stamp);
-        drop(_changing);
-        self.lost_name(cx, attr.clone(), held).await;
+        drop(guard);
+        self.lost_name(cx, attr.clone(), hold).await;
         Ok(attr)
     }
 
@@ -214,9 +221,9 @@ impl Client {
         mode: RenameMode,
         replaced: Option<InodeId>,
     ) -> Result<(), FsError> {
-        let (held, _changing) = match mode {
+        let Leaving { hold, guard } = match mode {
             RenameMode::Replace => self.leaving(cx, to.0, to.1, replaced).await?,
-            RenameMode::NoReplace | RenameMode::Exchange => (false, None),
+            RenameMode::NoReplace | RenameMode::Exchange => Leaving::default(),
         };
         let m = Rename {
             parent: from.0,
@@ -224,7 +231,7 @@ impl Client {
             new_parent: to.0,
             new_name: to.1.to_vec(),
             mode,
-            hold: held.then(|| self.0.link.session()),
+            hold,
             op: self.0.link.op(),
         };
         let gone: Gone = self.0.link.meta(cx, m).await?;
@@ -233,9 +240,9 @@ impl Client {
         if let Some(moved) = &gone.moved {
             self.note(cx, moved.inode, gone.stamp);
         }
-        drop(_changing);
+        drop(guard);
         if let Some(attr) = gone.removed {
-            self.lost_name(cx, attr, held).await;
+            self.lost_name(cx, attr, hold).await;
         }
         Ok(())
     }

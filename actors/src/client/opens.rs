@@ -70,38 +70,56 @@ impl Client {
         inode: InodeId,
         write: bool,
     ) -> Result<(Attr, HandleId), FsError> {
-        loop {
+        let opened = loop {
             self.settled(cx, inode).await?;
             *self.0.opening.borrow_mut().entry(inode).or_default() += 1;
             let _opening = Opening { client: self.clone(), inode };
-            let had = self.file(inode).and_then(|f| f.core.borrow().hold);
-            let enough = had.is_some_and(|h| h.write || !write);
-            let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
-            let hold = (needed && !enough).then(|| self.0.link.session());
-            let attr = match hold {
-                None => self.0.link.meta(cx, GetAttr { inode }).await?,
-                Some(_) => {
-                    let op = self.0.link.op();
-                    self.0.link.meta(cx, OpenFile { inode, hold, write, op }).await?
-                }
-            };
-            if attr.kind != FileType::File {
-                return Ok((attr, HandleId::default()));
+            match self.try_open(cx, inode, write).await {
+                Ok(None) => {}
+                Ok(Some(opened)) => return Ok(opened),
+                Err(e) => break Err(e),
             }
-            let open = self.file(inode).is_some_and(|f| f.core.borrow().is_open());
-            if attr.nlink == 0 && !open && hold.is_none() {
-                return Err(FsError::Stale);
-            }
-            // Since it was asked others may have come: then it has to be held.
-            if self.is_shared() && !needed && !enough && !self.has(PlantedBug::OpenWithoutHold) {
-                continue;
-            }
-            let file = self.entry(attr);
-            if let Some(session) = hold {
-                file.core.borrow_mut().hold = Some(Hold { session, write });
-            }
-            return Ok(self.handle(&file));
+        };
+        // A name that was removed meanwhile may have left the file to this open.
+        if let Some(file) = self.file(inode) {
+            self.let_go(cx, &file).await;
         }
+        opened
+    }
+
+    /// `None`: others have come meanwhile, so that it has to be asked anew.
+    async fn try_open(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        write: bool,
+    ) -> Result<Option<(Attr, HandleId)>, FsError> {
+        let had = self.file(inode).and_then(|f| f.core.borrow().hold);
+        let enough = had.is_some_and(|h| h.write || !write);
+        let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
+        let hold = (needed && !enough).then(|| self.0.link.session());
+        let attr = match hold {
+            None => self.0.link.meta(cx, GetAttr { inode }).await?,
+            Some(_) => {
+                let op = self.0.link.op();
+                self.0.link.meta(cx, OpenFile { inode, hold, write, op }).await?
+            }
+        };
+        if attr.kind != FileType::File {
+            return Ok(Some((attr, HandleId::default())));
+        }
+        let open = self.file(inode).is_some_and(|f| f.core.borrow().is_open());
+        if attr.nlink == 0 && !open && hold.is_none() {
+            return Err(FsError::Stale);
+        }
+        if self.is_shared() && !needed && !enough && !self.has(PlantedBug::OpenWithoutHold) {
+            return Ok(None);
+        }
+        let file = self.entry(attr);
+        if let Some(session) = hold {
+            file.core.borrow_mut().hold = Some(Hold { session, write });
+        }
+        Ok(Some(self.handle(&file)))
     }
 
     /// A file that was made with a hold of this session, which is of the same process as this
@@ -147,14 +165,10 @@ impl Client {
         }
         match hold {
             None => self.settle(inode),
-            Some(_) => {
-                self.0.idle.borrow_mut().push_back((cx.now(), inode));
-                if nameless {
-                    self.drop_holds(cx, vec![inode]);
-                }
-                self.sweep(cx);
-            }
+            Some(_) if nameless => self.0.nameless.borrow_mut().push(inode),
+            Some(_) => self.0.idle.borrow_mut().push_back((cx.now(), inode)),
         }
+        self.sweep(cx);
     }
 
     /// Drops what was buffered for a file whose last name and descriptor are gone.
@@ -207,10 +221,10 @@ impl Client {
         }
     }
 
-    /// Drops the holds of files that were closed a while ago.
+    /// Drops the holds of files that were closed a while ago, or have no name any more.
     pub(super) fn drop_idle_holds(&self, cx: &Cx) {
         let now = cx.now();
-        let mut due = Vec::new();
+        let mut due = self.0.nameless.take();
         {
             let mut idle = self.0.idle.borrow_mut();
             while let Some((since, inode)) = idle.front().copied() {
