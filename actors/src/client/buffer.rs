@@ -441,6 +441,9 @@ mod tests {
             ctime_ns: 0,
             length,
             truncations,
+            times_set: 0,
+            sparse: false,
+            birth_ns: 0,
             layout: None,
         };
         let file = File::new(attr(1, 0));

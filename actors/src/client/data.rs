@@ -12,7 +12,9 @@ use super::buffer::{File, Put};
 use super::link::layout_chains;
 use super::{Attr, Client, FileType, FsError, SetAttrs};
 use crate::proto::ids::{ChunkId, InodeId};
-use crate::proto::meta::{GetAttr, ReportWrite, SetAttr, SyncMeta};
+use crate::proto::meta::{
+    Changed, GetAttr, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SyncMeta,
+};
 use crate::proto::storage::UpdateKind;
 
 /// Dirty bytes go to storage after this long at the latest.
@@ -288,16 +290,18 @@ impl Client {
             let a = file.attr.borrow();
             ReportWrite {
                 inode: a.inode,
-                length: a.length,
+                end: a.length,
                 truncations: a.truncations,
+                times_set: a.times_set,
                 mtime_ns: Some(a.mtime_ns),
                 atime_ns: None,
                 clear_suid,
+                sparse: false,
                 durable,
             }
         };
         let told = match self.0.link.meta(cx, message).await {
-            Ok(attr) => {
+            Ok(Reported::Taken(Changed { attr, .. }) | Reported::Stale(attr)) => {
                 file.merge(attr);
                 Ok(())
             }
@@ -513,7 +517,7 @@ impl Client {
             }
         }
         // Its name and earlier changes; costs nothing when they are stable already.
-        self.0.link.meta(cx, SyncMeta).await
+        self.0.link.meta(cx, SyncMeta::default()).await
     }
 
     /// With the length as this client's own unflushed writes make it.
@@ -534,7 +538,7 @@ impl Client {
             atime: s.atime,
             mtime: s.mtime,
             ctime: s.ctime,
-            length: s.length,
+            length: None,
             op: self.0.link.op(),
         };
         if let Some(length) = s.length {
@@ -544,7 +548,7 @@ impl Client {
         if s.mtime.is_some() {
             self.flush(cx, inode).await?;
         }
-        let attr = self.0.link.meta(cx, message).await?;
+        let Changed { attr, .. } = self.0.link.meta(cx, message).await?;
         if let Some(f) = self.file(inode) {
             if s.mtime.is_none() {
                 return Ok(f.merge(attr)); // a buffered write's time stays
@@ -620,7 +624,9 @@ impl Client {
                     }
                 }
             }
-            let attr = self.0.link.meta(cx, message).await?;
+            let seen = SeenContent::of(&self.0.link.meta(cx, GetAttr { inode }).await?);
+            let message = SetAttr { length: Some(SetLength { length, seen }), ..message };
+            let Changed { attr, .. } = self.0.link.meta(cx, message).await?;
             *file.attr.borrow_mut() = attr.clone();
             file.unreported.set(false);
             file.length_unreported.set(false);

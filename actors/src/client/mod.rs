@@ -106,6 +106,7 @@ impl std::fmt::Display for FsError {
 impl From<MetaError> for FsError {
     fn from(e: MetaError) -> Self {
         match e {
+            MetaError::Changed | MetaError::Lost => FsError::Io(e.to_string()),
             MetaError::NotFound => FsError::NotFound,
             MetaError::Stale => FsError::Stale,
             MetaError::Exists => FsError::Exists,
@@ -186,7 +187,7 @@ impl Client {
             let done = self.flush(cx, inode).await;
             result = result.and(done);
         }
-        self.0.link.meta(cx, crate::proto::meta::SyncMeta).await?;
+        self.0.link.meta(cx, crate::proto::meta::SyncMeta::default()).await?;
         result
     }
 

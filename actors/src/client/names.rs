@@ -47,8 +47,8 @@ impl Client {
         owner: Owner,
         kind: FileType,
     ) -> Result<Attr, FsError> {
-        let m = CreateFile { entry: self.new_entry(parent, name, owner), kind };
-        let attr = self.0.link.meta(cx, m).await?;
+        let m = CreateFile { entry: self.new_entry(parent, name, owner), kind, hold: None };
+        let Changed { attr, .. } = self.0.link.meta(cx, m).await?;
         if kind == FileType::File {
             let f = self.entry(attr.clone());
             f.opens.set(f.opens.get() + 1);
@@ -88,7 +88,7 @@ impl Client {
             self.discard(&f).await;
             self.settle(inode);
             let session = self.0.link.session();
-            return self.0.link.meta(cx, ReleaseHold { inode, session }).await;
+            return self.0.link.meta(cx, DropHolds { session, inodes: vec![inode] }).await;
         }
         self.settle(inode);
         Ok(())
@@ -101,7 +101,8 @@ impl Client {
         name: &[u8],
         owner: Owner,
     ) -> Result<Attr, FsError> {
-        self.0.link.meta(cx, MakeDir { entry: self.new_entry(parent, name, owner) }).await
+        let m = MakeDir { entry: self.new_entry(parent, name, owner) };
+        self.0.link.meta(cx, m).await.map(|changed: Changed| changed.attr)
     }
 
     pub async fn symlink(
@@ -116,7 +117,8 @@ impl Client {
             return Err(FsError::NameTooLong);
         }
         let entry = self.new_entry(parent, name, owner);
-        self.0.link.meta(cx, MakeSymlink { entry, target: target.to_vec() }).await
+        let m = MakeSymlink { entry, target: target.to_vec() };
+        self.0.link.meta(cx, m).await.map(|changed: Changed| changed.attr)
     }
 
     pub async fn readlink(&self, cx: &Cx, inode: InodeId) -> Result<Vec<u8>, FsError> {
@@ -132,7 +134,8 @@ impl Client {
     ) -> Result<Attr, FsError> {
         let op = self.0.link.op();
         let m = MakeLink { inode, parent, name: name.to_vec(), op };
-        Ok(self.with_mine(self.0.link.meta(cx, m).await?))
+        let Changed { attr, .. } = self.0.link.meta(cx, m).await?;
+        Ok(self.with_mine(attr))
     }
 
     /// The named file, if this client has it open or unwritten: its content must stay.
@@ -182,7 +185,7 @@ impl Client {
         if held {
             // It was let go between the look and the removal.
             let (inode, session) = (gone.inode, self.0.link.session());
-            return self.0.link.meta(cx, ReleaseHold { inode, session }).await;
+            return self.0.link.meta(cx, DropHolds { session, inodes: vec![inode] }).await;
         }
         Ok(())
     }

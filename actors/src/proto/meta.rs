@@ -200,7 +200,10 @@ pub struct Append {
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Appended {
-    At { offset: u64, changed: Changed },
+    At {
+        offset: u64,
+        changed: Changed,
+    },
     /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt is
     /// a new operation with an `op` of its own.
     Stale(Attr),

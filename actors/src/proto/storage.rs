@@ -325,7 +325,8 @@ no_bulk!(
     GetResync,
     ResyncStats,
     LeaseHeld,
-    TargetId
+    TargetId,
+    InodeId
 );
 
 protocol! { Storage as StorageMsg = 0x0300 {

@@ -134,6 +134,9 @@ mod tests {
             ctime_ns: 0,
             length: 9,
             truncations: 0,
+            times_set: 0,
+            sparse: false,
+            birth_ns: 0,
             layout: None,
         };
         assert_eq!(emptying(&attr(0o6755), 0).mode, None);

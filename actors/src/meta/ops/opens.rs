@@ -1,0 +1,73 @@
+//! Who has files open: holds of sessions, and which sessions make them.
+//!
+//! A hold on a file depends on its inode, which the removal of its last name writes. So either the
+//! hold comes first, and whoever removes content finds it, or the name is gone first, and the open
+//! is refused.
+
+use super::*;
+use crate::proto::meta::OpenFile;
+
+/// Opens a file. With a hold that is there already nothing is written.
+pub async fn open(
+    txn: &mut Txn<'_>,
+    m: &OpenFile,
+    now_ns: i64,
+    bug: Option<PlantedBug>,
+) -> Done<Attr> {
+    let Some(session) = m.hold.filter(|_| bug != Some(PlantedBug::OpenWithoutHold)) else {
+        let attr = lookup::get_attr(txn, m.inode).await?;
+        return if attr.nlink == 0 { Err(MetaError::Stale.into()) } else { Ok(attr) };
+    };
+    let (key, hold_key) = (inode_key(m.inode), hold_key(m.inode, session));
+    let [found, held] = txn.read([&key, &hold_key]).await?;
+    let inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
+    if inode.attr.kind != FileType::File {
+        return lookup::get_attr(txn, m.inode).await;
+    }
+    let held = held.map(|held| HoldV1::open(m.inode, &held)).transpose()?;
+    if inode.attr.nlink == 0 && held.is_none() {
+        return Err(MetaError::Stale.into());
+    }
+    hold(txn, hold_key, held, m.write, now_ns);
+    Ok(inode.attr)
+}
+
+/// Makes a hold, or one for reading a hold for writing.
+fn hold(txn: &mut Txn<'_>, key: Bytes, held: Option<HoldV1>, write: bool, now_ns: i64) {
+    let HoldV1 { write: writes, since_ns } = match held {
+        Some(held) if held.write || !write => return,
+        Some(held) => held,
+        None => HoldV1 { write, since_ns: now_ns },
+    };
+    txn.set(key, HoldV1 { write: writes || write, since_ns }.seal());
+}
+
+/// Holds for what a session has open, whether or not it still has a name: nothing that a session
+/// keeps to itself is removed. Gives what is gone all the same.
+pub async fn share(
+    txn: &mut Txn<'_>,
+    session: SessionId,
+    holds: &[(InodeId, bool)],
+    all: bool,
+    now_ns: i64,
+) -> Done<Vec<InodeId>> {
+    let keys = |(inode, _): &(InodeId, bool)| [inode_key(*inode), hold_key(*inode, session)];
+    let keys: Vec<Bytes> = holds.iter().flat_map(keys).collect();
+    let stored = txn.fetch_all(keys.clone()).await?;
+    for key in &keys {
+        txn.depend(key);
+    }
+    let mut gone = Vec::new();
+    for ((inode, write), stored) in holds.iter().zip(stored.chunks(2)) {
+        if stored[0].is_none() {
+            gone.push(*inode);
+            continue;
+        }
+        let held = stored[1].as_deref().map(|held| HoldV1::open(*inode, held)).transpose()?;
+        hold(txn, hold_key(*inode, session), held, *write, now_ns);
+    }
+    if all {
+        txn.set(shares_key(session), seal_shares(now_ns));
+    }
+    Ok(gone)
+}

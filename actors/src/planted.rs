@@ -1,0 +1,26 @@
+//! Mistakes that checks plant, to see that they would find them. Production plants none.
+
+/// One mistake. What it breaks is named; where, a search for the variant tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PlantedBug {
+    /// An append is given the end of the file and does not move it.
+    AppendAtKnownEnd,
+    /// A barrier is answered without waiting for the sync.
+    BarrierAnswersAtOnce,
+    /// A barrier never says that what it stands for was lost.
+    BarrierForgetsVersion,
+    /// The head commits before its successor has answered.
+    CommitBeforeSuccessor,
+    /// The collector removes files that living sessions hold.
+    HoldsIgnored,
+    /// Leases are not looked at.
+    NoLeaseCheck,
+    /// A file is opened without the hold that was asked for.
+    OpenWithoutHold,
+    /// A report that a cut has made stale is dropped and answered as if it had been taken.
+    ReportIgnoresTruncations,
+    /// The length is set whatever the content was when the caller looked.
+    SeenContentIgnored,
+    /// A syncing target says that it is up to date when the resync begins.
+    ServeBeforeSync,
+}
