@@ -177,6 +177,15 @@ impl FileCore {
         self.known = fresh;
     }
 
+    /// Takes the answer to a question that was asked after everything that is known was: it is how
+    /// the inode is, even if the store has lost changes since.
+    pub(super) fn look(&mut self, fresh: Attr) {
+        if fresh.truncations != self.known.truncations {
+            self.doubt();
+        }
+        self.known = fresh;
+    }
+
     /// Takes the answer to this client's own truncation, which nothing was beside: it has set the
     /// length and the times. That setuid has to go is still to be told.
     pub(super) fn cut(&mut self, attr: Attr) {

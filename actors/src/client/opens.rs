@@ -15,14 +15,12 @@ use super::file::{File, HandleId, Hold};
 use super::wait::until_deadline;
 use super::{Attr, Client, FileType, FsError, PlantedBug};
 use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::{DropHolds, GetAttr, OpenFile};
+use crate::proto::meta::{DropHolds, GetAttr, HOLDS_MAX, OpenFile};
 
 /// How long a hold outlives the last close.
 const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Holds of closed files that are kept at most.
 const IDLE_COUNT_MAX: usize = 4096;
-/// Holds dropped by one message.
-const DROPS: usize = 512;
 
 /// Opens of an inode wait while its holds or its last name are on their way.
 pub(super) struct Changing {
@@ -237,7 +235,7 @@ impl Client {
         }
         due.sort_unstable();
         due.dedup();
-        for some in due.chunks(DROPS) {
+        for some in due.chunks(HOLDS_MAX) {
             self.drop_holds(cx, some.to_vec());
         }
     }
@@ -280,7 +278,7 @@ impl Client {
     pub(super) async fn drop_all_holds(&self, cx: &Cx) {
         self.0.idle.borrow_mut().clear();
         let all: Vec<InodeId> = self.0.files.borrow().keys().copied().collect();
-        for some in all.chunks(DROPS) {
+        for some in all.chunks(HOLDS_MAX) {
             self.drop_holds(cx, some.to_vec());
         }
         let waits: Vec<InodeId> = self.0.changing.borrow().keys().copied().collect();

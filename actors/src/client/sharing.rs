@@ -20,7 +20,7 @@ use t3fs_runtime::{Cx, Time};
 use super::file::{File, Hold};
 use super::{Client, FsError, Inner};
 use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::{KeepOpens, ListKeepers, ShareOpens};
+use crate::proto::meta::{HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
 
 /// How long the kernel may answer from what it remembers while this client is alone.
 pub const CACHE_TIME: Duration = Duration::from_secs(1);
@@ -31,8 +31,6 @@ const KEEPERS_MAX: Duration = Duration::from_secs(4);
 const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
 /// How long the others have to be gone before a client is alone again.
 const LONELY: Duration = Duration::from_secs(10);
-/// Holds told by one message.
-const PAGE: usize = 1000;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often the session is looked at when there is no news.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -165,7 +163,7 @@ impl Client {
                 holds.push((core.inode(), write));
             }
         }
-        let mut pages: Vec<&[(InodeId, bool)]> = holds.chunks(PAGE).collect();
+        let mut pages: Vec<&[(InodeId, bool)]> = holds.chunks(HOLDS_MAX).collect();
         if pages.is_empty() {
             pages.push(&[]);
         }

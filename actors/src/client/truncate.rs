@@ -91,7 +91,7 @@ impl Client {
                 }
                 Err(FsError::Changed) => {
                     let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-                    file.core.borrow_mut().merge(attr);
+                    file.core.borrow_mut().look(attr);
                 }
                 Err(e) => return Err(e),
             }

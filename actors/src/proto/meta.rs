@@ -17,6 +17,8 @@ pub const ROOT: InodeId = InodeId(1);
 pub const NAME_MAX: usize = 255;
 /// Longest symlink target, bytes.
 pub const SYMLINK_MAX: usize = 4095;
+/// Most files in one [`DropHolds`] or [`ShareOpens`].
+pub const HOLDS_MAX: usize = 256;
 /// Most hard links of a file.
 pub const LINKS_MAX: u32 = 65_000;
 
@@ -211,7 +213,10 @@ pub struct Append {
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Appended {
-    At { offset: u64, changed: Changed },
+    At {
+        offset: u64,
+        changed: Changed,
+    },
     /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt is
     /// a new operation with an `op` of its own.
     Stale(Attr),

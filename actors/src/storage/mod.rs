@@ -20,4 +20,5 @@ mod resync;
 mod target;
 mod write;
 
-pub use target::{PlantedBug, Seen, Storage, StorageConfig};
+pub use crate::planted::PlantedBug;
+pub use target::{Seen, Storage, StorageConfig};

@@ -19,7 +19,8 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
-use super::target::{Locked, PlantedBug, Seen, Storage};
+use super::target::{Locked, Seen, Storage};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::*;
 

@@ -12,21 +12,11 @@ use super::core::Core;
 use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::resync::SyncOut;
 use crate::agent::Agent;
+use crate::planted::PlantedBug;
 use crate::proto::agent::{GetRouting, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
 use crate::proto::mgmtd::{LocalState, Routing, TargetReport};
 use crate::proto::storage::*;
-
-/// Mistakes that tests plant to see that the simulator finds them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlantedBug {
-    /// The head commits before its successor has answered.
-    CommitBeforeSuccessor,
-    /// A syncing target says that it is up to date when the resync begins.
-    ServeBeforeSync,
-    /// Leases are not looked at.
-    NoLeaseCheck,
-}
 
 pub struct StorageConfig {
     pub engine: Engine,

@@ -8,7 +8,8 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
 use super::membership::{Next, Successor};
-use super::target::{LIST_MAX, Locked, PlantedBug, Seen, Storage};
+use super::target::{LIST_MAX, Locked, Seen, Storage};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::*;
 

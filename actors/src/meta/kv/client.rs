@@ -118,14 +118,15 @@ impl<'a> Txn<'a> {
         &mut self.buffer
     }
 
-    /// Commits what was written, if anything was.
-    pub async fn commit(self, durability: Durability) -> Result<(), KvError> {
+    /// Commits what was written, if anything was; with the version of the commit, or without one
+    /// the version that was read.
+    pub async fn commit(self, durability: Durability) -> Result<Version, KvError> {
         if self.buffer.is_read_only() && durability == Durability::Soon {
-            return Ok(());
+            return Ok(self.version.unwrap_or_default());
         }
         let request: CommitRequest = self.buffer.into_commit(self.version.unwrap_or_default());
         match self.cx.ask(self.kv, Commit { request, durability }).await {
-            Ok(committed) => committed.map(drop),
+            Ok(committed) => committed.map(|committed| committed.version),
             Err(AskError::NotSent(_)) => Err(KvError::Throttled),
             Err(AskError::Unknown(_)) => Err(KvError::Unknown),
         }
@@ -180,15 +181,26 @@ pub async fn transact<T, E>(
     cx: &Cx,
     kv: Addr<Kv>,
     durability: Durability,
-    mut body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
+    body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
 ) -> Result<T, Stop<E>> {
+    Ok(transact_at(cx, kv, durability, body).await?.0)
+}
+
+/// The same, with the version that a later [`Barrier`] can name: of the commit, or of what was read
+/// when nothing was written.
+pub async fn transact_at<T, E>(
+    cx: &Cx,
+    kv: Addr<Kv>,
+    durability: Durability,
+    mut body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
+) -> Result<(T, Version), Stop<E>> {
     let mut limit = PAUSE_MIN;
     let mut unknown = false;
     loop {
         let mut txn = Txn::new(cx, kv);
         let error = match body(&mut txn).await {
             Ok(value) => match txn.commit(durability).await {
-                Ok(()) => return Ok(value),
+                Ok(version) => return Ok((value, version)),
                 Err(e) => e,
             },
             Err(Stop::Kv(e)) => e,
