@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fuser::Errno;
 use t3fs_actors::client::FsError;
 use t3fs_runtime::glommio::boot_time_us;
+
+use super::kernel::Errno;
 
 /// Failures of one kind are logged once in this time.
 const BURST_US: u64 = 10_000_000;

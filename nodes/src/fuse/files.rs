@@ -98,6 +98,13 @@ pub async fn release(here: &Here, inode: InodeId, flags: i32) -> Result<(), FsEr
     done
 }
 
+/// Releases what was opened for a caller that was killed meanwhile.
+pub async fn close_unheard(here: &Here, inode: InodeId, flags: i32) {
+    if let Err(e) = release(here, inode, flags).await {
+        tracing::warn!("inode {inode} was not released after its caller was killed: {e:?}");
+    }
+}
+
 /// Writes, and makes it durable when the file was opened for that (the kernel leaves O_SYNC to us).
 pub async fn write(
     here: &Here,

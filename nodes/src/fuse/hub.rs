@@ -66,14 +66,15 @@ impl Hub {
         (inode.0 % self.remotes.len() as u64) as usize
     }
 
-    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it carries. If the
-    /// shard has no client any more the request is dropped, and fuser answers EIO for it.
+    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it has to write; with
+    /// too much of that under way it starts later, and this thread goes on. If the shard has no
+    /// client any more the request is dropped, and with it its reply, which says EIO.
     pub fn run<F>(self: &Arc<Self>, inode: InodeId, bytes: usize, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        let permit = Some(self.admission.admit(bytes));
-        self.pass(self.shard_of(inode), permit, request);
+        let (hub, shard) = (Arc::clone(self), self.shard_of(inode));
+        self.admission.run(bytes, move |permit| hub.pass(shard, Some(permit), request));
     }
 
     fn pass<F>(self: &Arc<Self>, shard: usize, permit: Option<Permit>, request: F)

@@ -3,7 +3,11 @@
 //! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's
 //! task writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
 //! attributes for [`options::TTL`], and a second cache with the same age limit would only be asked
-//! when it is as old as the kernel's. `options` has everything that the kernel is told at mount.
+//! when it is as old as the kernel's. `options` has everything that the kernel is told at mount,
+//! and `kernel` speaks its protocol.
+//!
+//! A caller that is killed is answered EINTR while its request goes on. Whoever has opened
+//! something for it hears so from the reply, and releases it again: nobody else will.
 
 pub mod admit;
 pub mod attr;
@@ -11,6 +15,7 @@ pub mod dir;
 pub mod errno;
 pub mod files;
 pub mod hub;
+pub mod kernel;
 pub mod names;
 pub mod options;
 
@@ -19,16 +24,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request, TimeOrNow, WriteFlags,
-};
 use t3fs_actors::client::{Attr, FsError, FsSpace, Owner, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
@@ -36,6 +34,12 @@ use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
 use dir::{Cursor, Item};
 use errno::errno;
 use hub::{Here, Hub};
+use kernel::{
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, SetAttr, WriteFlags,
+};
 use options::TTL;
 
 /// Inode numbers are never used twice, so one generation is enough.
@@ -45,7 +49,7 @@ const NO_HANDLE: FileHandle = FileHandle(0);
 /// The unit in which statfs(2) counts.
 const STATFS_BLOCK: u64 = 4096;
 
-/// The file system as fuser calls it.
+/// The file system as the kernel's requests find it.
 pub struct Fs {
     hub: Arc<Hub>,
     /// Open directories by handle. A cursor is out of the map while a shard works with it; the
@@ -85,21 +89,21 @@ fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
     match result {
         Ok(()) => reply.ok(),
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
 fn answer_entry(reply: ReplyEntry, result: Result<Attr, FsError>) {
     match result {
         Ok(a) => reply.entry(&TTL, &attr::to_kernel(&a), GENERATION),
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
 fn answer_attr(reply: ReplyAttr, result: Result<Attr, FsError>) {
     match result {
         Ok(a) => reply.attr(&TTL, &attr::to_kernel(&a)),
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
 fn answer_statfs(reply: ReplyStatfs, result: Result<FsSpace, FsError>) {
@@ -115,10 +119,10 @@ fn answer_statfs(reply: ReplyStatfs, result: Result<FsSpace, FsError>) {
                 STATFS_BLOCK as u32,
                 NAME_MAX as u32,
                 STATFS_BLOCK as u32,
-            );
+            )
         }
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
 /// Unwraps, or replies with the error and returns.
@@ -126,7 +130,10 @@ macro_rules! or_reply {
     ($result:expr, $reply:expr) => {
         match $result {
             Ok(v) => v,
-            Err(e) => return $reply.error(e),
+            Err(e) => {
+                $reply.error(e);
+                return;
+            }
         }
     };
 }
@@ -137,7 +144,7 @@ macro_rules! answer_listing {
         match $listed {
             Ok(()) | Err(FsError::Stale) => $reply.ok(),
             Err(e) => $reply.error(errno(&e)),
-        }
+        };
     };
 }
 
@@ -153,7 +160,7 @@ impl Filesystem for Fs {
         });
     }
 
-    fn forget(&self, _: &Request, ino: INodeNo, _: u64) {
+    fn forget(&self, _: &Request, ino: INodeNo, _lookups: u64) {
         if !self.removed.is_empty() {
             self.removed.remove(&ino.0);
         }
@@ -168,24 +175,8 @@ impl Filesystem for Fs {
         });
     }
 
-    fn setattr(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
+    fn setattr(&self, _: &Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
+        let SetAttr { mode, uid, gid, size, atime, mtime, ctime, .. } = set;
         let set = SetAttrs {
             mode: mode.map(|m| m & 0o7777),
             uid,
@@ -205,7 +196,7 @@ impl Filesystem for Fs {
             match here.client.readlink(&here.cx, InodeId(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
@@ -272,7 +263,8 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(link_name), reply);
         let target = target.as_os_str().as_bytes().to_vec();
         if target.len() > SYMLINK_MAX {
-            return reply.error(Errno::ENAMETOOLONG);
+            reply.error(Errno::ENAMETOOLONG);
+            return;
         }
         let owner = owner(req, 0o777);
         self.run(parent, async move |here| {
@@ -318,9 +310,16 @@ impl Filesystem for Fs {
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let uid = req.uid();
         self.run(ino, async move |here| {
-            match files::open(&here, InodeId(ino.0), flags.0, uid).await {
+            let inode = InodeId(ino.0);
+            let taken = match files::open(&here, inode, flags.0, uid).await {
                 Ok(_) => reply.opened(NO_HANDLE, options::of_open(flags.0)),
-                Err(e) => reply.error(errno(&e)),
+                Err(e) => {
+                    reply.error(errno(&e));
+                    return;
+                }
+            };
+            if !taken {
+                files::close_unheard(&here, inode, flags.0).await;
             }
         });
     }
@@ -336,11 +335,11 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.hub.run(InodeId(ino.0), size as usize, async move |here| {
+        self.run(ino, async move |here| {
             match here.client.read(&here.cx, InodeId(ino.0), offset, size).await {
                 Ok(data) => reply.data(&data),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
@@ -364,7 +363,7 @@ impl Filesystem for Fs {
             match files::write(&here, inode, offset, data, flags.0, privileged).await {
                 Ok(()) => reply.written(size as u32),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
@@ -399,14 +398,16 @@ impl Filesystem for Fs {
     /// Of what this mount has removed the kernel knows, and lists nothing.
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
+        // Of a directory nothing is kept before it is read: there is nothing to close again.
         if self.removed.contains_key(&ino.0) {
-            return reply.opened(FileHandle(handle), FopenFlags::empty());
+            let _ = reply.opened(FileHandle(handle), FopenFlags::empty());
+            return;
         }
         self.run(ino, async move |here| {
             match here.client.getattr(&here.cx, InodeId(ino.0)).await {
                 Ok(_) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
@@ -423,7 +424,7 @@ impl Filesystem for Fs {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
             let add = |next: u64, item: Item<'_>| {
-                let dots = fuser::FileType::Directory;
+                let dots = FileType::Directory;
                 match item {
                     Item::Dot(i) => reply.add(INodeNo(i.0), next, dots, "."),
                     Item::DotDot(i) => reply.add(INodeNo(i.0), next, dots, ".."),
@@ -452,7 +453,7 @@ impl Filesystem for Fs {
         self.run(ino, async move |here| {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
-            let mut put = |next: u64, name: &OsStr, a: &fuser::FileAttr| {
+            let mut put = |next: u64, name: &OsStr, a: &FileAttr| {
                 reply.add(a.ino, next, name, &TTL, a, GENERATION)
             };
             let add = |next: u64, item: Item<'_>| match item {
@@ -508,15 +509,22 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(name), reply);
         let owner = owner(req, mode);
         self.run(parent, async move |here| {
-            match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
-                Ok(a) => reply.created(
-                    &TTL,
-                    &attr::to_kernel(&a),
-                    GENERATION,
-                    NO_HANDLE,
-                    options::of_open(flags),
-                ),
-                Err(e) => reply.error(errno(&e)),
+            let a = match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
+                Ok(a) => a,
+                Err(e) => {
+                    reply.error(errno(&e));
+                    return;
+                }
+            };
+            let open_flags = options::of_open(flags);
+            let kernels = attr::to_kernel(&a);
+            if !reply.created(&TTL, &kernels, GENERATION, NO_HANDLE, open_flags) {
+                let close = async move |there: &Here| {
+                    files::close_unheard(there, a.inode, flags).await;
+                    Ok(())
+                };
+                // It fails only where everything ends.
+                let _ = here.at(a.inode, close).await;
             }
         });
     }
