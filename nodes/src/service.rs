@@ -14,6 +14,7 @@ use crate::control::{self, Down};
 use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
+use crate::fuse::kernel::Session;
 use crate::fuse::{Fs, options};
 use crate::inbox::{Event, Inbox, Patience};
 use crate::logging::{say, tell};
@@ -138,8 +139,10 @@ fn begin(
         let mounted = found.ok_or_else(|| {
             failed(format!("{} was unmounted at once by somebody else", dir.display()))
         })?;
-        let (acl, config) = options::session(mount::allow_other());
-        let session = fuser::Session::from_fd(Fs::new(node.hub()), device, acl, config)
+        let devices = mount::device::several(device, options::event_loops())
+            .map_err(|e| failed(format!("cannot open /dev/fuse for each thread: {e}")))?;
+        let acl = options::acl(mount::allow_other());
+        let session = Session::new(Fs::new(node.hub()), devices, acl)
             .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
         std::thread::Builder::new()
             .name("t3fs-fuse".into())

@@ -2,26 +2,37 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, INodeNo, TimeOrNow};
 use t3fs_actors::client::{Attr, FileType, SetTime};
 use t3fs_actors::proto::ids::InodeId;
 
+use super::kernel::{self, FileAttr, INodeNo, TimeOrNow};
+use super::hub::Here;
 use super::options::PREFERRED_IO_BYTES;
 
 /// The unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
+
+/// With what a sparse file really takes. If storage does not say it now, its length counts.
+pub async fn told(here: &Here, a: &Attr) -> FileAttr {
+    let mut told = to_kernel(a);
+    if a.sparse
+        && let Ok(stored) = here.client.stored(&here.cx, a).await
+    {
+        told.blocks = stored.min(a.length).div_ceil(BLOCK_BYTES);
+    }
+    told
+}
 
 pub fn to_kernel(a: &Attr) -> FileAttr {
     let (kind, rdev) = kind_to_kernel(a.kind);
     let is_file = a.kind == FileType::File;
     FileAttr {
         ino: INodeNo(a.inode.0),
-        size: if kind == fuser::FileType::Directory { 0 } else { a.length },
+        size: if kind == kernel::FileType::Directory { 0 } else { a.length },
         blocks: if is_file { a.length.div_ceil(BLOCK_BYTES) } else { 0 },
         atime: time_to_kernel(a.atime_ns),
         mtime: time_to_kernel(a.mtime_ns),
         ctime: time_to_kernel(a.ctime_ns),
-        crtime: UNIX_EPOCH,
         kind,
         perm: (a.mode & 0o7777) as u16,
         nlink: a.nlink,
@@ -29,7 +40,6 @@ pub fn to_kernel(a: &Attr) -> FileAttr {
         gid: a.gid,
         rdev,
         blksize: if is_file { PREFERRED_IO_BYTES } else { 4096 },
-        flags: 0,
     }
 }
 
@@ -42,31 +52,29 @@ pub fn of_dots(inode: InodeId) -> FileAttr {
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: fuser::FileType::Directory,
+        kind: kernel::FileType::Directory,
         perm: 0,
         nlink: 0,
         uid: 0,
         gid: 0,
         rdev: 0,
         blksize: 0,
-        flags: 0,
     }
 }
 
 /// The type, and the device number of a special file.
-pub fn kind_to_kernel(kind: FileType) -> (fuser::FileType, u32) {
+pub fn kind_to_kernel(kind: FileType) -> (kernel::FileType, u32) {
     match kind {
-        FileType::File => (fuser::FileType::RegularFile, 0),
-        FileType::Directory => (fuser::FileType::Directory, 0),
-        FileType::Symlink => (fuser::FileType::Symlink, 0),
+        FileType::File => (kernel::FileType::RegularFile, 0),
+        FileType::Directory => (kernel::FileType::Directory, 0),
+        FileType::Symlink => (kernel::FileType::Symlink, 0),
         FileType::Special { mode_type, rdev } => {
             let kind = match mode_type & libc::S_IFMT {
-                libc::S_IFIFO => fuser::FileType::NamedPipe,
-                libc::S_IFCHR => fuser::FileType::CharDevice,
-                libc::S_IFBLK => fuser::FileType::BlockDevice,
+                libc::S_IFIFO => kernel::FileType::NamedPipe,
+                libc::S_IFCHR => kernel::FileType::CharDevice,
+                libc::S_IFBLK => kernel::FileType::BlockDevice,
                 // Nothing else is ever stored; a socket does no harm.
-                _ => fuser::FileType::Socket,
+                _ => kernel::FileType::Socket,
             };
             (kind, rdev)
         }
@@ -91,18 +99,11 @@ fn time_to_kernel(ns: i64) -> SystemTime {
     t.unwrap_or(UNIX_EPOCH)
 }
 
-/// Nanoseconds since the epoch, as far as they can be told (years 1678 to 2262). Before the epoch
-/// fuser 0.18 gives the kernel's `(-s, ns)` as the epoch minus `(s, ns)`; this takes it back.
+/// Nanoseconds since the epoch, as far as they can be told (years 1678 to 2262).
 fn time_from_kernel(t: SystemTime) -> i64 {
     match t.duration_since(UNIX_EPOCH) {
         Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-        Err(e) => {
-            let d = e.duration();
-            let secs = i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-            secs.checked_mul(-1_000_000_000)
-                .and_then(|ns| ns.checked_add(i64::from(d.subsec_nanos())))
-                .unwrap_or(i64::MIN)
-        }
+        Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
     }
 }
 
@@ -125,11 +126,11 @@ mod tests {
     #[test]
     fn special_files_keep_type_and_device() {
         for (mode, want) in [
-            (libc::S_IFIFO, fuser::FileType::NamedPipe),
-            (libc::S_IFCHR, fuser::FileType::CharDevice),
-            (libc::S_IFBLK, fuser::FileType::BlockDevice),
-            (libc::S_IFSOCK, fuser::FileType::Socket),
-            (libc::S_IFREG, fuser::FileType::RegularFile),
+            (libc::S_IFIFO, kernel::FileType::NamedPipe),
+            (libc::S_IFCHR, kernel::FileType::CharDevice),
+            (libc::S_IFBLK, kernel::FileType::BlockDevice),
+            (libc::S_IFSOCK, kernel::FileType::Socket),
+            (libc::S_IFREG, kernel::FileType::RegularFile),
         ] {
             let kind = kind_of_mknod(mode | 0o644, 77).unwrap();
             let device = matches!(mode, libc::S_IFCHR | libc::S_IFBLK);
@@ -141,12 +142,8 @@ mod tests {
 
     #[test]
     fn times_come_back() {
-        for ns in [0, 1, 1_771_027_200_123_456_789, i64::MAX] {
+        for ns in [0, 1, -1, -1_500_000_000, 1_771_027_200_123_456_789, i64::MAX] {
             assert_eq!(time_from_kernel(time_to_kernel(ns)), ns);
         }
-        // What the kernel sends for -1.5 s, as fuser 0.18 hands it on: (-2 s, 500,000,000 ns).
-        let fusers = UNIX_EPOCH - Duration::new(2, 500_000_000);
-        assert_eq!(time_from_kernel(fusers), -1_500_000_000);
-        assert_eq!(time_to_kernel(-1_500_000_000), UNIX_EPOCH - Duration::new(1, 500_000_000));
     }
 }

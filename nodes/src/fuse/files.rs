@@ -137,6 +137,13 @@ pub async fn release(
     done
 }
 
+/// Releases what was opened for a caller that was killed meanwhile.
+pub async fn close_unheard(here: &Here, inode: InodeId, handle: HandleId, flags: i32) {
+    if let Err(e) = release(here, inode, handle, flags).await {
+        tracing::warn!("inode {inode} was not released after its caller was killed: {e:?}");
+    }
+}
+
 /// One write(2), as the kernel passes it on.
 pub struct Write {
     pub inode: InodeId,
@@ -146,6 +153,8 @@ pub struct Write {
     pub data: Bytes,
     /// Of the open file.
     pub flags: i32,
+    /// The kernel writes pages of its cache: they are where it says, whatever the file is open for.
+    pub cached: bool,
     /// Setuid bits stay.
     pub privileged: bool,
 }
@@ -153,7 +162,7 @@ pub struct Write {
 /// Writes, and makes it durable when the file was opened for that (the kernel leaves O_SYNC to us).
 /// Gives the offset at which the bytes are.
 pub async fn write(here: &Here, w: Write) -> Result<u64, FsError> {
-    let append = w.flags & libc::O_APPEND != 0;
+    let append = w.flags & libc::O_APPEND != 0 && !w.cached;
     let at = if append { At::End } else { At::Offset(w.offset) };
     let offset = here.client.write(&here.cx, w.inode, at, w.data, w.privileged).await?;
     // O_SYNC holds the bit of O_DSYNC.

@@ -15,6 +15,7 @@ use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
+use super::kernel::Ttl;
 use super::admit::{Admission, Permit};
 
 /// How long a request may take: a process that waits in the kernel for us cannot be killed.
@@ -66,14 +67,15 @@ impl Hub {
         (inode.0 % self.remotes.len() as u64) as usize
     }
 
-    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it carries. If the
-    /// shard has no client any more the request is dropped, and fuser answers EIO for it.
+    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it has to write; with
+    /// too much of that under way it starts later, and this thread goes on. If the shard has no
+    /// client any more the request is dropped, and with it its reply, which says EIO.
     pub fn run<F>(self: &Arc<Self>, inode: InodeId, bytes: usize, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        let permit = Some(self.admission.admit(bytes));
-        self.pass(self.shard_of(inode), permit, request);
+        let (hub, shard) = (Arc::clone(self), self.shard_of(inode));
+        self.admission.run(bytes, move |permit| hub.pass(shard, Some(permit), request));
     }
 
     fn pass<F>(self: &Arc<Self>, shard: usize, permit: Option<Permit>, request: F)
@@ -108,6 +110,11 @@ impl Hub {
 }
 
 impl Here {
+    /// How long the kernel may remember what it is told.
+    pub fn ttl(&self) -> Ttl {
+        Ttl::from(&self.client.cache_time())
+    }
+
     /// From a shard: does something on the shard of an inode, which may be this one.
     pub async fn at<T, F>(&self, inode: InodeId, what: F) -> Result<T, FsError>
     where

@@ -4,11 +4,11 @@
 //! open there. The kernel holds the parents' locks, so through this mount no name changes its inode
 //! between the look and the operation.
 
-use fuser::RenameFlags;
 use t3fs_actors::client::{Attr, FileType, FsError, HandleId, Owner, RenameMode};
 use t3fs_actors::proto::ids::InodeId;
 
 use super::hub::Here;
+use super::kernel::RenameFlags;
 
 pub async fn lookup(here: &Here, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
     let attr = here.client.lookup(&here.cx, parent, name).await?;
@@ -105,6 +105,6 @@ mod tests {
         assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE), Some(RenameMode::NoReplace));
         assert_eq!(rename_mode(RenameFlags::RENAME_EXCHANGE), Some(RenameMode::Exchange));
         assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), None);
-        assert_eq!(rename_mode(RenameFlags::all()), None);
+        assert_eq!(rename_mode(RenameFlags::from_bits(7)), None);
     }
 }

@@ -2,14 +2,14 @@
 //! that the benchmark compares our work and not a setting: change both together.
 //!
 //! Not asked for, on purpose: `WRITEBACK_CACHE` (write buffering is the client's, and the kernel's
-//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (fuser does not pass on
-//! its flag of setattr, so the kernel clears setuid bits itself, with a setattr), `DONT_MASK` (the
+//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (without it the kernel
+//! clears setuid bits itself, with a setattr), `DONT_MASK` (the
 //! kernel applies the umask before it asks), `AUTO_INVAL_DATA` (it drops the page cache after our
 //! own writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
 
 use std::time::Duration;
 
-use fuser::{Config, FopenFlags, InitFlags, KernelConfig, SessionACL};
+use super::kernel::{FopenFlags, InitFlags, KernelConfig, SessionAcl};
 
 /// How long the kernel may answer from its caches of names and attributes.
 pub const TTL: Duration = Duration::from_secs(1);
@@ -41,18 +41,14 @@ pub fn event_loops() -> usize {
     crate::limits::cores().max(2)
 }
 
-/// For a connection that is mounted already: what remains is fuser's own.
-pub fn session(allow_other: bool) -> (SessionACL, Config) {
-    let mut config = Config::default();
-    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(event_loops());
-    config.clone_fd = true;
-    (config.acl, config)
+/// Who may use the mount.
+pub fn acl(allow_other: bool) -> SessionAcl {
+    if allow_other { SessionAcl::All } else { SessionAcl::Owner }
 }
 
 /// Answers the kernel's offer of capabilities.
 pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
-    let refused = |what| std::io::Error::other(format!("the fuse crate refused {what}"));
+    let refused = |what| std::io::Error::other(format!("{what} is out of bounds"));
     for flag in INIT_FLAGS {
         // Refused means that this kernel lacks it; all is right without, and some things slower.
         let _ = kernel.add_capabilities(flag);

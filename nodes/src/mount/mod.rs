@@ -1,10 +1,11 @@
 //! The mount itself: what is at a path, making it, taking it away, and who holds it.
 //!
-//! Mounting is done here and not by fuser, so that each way it can fail has its own sentence, and
+//! Each step is done here, so that each way it can fail has its own sentence, and
 //! so that an unmount that finds the mount in use leaves it as it is. Root mounts with mount(2),
 //! others through fusermount3. Nothing here opens a path below a mount of ours: what is known about
 //! mounts comes from /proc.
 
+pub mod device;
 pub mod fusermount;
 pub mod holders;
 pub mod mountinfo;
@@ -64,7 +65,7 @@ fn open_device() -> Result<OwnedFd, Errno> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Mounts on `dir` (absolute, without links). The connection is ready for fuser's handshake.
+/// Mounts on `dir` (absolute, without links). The connection is ready for the handshake.
 pub fn mount(dir: &Path, cluster: &str) -> Result<OwnedFd, Failure> {
     if !geteuid().is_root() {
         return fusermount::mount(dir, &source(cluster), allow_other());

@@ -143,8 +143,8 @@ impl Node {
 
     /// For the FUSE threads.
     pub fn hub(&self) -> Arc<Hub> {
-        let per_shard = self.budget.read_bytes_in_flight + self.budget.write_buffer_bytes;
-        Hub::new(self.shards.remotes.clone(), per_shard * self.budget.shards)
+        let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
+        Hub::new(self.shards.remotes.clone(), bytes_max)
     }
 
     /// For checks from other threads.

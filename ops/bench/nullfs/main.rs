@@ -3,7 +3,7 @@
 //!
 //! Names and attributes live in memory, written data is dropped, reads answer zeros of the file's
 //! length. It promises the product's own settings towards the kernel, for it is compiled with the
-//! product's file of them, and as little work per request as a FUSE file system can do (`tree.rs`).
+//! product's files of them and of the way to the kernel, and as little work per request as a FUSE file system can do (`tree.rs`).
 //! Runs until SIGTERM, SIGINT or umount.
 
 /// As `t3fs_nodes::limits`, of which the settings need this.
@@ -13,28 +13,33 @@ mod limits {
     }
 }
 
-// Not through a dependency: `cargo ops` would then have to build the whole product first.
+// Not through a dependency: `cargo ops` would then have to build the whole product first. These are
+// the product's own files, of which an empty file system does not use all.
+#[allow(dead_code, unused_imports)]
+#[path = "../../../nodes/src/failure.rs"]
+mod failure;
+#[allow(dead_code, unused_imports)]
+#[path = "../../../nodes/src/fuse/kernel/mod.rs"]
+mod kernel;
+#[allow(dead_code, unused_imports)]
+#[path = "../../../nodes/src/mount/mod.rs"]
+mod mount;
 #[path = "../../../nodes/src/fuse/options.rs"]
 mod options;
 mod serve;
 mod tree;
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use fuser::{MountOption, Session};
-use rustix::mount::{UnmountFlags, unmount};
+use kernel::Session;
+use mount::mountinfo;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use t3fs_ops::mounts;
 
-/// What `df` shows.
-const SOURCE: &str = "hf3fs.null";
-
-/// As `t3fs_nodes::mount` sets it.
-const READ_AHEAD_KIB: u32 = 1024;
+/// The cluster that `df` shows.
+const CLUSTER: &str = "null";
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
@@ -56,32 +61,21 @@ fn serve_until_unmounted(dir: &Path) -> io::Result<()> {
     // Relative paths mean the folder that we were started in, also for the unmount at the end.
     let dir = dir.canonicalize()?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let is_root = rustix::process::geteuid().is_root();
-    // Without root, `allow_other` needs a line in /etc/fuse.conf that a fresh machine does not
-    // have.
-    let (_, mut config) = options::session(is_root);
-    config.mount_options =
-        vec![MountOption::FSName(SOURCE.into()), MountOption::DefaultPermissions];
-    let mut session = Session::new(serve::NullFs::default(), &dir, &config)?;
-    if is_root {
-        widen_read_ahead(&dir)?;
-    }
-    let mut unmounter = session.unmount_callable();
+    let failed = |failure: failure::Failure| io::Error::other(failure.line);
+    let device = mount::mount(&dir, CLUSTER).map_err(failed)?;
+    let found = mountinfo::at(&dir)?.ok_or_else(|| io::Error::other("unmounted at once"))?;
+    let devices = mount::device::several(device, options::event_loops())?;
+    let acl = options::acl(mount::allow_other());
+    let session = Session::new(serve::NullFs::default(), devices, acl)?;
+    mount::widen_read_ahead(found.device);
     std::thread::spawn(move || {
         for _signal in signals.forever() {
             // Nothing in here is worth waiting for: where a user still holds a file open, detach.
-            if unmounter.unmount().is_err() && unmount(&dir, UnmountFlags::DETACH).is_err() {
+            if mount::unmount(&dir, false).is_err() && mount::unmount(&dir, true).is_err() {
                 eprintln!("nullfs: could not unmount {}", dir.display());
             }
         }
     });
-    println!("mounted {SOURCE}");
+    println!("mounted {}", mount::source(CLUSTER));
     session.run()
-}
-
-fn widen_read_ahead(dir: &Path) -> io::Result<()> {
-    let mount = mounts::find(dir).ok_or_else(|| io::Error::other("the mount is not listed"))?;
-    // The numbers of a FUSE mount's device are zero and the number of its connection.
-    let path = format!("/sys/class/bdi/0:{}/read_ahead_kb", mount.connection);
-    fs::write(path, READ_AHEAD_KIB.to_string())
 }

@@ -13,6 +13,7 @@ mod cluster;
 mod crash;
 mod fabric;
 mod hosts;
+mod interrupts;
 mod large;
 mod lifecycle;
 mod load;
