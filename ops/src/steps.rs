@@ -14,13 +14,14 @@ pub(crate) const PROFILE: &str = "ci";
 
 /// Checks of the simulator, with the seeds that every test run gives them. A seed of `engine`
 /// explores 64 crash states.
-const CHECKS: [(&str, u32); 6] = [
+const CHECKS: [(&str, u32); 7] = [
     ("disk", 300),
     ("chain", 300),
     ("engine", 320),
     ("mgmtd", 1_000),
     ("members", 1_000),
     ("metas", 300),
+    ("files", 1_000),
 ];
 /// A night has so many times the seeds.
 const NIGHTLY: u32 = 20;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::{Args, Parser, Subcommand};
-use t3fs_sim::checks::{Check, Outcome, run_seed};
+use t3fs_sim::checks::{Check, Outcome, run_part};
 use t3fs_sim::trace::Sink;
 
 /// Deterministic simulation of t3fs clusters: one seed is one run, the same every time.
@@ -47,6 +47,12 @@ struct RunArgs {
     /// Runs with a deliberate bug, which is to be found
     #[arg(long)]
     mutant: Option<String>,
+    /// Leaves out faults or operations of the check, by name, to look at the rest alone
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+    /// Goes on after a seed that failed, and lists all of them at the end
+    #[arg(long)]
+    keep_going: bool,
     /// Writes one line per seed (hash and size of its log) to this file
     #[arg(long)]
     log: Option<String>,
@@ -66,6 +72,39 @@ struct ReplayArgs {
     log: String,
     #[arg(long)]
     mutant: Option<String>,
+    /// As in the run that failed
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<String>,
+}
+
+/// What a check runs with.
+#[derive(Clone, Copy)]
+struct With<'a> {
+    mutant: Option<&'a str>,
+    without: &'a [String],
+}
+
+impl<'a> With<'a> {
+    fn of(check: &Check, mutant: Option<&'a str>, without: &'a [String]) -> With<'a> {
+        let refuse = |kind: &str, what: &str, known: &[&str]| -> ! {
+            fail(&format!("{} has no {kind} {what}; it has: {}", check.name, known.join(", ")))
+        };
+        if let Some(m) = mutant.filter(|m| !check.mutants.contains(m)) {
+            refuse("mutant", m, check.mutants);
+        }
+        if let Some(p) = without.iter().find(|p| !check.parts().contains(&p.as_str())) {
+            refuse("part", p, check.parts());
+        }
+        With { mutant, without }
+    }
+
+    fn one(self, check: &Check, seed: u64, log: Option<Sink>) -> Outcome {
+        let now = (replay_command(check.name, seed, self), check.name.to_owned(), seed);
+        RUNNING.with(|r| *r.borrow_mut() = Some(now));
+        let outcome = run_part(check, seed, self.mutant, self.without, log);
+        RUNNING.with(|r| r.take());
+        outcome
+    }
 }
 
 fn fail(why: &str) -> ! {
@@ -81,35 +120,31 @@ fn find(checks: &[Check], name: &str) -> Check {
     })
 }
 
-fn mutant_of<'a>(check: &Check, mutant: Option<&'a str>) -> Option<&'a str> {
-    if let Some(m) = mutant
-        && !check.mutants.contains(&m)
-    {
-        fail(&format!("{} has no mutant {m}; it has: {}", check.name, check.mutants.join(", ")));
-    }
-    mutant
-}
-
 /// How to see a failure again.
-fn replay_command(check: &str, seed: u64, mutant: Option<&str>) -> String {
+fn replay_command(check: &str, seed: u64, with: With<'_>) -> String {
     let program = std::env::args().next().unwrap_or_else(|| "t3fs-sim".into());
-    let mutant = mutant.map_or(String::new(), |m| format!(" --mutant {m}"));
-    format!("{program} replay --check {check} --seed {seed}{mutant} --log -")
+    let mutant = with.mutant.map_or(String::new(), |m| format!(" --mutant {m}"));
+    let without = match with.without {
+        [] => String::new(),
+        parts => format!(" --without {}", parts.join(",")),
+    };
+    format!("{program} replay --check {check} --seed {seed}{mutant}{without} --log -")
 }
 
 /// Says what failed and how to see it again, and ends the process.
-fn report(check: &str, seed: u64, mutant: Option<&str>, what: &str) -> ! {
+fn report(check: &str, seed: u64, replay: &str, what: &str) -> ! {
     // One report, whole, also when several threads fail at once.
     static ONE: Mutex<()> = Mutex::new(());
     let _only = ONE.lock();
     println!("FAILED  check {check}, seed {seed}\n{what}");
-    println!("replay: {}", replay_command(check, seed, mutant));
+    println!("replay: {replay}");
     let _ = std::io::stdout().flush(); // there is nobody left to tell
     std::process::exit(1)
 }
 
 thread_local! {
-    static RUNNING: std::cell::RefCell<Option<(String, u64, Option<String>)>> =
+    /// The command that replays the seed under way, its check and the seed.
+    static RUNNING: std::cell::RefCell<Option<(String, String, u64)>> =
         const { std::cell::RefCell::new(None) };
 }
 
@@ -118,21 +153,13 @@ fn catch_panics() {
     std::panic::set_hook(Box::new(|info| {
         let running = RUNNING.with(|r| r.take());
         match running {
-            Some((check, seed, mutant)) => {
+            Some((replay, check, seed)) => {
                 let trace = std::backtrace::Backtrace::capture();
-                report(&check, seed, mutant.as_deref(), &format!("{info}\n{trace}"));
+                report(&check, seed, &replay, &format!("{info}\n{trace}"));
             }
             None => eprintln!("{info}"),
         }
     }));
-}
-
-fn one(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {
-    let now = (check.name.to_owned(), seed, mutant.map(str::to_owned));
-    RUNNING.with(|r| *r.borrow_mut() = Some(now));
-    let outcome = run_seed(check, seed, mutant, log);
-    RUNNING.with(|r| r.take());
-    outcome
 }
 
 #[derive(Default)]
@@ -166,10 +193,11 @@ impl Totals {
 }
 
 fn run_check(check: &Check, args: &RunArgs) -> Totals {
-    let mutant = mutant_of(check, args.mutant.as_deref());
+    let with = With::of(check, args.mutant.as_deref(), &args.without);
     let next = AtomicU64::new(args.from);
     let end = args.from.saturating_add(args.seeds);
     let totals = Mutex::new(Totals::default());
+    let failed = AtomicU64::new(0);
     let begin = Instant::now();
     let work = || {
         loop {
@@ -177,15 +205,21 @@ fn run_check(check: &Check, args: &RunArgs) -> Totals {
             if seed >= end {
                 return;
             }
-            let outcome = one(check, seed, mutant, None);
+            let outcome = with.one(check, seed, None);
             if let Err(what) = &outcome.result {
-                report(check.name, seed, mutant, what);
+                if !args.keep_going {
+                    report(check.name, seed, &replay_command(check.name, seed, with), what);
+                }
+                let short = what.lines().take(3).collect::<Vec<_>>().join("\n");
+                println!("failed  check {}, seed {seed}\n{short}", check.name);
+                failed.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
             if args.twice_every > 0 && seed.is_multiple_of(args.twice_every) {
-                let again = one(check, seed, mutant, None);
+                let again = with.one(check, seed, None);
                 if (again.hash, again.events) != (outcome.hash, outcome.events) {
                     let what = "the same seed gave two different logs: something is not seeded";
-                    report(check.name, seed, mutant, what);
+                    report(check.name, seed, &replay_command(check.name, seed, with), what);
                 }
             }
             totals.lock().expect("reports end the process").add(&outcome, args.log.is_some());
@@ -208,6 +242,11 @@ fn run_check(check: &Check, args: &RunArgs) -> Totals {
         t.polls as f64 / wall,
         t.virtual_us as f64 / 1e6 / wall,
     );
+    let failed = failed.into_inner();
+    if failed > 0 {
+        println!("FAILED  check {}: {failed} seeds", check.name);
+        std::process::exit(1);
+    }
     t
 }
 
@@ -237,7 +276,7 @@ fn run(checks: &[Check], args: &RunArgs) {
 
 fn replay(checks: &[Check], args: &ReplayArgs) {
     let check = find(checks, &args.check);
-    let mutant = mutant_of(&check, args.mutant.as_deref());
+    let with = With::of(&check, args.mutant.as_deref(), &args.without);
     let mut out: Box<dyn Write> = match args.log.as_str() {
         "-" => Box::new(std::io::stdout()),
         path => match std::fs::File::create(path) {
@@ -250,11 +289,13 @@ fn replay(checks: &[Check], args: &ReplayArgs) {
             std::process::exit(2); // the reader went away
         }
     });
-    let o = one(&check, args.seed, mutant, Some(sink));
+    let o = with.one(&check, args.seed, Some(sink));
     println!("hash {:016x}, {} events, {} polls, {} us", o.hash, o.events, o.polls, o.virtual_us);
     match o.result {
         Ok(()) => println!("ok      check {}, seed {}", check.name, args.seed),
-        Err(what) => report(check.name, args.seed, mutant, &what),
+        Err(what) => {
+            report(check.name, args.seed, &replay_command(check.name, args.seed, with), &what)
+        }
     }
 }
 
@@ -267,6 +308,7 @@ pub fn main(checks: &[Check]) {
             for c in checks {
                 println!("{:12} {}", c.name, c.about);
                 c.mutants.iter().for_each(|m| println!("{:12}   --mutant {m}", ""));
+                c.parts().iter().for_each(|p| println!("{:12}   --without {p}", ""));
             }
         }
         Command::Run(args) => run(checks, &args),

@@ -7,6 +7,7 @@
 mod chain;
 mod disk;
 pub mod engine;
+mod files;
 mod members;
 mod metas;
 mod mgmtd;
@@ -25,16 +26,30 @@ pub struct Check {
     pub mutants: &'static [&'static str],
 }
 
+impl Check {
+    /// Faults and operations that a run may leave out, to look at the rest alone.
+    pub fn parts(&self) -> &'static [&'static str] {
+        if self.name == files::CHECK.name { files::PARTS } else { &[] }
+    }
+}
+
 /// One seed of a check.
 pub struct Run<'a> {
     pub world: &'a World,
     /// The deliberate bug to run with.
     pub mutant: Option<&'a str>,
+    /// What the check is to leave out of its faults and operations, by its own words.
+    pub without: &'a [String],
 }
 
 impl Run<'_> {
     pub fn has(&self, mutant: &str) -> bool {
         self.mutant == Some(mutant)
+    }
+
+    /// Whether the check is to do this.
+    pub fn with(&self, what: &str) -> bool {
+        !self.without.iter().any(|w| w == what)
     }
 }
 
@@ -52,16 +67,34 @@ pub struct Outcome {
 }
 
 /// Every check there is.
-pub const ALL: &[Check] =
-    &[disk::CHECK, engine::CHECK, chain::CHECK, mgmtd::CHECK, members::CHECK, metas::CHECK];
+pub const ALL: &[Check] = &[
+    disk::CHECK,
+    engine::CHECK,
+    chain::CHECK,
+    mgmtd::CHECK,
+    members::CHECK,
+    metas::CHECK,
+    files::CHECK,
+];
 
 /// Runs one seed of a check in a world of its own.
 pub fn run_seed(check: &Check, seed: u64, mutant: Option<&str>, log: Option<Sink>) -> Outcome {
+    run_part(check, seed, mutant, &[], log)
+}
+
+/// The same without some of its faults and operations.
+pub fn run_part(
+    check: &Check,
+    seed: u64,
+    mutant: Option<&str>,
+    without: &[String],
+    log: Option<Sink>,
+) -> Outcome {
     let world = World::new(seed);
     if let Some(sink) = log {
         world.log_to(sink);
     }
-    let result = (check.run)(&Run { world: &world, mutant });
+    let result = (check.run)(&Run { world: &world, mutant, without });
     Outcome {
         seed,
         result,

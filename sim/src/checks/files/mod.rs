@@ -1,0 +1,80 @@
+//! Clients that share files, over everything that a cluster has, while anything goes down and
+//! comes back: no acknowledged write is lost, nobody reads what could not be there, nobody waits
+//! for ever, and nothing is left over.
+//!
+//! `options` draws what a seed does, `cluster` builds it, `user` is what clients do, `door` the
+//! only place that names the client's methods, `storm` what goes wrong beside a swarm, and `calm`
+//! what must hold in the end. What clients may see is decided by [`crate::oracles::files`].
+
+mod calm;
+mod cluster;
+mod door;
+mod options;
+mod storm;
+mod user;
+
+use core::time::Duration;
+use std::rc::Rc;
+
+use t3fs_actors::proto::meta::ROOT;
+
+use super::{Check, Run};
+use crate::drive::Halt;
+use cluster::{Cluster, Sizes};
+use options::Options;
+pub(in crate::checks) use options::PARTS;
+use user::{Stage, User};
+
+pub(super) const CHECK: Check = Check {
+    name: "files",
+    about: "clients that share files lose no acknowledged write and see what POSIX allows",
+    run,
+    mutants: cluster::MUTANT_NAMES,
+};
+
+/// Faults end here at the latest; then everything must get done.
+const STORM: Duration = Duration::from_secs(6);
+/// Longer than any client tries.
+const CALM: Duration = Duration::from_secs(150);
+
+fn run(run: &Run<'_>) -> Result<(), String> {
+    let world = run.world;
+    let sizes = Sizes::draw(&world.rng(1));
+    let options = Options::draw(run, sizes.chunk_size);
+    world.note(&[], format_args!("{sizes:?} {options:?}"));
+    let stage = Rc::new(Stage::new(options));
+    let cluster = Cluster::build(run, sizes, &stage);
+    cluster.make_chains(run)?;
+    let (s, sim) = (Rc::clone(&stage), world.handle());
+    let made = world.block_on(cluster.outside, |cx| async move {
+        let user = User::outside(Rc::clone(&s), cx.clone(), sim).await;
+        let dir = user.door().mkdir(&cx, ROOT, b"d").await;
+        dir.map(|attr| s.dir.set(Some(attr.inode))).map_err(|e| e.to_string())
+    });
+    made.map_err(|h| format!("no directory: {h:?}"))??;
+
+    let began = world.now_us();
+    storm::begin(world, &cluster, &stage, STORM);
+    if let Err(h) = world.run_until(|| stage.finished(), STORM)
+        && h != Halt::Late
+    {
+        return Err(format!("the storm ended with {h:?}"));
+    }
+    storm::end(world, &cluster, &stage);
+    let healed = world.now_us();
+    world
+        .run_until(|| stage.finished(), CALM)
+        .map_err(|h| format!("not all users got done: {h:?}\n{}", stage.waiting()))?;
+    let done = world.now_us();
+    let sound = !stage.options.bad_disks() && !stage.options.full_disks();
+    let (s, sim, plan, kv) = (Rc::clone(&stage), world.handle(), cluster.plan.clone(), cluster.kv);
+    world
+        .block_on(cluster.outside, move |cx| calm::settle(s, cx, sim, plan, kv, sound))
+        .map_err(|h| format!("the end is never reached: {h:?}"))??;
+    let ops = stage.files.borrow().len();
+    let (storm, calm) = (healed - began, done - healed);
+    let rest = world.now_us() - done;
+    let text = format_args!("{ops} operations; storm {storm} us, calm {calm} us, rest {rest} us");
+    world.note(&[ops as u64], text);
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Bytes, lengths and appends.
+
+use super::settle::{Change, Kind, View};
+use super::*;
+
+impl Change {
+    fn is_cut(&self) -> bool {
+        matches!(self.kind, Kind::Cut)
+    }
+
+    /// The length that the file has, or has at least, right after this change.
+    fn reach(&self) -> Option<u64> {
+        self.from.map(|from| from + self.len)
+    }
+
+    fn covers(&self, at: u64) -> bool {
+        match (self.from, &self.kind) {
+            (None, _) => true,
+            (Some(from), Kind::Cut) => at >= from,
+            (Some(from), Kind::Write { .. }) => (from..from + self.len).contains(&at),
+        }
+    }
+
+    fn value(&self) -> u8 {
+        match self.kind {
+            Kind::Write { tag } => tag,
+            Kind::Cut => 0,
+        }
+    }
+
+    fn before(&self, later: &Change) -> bool {
+        let settled = self.settled.is_some_and(|s| s < later.begun);
+        settled || (self.life == later.life && self.ended.is_some_and(|e| e < later.begun))
+    }
+
+    /// Whether a power loss of the store may have taken back what it settled.
+    fn lost(&self, files: &Files, sight: &Sight) -> bool {
+        let Some(settled) = self.settled else { return false };
+        let after = settled.at_us.saturating_add(SOFT_US);
+        let hit = |l: &Stamp| (self.begun.at_us..=after).contains(&l.at_us) && *l < sight.ended;
+        // Hard before the loss, or said to be there after it.
+        let hard = self.hard;
+        files
+            .losses
+            .iter()
+            .filter(|l| hit(l))
+            .any(|l| hard.is_none_or(|h| h > *l && h > sight.since))
+    }
+
+    /// Whether this observation must have seen the change (or what came after it).
+    fn seen(&self, files: &Files, sight: &Sight) -> bool {
+        let by = |s: Option<Stamp>, t: Stamp| s.is_some_and(|s| s <= t);
+        if by(self.hard, sight.since) {
+            return true;
+        }
+        let mine = self.life == sight.life && by(self.ended, sight.begun) && !self.doubtful;
+        (mine || by(self.settled, sight.since)) && !self.lost(files, sight)
+    }
+}
+
+/// A sentence about a change.
+fn told(files: &Files, c: &Change) -> String {
+    files.line(c.op)
+}
+
+impl View {
+    fn of(&self, file: File) -> &[Change] {
+        self.changes.get(&file).map_or(&[], Vec::as_slice)
+    }
+
+    /// A hold that the store lost with its power: the file may be gone although it is open.
+    fn hold_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
+        let mine = self.handles.values().filter(|h| (h.life, h.file) == (sight.life, file));
+        let lost = |h: &super::settle::Handle| {
+            let open = h.begun.at_us..=h.opened.at_us.saturating_add(SOFT_US);
+            files.losses.iter().any(|l| *l < sight.ended && open.contains(&l.at_us))
+        };
+        mine.into_iter().any(lost) && self.may_be_unlinked(files, sight.ended)
+    }
+
+    /// Whether a read of `[from, from + len)` may give these bytes.
+    pub(super) fn bytes_may_be(
+        &self,
+        files: &Files,
+        file: File,
+        from: u64,
+        len: u64,
+        bytes: &[u8],
+        sight: Sight,
+    ) -> Result<(), String> {
+        let got = bytes.len() as u64;
+        if self.hold_lost(files, file, &sight) {
+            return Ok(());
+        }
+        let length = match got {
+            0 => (0, from),
+            n if n < len => (from + n, from + n),
+            n if n == len => (from + len, u64::MAX),
+            n => return Err(format!("{n} bytes are more than {len}")),
+        };
+        self.length_may_be(files, file, length, sight)?;
+        let mut edges = vec![from, from + got];
+        for c in self.of(file) {
+            edges.extend(c.from.into_iter().chain(c.reach()));
+        }
+        edges.retain(|e| (from..=from + got).contains(e));
+        edges.sort_unstable();
+        edges.dedup();
+        for pair in edges.windows(2) {
+            let part = &bytes[(pair[0] - from) as usize..(pair[1] - from) as usize];
+            let mut seen = [false; 256];
+            for (i, b) in part.iter().enumerate() {
+                if !std::mem::replace(&mut seen[usize::from(*b)], true) {
+                    self.byte_may_be(files, file, pair[0], *b, &sight)
+                        .map_err(|e| format!("byte {} is {b}: {e}", pair[0] + i as u64))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `at` stands for all bytes that the same changes cover.
+    fn byte_may_be(
+        &self,
+        files: &Files,
+        file: File,
+        at: u64,
+        value: u8,
+        sight: &Sight,
+    ) -> Result<(), String> {
+        let over = || self.of(file).iter().filter(|c| c.covers(at) && c.begun < sight.ended);
+        let must = |c: &&Change| c.from.is_some() && c.seen(files, sight);
+        let mut why = match over().filter(must).last() {
+            Some(c) if value == 0 => format!("it was written before: {}", told(files, c)),
+            None if value == 0 => return Ok(()), // as in the beginning
+            _ => "nobody wrote that there".to_owned(),
+        };
+        for source in over().filter(|c| c.value() == value) {
+            match over().filter(must).find(|x| source.before(x)) {
+                None => return Ok(()),
+                Some(x) => why = format!("that was overwritten: {}", told(files, x)),
+            }
+        }
+        Err(why)
+    }
+
+    /// Whether the length may be within these bounds, both included.
+    pub(super) fn length_may_be(
+        &self,
+        files: &Files,
+        file: File,
+        (low, high): (u64, u64),
+        sight: Sight,
+    ) -> Result<(), String> {
+        if self.hold_lost(files, file, &sight) {
+            return Ok(());
+        }
+        let begun = || self.of(file).iter().filter(|c| c.begun < sight.ended);
+        let must: Vec<&Change> =
+            begun().filter(|c| c.from.is_some() && c.seen(files, &sight)).collect();
+        let cuts: Vec<&Change> = begun().filter(|c| c.is_cut()).collect();
+        // A length may not be less than what must be seen, unless a cut may have come after it.
+        let too_short = |length: u64| {
+            must.iter().copied().find(|x| {
+                let reach = x.reach().unwrap_or(0);
+                let cut_after = |t: &&Change| {
+                    t.op != x.op && !t.before(x) && t.reach().is_some_and(|l| l <= length)
+                };
+                reach > length && !cuts.iter().any(|t| cut_after(t))
+            })
+        };
+        let appended: u64 = begun().filter(|c| c.from.is_none()).map(|c| c.len).sum();
+        let most = begun().filter_map(Change::reach).max().unwrap_or(0);
+        let mut candidates: Vec<u64> = begun().filter_map(Change::reach).collect();
+        candidates.extend([0, low, high]);
+        candidates.retain(|l| (low..=high).contains(l));
+        let mut why = None;
+        // Where a length may come from: the lengths that a change may leave behind.
+        let sources = begun().map(|c| {
+            let whole = c.is_cut() || c.seen(files, &sight);
+            let range = match (c.from, c.reach()) {
+                (Some(_), Some(reach)) if whole => (reach, reach),
+                // Only part of it may have been stored.
+                (Some(from), Some(reach)) => (from, reach),
+                _ => (0, most + appended),
+            };
+            (Some(c), range)
+        });
+        for (source, (first, last)) in sources.chain([(None, (0, 0))]) {
+            let cut = must.iter().copied().filter(|x| x.is_cut());
+            if let Some(x) = cut.into_iter().find(|x| source.is_none_or(|s| s.before(x))) {
+                why.get_or_insert_with(|| format!("it was cut: {}", told(files, x)));
+                continue;
+            }
+            for l in candidates.iter().copied().filter(|l| (first..=last).contains(l)) {
+                match too_short(l) {
+                    None => return Ok(()),
+                    Some(x) => why = Some(format!("it was written: {}", told(files, x))),
+                }
+            }
+        }
+        let why = match begun().filter(|c| c.seen(files, &sight)).last() {
+            _ if why.is_some() => why.unwrap_or_default(),
+            Some(x) => format!("it must be seen: {}", told(files, x)),
+            None => "nothing explains it".to_owned(),
+        };
+        Err(format!("the length is {low} to {high}, {why}"))
+    }
+
+    /// Whether an append may have gone to `at`: the end of the file, and nobody else's.
+    pub(super) fn append_may_be_at(
+        &self,
+        files: &Files,
+        op: usize,
+        file: File,
+        at: u64,
+        len: u64,
+        sight: Sight,
+    ) -> Result<(), String> {
+        self.length_may_be(files, file, (at, at), sight)
+            .map_err(|e| format!("it went to {at} as the end: {e}"))?;
+        let all = self.of(file);
+        let cut = |c: &Change, other: &Change| {
+            let first = c.begun.min(other.begun);
+            let over = |t: &Change| t.settled.is_some_and(|s| s < first);
+            all.iter().any(|t| t.is_cut() && !over(t))
+        };
+        let Some(me) = all.iter().find(|c| c.op == op) else { return Ok(()) };
+        let others = all.iter().filter(|c| c.append && c.op != op && c.ended.is_some());
+        for other in others {
+            let Some(from) = other.from else { continue };
+            let lost = me.doubtful || other.doubtful || other.lost(files, &sight);
+            if from < at + len && at < from + other.len && !lost && !cut(me, other) {
+                return Err(format!("two appends overlap: {}", told(files, other)));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,244 @@
+//! Names: registers that hold a file or nothing.
+
+use std::collections::BTreeMap;
+
+use super::settle::View;
+use super::*;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Holds {
+    Nothing,
+    /// The file that this create made; not known to anybody if it was never seen.
+    Made(Option<File>),
+    /// What the other name held.
+    From(Name),
+}
+
+/// What an operation does to one name.
+pub(super) struct NameChange {
+    op: usize,
+    begun: Stamp,
+    /// When it returned Ok.
+    ended: Option<Stamp>,
+    hard: Option<Stamp>,
+    holds: Holds,
+}
+
+/// What an observation of a name asks.
+#[derive(Clone, Copy)]
+enum Want {
+    Nothing,
+    File(File),
+    Any,
+}
+
+/// Renames of renames that are followed; beyond that everything is allowed.
+const DEPTH_MAX: u32 = 8;
+
+impl NameChange {
+    fn before(&self, later: &NameChange) -> bool {
+        self.ended.is_some_and(|e| e < later.begun)
+    }
+
+    fn seen(&self, files: &Files, sight: &Sight) -> bool {
+        let Some(ended) = self.ended.filter(|e| *e < sight.begun) else { return false };
+        let until = ended.at_us.saturating_add(SOFT_US);
+        let hit = |l: &&Stamp| (self.begun.at_us..=until).contains(&l.at_us) && **l < sight.ended;
+        let hard = self.hard;
+        let kept = |l: &Stamp| hard.is_some_and(|h| h < *l || h < sight.begun);
+        files.losses.iter().filter(hit).all(kept)
+    }
+}
+
+/// The names that an operation is about.
+pub(super) fn names_of(act: &Act) -> Vec<Name> {
+    match act {
+        Act::Create { name, .. } | Act::Open { name, .. } => vec![*name],
+        Act::Unlink { name } | Act::Look { name } => vec![*name],
+        Act::Rename { from, to, .. } => vec![*from, *to],
+        _ => Vec::new(),
+    }
+}
+
+/// Every change of every name.
+pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<NameChange>> {
+    let mut all: BTreeMap<Name, Vec<NameChange>> = BTreeMap::new();
+    for (i, op) in files.ops.iter().enumerate() {
+        let ended = match &op.told {
+            None => None,
+            Some((_, Told::Failed(Failure::Unavailable { .. }))) => None,
+            Some((_, Told::Failed(_))) => continue,
+            Some((at, _)) => Some(*at),
+        };
+        let mut hard = ended.and_then(|e| synced(files, op.life, e));
+        let changes = match &op.act {
+            Act::Create { name, .. } => {
+                let made = view.made.iter().find(|(_, c)| **c == i).map(|(f, _)| *f);
+                let synced = made.and_then(|f| view.created_hard.get(&f).copied());
+                hard = [hard, synced].into_iter().flatten().min();
+                vec![(*name, Holds::Made(made))]
+            }
+            Act::Unlink { name } => vec![(*name, Holds::Nothing)],
+            Act::Rename { from, to, how: Move::Exchange } => {
+                vec![(*from, Holds::From(*to)), (*to, Holds::From(*from))]
+            }
+            Act::Rename { from, to, .. } => {
+                vec![(*from, Holds::Nothing), (*to, Holds::From(*from))]
+            }
+            _ => continue,
+        };
+        for (name, holds) in changes {
+            let change = NameChange { op: i, begun: op.begun, ended, hard, holds };
+            all.entry(name).or_default().push(change);
+        }
+    }
+    all
+}
+
+/// When an fsync of the same client returned that began after its operation on names had returned,
+/// if the store did not lose power in between: what is lost is said by the file's own fsync.
+fn synced(files: &Files, life: Life, ended: Stamp) -> Option<Stamp> {
+    let push = |op: &Op| match (&op.act, &op.told) {
+        (Act::Push { durable: true, .. }, Some((at, Told::Done))) => {
+            (op.life == life && op.begun > ended).then_some(*at)
+        }
+        _ => None,
+    };
+    let first = files.ops.iter().filter_map(push).min()?;
+    let lost = files.losses.iter().any(|l| *l < first && l.at_us + SOFT_US > ended.at_us);
+    (!lost).then_some(first)
+}
+
+impl View {
+    fn holds(
+        &self,
+        files: &Files,
+        change: &NameChange,
+        want: Want,
+        sight: Sight,
+        depth: u32,
+    ) -> bool {
+        match (change.holds, want) {
+            (Holds::Nothing, Want::Nothing) => true,
+            (Holds::Nothing, _) | (_, Want::Nothing) => false,
+            (Holds::Made(_), Want::Any) => true,
+            (Holds::Made(made), Want::File(file)) => made == Some(file),
+            (Holds::From(other), want) => {
+                // What the rename itself saw, whenever between its two ends.
+                let ended = change.ended.unwrap_or(sight.ended);
+                let inner = Sight { begun: change.begun, ended, ..sight };
+                self.explained(files, other, want, inner, change.op, depth + 1).is_ok()
+            }
+        }
+    }
+
+    fn explained(
+        &self,
+        files: &Files,
+        name: Name,
+        want: Want,
+        sight: Sight,
+        not: usize,
+        depth: u32,
+    ) -> Result<(), String> {
+        if depth > DEPTH_MAX {
+            return Ok(());
+        }
+        let all = self.names.get(&name).map_or(&[][..], Vec::as_slice);
+        let begun = || all.iter().filter(|c| c.begun < sight.ended && c.op != not);
+        let must = || begun().filter(|c| c.seen(files, &sight));
+        let mut why = match (want, must().last()) {
+            (Want::Nothing, None) => return Ok(()), // as in the beginning
+            (_, Some(c)) => format!("it was changed: {}", files.line(c.op)),
+            (_, None) => "nobody put it there".to_owned(),
+        };
+        for source in begun() {
+            if let Some(x) = must().find(|x| source.before(x)) {
+                why = format!("it was changed: {}", files.line(x.op));
+            } else if self.holds(files, source, want, sight, depth) {
+                return Ok(());
+            }
+        }
+        Err(why)
+    }
+
+    /// Whether a name may hold this.
+    pub(super) fn name_may_be(
+        &self,
+        files: &Files,
+        name: Name,
+        file: Option<File>,
+        sight: Sight,
+        not: usize,
+    ) -> Result<(), String> {
+        let (want, what) = match file {
+            None => (Want::Nothing, "nothing".to_owned()),
+            Some(f) => (Want::File(f), format!("file {f:#x}")),
+        };
+        let explained = self.explained(files, name, want, sight, not, 0);
+        explained.map_err(|why| format!("{name:?} holds {what}, {why}"))
+    }
+
+    pub(super) fn name_may_be_taken(
+        &self,
+        files: &Files,
+        name: Name,
+        sight: Sight,
+        not: usize,
+    ) -> Result<(), String> {
+        let explained = self.explained(files, name, Want::Any, sight, not, 0);
+        explained.map_err(|why| format!("{name:?} holds a file, {why}"))
+    }
+
+    pub(super) fn listing_may_be(
+        &self,
+        files: &Files,
+        dir: u8,
+        entries: &[Entry],
+        sight: Sight,
+        not: usize,
+    ) -> Result<(), String> {
+        for e in entries {
+            self.name_may_be(files, e.name, Some(e.file), sight, not)?;
+            self.length_may_be(files, e.file, (e.length, e.length), sight)
+                .map_err(|why| format!("{:?}, file {:#x}: {why}", e.name, e.file))?;
+        }
+        for name in self.names.keys().filter(|n| n.dir == dir) {
+            if !entries.iter().any(|e| e.name == *name) {
+                self.name_may_be(files, *name, None, sight, not)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything that takes a file's last name may have happened by then.
+    pub(super) fn may_be_unlinked(&self, files: &Files, by: Stamp) -> bool {
+        files.ops.iter().filter(|op| op.begun < by).any(|op| {
+            let takes =
+                matches!(op.act, Act::Unlink { .. } | Act::Rename { how: Move::Replace, .. });
+            let refused = matches!(
+                op.told,
+                Some((_, Told::Failed(Failure::NotFound | Failure::Exists | Failure::Stale)))
+            );
+            takes && !refused
+        })
+    }
+
+    /// Whether some change of this name may be under way meanwhile.
+    pub(super) fn name_moves(&self, name: Name, sight: &Sight) -> bool {
+        let all = self.names.get(&name).map_or(&[][..], Vec::as_slice);
+        all.iter().any(|c| c.begun < sight.ended && c.ended.is_none_or(|e| e > sight.begun))
+    }
+
+    /// Whether a power loss of the store may have taken the file itself.
+    pub(super) fn create_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
+        let Some(create) = self.made.get(&file).map(|c| &files.ops[*c]) else { return true };
+        let ended = create.told.as_ref().map_or(Stamp::LAST, |t| t.0);
+        let until = ended.at_us.saturating_add(SOFT_US);
+        let hard = self.created_hard.get(&file).copied();
+        files.losses.iter().any(|l| {
+            let hit = (create.begun.at_us..=until).contains(&l.at_us) && *l < sight.ended;
+            hit && hard.is_none_or(|h| h > *l && h > sight.begun)
+        })
+    }
+}

@@ -1,0 +1,255 @@
+//! What the record says of each change: when it was settled, whether it is hard or doubtful. Built
+//! once, in the order in which operations returned.
+
+use std::collections::BTreeMap;
+
+use super::names::{NameChange, name_changes};
+use super::*;
+
+pub(super) enum Kind {
+    Write { tag: u8 },
+    Cut,
+}
+
+/// A write or a cut of one file.
+pub(super) struct Change {
+    pub(super) op: usize,
+    pub(super) life: Life,
+    pub(super) begun: Stamp,
+    /// When it returned Ok.
+    pub(super) ended: Option<Stamp>,
+    pub(super) kind: Kind,
+    /// Where it begins; of a cut, the new length. `None`: an append that was not told.
+    pub(super) from: Option<u64>,
+    /// Of a write.
+    pub(super) len: u64,
+    pub(super) append: bool,
+    pub(super) settled: Option<Stamp>,
+    pub(super) hard: Option<Stamp>,
+    pub(super) doubtful: bool,
+}
+
+/// One descriptor.
+pub(super) struct Handle {
+    pub(super) life: Life,
+    pub(super) file: File,
+    pub(super) opened: Stamp,
+    pub(super) begun: Stamp,
+}
+
+/// The record, sorted by what it is about.
+pub(super) struct View {
+    pub(super) changes: ByFile<Vec<Change>>,
+    pub(super) names: BTreeMap<Name, Vec<NameChange>>,
+    pub(super) handles: BTreeMap<HandleNo, Handle>,
+    /// When each file was made, and when that became hard. A crash may hide who made one.
+    pub(super) made: ByFile<usize>,
+    pub(super) created_hard: ByFile<Stamp>,
+}
+
+/// What is not hard yet, by client and file: the places of changes.
+type Open = BTreeMap<(Life, File), Vec<usize>>;
+
+impl View {
+    pub(super) fn build(files: &Files) -> Result<View, String> {
+        let made = who_made(files)?;
+        let mut view = View {
+            changes: BTreeMap::new(),
+            names: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            made,
+            created_hard: BTreeMap::new(),
+        };
+        let mut place = BTreeMap::new();
+        for (i, op) in files.ops.iter().enumerate() {
+            if let Some((file, change)) = change(i, op) {
+                let list = view.changes.entry(file).or_default();
+                place.insert(i, list.len());
+                list.push(change);
+            }
+        }
+        let mut returns: Vec<usize> = (0..files.ops.len()).collect();
+        returns.retain(|i| files.ops[*i].told.is_some());
+        returns.sort_by_key(|i| files.ops[*i].told.as_ref().map(|t| t.0));
+        let mut open = Open::new();
+        let mut errors: BTreeMap<(Life, File), Stamp> = BTreeMap::new();
+        for i in returns {
+            view.took_place(files, i, place.get(&i).copied(), &mut open, &mut errors);
+        }
+        view.names = name_changes(files, &view);
+        Ok(view)
+    }
+
+    fn took_place(
+        &mut self,
+        files: &Files,
+        i: usize,
+        place: Option<usize>,
+        open: &mut Open,
+        errors: &mut BTreeMap<(Life, File), Stamp>,
+    ) {
+        let op = &files.ops[i];
+        let Some((ended, told)) = &op.told else { return };
+        let Some(file) = self.file_of(op) else { return };
+        let key = (op.life, file);
+        match (&op.act, told) {
+            (Act::Create { handle, .. } | Act::Open { handle, .. }, Told::File { .. }) => {
+                let h = Handle { life: op.life, file, opened: *ended, begun: op.begun };
+                self.handles.insert(*handle, h);
+            }
+            (Act::Read { .. } | Act::Stat { .. } | Act::Look { .. }, _) => {}
+            (_, Told::Failed(_)) => {
+                errors.insert(key, *ended);
+                let list = self.changes.entry(file).or_default();
+                let pending = open.entry(key).or_default();
+                pending.retain(|p| list[*p].settled.is_some());
+                for c in list.iter_mut().filter(|c| c.life == op.life && c.settled.is_none()) {
+                    c.doubtful |= c.begun < *ended;
+                }
+            }
+            (Act::Write { .. }, _) => {
+                let place = place.expect("a write is a change");
+                let failed_meanwhile = errors.get(&key).is_some_and(|e| *e > op.begun);
+                let list = self.changes.entry(file).or_default();
+                list[place].doubtful |= failed_meanwhile;
+                if !failed_meanwhile {
+                    open.entry(key).or_default().push(place);
+                }
+            }
+            (Act::Cut { .. }, _) => {
+                let place = place.expect("a cut is a change");
+                self.changes.entry(file).or_default()[place].settled = Some(*ended);
+                open.entry(key).or_default().push(place);
+            }
+            (Act::Push { durable, .. }, _) => {
+                if *durable {
+                    self.created_hard.entry(file).or_insert(*ended);
+                }
+                self.settle(key, op.begun, *ended, *durable, open);
+            }
+            (Act::Close { .. }, _) => self.settle(key, op.begun, *ended, false, open),
+            _ => {}
+        }
+    }
+
+    fn settle(
+        &mut self,
+        key: (Life, File),
+        begun: Stamp,
+        ended: Stamp,
+        durable: bool,
+        open: &mut Open,
+    ) {
+        let list = self.changes.entry(key.1).or_default();
+        open.entry(key).or_default().retain(|p| {
+            let c = &mut list[*p];
+            if c.ended.is_none_or(|e| e > begun) {
+                return true;
+            }
+            c.settled.get_or_insert(ended);
+            if durable {
+                c.hard = Some(ended);
+            }
+            !durable
+        });
+    }
+
+    /// The file that an operation is about, once it is known.
+    pub(super) fn file_of(&self, op: &Op) -> Option<File> {
+        match (&op.act, &op.told) {
+            (
+                Act::Write { file, .. }
+                | Act::Cut { file, .. }
+                | Act::Read { file, .. }
+                | Act::Stat { file }
+                | Act::Push { file, .. }
+                | Act::Close { file, .. },
+                _,
+            ) => Some(*file),
+            (_, Some((_, Told::File { file, .. }))) => Some(*file),
+            _ => None,
+        }
+    }
+
+    /// When this client's latest open of the file began that had returned by then.
+    pub(super) fn opened(&self, life: Life, file: File, by: Stamp) -> Stamp {
+        let mine = self.handles.values().filter(|h| (h.life, h.file) == (life, file));
+        mine.filter(|h| h.opened < by).map(|h| h.begun).max().unwrap_or_default()
+    }
+}
+
+fn change(i: usize, op: &Op) -> Option<(File, Change)> {
+    let ok = op.told.as_ref().filter(|(_, told)| !matches!(told, Told::Failed(_)));
+    let (file, kind, from, len) = match &op.act {
+        Act::Write { file, at, len, tag } => {
+            let at = match ok {
+                Some((_, Told::At(at))) => Some(*at),
+                _ => *at,
+            };
+            (*file, Kind::Write { tag: *tag }, at, *len)
+        }
+        Act::Cut { file, len, .. } => (*file, Kind::Cut, Some(*len), 0),
+        _ => return None,
+    };
+    let change = Change {
+        op: i,
+        life: op.life,
+        begun: op.begun,
+        ended: ok.map(|t| t.0),
+        kind,
+        from,
+        len,
+        append: matches!(op.act, Act::Write { at: None, .. }),
+        settled: None,
+        hard: None,
+        doubtful: false,
+    };
+    Some((file, change))
+}
+
+/// Which create made each file. One whose answer nobody heard is known by its name when somebody
+/// finds the file there, or else anywhere.
+fn who_made(files: &Files) -> Result<ByFile<usize>, String> {
+    let mut made = BTreeMap::new();
+    let mut unheard = Vec::new();
+    for (i, op) in files.ops.iter().enumerate() {
+        match (&op.act, &op.told) {
+            (Act::Create { .. }, Some((_, Told::File { file, .. }))) => {
+                if let Some(other) = made.insert(*file, i) {
+                    let both = format!("{}\n  {}", files.line(other), files.line(i));
+                    return Err(format!("two creates made one file:\n  {both}"));
+                }
+            }
+            (
+                Act::Create { name, .. },
+                None | Some((_, Told::Failed(Failure::Unavailable { .. }))),
+            ) => {
+                unheard.push((*name, i));
+            }
+            _ => {}
+        }
+    }
+    for (i, op) in files.ops.iter().enumerate() {
+        let Some((at, told)) = &op.told else { continue };
+        let seen: Vec<(Option<Name>, File)> = match (&op.act, told) {
+            (Act::Open { name, .. } | Act::Look { name }, Told::File { file, .. }) => {
+                vec![(Some(*name), *file)]
+            }
+            (_, Told::Entries(all)) => all.iter().map(|e| (Some(e.name), e.file)).collect(),
+            _ => continue,
+        };
+        for (name, file) in seen {
+            if made.contains_key(&file) {
+                continue;
+            }
+            let could = |(_, c): &&(Name, usize)| files.ops[*c].begun < *at;
+            let same = unheard.iter().filter(could).find(|(n, _)| Some(*n) == name);
+            let Some((_, create)) = same.or_else(|| unheard.iter().find(could)).copied() else {
+                return Err(format!("nobody made file {file:#x}: {}", files.line(i)));
+            };
+            unheard.retain(|(_, c)| *c != create);
+            made.insert(file, create);
+        }
+    }
+    Ok(made)
+}
