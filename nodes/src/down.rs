@@ -128,7 +128,7 @@ fn find(dir: Option<&Path>) -> Result<Found, Failure> {
     let mounted = mountinfo::at(&dir)
         .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
     match mounted {
-        Some(m) if m.is_fuse() && m.source.starts_with("hf3fs.") => Ok(Found::Left(dir)),
+        Some(m) if m.is_ours() => Ok(Found::Left(dir)),
         _ => Err(failed(format!("{} is not a mount of t3fs", dir.display()))),
     }
 }

@@ -18,8 +18,9 @@ use t3fs_runtime::glommio::Remote;
 use super::kernel::Ttl;
 use super::admit::{Admission, Permit};
 
-/// How long a request may take: a process that waits in the kernel for us cannot be killed.
-const REQUEST_MAX: Duration = Duration::from_secs(120);
+/// How much longer a request may take than what it asks of the cluster: what has waited for as long
+/// as it may is to tell its caller why.
+const TELL_MAX: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// This shard's client; `None` before it started and after it stopped.
@@ -42,6 +43,8 @@ pub struct Hub {
     /// Inodes that are open for writing, and how often: only their shard knows their length.
     writers: DashMap<u64, u32>,
     admission: Arc<Admission>,
+    /// How long requests wait for a cluster that does not answer; `None`: for ever.
+    io_timeout: Option<Duration>,
 }
 
 /// What a request has to work with on its shard.
@@ -53,9 +56,13 @@ pub struct Here {
 }
 
 impl Hub {
-    pub fn new(remotes: Vec<Remote>, bytes_in_flight_max: usize) -> Arc<Hub> {
+    pub fn new(
+        remotes: Vec<Remote>,
+        bytes_in_flight_max: usize,
+        io_timeout: Option<Duration>,
+    ) -> Arc<Hub> {
         let admission = Admission::new(bytes_in_flight_max);
-        Arc::new(Hub { remotes, writers: DashMap::new(), admission })
+        Arc::new(Hub { remotes, writers: DashMap::new(), admission, io_timeout })
     }
 
     pub fn shards(&self) -> usize {
@@ -85,7 +92,10 @@ impl Hub {
         let hub = Arc::clone(self);
         self.remotes[shard].run(Box::new(move |shard| {
             let Some(client) = client() else { return };
-            let cx = shard.cx().within(REQUEST_MAX);
+            let cx = match hub.io_timeout {
+                Some(timeout) => shard.cx().within(timeout + TELL_MAX),
+                None => shard.cx(),
+            };
             let here = Here { hub, client, cx: cx.clone(), _permit: permit };
             cx.spawn(async move { request(here).await });
         }));

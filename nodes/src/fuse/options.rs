@@ -7,12 +7,7 @@
 //! kernel applies the umask before it asks), `AUTO_INVAL_DATA` (it drops the page cache after our
 //! own writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
 
-use std::time::Duration;
-
 use super::kernel::{FopenFlags, InitFlags, KernelConfig, SessionAcl};
-
-/// How long the kernel may answer from its caches of names and attributes.
-pub const TTL: Duration = Duration::from_secs(1);
 
 /// Largest read or write in one request.
 pub const IO_BYTES_MAX: u32 = 1 << 20;

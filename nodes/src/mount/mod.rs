@@ -9,6 +9,7 @@ pub mod device;
 pub mod fusermount;
 pub mod holders;
 pub mod mountinfo;
+pub mod options;
 pub mod place;
 
 use std::ffi::CString;
@@ -18,10 +19,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 use rustix::process::{getegid, geteuid};
 
 use mountinfo::Device;
+pub use options::MountOptions;
 
 use crate::failure::{Failure, failed, refused};
 
@@ -31,9 +33,15 @@ const DEVICE: &str = "/dev/fuse";
 /// reader wait for one round trip per 128 KiB.
 const READ_AHEAD_KIB: u32 = 1024;
 
+/// The type of a mount is `fuse.` and this. mount(8) looks for `/sbin/mount.fuse.<this>` when it
+/// mounts anew (`-o remount`), and for `/sbin/mount.<this>` by `-t <this>`.
+pub const SUBTYPE: &str = "t3fs";
+/// The source of a mount is this and the cluster's name.
+pub const SOURCE_PREFIX: &str = "hf3fs.";
+
 /// What `df` shows in its first column.
 pub fn source(cluster: &str) -> String {
-    format!("hf3fs.{cluster}")
+    format!("{SOURCE_PREFIX}{cluster}")
 }
 
 /// Whether other users than the one who mounts may use the mount.
@@ -42,7 +50,10 @@ pub fn allow_other() -> bool {
 }
 
 /// Refuses where no mount could be made: looks at /dev/fuse and for fusermount3.
-pub fn preflight() -> Result<(), Failure> {
+pub fn preflight(how: MountOptions) -> Result<(), Failure> {
+    if let Some(word) = how.needs_root().filter(|_| !geteuid().is_root()) {
+        return Err(refused(format!("only root can mount with {word}; leave it out")));
+    }
     open_device().map_err(|e| match e {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => refused(format!(
             "there is no {DEVICE}; load the module with `modprobe fuse`, or start the container \
@@ -66,9 +77,9 @@ fn open_device() -> Result<OwnedFd, Errno> {
 }
 
 /// Mounts on `dir` (absolute, without links). The connection is ready for the handshake.
-pub fn mount(dir: &Path, cluster: &str) -> Result<OwnedFd, Failure> {
+pub fn mount(dir: &Path, cluster: &str, how: MountOptions) -> Result<OwnedFd, Failure> {
     if !geteuid().is_root() {
-        return fusermount::mount(dir, &source(cluster), allow_other());
+        return fusermount::mount(dir, &source(cluster), how, allow_other());
     }
     let cannot = |what: &str, e: Errno| {
         let hint = match e {
@@ -86,10 +97,40 @@ pub fn mount(dir: &Path, cluster: &str) -> Result<OwnedFd, Failure> {
         getegid().as_raw()
     );
     let options = CString::new(options).expect("made of numbers and words");
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(source(cluster), dir, "fuse", flags, options.as_c_str())
+    let kind = format!("fuse.{SUBTYPE}");
+    rustix::mount::mount(source(cluster), dir, kind, how.flags(), options.as_c_str())
         .map_err(|e| cannot("mount on", e))?;
     Ok(device)
+}
+
+/// `mount -o remount,WORDS DIR`: the mount of ours at `dir` gets other options, without any need
+/// to ask the process that serves it.
+pub fn remount<'a>(dir: &Path, words: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
+    let shown = dir.display();
+    let found = mountinfo::at(dir)
+        .map_err(|e| refused(format!("/proc/self/mountinfo cannot be read: {e}; mount /proc")))?;
+    let Some(found) = found.filter(mountinfo::Mount::is_ours) else {
+        return Err(refused(format!("{shown} is no mount of t3fs, so it is not mounted anew")));
+    };
+    let how = MountOptions::of_mounted(&found.options).with(words).map_err(unknown_option)?;
+    // One call changes the file system and this mount point.
+    rustix::mount::mount_remount(dir, how.flags(), c"").map_err(|e| {
+        let hint = match e {
+            Errno::PERM => "; only root can",
+            Errno::BUSY => "; files are open for writing there",
+            _ => "",
+        };
+        failed(format!("{shown} cannot be mounted anew: {e}{hint}"))
+    })
+}
+
+/// The sentence about a word that is no option.
+pub fn unknown_option(word: String) -> Failure {
+    refused(format!(
+        "mount option {word:?} is not known; known are ro, rw, noexec, exec, nodev, dev, nosuid, \
+         suid, noatime, relatime, strictatime, nodiratime, sync, async, dirsync, user, _netdev, \
+         nofail, noauto and x-*"
+    ))
 }
 
 /// How an unmount did not happen.

@@ -13,8 +13,10 @@ pub mod ending;
 mod keeper;
 mod latest;
 mod link;
+mod names;
 mod news;
 mod parts;
+mod reach;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,9 +26,10 @@ use t3fs_actors::client::FsSpace;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
-use t3fs_runtime::{Addr, Ask, Cx, Handle, RawAddr};
+use t3fs_runtime::{Addr, Ask, Cx, Handle, NodeId, RawAddr};
 use t3fs_transport::{Fabric, Peers};
 
+use crate::config::host::Host;
 use crate::config::roles::Role;
 use crate::failure::{Failure, failed};
 use crate::fuse::hub::{self, Hub};
@@ -61,6 +64,7 @@ pub struct Node {
     /// With the locks of the folders.
     assembly: Arc<Assembly>,
     trouble: Trouble,
+    reach: Option<reach::Watch>,
     /// How it introduces itself when it serves.
     about: String,
     pub budget: Budget,
@@ -127,14 +131,30 @@ impl Node {
             remotes: shards.remotes.clone(),
             peers: peers.clone(),
             trouble: Trouble::default(),
+            parts: reach::Parts::default(),
+            kv_named: None,
+            reach: None,
             about: String::new(),
         };
         match starting.run() {
             Ok((kv, agent, keeper)) => {
-                let Starting { a: assembly, about, trouble, .. } = starting;
-                Ok(Node { shards, peers, kv, agent, keeper, assembly, trouble, about, budget })
+                let Starting { a: assembly, about, trouble, reach, .. } = starting;
+                let node = Node {
+                    shards,
+                    peers,
+                    kv,
+                    agent,
+                    keeper,
+                    assembly,
+                    trouble,
+                    reach,
+                    about,
+                    budget,
+                };
+                Ok(node)
             }
             Err(e) => {
+                drop(starting.reach.take());
                 shards.stop();
                 Err(e)
             }
@@ -144,7 +164,7 @@ impl Node {
     /// For the FUSE threads.
     pub fn hub(&self) -> Arc<Hub> {
         let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
-        Hub::new(self.shards.remotes.clone(), bytes_max)
+        Hub::new(self.shards.remotes.clone(), bytes_max, self.a.io_timeout)
     }
 
     /// For checks from other threads.
@@ -201,6 +221,10 @@ struct Starting<'a> {
     remotes: Vec<Remote>,
     peers: Option<Peers>,
     trouble: Trouble,
+    parts: reach::Parts,
+    /// The node that is the store, and how it was named to us.
+    kv_named: Option<(NodeId, Host)>,
+    reach: Option<reach::Watch>,
     about: String,
 }
 
@@ -209,7 +233,7 @@ impl Starting<'_> {
         let (local_kv, kv) = self.kv()?;
         let mgmtd = self.mgmtd(kv)?;
         let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
-        let addresses = self.peers.clone().map(Addresses::new);
+        let addresses = self.peers.clone().map(|p| Addresses::new(p, self.parts.clone()));
         let hear = hear.then(|| {
             let (say, inbox) = latest::latest();
             news = Some(inbox);
@@ -220,6 +244,10 @@ impl Starting<'_> {
             parts::start_agent(&cx, &a, mgmtd, addresses, hear)
         })?;
         self.open_the_door(mgmtd.map(Addr::raw), agent, local_kv)?;
+        if let Some(peers) = self.peers.clone().filter(|_| !self.a.roles.is_empty()) {
+            let (parts, named) = (self.parts.clone(), self.kv_named.take());
+            self.reach = Some(reach::watch(peers, parts, self.remotes[0].clone(), named));
+        }
         let mut keeper = None;
         if let Some(news) = news {
             keeper = Some(self.storage(agent, news)?);
@@ -235,7 +263,7 @@ impl Starting<'_> {
     }
 
     /// The store of this process, and the one to use.
-    fn kv(&self) -> Result<(Option<Addr<Kv>>, Option<Addr<Kv>>), Failure> {
+    fn kv(&mut self) -> Result<(Option<Addr<Kv>>, Option<Addr<Kv>>), Failure> {
         match self.a.kv.clone() {
             KvPlace::Here(folder) => {
                 let kv = on_shard(&self.remotes[0], "metadata store", async move |cx: Cx| {
@@ -246,10 +274,13 @@ impl Starting<'_> {
             KvPlace::There(at) => {
                 let what = format!("the metadata store at t3fs-kv://{at}");
                 let found = until_done(&what, self.go_on, || {
+                    let all = at.look_up().map_err(failed)?;
                     on_shard(&self.remotes[0], "metadata store", async move |_: Cx| {
-                        link::find(at, link::KV).await
+                        link::find_any(&all, link::KV).await
                     })?
                 })?;
+                self.parts.note(found.node, "kv");
+                self.kv_named = Some((found.node, at));
                 Ok((None, Some(Addr::from_raw(found))))
             }
             KvPlace::Unused => Ok((None, None)),
@@ -299,8 +330,8 @@ impl Starting<'_> {
             let also: String = served.map(|a| format!(" and {a}")).collect();
             self.about += &format!(", node {}, at TCP://{bound}{also}", self.a.node.0);
         }
-        let (mgmtds, own, trouble) =
-            (plan.mgmtds.clone(), plan.advertise.clone(), self.trouble.clone());
+        let mgmtds = names::Names::start(plan.mgmtds.iter().map(|p| p.host.clone()).collect());
+        let (own, trouble) = (plan.advertise.clone(), self.trouble.clone());
         let peers = peers.clone();
         on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
             link::keep_finding_mgmtds(&cx, agent, mgmtd, peers, mgmtds, own, trouble);
@@ -353,10 +384,16 @@ impl Starting<'_> {
         for (index, remote) in self.remotes.iter().enumerate() {
             until_done("the cluster", &go_on, || {
                 let (label, budget) = (format!("{} shard {index}", self.a.label), self.budget);
+                let io_timeout = self.a.io_timeout;
                 let started = on_shard(remote, "client", async move |cx: Cx| {
-                    parts::start_client(&cx.within(ATTEMPT), agent, label, &budget).await
+                    let cx = cx.within(ATTEMPT);
+                    parts::start_client(&cx, agent, &label, io_timeout, &budget).await
                 })?;
-                started.map_err(|e| failed(format!("{e}{}", self.trouble.hint())))
+                // Who finds no mgmtd need not hear what that has led to.
+                started.map_err(|e| match self.trouble.hint() {
+                    why if why.is_empty() => e,
+                    why => failed(format!("no mgmtd can be used{why}")),
+                })
             })?;
         }
         if let Targets::Local(_) = self.a.targets {

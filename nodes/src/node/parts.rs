@@ -275,10 +275,16 @@ fn no_answer(e: AskError) -> Failure {
 pub async fn start_client(
     cx: &Cx,
     agent: Addr<Agent>,
-    label: String,
+    label: &str,
+    io_timeout: Option<Duration>,
     budget: &Budget,
 ) -> Result<(), Failure> {
-    let config = ClientConfig { agent, label, write_buffer_bytes: budget.write_buffer_bytes };
+    let config = ClientConfig {
+        write_buffer_bytes: budget.write_buffer_bytes,
+        read_bytes: budget.read_bytes_in_flight,
+        io_timeout,
+        ..ClientConfig::new(agent, label)
+    };
     let client = Client::start(cx, config)
         .await
         .map_err(|e| failed(format!("the cluster cannot be used: {e}")))?;
