@@ -345,7 +345,7 @@ impl Storage {
     }
 
     /// Refuses what needs a lease that was held all the time from `start` on.
-    fn leased_since(&self, start: Time, now: Time) -> Result<(), StorageError> {
+    pub(super) fn leased_since(&self, start: Time, now: Time) -> Result<(), StorageError> {
         let held = self.core.member.held_since(now).is_some_and(|since| since <= start);
         if held || self.planted_bug == Some(PlantedBug::NoLeaseCheck) {
             return Ok(());

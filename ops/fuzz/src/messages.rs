@@ -68,7 +68,8 @@ macro_rules! readings {
 const READINGS: &[(u16, u16, [Reading; 2])] = readings! {
     Storage: storage::UpdateChunk, storage::ReadChunk, storage::RemoveChunks, storage::ListChunks,
         storage::ScrubChunks, storage::GetSpace, storage::NewRouting, storage::LeaseHeld,
-        storage::SyncStart, storage::SyncChunk, storage::SyncDone, storage::GetResync;
+        storage::SyncStart, storage::SyncChunk, storage::SyncDone, storage::GetResync,
+        storage::FileExtents, storage::ListInodes;
     Meta: meta::Lookup, meta::SetAttr, meta::ReportWrite, meta::CreateFile, meta::MakeSymlink,
         meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta, meta::Append,
         meta::OpenFile, meta::DropHolds, meta::ShareOpens, meta::ListKeepers;
