@@ -340,7 +340,7 @@ pub async fn close_targets(cx: &Cx, agent: Addr<Agent>) -> Result<(), Failure> {
 
 /// After everyone who could still ask it: all metadata on stable storage.
 pub async fn close_kv(cx: &Cx, kv: Addr<Kv>) -> Result<(), Failure> {
-    match cx.ask(kv, Barrier).await {
+    match cx.ask(kv, Barrier::default()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(failed(format!("the metadata store did not sync: {e}"))),
         Err(e) => Err(failed(format!("the metadata store did not answer: {e}"))),
