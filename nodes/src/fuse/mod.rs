@@ -70,7 +70,7 @@ impl Fs {
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        self.hub.run(InodeId(inode.0), 0, request);
+        self.hub.run(InodeId(inode.0), request);
     }
 }
 
@@ -358,7 +358,8 @@ impl Filesystem for Fs {
         let data = Bytes::copy_from_slice(data);
         let size = data.len();
         let privileged = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.hub.run(InodeId(ino.0), size, async move |here| {
+        let wanted = reply.wanted();
+        self.hub.run_write(InodeId(ino.0), size, wanted, async move |here| {
             let inode = InodeId(ino.0);
             match files::write(&here, inode, offset, data, flags.0, privileged).await {
                 Ok(()) => reply.written(size as u32),
