@@ -2,6 +2,8 @@
 //! order of their arrival, and start when others are done; the FUSE thread goes on and takes the
 //! next request. So names and reads are never held up by writes to a chain that is dead.
 //!
+//! A write whose caller was killed while it was parked never starts: nothing of it has begun.
+//!
 //! A thread waits in two cases only, and then the pressure goes back to the programs: so much data
 //! is parked that memory has to be spared, or there are so many requests that a shard's inbox could
 //! be full. A shard that hands a step to another one never finds the inbox full.
@@ -17,9 +19,16 @@ const REQUESTS_MAX: usize = 8192;
 const PARKED_MAX: usize = 4;
 /// Between two looks at whether there are fewer requests. Only under overload.
 const PAUSE: Duration = Duration::from_micros(100);
+/// Between two looks at whether callers of parked writes were killed. Only under overload.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// What begins a request.
-type Start = Box<dyn FnOnce(Permit) + Send>;
+/// A write that has not started.
+struct Parked {
+    bytes: usize,
+    /// Whether its caller still waits.
+    wanted: Box<dyn Fn() -> bool + Send>,
+    start: Box<dyn FnOnce(Permit) + Send>,
+}
 
 /// Counts requests, and the data that they carry.
 pub struct Admission {
@@ -29,12 +38,19 @@ pub struct Admission {
     unparked: Condvar,
 }
 
+/// What is parked no more. It is started, or dropped, without the lock.
+#[derive(Default)]
+struct Unparked {
+    start: Vec<Parked>,
+    unwanted: Vec<Parked>,
+}
+
 #[derive(Default)]
 struct Writes {
     /// Of writes that have started.
     bytes: usize,
     parked_bytes: usize,
-    parked: VecDeque<(usize, Start)>,
+    parked: VecDeque<Parked>,
 }
 
 /// One request that has started.
@@ -49,18 +65,33 @@ impl Writes {
         self.bytes == 0 || self.bytes + bytes <= bytes_max
     }
 
-    /// Takes out those that may start now.
-    fn unpark(&mut self, bytes_max: usize) -> Vec<(usize, Start)> {
-        let mut out = Vec::new();
-        while let Some((bytes, _)) = self.parked.front()
-            && self.fits(*bytes, bytes_max)
-        {
-            let (bytes, start) = self.parked.pop_front().expect("looked at above");
-            self.parked_bytes -= bytes;
-            self.bytes += bytes;
-            out.push((bytes, start));
+    /// Takes out those that may start now, and those before them that nobody waits for.
+    fn unpark(&mut self, bytes_max: usize) -> Unparked {
+        let mut out = Unparked::default();
+        while let Some(first) = self.parked.front() {
+            let wanted = (first.wanted)();
+            if wanted && !self.fits(first.bytes, bytes_max) {
+                break;
+            }
+            let first = self.parked.pop_front().expect("looked at above");
+            self.parked_bytes -= first.bytes;
+            if wanted {
+                self.bytes += first.bytes;
+                out.start.push(first);
+            } else {
+                out.unwanted.push(first);
+            }
         }
         out
+    }
+
+    /// Takes out all that nobody waits for.
+    fn forget_unwanted(&mut self) -> Unparked {
+        let parked = std::mem::take(&mut self.parked);
+        let (stay, unwanted) = parked.into_iter().partition(|p| (p.wanted)());
+        self.parked = stay;
+        self.parked_bytes = self.parked.iter().map(|p| p.bytes).sum();
+        Unparked { start: Vec::new(), unwanted: VecDeque::into(unwanted) }
     }
 }
 
@@ -80,55 +111,72 @@ impl Admission {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a request that carries so many bytes to be written, now or later. Later it starts on
-    /// the thread that gives bytes back.
-    pub fn run(self: &Arc<Self>, bytes: usize, start: impl FnOnce(Permit) + Send + 'static) {
-        while !self.try_count() {
-            std::thread::sleep(PAUSE);
-        }
-        if bytes > 0 {
-            let mut writes = self.lock();
-            // Whoever was parked first starts first.
-            if !writes.parked.is_empty() || !writes.fits(bytes, self.bytes_max) {
-                let writes = self.wait_for_parking(writes, bytes);
-                return self.park(writes, bytes, Box::new(start));
-            }
-            writes.bytes += bytes;
-        }
-        start(Permit { of: Arc::clone(self), bytes });
+    /// Starts a request that has nothing to write.
+    pub fn run(self: &Arc<Self>, start: impl FnOnce(Permit)) {
+        self.count();
+        start(Permit { of: Arc::clone(self), bytes: 0 });
     }
 
-    fn try_count(&self) -> bool {
-        if self.requests.fetch_add(1, Ordering::Relaxed) < REQUESTS_MAX {
-            return true;
-        }
-        self.requests.fetch_sub(1, Ordering::Relaxed);
-        false
-    }
-
-    fn wait_for_parking<'a>(
-        &self,
-        writes: MutexGuard<'a, Writes>,
+    /// Starts a request that has so many bytes to write, now or later. Later it starts on the
+    /// thread that gives bytes back, if it is still `wanted`.
+    pub fn run_write(
+        self: &Arc<Self>,
         bytes: usize,
-    ) -> MutexGuard<'a, Writes> {
-        let parked_max = self.bytes_max.saturating_mul(PARKED_MAX);
-        let full = |writes: &mut Writes| {
-            !writes.parked.is_empty() && writes.parked_bytes + bytes > parked_max
-        };
-        self.unparked.wait_while(writes, full).unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn park(self: &Arc<Self>, mut writes: MutexGuard<'_, Writes>, bytes: usize, start: Start) {
+        wanted: impl Fn() -> bool + Send + 'static,
+        start: impl FnOnce(Permit) + Send + 'static,
+    ) {
+        self.count();
+        let mut writes = self.lock();
+        // Whoever was parked first starts first.
+        if writes.parked.is_empty() && writes.fits(bytes, self.bytes_max) {
+            writes.bytes += bytes;
+            drop(writes);
+            return start(Permit { of: Arc::clone(self), bytes });
+        }
+        let mut writes = self.wait_for_parking(writes, bytes);
         writes.parked_bytes += bytes;
-        writes.parked.push_back((bytes, start));
+        let (wanted, start) = (Box::new(wanted), Box::new(start));
+        writes.parked.push_back(Parked { bytes, wanted, start });
         // While this thread waited, the last write that was under way may have ended.
         let now = writes.unpark(self.bytes_max);
         drop(writes);
         self.start(now);
     }
 
-    fn start(self: &Arc<Self>, all: Vec<(usize, Start)>) {
-        for (bytes, start) in all {
+    /// Counts one more request, when there are not too many.
+    fn count(&self) {
+        while self.requests.fetch_add(1, Ordering::Relaxed) >= REQUESTS_MAX {
+            self.requests.fetch_sub(1, Ordering::Relaxed);
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn wait_for_parking<'a>(
+        self: &'a Arc<Self>,
+        mut writes: MutexGuard<'a, Writes>,
+        bytes: usize,
+    ) -> MutexGuard<'a, Writes> {
+        let parked_max = self.bytes_max.saturating_mul(PARKED_MAX);
+        while !writes.parked.is_empty() && writes.parked_bytes + bytes > parked_max {
+            let unwanted = writes.forget_unwanted();
+            if unwanted.unwanted.is_empty() {
+                let woken = self.unparked.wait_timeout(writes, LOOK);
+                writes = woken.unwrap_or_else(PoisonError::into_inner).0;
+            } else {
+                drop(writes);
+                self.start(unwanted);
+                writes = self.lock();
+            }
+        }
+        writes
+    }
+
+    fn start(self: &Arc<Self>, now: Unparked) {
+        self.requests.fetch_sub(now.unwanted.len(), Ordering::Relaxed);
+        if !now.start.is_empty() || !now.unwanted.is_empty() {
+            self.unparked.notify_all();
+        }
+        for Parked { bytes, start, .. } in now.start {
             start(Permit { of: Arc::clone(self), bytes });
         }
     }
@@ -137,15 +185,11 @@ impl Admission {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.of.requests.fetch_sub(1, Ordering::Relaxed);
-        if self.bytes == 0 {
-            return;
-        }
-        let mut writes = self.of.lock();
-        writes.bytes -= self.bytes;
-        let now = writes.unpark(self.of.bytes_max);
-        drop(writes);
-        if !now.is_empty() {
-            self.of.unparked.notify_all();
+        if self.bytes > 0 {
+            let mut writes = self.of.lock();
+            writes.bytes -= self.bytes;
+            let now = writes.unpark(self.of.bytes_max);
+            drop(writes);
             self.of.start(now);
         }
     }
@@ -155,6 +199,7 @@ impl Drop for Permit {
 mod tests {
     //! Goal: limits hold, order is kept, nothing leaks, and only writes ever wait.
     use super::*;
+    use std::sync::atomic::AtomicBool;
     use std::sync::mpsc::{self, Receiver, Sender};
 
     /// An admission whose requests say that they have started, with their permit.
@@ -171,8 +216,11 @@ mod tests {
         }
 
         fn run(&self, number: u32, bytes: usize) {
-            let say = self.say.clone();
-            self.admission.run(bytes, move |permit| say.send((number, permit)).expect("heard"));
+            self.run_while(number, bytes, &Arc::new(AtomicBool::new(true)));
+        }
+
+        fn run_while(&self, number: u32, bytes: usize, wanted: &Arc<AtomicBool>) {
+            run(&self.admission, &self.say, number, bytes, wanted);
         }
 
         fn started(&self) -> Vec<(u32, Permit)> {
@@ -183,6 +231,21 @@ mod tests {
             let writes = self.admission.lock();
             assert_eq!((writes.bytes, writes.parked_bytes, writes.parked.len()), (0, 0, 0));
             assert_eq!(self.admission.requests.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    fn run(
+        admission: &Arc<Admission>,
+        say: &Sender<(u32, Permit)>,
+        number: u32,
+        bytes: usize,
+        wanted: &Arc<AtomicBool>,
+    ) {
+        let (say, wanted) = (say.clone(), Arc::clone(wanted));
+        let start = move |permit| say.send((number, permit)).expect("heard");
+        match bytes {
+            0 => admission.run(start),
+            _ => admission.run_write(bytes, move || wanted.load(Ordering::Relaxed), start),
         }
     }
 
@@ -226,7 +289,7 @@ mod tests {
         let (began, begun) = mpsc::channel();
         let waits = std::thread::spawn(move || {
             began.send(()).expect("heard");
-            admission.run(100, move |permit| say.send((5, permit)).expect("heard"));
+            run(&admission, &say, 5, 100, &Arc::new(AtomicBool::new(true)));
         });
         begun.recv().expect("it runs");
         lot.run(6, 0);
@@ -242,15 +305,45 @@ mod tests {
         lot.assert_empty();
     }
 
+    /// Regression: writers that were killed left their data parked, until every thread waited.
+    #[test]
+    fn what_nobody_wants_makes_room_and_never_starts() {
+        let lot = Lot::new(100);
+        let wanted = Arc::new(AtomicBool::new(true));
+        lot.run(0, 100);
+        let first = lot.started();
+        for number in 1..5 {
+            lot.run_while(number, 100, &wanted);
+        }
+        wanted.store(false, Ordering::Relaxed);
+        lot.run(5, 100); // would wait for ever
+        lot.run_while(6, 100, &wanted);
+        lot.run(7, 100);
+        assert_eq!(numbers(&lot.started()), []);
+        drop(first);
+        let next = lot.started();
+        assert_eq!(numbers(&next), [5]);
+        drop(next);
+        let last = lot.started();
+        assert_eq!(numbers(&last), [7]);
+        drop(last);
+        lot.assert_empty();
+    }
+
     #[test]
     fn requests_are_limited() {
         let lot = Lot::new(100);
         for number in 0..REQUESTS_MAX as u32 {
             lot.run(number, 0);
         }
-        assert!(!lot.admission.try_count());
-        drop(lot.started());
-        lot.run(0, 0);
+        let all = lot.started();
+        assert_eq!(all.len(), REQUESTS_MAX);
+        let (admission, say) = (Arc::clone(&lot.admission), lot.say.clone());
+        let wanted = Arc::new(AtomicBool::new(true));
+        let waits = std::thread::spawn(move || run(&admission, &say, 0, 0, &wanted));
+        assert!(lot.started.recv_timeout(Duration::from_millis(50)).is_err(), "one too many");
+        drop(all);
+        waits.join().expect("it goes on");
         drop(lot.started());
         lot.assert_empty();
     }

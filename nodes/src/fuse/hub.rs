@@ -74,15 +74,30 @@ impl Hub {
         (inode.0 % self.remotes.len() as u64) as usize
     }
 
-    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it has to write; with
-    /// too much of that under way it starts later, and this thread goes on. If the shard has no
-    /// client any more the request is dropped, and with it its reply, which says EIO.
-    pub fn run<F>(self: &Arc<Self>, inode: InodeId, bytes: usize, request: F)
+    /// From a FUSE thread: runs a request on the inode's shard. If the shard has no client any more
+    /// the request is dropped, and with it its reply, which says EIO.
+    pub fn run<F>(self: &Arc<Self>, inode: InodeId, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
+        let shard = self.shard_of(inode);
+        self.admission.run(|permit| self.pass(shard, Some(permit), request));
+    }
+
+    /// As [`Hub::run`], for a request with so many bytes to write. With too much of that under way
+    /// it starts later, if `wanted` still says so, and this thread goes on.
+    pub fn run_write<F>(
+        self: &Arc<Self>,
+        inode: InodeId,
+        bytes: usize,
+        wanted: impl Fn() -> bool + Send + 'static,
+        request: F,
+    ) where
+        F: AsyncFnOnce(Here) + Send + 'static,
+    {
         let (hub, shard) = (Arc::clone(self), self.shard_of(inode));
-        self.admission.run(bytes, move |permit| hub.pass(shard, Some(permit), request));
+        let start = move |permit| hub.pass(shard, Some(permit), request);
+        self.admission.run_write(bytes, wanted, start);
     }
 
     fn pass<F>(self: &Arc<Self>, shard: usize, permit: Option<Permit>, request: F)

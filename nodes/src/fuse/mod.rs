@@ -71,7 +71,7 @@ impl Fs {
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        self.hub.run(InodeId(inode.0), 0, request);
+        self.hub.run(InodeId(inode.0), request);
     }
 }
 
@@ -372,7 +372,8 @@ impl Filesystem for Fs {
             cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
             privileged: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
-        self.hub.run(write.inode, size, async move |here| {
+        let wanted = reply.wanted();
+        self.hub.run_write(write.inode, size, wanted, async move |here| {
             match files::write(&here, write).await {
                 Ok(_) => reply.written(size as u32),
                 Err(e) => reply.error(errno(&e)),

@@ -47,7 +47,7 @@ const SPIN: Duration = Duration::from_micros(30);
 /// Between two attempts to reach what is not there yet.
 const RETRY: Duration = Duration::from_millis(200);
 /// For one attempt of a client to begin.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT: Duration = Duration::from_secs(15);
 /// How often it is said that something is still waited for.
 const REMIND: Duration = Duration::from_secs(10);
 
@@ -164,7 +164,7 @@ impl Node {
     /// For the FUSE threads.
     pub fn hub(&self) -> Arc<Hub> {
         let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
-        Hub::new(self.shards.remotes.clone(), bytes_max, self.a.io_timeout)
+        Hub::new(self.shards.remotes.clone(), bytes_max, self.assembly.io_timeout)
     }
 
     /// For checks from other threads.

@@ -227,6 +227,7 @@ fn page() -> meta::DirPage {
         length: 4,
         truncations: 0,
         times_set: 0,
+        changes: 0,
         sparse: false,
         birth_ns: 0,
         layout: Some(meta::Layout {

@@ -31,6 +31,8 @@ mod session;
 mod types;
 
 #[cfg(test)]
+mod mounted;
+#[cfg(test)]
 mod tests;
 
 use std::ffi::OsStr;

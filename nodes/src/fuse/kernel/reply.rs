@@ -154,6 +154,12 @@ impl ReplyCreate {
 }
 
 impl ReplyWrite {
+    /// Says later whether the caller still waits for this answer.
+    pub fn wanted(&self) -> impl Fn() -> bool + Send + use<> {
+        let (channel, unique) = (Arc::clone(&self.0.channel), self.0.unique);
+        move || channel.in_flight().get(unique).is_some()
+    }
+
     pub fn written(self, bytes: u32) -> bool {
         let mut body = Short::new();
         body.put_u32(bytes);
