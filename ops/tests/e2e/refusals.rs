@@ -95,7 +95,7 @@ fn a_mount_point_that_others_use() {
     }
     let site = Site::new("foreign");
     let _watchdog = Watchdog::start(site.mount_point());
-    let nullfs = Path::new(env!("CARGO_BIN_EXE_nullfs"));
+    let nullfs = harness::binary("nullfs");
     let log = site.path("null.log");
     let mut other = Node::start(Setup::nullfs(nullfs, &site.mount_point(), &log)).expect("nullfs");
     let setup = site.setup(1);

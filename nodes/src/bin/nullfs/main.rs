@@ -2,30 +2,10 @@
 //! against.
 //!
 //! Names and attributes live in memory, written data is dropped, reads answer zeros of the file's
-//! length. It promises the product's own settings towards the kernel, for it is compiled with the
-//! product's files of them and of the way to the kernel, and as little work per request as a FUSE file system can do (`tree.rs`).
+//! length. It has the product's own way to the kernel and its settings, and does as little work per
+//! request as a FUSE file system can do (`tree.rs`).
 //! Runs until SIGTERM, SIGINT or umount.
 
-/// As `t3fs_nodes::limits`, of which the settings need this.
-mod limits {
-    pub fn cores() -> usize {
-        std::thread::available_parallelism().map_or(1, usize::from)
-    }
-}
-
-// Not through a dependency: `cargo ops` would then have to build the whole product first. These are
-// the product's own files, of which an empty file system does not use all.
-#[allow(dead_code, unused_imports)]
-#[path = "../../../nodes/src/failure.rs"]
-mod failure;
-#[allow(dead_code, unused_imports)]
-#[path = "../../../nodes/src/fuse/kernel/mod.rs"]
-mod kernel;
-#[allow(dead_code, unused_imports)]
-#[path = "../../../nodes/src/mount/mod.rs"]
-mod mount;
-#[path = "../../../nodes/src/fuse/options.rs"]
-mod options;
 mod serve;
 mod tree;
 
@@ -33,10 +13,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use kernel::Session;
-use mount::mountinfo;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use t3fs_nodes::failure::Failure;
+use t3fs_nodes::fuse::kernel::Session;
+use t3fs_nodes::fuse::options;
+use t3fs_nodes::mount::options::MountOptions;
+use t3fs_nodes::mount::{self, mountinfo};
 
 /// The cluster that `df` shows.
 const CLUSTER: &str = "null";
@@ -61,8 +44,8 @@ fn serve_until_unmounted(dir: &Path) -> io::Result<()> {
     // Relative paths mean the folder that we were started in, also for the unmount at the end.
     let dir = dir.canonicalize()?;
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
-    let failed = |failure: failure::Failure| io::Error::other(failure.line);
-    let device = mount::mount(&dir, CLUSTER).map_err(failed)?;
+    let failed = |failure: Failure| io::Error::other(failure.line);
+    let device = mount::mount(&dir, CLUSTER, MountOptions::default()).map_err(failed)?;
     let found = mountinfo::at(&dir)?.ok_or_else(|| io::Error::other("unmounted at once"))?;
     let devices = mount::device::several(device, options::event_loops())?;
     let acl = options::acl(mount::allow_other());

@@ -6,13 +6,15 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
-use crate::kernel::{
+use t3fs_nodes::fuse::kernel::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
     Request, SetAttr, TimeOrNow, WriteFlags,
 };
-use crate::options::{self, TTL};
+use t3fs_actors::client::CACHE_TIME as TTL;
+use t3fs_nodes::fuse::options;
+
 use crate::tree::Tree;
 
 /// What every read is answered from; as long as the longest read that the kernel sends.

@@ -13,8 +13,8 @@ use std::time::SystemTime;
 
 use dashmap::DashMap;
 
-use crate::kernel::{FileAttr, FileType, INodeNo};
-use crate::options;
+use t3fs_nodes::fuse::kernel::{FileAttr, FileType, INodeNo};
+use t3fs_nodes::fuse::options;
 
 /// One line of a folder listing.
 #[derive(Clone)]
