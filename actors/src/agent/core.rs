@@ -166,6 +166,7 @@ impl Core {
             roles: s.roles.clone(),
             addresses: s.addresses.clone(),
             tags: s.tags.clone(),
+            mgmtd: s.mgmtd,
             actors: self.announced.then(|| Actors {
                 metas: self.metas.clone(),
                 targets: self.targets.values().copied().collect(),

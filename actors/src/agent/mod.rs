@@ -15,7 +15,7 @@ use ::core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, RawAddr, Slot, Time};
 
 use self::core::{Core, Next, Took};
 use self::watchers::Watchers;
@@ -33,6 +33,8 @@ pub struct ServerInfo {
     /// Where its links are accepted.
     pub addresses: Vec<String>,
     pub tags: Vec<(String, String)>,
+    /// The mgmtd of this process.
+    pub mgmtd: Option<RawAddr>,
 }
 
 /// What an agent has learned, for those of its process who follow it.

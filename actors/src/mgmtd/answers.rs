@@ -36,6 +36,12 @@ impl Handle<Heartbeat> for Mgmtd {
     }
 }
 
+impl Handle<Refrain> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: Refrain, cx: &Cx) -> bool {
+        me.with(|s| s.lease.promise(&m, cx.now()))
+    }
+}
+
 impl Handle<FetchRouting> for Mgmtd {
     async fn handle(
         me: &Me<Self>,

@@ -6,10 +6,10 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use t3fs_runtime::{NodeId, RawAddr, Time};
+use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 
-use super::chain_table;
 use super::store::SessionV2;
+use super::{Mgmtd, chain_table};
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 
@@ -100,6 +100,12 @@ impl State {
     fn holder(&self, t: TargetId) -> Option<ChainId> {
         let holds = |c: &&Chain| c.targets.iter().any(|x| x.target == t);
         self.routing.chains.iter().find(holds).map(|c| c.id)
+    }
+
+    /// Mgmtds that live, as far as it is known.
+    pub(super) fn mgmtds(&self) -> Vec<NodeId> {
+        let is = |n: &&NodeInfo| n.status == NodeStatus::Alive && n.roles.contains(&Role::Mgmtd);
+        self.routing.nodes.iter().filter(is).map(|n| n.node).collect()
     }
 
     /// Derives, and counts the version up if this differs from `before`.
@@ -195,6 +201,12 @@ impl Live {
 
     pub(super) fn silent(&self, node: NodeId, now: Time) -> Duration {
         now.since(self.heard(node))
+    }
+
+    /// Where the mgmtd of a node is asked.
+    pub(super) fn mgmtd(&self, node: NodeId) -> Option<Addr<Mgmtd>> {
+        let report = self.agents.get(&node)?.report.as_ref()?;
+        report.mgmtd.map(Addr::from_raw)
     }
 
     fn is_dead(&self, node: NodeId, now: Time) -> bool {

@@ -24,7 +24,7 @@ use t3fs_runtime::wire::{Wire, envelope, open, seal};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::core::State;
-use super::lease::{self, LeaseV2};
+use super::lease::{self, LeaseV3};
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, transact};
@@ -228,7 +228,7 @@ pub(super) struct Deposed;
 pub(super) async fn save(
     cx: &Cx,
     kv: Addr<Kv>,
-    mine: LeaseV2,
+    mine: LeaseV3,
     before: Option<&State>,
     after: &State,
 ) -> Result<(), Stop<Deposed>> {
@@ -238,9 +238,8 @@ pub(super) async fn save(
     let state_key = Bytes::from_static(STATE_KEY);
     transact(cx, kv, Durability::Now, async |txn| {
         let [record, state] = txn.read([&Bytes::from_static(lease::KEY), &state_key]).await?;
-        let holds = record.as_ref().and_then(|r| LeaseV2::decode(r).ok()).is_some_and(|r| {
-            (r.holder, r.incarnation, r.term) == (mine.holder, mine.incarnation, mine.term)
-        });
+        let record = record.as_ref().and_then(|r| LeaseV3::decode(r).ok());
+        let holds = record.is_some_and(|r| r.is_of(&mine));
         let found = match &state {
             None => None,
             Some(v) => Some(

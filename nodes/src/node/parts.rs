@@ -135,14 +135,14 @@ pub fn start_agent(
     let config = AgentConfig {
         cluster: a.cluster.clone(),
         mgmtds: mgmtd.into_iter().collect(),
-        server: a.roles.is_server().then(|| server_info(a)),
+        server: a.roles.is_server().then(|| server_info(a, mgmtd)),
         timing: timing(a),
         watch: Some(Rc::new(watch)),
     };
     Agent::start(cx, config)
 }
 
-fn server_info(a: &Assembly) -> ServerInfo {
+fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
     let parts = [
         (Role::Mgmtd, Part::Mgmtd),
         (Role::Kv, Part::Kv),
@@ -156,7 +156,8 @@ fn server_info(a: &Assembly) -> ServerInfo {
         // For who makes chains.
         tags.push((DISKS_TAG.to_owned(), server.disks.len().to_string()));
     }
-    ServerInfo { roles: roles.collect(), addresses: told.map(ToString::to_string).collect(), tags }
+    let addresses = told.map(ToString::to_string).collect();
+    ServerInfo { roles: roles.collect(), addresses, tags, mgmtd: mgmtd.map(Addr::raw) }
 }
 
 /// The tag that says how many disks a storage node has.

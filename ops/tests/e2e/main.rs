@@ -19,6 +19,7 @@ mod lifecycle;
 mod load;
 mod mounting;
 mod networks;
+mod pauses;
 mod posix;
 mod rack;
 mod refusals;

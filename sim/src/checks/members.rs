@@ -16,7 +16,7 @@ use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig};
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
-use t3fs_actors::proto::mgmtd::{CreateChains, Routing, TargetReport, TargetState};
+use t3fs_actors::proto::mgmtd::{CreateChains, Role, Routing, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{Engine, EngineError, TargetIdentity};
 use t3fs_actors::storage::{PlantedBug, Seen, Storage, StorageConfig};
@@ -144,7 +144,10 @@ impl Plan {
             })),
             ..MgmtdConfig::new(first_actor(self.kv), "sim")
         };
-        Mgmtd::start(cx, config);
+        let (roles, mgmtd) = (vec![Role::Mgmtd], Some(Mgmtd::start(cx, config).raw()));
+        let agent = self.agent(cx, Some(ServerInfo { roles, mgmtd, ..ServerInfo::default() }));
+        // Told to the actor beside it, at its start: it arrives.
+        let _ = cx.tell(agent, Announce { metas: Vec::new(), targets: Vec::new() });
     }
 
     /// Starts a storage node: opens (or makes) its targets, serves them, announces them.
@@ -322,6 +325,23 @@ fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], mgmtds: &[NodeId], every: D
     });
 }
 
+/// In some runs the store stands still for a while, or is cut off from everyone, or from a mgmtd.
+fn store_pauses(sim: &Sim, rng: &Rng, kv: NodeId) {
+    let (at, long) = (rng.below(10_000_000), 500_000 + rng.below(8_000_000));
+    let kind = rng.below(6);
+    sim.at(sim.now_us() + at, move |sim| match kind {
+        0 | 1 => sim.pause(kv, Duration::from_micros(long)),
+        2 | 3 => {
+            match kind {
+                2 => sim.part(&[kv], &sim.nodes()),
+                _ => sim.part(&[kv], &[NodeId(kv.0 + 1)]),
+            }
+            sim.at(sim.now_us() + long, |sim| sim.rejoin());
+        }
+        _ => {}
+    });
+}
+
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
     let cluster = Cluster::build(run);
@@ -358,6 +378,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         let every = Duration::from_millis(*rng.pick(&[700, 1_500, 4_000]));
         outages(world, &world.rng(8), servers, &plan.mgmtds, every);
     }
+    store_pauses(world, &world.rng(9), plan.kv);
     let finished =
         || done.get() == CLIENTS || wrong.borrow().is_some() || plan.watch.borrow().wrong.is_some();
     if let Err(h) = world.run_until(finished, STORM)

@@ -77,6 +77,7 @@ impl Primary {
                 roles: vec![Role::Storage],
                 addresses: vec![format!("h{node}:1")],
                 tags: Vec::new(),
+                mgmtd: None,
                 actors,
             }),
             sessions: Vec::new(),
