@@ -20,4 +20,4 @@ mod resync;
 mod target;
 mod write;
 
-pub use target::{PlantedBug, Seen, Storage, StorageConfig};
+pub use target::{RESYNC_PAGE, Seen, Storage, StorageConfig};

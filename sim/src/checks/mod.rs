@@ -4,12 +4,14 @@
 //! a swarm, heals, demands progress, and says what was violated. What it draws comes from
 //! `run.world.rng(..)`, so a seed is the whole of it.
 
+mod bursts;
 mod chain;
 mod disk;
 pub mod engine;
 mod members;
 mod metas;
 mod mgmtd;
+mod mutants;
 
 use crate::trace::Sink;
 use crate::world::World;
