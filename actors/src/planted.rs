@@ -1,34 +1,60 @@
-//! Mistakes that checks plant, to see that they would find them. Production plants none.
+//! Mistakes that tests plant to see that the simulator finds them.
+//!
+//! One list for all actors. A configuration carries at most one; outside of tests it is `None`, and
+//! a planted mistake costs one branch on that.
 
-/// One mistake. What it breaks is named; where, a search for the variant tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PlantedBug {
-    /// An append is given the end of the file and does not move it.
+    /// Meta: an append is given the end of the file and does not move it.
     AppendAtKnownEnd,
-    /// A client takes the end of a file as it knows it for an append, although there are others.
+    /// Client: a client takes the end of a file as it knows it for an append, although there are others.
     AppendAtOwnEnd,
-    /// A barrier is answered without waiting for the sync.
+    /// Kv: a barrier is answered without waiting for the sync.
     BarrierAnswersAtOnce,
-    /// A barrier never says that what it stands for was lost.
+    /// Kv: a barrier never says that what it stands for was lost.
     BarrierForgetsVersion,
-    /// The head commits before its successor has answered.
+    /// Storage: the head commits before its successor has answered.
     CommitBeforeSuccessor,
-    /// A flight that failed sets no error.
+    /// Storage: of the updates that a crash left pending only the first sixteen are driven on.
+    DriveOnlySixteen,
+    /// Client: a flight that failed sets no error.
     FailedFlightIsSilent,
-    /// The collector removes files that living sessions hold.
+    /// Engine: a chunk with too many writers forgets one of them instead of refusing a new one.
+    FullWritersTableEvicts,
+    /// Mgmtd: a challenger counts the time in which it could not read the record.
+    GapCounts,
+    /// Mgmtd: a node gets a lease while its end is being stored.
+    GrantToCondemned,
+    /// Meta: the collector removes files that living sessions hold.
     HoldsIgnored,
-    /// Leases are not looked at.
+    /// Mgmtd: state is written without looking at the lease.
+    NoFence,
+    /// Storage: leases are not looked at.
     NoLeaseCheck,
-    /// A file is opened without the hold that was asked for.
+    /// Client and meta: a file is opened without the hold that was asked for.
     OpenWithoutHold,
-    /// A report that a cut has made stale is dropped and answered as if it had been taken.
+    /// Mgmtd: a challenger takes over although it has promised not to.
+    PromiseForgotten,
+    /// Engine: bytes from disk are not compared with their checksums.
+    ReadSkipsGranuleCheck,
+    /// Storage: a removal that reached its limit says that nothing is left.
+    RemoveChunksSaysNothingLeft,
+    /// Meta: a report that a cut has made stale is dropped and answered as if it had been taken.
     ReportIgnoresTruncations,
-    /// The length is set whatever the content was when the caller looked.
+    /// Storage: a chunk that is brought to a successor forgets its writers.
+    ResyncDropsRecents,
+    /// Storage: a resync takes the first page of its list for the whole.
+    ResyncStopsAfterOnePage,
+    /// Meta: the length is set whatever the content was when the caller looked.
     SeenContentIgnored,
-    /// A syncing target says that it is up to date when the resync begins.
+    /// Storage: a syncing target says that it is up to date when the resync begins.
     ServeBeforeSync,
-    /// An inode that is gone counts as written and synced.
+    /// Client: an inode that is gone counts as written and synced.
     StaleIsSuccess,
-    /// A report that a cut made stale counts as taken.
+    /// Client: a report that a cut made stale counts as taken.
     StaleReportIsTaken,
+    /// Storage: a successor that has no space is taken for done.
+    SuccessorNoSpaceIsDone,
+    /// Storage: chunks that are sent whole are cut at 64 KiB.
+    WholeSendsCut,
 }

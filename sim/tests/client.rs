@@ -18,7 +18,7 @@ use t3fs_actors::proto::meta::{Attr, GetAttr, ROOT};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::proto::storage::{ReadChunk, Retire, StorageError};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 use t3fs_sim::{Boot, NodeSpec, World};
 
@@ -60,6 +60,7 @@ async fn store(cx: Cx) {
         chain: CHAIN,
         agent,
         disk,
+        resync_page: RESYNC_PAGE,
         planted_bug: None,
         watch: None,
     };

@@ -2,7 +2,8 @@
 
 use t3fs_runtime::{Cx, Handle, Me};
 
-use super::{Mgmtd, PlantedBug};
+use super::Mgmtd;
+use crate::planted::PlantedBug;
 use crate::proto::ids::{RoutingVersion, SessionId};
 use crate::proto::mgmtd::*;
 

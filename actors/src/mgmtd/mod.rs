@@ -29,6 +29,7 @@ use crate::agent::Agent;
 use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, Txn};
+use crate::planted::PlantedBug;
 use crate::proto::agent::RoutingChanged;
 use crate::proto::ids::RoutingVersion;
 use crate::proto::kv::Durability;
@@ -59,19 +60,6 @@ impl Default for Timing {
             session_lease: Duration::from_secs(60),
         }
     }
-}
-
-/// Mistakes that tests plant to see that the simulator finds them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlantedBug {
-    /// State is written without looking at the lease.
-    NoFence,
-    /// A node gets a lease while its end is being stored.
-    GrantToCondemned,
-    /// A challenger takes over although it has promised not to.
-    PromiseForgotten,
-    /// A challenger counts the time in which it could not read the record.
-    GapCounts,
 }
 
 /// What a primary does, for those who check it.

@@ -179,6 +179,9 @@ pub struct TargetSpace {
     pub used: u64,
     pub chunks: u64,
     pub disk: u16,
+    /// The file system of that disk, among those of the target's node: `disk_capacity` and
+    /// `disk_free` are to be counted once for each. 0 is unknown.
+    pub file_system: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -372,7 +375,7 @@ protocol! { Storage as StorageMsg = 0x0300 {
     3 v 1 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
     5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
-    6 v 1 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
+    6 v 2 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
     7 v 1 NewRouting -> (), Control, 5_000 ms;
     8 v 1 LeaseHeld -> (), Control, 1_000 ms;
     9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;

@@ -20,5 +20,4 @@ mod resync;
 mod target;
 mod write;
 
-pub use crate::planted::PlantedBug;
-pub use target::{Seen, Storage, StorageConfig};
+pub use target::{RESYNC_PAGE, Seen, Storage, StorageConfig};

@@ -18,7 +18,7 @@ use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
 
@@ -204,6 +204,7 @@ pub async fn start_target(
         chain,
         agent,
         disk,
+        resync_page: RESYNC_PAGE,
         planted_bug: None,
         watch: None,
     };

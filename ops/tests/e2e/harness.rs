@@ -78,10 +78,15 @@ pub fn binary() -> PathBuf {
     if let Some(binary) = env::var_os("T3FS_NODE") {
         return binary.into();
     }
+    built("t3fs-node")
+}
+
+/// A program of the workspace that was built beside the tests.
+pub fn built(name: &str) -> PathBuf {
     let test = env::current_exe().expect("our own path");
     // target/ci/deps/e2e-1234 -> target/ci/t3fs-node
     let profile = test.ancestors().nth(2).expect("cargo's target folder");
-    let binary = profile.join("t3fs-node");
+    let binary = profile.join(name);
     assert!(binary.exists(), "no {}: build the workspace first", binary.display());
     binary
 }

@@ -95,9 +95,9 @@ fn a_mount_point_that_others_use() {
     }
     let site = Site::new("foreign");
     let _watchdog = Watchdog::start(site.mount_point());
-    let nullfs = harness::binary("nullfs");
+    let nullfs = built("nullfs");
     let log = site.path("null.log");
-    let mut other = Node::start(Setup::nullfs(nullfs, &site.mount_point(), &log)).expect("nullfs");
+    let mut other = Node::start(Setup::nullfs(&nullfs, &site.mount_point(), &log)).expect("nullfs");
     let setup = site.setup(1);
     assert_refused(&mut t3fs(&setup.args), &["umount", &site.mount_point().to_string_lossy()]);
     // Dead, but not ours either.

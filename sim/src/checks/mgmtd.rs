@@ -16,7 +16,8 @@ use std::rc::Rc;
 use t3fs_actors::agent::{self, Agent, AgentConfig, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig, PlantedBug, Timing};
+use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use t3fs_actors::proto::mgmtd::{
