@@ -155,7 +155,8 @@ impl View {
         if self.hold_lost(files, file, &sight) {
             return Ok(());
         }
-        let begun = || self.of(file).iter().filter(|c| c.begun < sight.ended);
+        // An append does not explain where it went.
+        let begun = || self.of(file).iter().filter(|c| c.begun < sight.ended && c.op != sight.op);
         let must: Vec<&Change> =
             begun().filter(|c| c.from.is_some() && c.seen(files, &sight)).collect();
         let cuts: Vec<&Change> = begun().filter(|c| c.is_cut()).collect();
@@ -211,7 +212,6 @@ impl View {
     pub(super) fn append_may_be_at(
         &self,
         files: &Files,
-        op: usize,
         file: File,
         at: u64,
         len: u64,
@@ -225,8 +225,8 @@ impl View {
             let over = |t: &Change| t.settled.is_some_and(|s| s < first);
             all.iter().any(|t| t.is_cut() && !over(t))
         };
-        let Some(me) = all.iter().find(|c| c.op == op) else { return Ok(()) };
-        let others = all.iter().filter(|c| c.append && c.op != op && c.ended.is_some());
+        let Some(me) = all.iter().find(|c| c.op == sight.op) else { return Ok(()) };
+        let others = all.iter().filter(|c| c.append && c.op != sight.op && c.ended.is_some());
         for other in others {
             let Some(from) = other.from else { continue };
             let lost = me.doubtful || other.doubtful || other.lost(files, &sight);

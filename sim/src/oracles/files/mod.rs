@@ -201,6 +201,8 @@ pub struct OpId(usize);
 /// How an observation was made: what it must have seen, and what it may have seen.
 #[derive(Clone, Copy, Debug)]
 struct Sight {
+    /// The operation that observes.
+    op: usize,
     life: Life,
     begun: Stamp,
     ended: Stamp,
@@ -308,7 +310,7 @@ impl Files {
         ended: Stamp,
         told: &Told,
     ) -> Result<(), String> {
-        let sight = Sight { life: op.life, begun: op.begun, ended, since: op.begun };
+        let sight = Sight { op: i, life: op.life, begun: op.begun, ended, since: op.begun };
         if let Told::Failed(failure) = told {
             return self.excused(view, i, op, sight, failure);
         }
@@ -334,7 +336,7 @@ impl Files {
                 view.listing_may_be(self, *dir, entries, sight, i)
             }
             (Act::Write { file, at: None, len, .. }, Told::At(at)) => {
-                view.append_may_be_at(self, i, *file, *at, *len, sight)
+                view.append_may_be_at(self, *file, *at, *len, sight)
             }
             (Act::Stat { file }, Told::File { length, .. }) => {
                 view.length_may_be(self, *file, (*length, *length), sight)

@@ -27,6 +27,8 @@ pub(super) struct Change {
     pub(super) settled: Option<Stamp>,
     pub(super) hard: Option<Stamp>,
     pub(super) doubtful: bool,
+    /// Its client has had the file closed since: it may have forgotten what it was told of it.
+    let_go: bool,
 }
 
 /// One descriptor.
@@ -73,8 +75,10 @@ impl View {
         returns.sort_by_key(|i| files.ops[*i].told.as_ref().map(|t| t.0));
         let mut open = Open::new();
         let mut errors: BTreeMap<(Life, File), Stamp> = BTreeMap::new();
+        let mut opens: BTreeMap<(Life, File), u32> = BTreeMap::new();
         for i in returns {
             view.took_place(files, i, place.get(&i).copied(), &mut open, &mut errors);
+            view.count_opens(&files.ops[i], &mut opens);
         }
         view.names = name_changes(files, &view);
         Ok(view)
@@ -125,15 +129,33 @@ impl View {
                 if *durable {
                     self.created_hard.entry(file).or_insert(*ended);
                 }
-                self.settle(key, op.begun, *ended, *durable, open);
+                self.settle(files, key, op.begun, *ended, *durable, open);
             }
-            (Act::Close { .. }, _) => self.settle(key, op.begun, *ended, false, open),
+            (Act::Close { .. }, _) => self.settle(files, key, op.begun, *ended, false, open),
             _ => {}
+        }
+    }
+
+    /// Notes which changes their clients have let go of.
+    fn count_opens(&mut self, op: &Op, opens: &mut BTreeMap<(Life, File), u32>) {
+        let Some(file) = self.file_of(op) else { return };
+        let count = opens.entry((op.life, file)).or_default();
+        match (&op.act, &op.told) {
+            (Act::Create { .. } | Act::Open { .. }, Some((_, Told::File { .. }))) => *count += 1,
+            (Act::Close { .. }, _) => *count = count.saturating_sub(1),
+            (Act::Cut { .. }, _) => {}
+            _ => return,
+        }
+        if *count == 0 {
+            let list = self.changes.entry(file).or_default();
+            let mine = list.iter_mut().filter(|c| c.life == op.life && c.ended.is_some());
+            mine.for_each(|c| c.let_go = true);
         }
     }
 
     fn settle(
         &mut self,
+        files: &Files,
         key: (Life, File),
         begun: Stamp,
         ended: Stamp,
@@ -147,7 +169,8 @@ impl View {
                 return true;
             }
             c.settled.get_or_insert(ended);
-            if durable {
+            let lost = files.losses.iter().any(|l| c.begun < *l && *l < ended);
+            if durable && !(c.let_go && lost) {
                 c.hard = Some(ended);
             }
             !durable
@@ -203,6 +226,7 @@ fn change(i: usize, op: &Op) -> Option<(File, Change)> {
         settled: None,
         hard: None,
         doubtful: false,
+        let_go: false,
     };
     Some((file, change))
 }
