@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod beside_ext4;
 mod cluster;
 mod crash;
 mod fabric;
@@ -19,6 +20,7 @@ mod load;
 mod mounting;
 mod networks;
 mod posix;
+mod power_loss;
 mod rack;
 mod refusals;
 mod replicas;
@@ -26,4 +28,5 @@ mod space;
 mod strangers;
 mod tools;
 mod trees;
+mod two_mounts;
 mod vm;
