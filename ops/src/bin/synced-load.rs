@@ -1,6 +1,7 @@
-//! `synced-load DIR LOG`: writes and fsyncs files in DIR with several threads, until standard input
-//! ends, whatever fails meanwhile, and says in LOG, which lies elsewhere, what an fsync that
-//! returned 0 has promised. `synced-load --verify DIR LOG` compares, in the form of `two-mounts`.
+//! `synced-load LOG DIR..`: writes and fsyncs files with several threads, until standard input ends,
+//! whatever fails meanwhile, and says in LOG, which lies elsewhere, what an fsync that returned 0 has
+//! promised. Each DIR is the same folder on another mount. `synced-load --verify LOG DIR` compares, in
+//! the form of `two-mounts`.
 //!
 //! fsync of a file promises its content, its length and its name; fsync of a folder promises what
 //! was done to the names in it. No name is ever used again. A program for the reason that
@@ -10,17 +11,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use t3fs_ops::noise::Noise;
 
-const THREADS: u64 = 4;
+/// On each mount.
+const THREADS: usize = 4;
 /// Files that are made before the first of them is synced: what a power loss takes.
 const BATCH: u64 = 12;
 /// Of a file, by turns.
@@ -42,19 +44,17 @@ enum Event {
 }
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let outcome = match args[..] {
-        ["--verify", dir, log] => read_log(Path::new(log)).map(|events| {
-            let promises = Promises::of(&events);
-            let (tried, wrong) = promises.verify(Path::new(dir));
+    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let outcome = match &args[..] {
+        [flag, log, dir] if flag == Path::new("--verify") => read_log(log).map(|events| {
+            let (tried, wrong) = Promises::of(&events).verify(dir);
             println!("synced: {tried} tried, {} wrong", wrong.len());
             wrong.iter().take(10).for_each(|why| println!("    {why}"));
             wrong.is_empty()
         }),
-        [dir, log] => run(Path::new(dir), Path::new(log)).map(|()| true),
+        [log, dirs @ ..] if !dirs.is_empty() => run(log, dirs).map(|()| true),
         _ => {
-            eprintln!("usage: synced-load [--verify] DIR LOG");
+            eprintln!("usage: synced-load LOG DIR.. | synced-load --verify LOG DIR");
             return ExitCode::from(2);
         }
     };
@@ -87,77 +87,118 @@ impl Log {
     }
 }
 
-fn run(dir: &Path, log: &Path) -> io::Result<()> {
+/// In rounds, all threads at a time: first all make files, and nobody syncs, so that much is there
+/// only in memory; then all sync.
+fn run(log: &Path, dirs: &[PathBuf]) -> io::Result<()> {
     let log = Log(Mutex::new(File::create_new(log)?));
-    let stop = AtomicBool::new(false);
-    for thread in 0..THREADS {
-        fs::create_dir(dir.join(format!("t{thread}")))?;
-    }
-    File::open(dir)?.sync_all()?;
-    thread::scope(|scope| {
-        for thread in 0..THREADS {
-            let (log, stop) = (&log, &stop);
-            scope.spawn(move || {
-                for batch in 0.. {
-                    if stop.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    if let Err(err) = write_batch(dir, thread, batch, log) {
+    let threads: Vec<PathBuf> = (0..dirs.len() * THREADS)
+        .map(|thread| dirs[thread % dirs.len()].join(format!("t{thread}")))
+        .collect();
+    threads.iter().try_for_each(fs::create_dir)?;
+    File::open(&dirs[0])?.sync_all()?;
+    let stop = stopped_by_standard_input();
+    for batch in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let made: Vec<io::Result<Batch>> = thread::scope(|scope| {
+            let number = |thread: usize| ((thread as u64) << 40) | (batch << 8);
+            let made: Vec<_> = (threads.iter().enumerate())
+                .map(|(thread, dir)| scope.spawn(move || Batch::make(dir, number(thread))))
+                .collect();
+            made.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        thread::scope(|scope| {
+            for made in made {
+                let log = &log;
+                scope.spawn(move || {
+                    if let Err(err) = made.and_then(|batch| batch.sync(log)) {
                         log.say(&Event::Failed { why: format!("batch: {err}") });
                         thread::sleep(PAUSE);
                     }
-                }
-            });
-        }
-        // An error ends it as well.
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        stop.store(true, Ordering::Relaxed);
-    });
+                });
+            }
+        });
+    }
     Ok(())
 }
 
-/// Makes a folder of files, syncs each, then changes some.
-fn write_batch(dir: &Path, thread: u64, batch: u64, log: &Log) -> io::Result<()> {
-    let folder = format!("t{thread}/b{batch}");
-    fs::create_dir(dir.join(&folder))?;
-    let mut files = Vec::new();
-    for n in 0..BATCH {
-        let number = (thread << 40) | (batch << 8) | n;
-        let name = format!("{folder}/f{n}");
-        let length = LENGTHS[(n % 4) as usize];
-        let mut file = File::create_new(dir.join(&name))?;
-        file.write_all(&content(number, length))?;
-        files.push((number, name, length, file));
-    }
-    for (file, name, length, open) in &files {
-        let event = Event::Synced { file: *file, name: name.clone(), length: *length };
-        log.after(open.sync_all(), "fsync of a new file", event);
-    }
-    for (n, (file, name, length, mut open)) in files.into_iter().enumerate() {
-        let sync_folder = || File::open(dir.join(&folder))?.sync_all();
-        match n / 4 {
-            0 => {
-                let longer = length + MORE;
-                open.write_all(&content(file, longer)[length..])?;
-                let event = Event::Synced { file, name, length: longer };
-                log.after(open.sync_all(), "fsync after an append", event);
-            }
-            1 => {
-                let to = format!("{name}.renamed");
-                log.say(&Event::Renaming { file, to: to.clone() });
-                fs::rename(dir.join(&name), dir.join(&to))?;
-                let event = Event::Renamed { file, from: name, to };
-                log.after(sync_folder(), "fsync after a rename", event);
-            }
-            _ if n % 2 == 0 => {
-                log.say(&Event::Removing { file });
-                fs::remove_file(dir.join(&name))?;
-                log.after(sync_folder(), "fsync after an unlink", Event::Removed { file });
-            }
-            _ => {}
+/// True once standard input has ended, with whoever held its other end.
+fn stopped_by_standard_input() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    thread::spawn(move || {
+        // An error ends it as well.
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        stopped.store(true, Ordering::Relaxed);
+    });
+    stop
+}
+
+/// A folder of files that are made and not synced.
+struct Batch {
+    /// Of a thread.
+    dir: PathBuf,
+    /// Number, name, length.
+    files: Vec<(u64, String, usize, File)>,
+}
+
+impl Batch {
+    /// Numbers from `first` on.
+    fn make(dir: &Path, first: u64) -> io::Result<Batch> {
+        let folder = format!("b{first}");
+        fs::create_dir(dir.join(&folder))?;
+        let mut files = Vec::new();
+        for n in 0..BATCH {
+            let name = format!("{folder}/f{n}");
+            let length = LENGTHS[(n % 4) as usize];
+            let mut file = File::create_new(dir.join(&name))?;
+            file.write_all(&content(first + n, length))?;
+            files.push((first + n, name, length, file));
         }
+        Ok(Batch { dir: dir.to_owned(), files })
     }
-    Ok(())
+
+    /// As the log names it: relative to the folder that all threads have.
+    fn shown(&self, name: &str) -> String {
+        let thread = self.dir.file_name().unwrap_or_default();
+        format!("{}/{name}", thread.to_string_lossy())
+    }
+
+    /// Syncs each file, then changes some.
+    fn sync(self, log: &Log) -> io::Result<()> {
+        for (file, name, length, open) in &self.files {
+            let event = Event::Synced { file: *file, name: self.shown(name), length: *length };
+            log.after(open.sync_all(), "fsync of a new file", event);
+        }
+        for (n, (file, name, length, open)) in self.files.iter().enumerate() {
+            let mut open = open;
+            let (file, from, path) = (*file, self.shown(name), self.dir.join(name));
+            let sync_folder = || File::open(path.parent().expect("a folder"))?.sync_all();
+            match n / 4 {
+                0 => {
+                    let longer = length + MORE;
+                    open.write_all(&content(file, longer)[*length..])?;
+                    let event = Event::Synced { file, name: from, length: longer };
+                    log.after(open.sync_all(), "fsync after an append", event);
+                }
+                1 => {
+                    let to = format!("{from}.renamed");
+                    log.say(&Event::Renaming { file, to: to.clone() });
+                    fs::rename(&path, path.with_extension("renamed"))?;
+                    let event = Event::Renamed { file, from, to };
+                    log.after(sync_folder(), "fsync after a rename", event);
+                }
+                _ if n % 2 == 0 => {
+                    log.say(&Event::Removing { file });
+                    fs::remove_file(&path)?;
+                    log.after(sync_folder(), "fsync after an unlink", Event::Removed { file });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Shorter content is the beginning of longer; no byte is zero.
@@ -227,7 +268,7 @@ impl Promises {
     fn verify(&self, dir: &Path) -> (usize, Vec<String>) {
         let wrong = self.0.iter().filter_map(|(file, promise)| {
             let why = promise.broken(*file, dir)?;
-            Some(format!("{:?}: {why}", promise.names.iter().chain(&promise.not)))
+            Some(format!("file {file}: {why}"))
         });
         (self.0.len(), wrong.collect())
     }
@@ -276,7 +317,8 @@ mod tests {
         fs::create_dir(dir.path().join("t0")).expect("a folder");
         let path = dir.path().join("log");
         let log = Log(Mutex::new(File::create_new(&path).expect("a log")));
-        write_batch(dir.path(), 0, 0, &log).expect("a batch");
+        let batch = Batch::make(&dir.path().join("t0"), 0).expect("a batch");
+        batch.sync(&log).expect("a batch");
         let events = read_log(&path).expect("a log");
         (dir, events)
     }
@@ -313,7 +355,8 @@ mod tests {
     fn what_was_not_synced_may_be_missing() {
         let (dir, events) = sample();
         let at = |name: &str| dir.path().join("t0/b0").join(name);
-        let synced = |event: &Event| !matches!(event, Event::Renamed { .. } | Event::Removed { .. });
+        let synced =
+            |event: &Event| !matches!(event, Event::Renamed { .. } | Event::Removed { .. });
         let events: Vec<Event> = events.into_iter().filter(synced).collect();
         fs::rename(at("f4.renamed"), at("f4")).expect("a file");
         assert_eq!(wrong(&dir, &events), 0);

@@ -34,7 +34,7 @@ fn lines_are_there(count: &mut Count, path: &Path, want: &[String]) {
             Some(1) => Ok(()),
             other => Err(format!("there {} times", other.unwrap_or(0))),
         };
-        count.expect(&line[..line.len().min(12)], outcome);
+        count.expect(line[..line.len().min(12)].trim(), outcome);
     }
     for strange in times.keys() {
         let nulls = strange.bytes().filter(|byte| *byte == 0).count();
@@ -57,7 +57,8 @@ pub fn in_turn(two: &Two) -> Count {
     for round in two.rounds() {
         let (dir, _) = two.in_turn(round);
         let text = line("turn", round);
-        match appending(&dir.join("log")).and_then(|mut f| f.write_all(text.as_bytes()).at("append"))
+        match appending(&dir.join("log"))
+            .and_then(|mut f| f.write_all(text.as_bytes()).at("append"))
         {
             Ok(()) => want.push(text),
             Err(why) => count.expect(round, Err(why)),
@@ -205,7 +206,8 @@ pub fn copytruncate(two: &Two) -> Count {
         Ok(())
     });
     count.expect("steps", outcome);
-    all_copies(two).and_then(|()| Ok(lines_are_there(&mut count, &two.a.join("all"), &want)))
+    all_copies(two)
+        .and_then(|()| Ok(lines_are_there(&mut count, &two.a.join("all"), &want)))
         .unwrap_or_else(|why| count.expect("copies", Err(why)));
     count
 }
@@ -228,6 +230,8 @@ fn all_copies(two: &Two) -> Result<(), Wrong> {
     fs::write(two.a.join("all"), all).at("write")
 }
 
+const LAST: &[u8] = b"the last line\n";
+
 /// The same while B writes. A line between copy and truncation is lost, as on any file system, but
 /// there are no zeros and nothing comes twice.
 pub fn copytruncate_under_way(two: &Two) -> Count {
@@ -241,8 +245,12 @@ pub fn copytruncate_under_way(two: &Two) -> Count {
                     break;
                 }
                 log.write_all(format!("under way {number} end\n").as_bytes()).at("append")?;
+                if number % 50 == 0 {
+                    log.sync_all().at("fsync")?;
+                }
             }
-            Ok::<(), Wrong>(())
+            // Nobody cuts any more.
+            log.write_all(LAST).at("append")
         });
         // It exists once the writer has opened it.
         let mut outcome = appending(&two.a.join("log")).map(drop);
@@ -257,6 +265,8 @@ pub fn copytruncate_under_way(two: &Two) -> Count {
     let all = fs::read(two.a.join("all")).unwrap_or_default();
     let zeros = all.iter().filter(|byte| **byte == 0).count();
     count.expect("zeros", if zeros == 0 { Ok(()) } else { Err(format!("{zeros} of them")) });
+    let last = if all.ends_with(LAST) { Ok(()) } else { Err("it is not there".into()) };
+    count.expect("the last line", last);
     let mut times: BTreeMap<&[u8], u32> = BTreeMap::new();
     for text in all.split_inclusive(|byte| *byte == b'\n') {
         *times.entry(text).or_default() += 1;

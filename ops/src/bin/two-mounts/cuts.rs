@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::case::{At, Count, Two, Wrong, content, same};
+use crate::names::at_once;
 
 /// Who cuts.
 #[derive(Clone, Copy, PartialEq)]
@@ -145,6 +146,69 @@ impl Trial {
         model[at..at + new.len()].copy_from_slice(&new);
         Ok(())
     }
+}
+
+pub fn there_at_once(two: &Two) -> Count {
+    while_written(two, &two.b)
+}
+
+pub fn here_at_once(two: &Two) -> Count {
+    while_written(two, &two.a)
+}
+
+/// Write and cut at the same time: one came first. It is the same to both mounts, and stays so when
+/// the file becomes longer.
+fn while_written(two: &Two, cutter: &Path) -> Count {
+    let mut count = Count::default();
+    for round in two.rounds() {
+        let size = SIZES[round as usize % 2];
+        let at = if round % 4 < 2 { 0 } else { size };
+        let keep = if round % 8 < 4 { 0 } else { size / 3 };
+        let what = format!("round {round}, {size} bytes cut to {keep}, write at {at}");
+        count.expect(what, while_written_once(two, cutter, &format!("f{round}"), size, at, keep));
+    }
+    count
+}
+
+fn while_written_once(
+    two: &Two,
+    cutter: &Path,
+    name: &str,
+    size: usize,
+    at: usize,
+    keep: usize,
+) -> Result<(), Wrong> {
+    let path = two.a.join(name);
+    let (old, new) = (content(7, size), content(8, 700));
+    fs::write(&path, &old).at("create")?;
+    let file = OpenOptions::new().write(true).open(&path).at("open")?;
+    file.sync_all().at("first fsync")?;
+    let write = || {
+        file.write_all_at(&new, at as u64).at("write")?;
+        file.sync_all().at("fsync")
+    };
+    let (written, was_cut) = at_once(write, || cut(&cutter.join(name), keep as u64));
+    written.and(was_cut)?;
+    let put = |mut bytes: Vec<u8>| {
+        bytes.resize(bytes.len().max(at + new.len()), 0);
+        bytes[at..at + new.len()].copy_from_slice(&new);
+        bytes
+    };
+    let cut_first = put(old[..keep].to_vec());
+    let mut write_first = put(old);
+    write_first.truncate(keep);
+    let mut model = match two.both_hold(name, &cut_first) {
+        Ok(()) => cut_first,
+        Err(one) => {
+            let neither = |other| format!("neither cut first ({one}) nor write first ({other})");
+            two.both_hold(name, &write_first).map_err(neither)?;
+            write_first
+        }
+    };
+    drop(file);
+    model.resize(size + 5_000, 0);
+    cut(&path, model.len() as u64)?;
+    two.both_hold(name, &model).map_err(|why| format!("made longer: {why}"))
 }
 
 /// truncate(2), which opens nothing, is out of reach without `unsafe`; this is what the program

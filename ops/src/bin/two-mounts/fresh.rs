@@ -29,7 +29,8 @@ fn polled(two: &Two, reader: &Path) -> Count {
     count.expect("first", replace(&two.a, 0));
     let (there, end) = (&there, &end);
     thread::scope(|scope| {
-        let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(|| poll(reader, there, end))).collect();
+        let readers: Vec<_> =
+            (0..READERS).map(|_| scope.spawn(|| poll(reader, there, end))).collect();
         for round in two.rounds() {
             let version = u64::from(round) + 1;
             count.expect(format!("replace {version}"), replace(&two.a, version));

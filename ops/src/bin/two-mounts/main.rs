@@ -32,7 +32,7 @@ const CASE_MAX: Duration = Duration::from_secs(20);
 /// Name, rounds, what is done.
 type Case = (&'static str, u32, fn(&Two) -> Count);
 
-const CASES: [Case; 27] = [
+const CASES: [Case; 29] = [
     ("stale-name", 40, names::stale_name),
     ("stale-folder", 20, names::stale_folder),
     ("names-at-once", 60, names::names_at_once),
@@ -48,6 +48,8 @@ const CASES: [Case; 27] = [
     ("truncated-there", 1, cuts::there),
     ("truncated-here-by-handle", 1, cuts::here_by_handle),
     ("truncated-here-by-path", 1, cuts::here_by_path),
+    ("truncated-there-at-once", 80, cuts::there_at_once),
+    ("truncated-here-at-once", 80, cuts::here_at_once),
     ("removed-there-is-kept", 24, removed::kept_there),
     ("removed-here-is-kept", 24, removed::kept_here),
     ("removed-there-while-opened", 960, removed::while_opened_there),

@@ -107,11 +107,8 @@ pub fn names_at_once(two: &Two) -> Count {
         count.expect("rename", fs::rename(a.join(&name), a.join(&later)).at(&name));
         seen(&mut count, "renamed from", &name, false);
         seen(&mut count, "renamed to", &later, true);
-        let gone = if is_dir {
-            fs::remove_dir(a.join(&later))
-        } else {
-            fs::remove_file(a.join(&later))
-        };
+        let gone =
+            if is_dir { fs::remove_dir(a.join(&later)) } else { fs::remove_file(a.join(&later)) };
         count.expect("remove", gone.at(&later));
         seen(&mut count, "removed", &later, false);
     }
@@ -130,8 +127,7 @@ fn by_open(dir: &Path, name: &str, want: bool) -> Result<(), Wrong> {
 }
 
 fn answers<T>(what: &str, answer: io::Result<T>, want: bool) -> Result<(), Wrong> {
-    let outcome =
-        if want { answer.map(drop).at("") } else { refused(answer, ErrorKind::NotFound) };
+    let outcome = if want { answer.map(drop).at("") } else { refused(answer, ErrorKind::NotFound) };
     outcome.map_err(|why| format!("{what}: {why}"))
 }
 
@@ -169,9 +165,8 @@ pub fn created_together(two: &Two) -> Count {
     let mut count = Count::default();
     for round in two.rounds() {
         let name = format!("c{round}");
-        let append = |dir: &Path, line: &[u8]| {
-            appending(&dir.join(&name))?.write_all(line).at("append")
-        };
+        let append =
+            |dir: &Path, line: &[u8]| appending(&dir.join(&name))?.write_all(line).at("append");
         let (a, b) = at_once(|| append(&two.a, b"line of a\n"), || append(&two.b, b"line of b\n"));
         let outcome = a.and(b).and_then(|()| {
             let either = two.both_hold(&name, b"line of a\nline of b\n");
