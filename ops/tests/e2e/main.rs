@@ -9,6 +9,7 @@
 
 mod harness;
 
+mod beside_ext4;
 mod cluster;
 mod crash;
 mod fabric;
@@ -21,6 +22,7 @@ mod mounting;
 mod networks;
 mod pauses;
 mod posix;
+mod power_loss;
 mod rack;
 mod refusals;
 mod replicas;
@@ -28,4 +30,5 @@ mod space;
 mod strangers;
 mod tools;
 mod trees;
+mod two_mounts;
 mod vm;
