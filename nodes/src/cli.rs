@@ -32,7 +32,7 @@ pub enum Command {
     MakeChains(MakeChainsArgs),
     /// Flushes, unmounts and ends a running t3fs-node
     Down(DownArgs),
-    /// Compares all replicas of all data of a running t3fs-node
+    /// Compares all replicas of all data, and checks names; status 1 when something is wrong
     Check(CheckArgs),
     /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used
     Doctor(DoctorArgs),
@@ -272,8 +272,8 @@ pub struct DownArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// The mount [default: the only one]
-    pub dir: Option<PathBuf>,
+    /// The mount, state or data folder of a running process [default: the only mount]
+    pub place: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -55,7 +55,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
     let args = args.map(|a| {
         a.into_string().map_err(|a| refused(format!("{} is not UTF-8", a.to_string_lossy())))
     });
-    let args = match translate(&args.collect::<Result<Vec<String>, _>>()?)? {
+    let root = rustix::process::geteuid().is_root();
+    let args = match translate(&args.collect::<Result<Vec<String>, _>>()?, root)? {
         Wish::Mount(args) => args,
         Wish::Remount { dir, words } => {
             let dir = place::resolve(Path::new(&dir))?;
@@ -69,7 +70,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> Result<(), Failure> {
 }
 
 /// `SPEC DIR [-sfnv] [-t TYPE] [-N NAMESPACE] [-o OPTIONS]`, as mount(8) documents for helpers.
-fn translate(args: &[String]) -> Result<Wish, Failure> {
+fn translate(args: &[String], root: bool) -> Result<Wish, Failure> {
     let (mut places, mut options) = (Vec::new(), Vec::new());
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -113,6 +114,10 @@ fn translate(args: &[String]) -> Result<Wish, Failure> {
     let mut out: Vec<String> =
         ["mount", dir, "--cluster", cluster, "--detach"].map(Into::into).into();
     out.append(&mut settings);
+    if root {
+        // mount(8) passes `nosuid` and `nodev` where they shall be, and never their opposites.
+        words.splice(0..0, ["suid".to_owned(), "dev".to_owned()]);
+    }
     if !words.is_empty() {
         out.extend(["--mount-options".to_owned(), words.join(",")]);
     }
@@ -125,7 +130,7 @@ mod tests {
 
     fn translated(line: &str) -> Result<String, Failure> {
         let args: Vec<String> = line.split(' ').map(Into::into).collect();
-        translate(&args).map(|wish| match wish {
+        translate(&args, false).map(|wish| match wish {
             Wish::Mount(args) => args.join(" "),
             Wish::Remount { dir, words } => format!("remount {dir} {}", words.join(" ")),
         })
@@ -143,6 +148,9 @@ mod tests {
         let line = "host:5 /m -o ro,noexec,suid,hard,io_timeout=5";
         let want = "--detach --hard --io-timeout 5 --mount-options ro,noexec,suid";
         assert!(translated(line).unwrap().ends_with(want));
+        let by_root = ["a", "/m", "-o", "ro,nodev"].map(str::to_owned);
+        let Wish::Mount(args) = translate(&by_root, true).unwrap() else { panic!("a mount") };
+        assert_eq!(args.last().unwrap(), "suid,dev,ro,nodev", "as any file system by mount(8)");
         let why = translated("a /m -o data=journal").unwrap_err().line;
         assert!(why.contains("\"data=journal\"") && why.contains("cluster_id"), "{why}");
         assert!(translated("/m").unwrap_err().line.contains("usage"));

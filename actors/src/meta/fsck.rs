@@ -286,3 +286,15 @@ impl Check<'_> {
         Ok(())
     }
 }
+
+/// Those of `inodes` that do not exist, garbage included in what does.
+pub async fn missing(cx: &Cx, kv: Addr<Kv>, inodes: &[InodeId]) -> Result<Vec<InodeId>, KvError> {
+    let mut missing = Vec::new();
+    for some in inodes.chunks(1024) {
+        let keys = some.iter().map(|inode| inode_key(*inode)).collect();
+        let values = Txn::new(cx, kv).fetch_all(keys).await?;
+        let none = some.iter().zip(values).filter(|(_, value)| value.is_none());
+        missing.extend(none.map(|(inode, _)| *inode));
+    }
+    Ok(missing)
+}

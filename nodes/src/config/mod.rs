@@ -264,6 +264,7 @@ mod tests {
         assert_eq!(mgmtds, ["TCP://10.0.0.1:8000", "TCP://10.0.0.2:8000"]);
         assert_eq!(s.kv.unwrap().to_string(), "10.0.0.9:8003");
         assert_eq!((s.roles.to_string().as_str(), s.listen.unwrap().port), ("mgmtd,meta", None));
+        assert_eq!(s.secret.unwrap().bytes(), b"0123456789012345");
         let env = [
             ("T3FS_CLUSTER", "TCP://host2:8000,host1,[fd00::1]:80"),
             ("T3FS_KV", "t3fs-kv://kv.example.org"),
@@ -276,7 +277,6 @@ mod tests {
         assert_eq!(s.io_timeout, Some(std::time::Duration::from_secs(30)));
         let s = with("hard = true\n", &env, Flags::default()).unwrap();
         assert_eq!(s.io_timeout, None, "hard goes before a time");
-        assert_eq!(s.secret.unwrap().bytes(), b"0123456789012345");
         for (key, value, says) in [
             ("T3FS_CLUSTER", "not here", "TCP://HOST:PORT"),
             ("T3FS_CLUSTER", "RDMA://", "RDMA://HOST:PORT"),

@@ -103,16 +103,16 @@ pub fn mount(dir: &Path, cluster: &str, how: MountOptions) -> Result<OwnedFd, Fa
     Ok(device)
 }
 
-/// `mount -o remount,WORDS DIR`: the mount of ours at `dir` gets other options, without any need
-/// to ask the process that serves it.
+/// `mount -o remount,WORDS DIR`: the mount of ours at `dir` gets these options and no others; the
+/// process that serves it is not asked.
 pub fn remount<'a>(dir: &Path, words: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
     let shown = dir.display();
     let found = mountinfo::at(dir)
         .map_err(|e| refused(format!("/proc/self/mountinfo cannot be read: {e}; mount /proc")))?;
-    let Some(found) = found.filter(mountinfo::Mount::is_ours) else {
+    if !found.is_some_and(|m| m.is_ours()) {
         return Err(refused(format!("{shown} is no mount of t3fs, so it is not mounted anew")));
-    };
-    let how = MountOptions::of_mounted(&found.options).with(words).map_err(unknown_option)?;
+    }
+    let how = MountOptions::of_mount8().with(words).map_err(unknown_option)?;
     // One call changes the file system and this mount point.
     rustix::mount::mount_remount(dir, how.flags(), c"").map_err(|e| {
         let hint = match e {

@@ -18,8 +18,6 @@ pub struct Mount {
     pub parent: u64,
     pub device: Device,
     pub point: PathBuf,
-    /// Of this mount point, as in `rw,nosuid`.
-    pub options: String,
     /// `fuse` or `fuse.<subtype>` for FUSE.
     pub kind: String,
     pub source: String,
@@ -59,12 +57,12 @@ fn line(line: &[u8]) -> Option<Mount> {
     let device = device(next()?)?;
     let _root = next()?;
     let point = PathBuf::from(OsString::from_vec(unescape(next()?)));
-    let options = String::from_utf8_lossy(next()?).into_owned();
+    let _options = next()?;
     // Optional fields, ended by a single dash.
     while next()? != b"-" {}
     let kind = String::from_utf8_lossy(next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(next()?)).into_owned();
-    Some(Mount { id, parent, device, point, options, kind, source })
+    Some(Mount { id, parent, device, point, kind, source })
 }
 
 fn number(field: &[u8]) -> Option<u64> {
@@ -113,7 +111,7 @@ nonsense
         assert_eq!((m[1].id, m[1].parent), (36, 22));
         assert_eq!(m[1].device, Device { major: 0, minor: 57 });
         assert_eq!((m[1].kind.as_str(), m[1].source.as_str()), ("fuse", "hf3fs.t3fs"));
-        assert_eq!((m[1].options.as_str(), m[2].source.as_str()), ("rw,nosuid", "what ever"));
+        assert_eq!(m[2].source, "what ever");
         assert!(m[1].is_fuse() && m[2].is_fuse() && !m[0].is_fuse());
     }
 

@@ -101,13 +101,10 @@ impl MountOptions {
         Ok(self)
     }
 
-    /// What a mount has, as /proc/self/mountinfo lists it. Other file systems' words do not matter.
-    pub fn of_mounted(listed: &str) -> MountOptions {
-        let mut found = MountOptions(NONE);
-        for word in listed.split(',') {
-            found.apply(word);
-        }
-        found
+    /// Where mount(8) begins: it passes all that a mount shall have, and leaves out `suid` and `dev`,
+    /// which go without saying there.
+    pub fn of_mount8() -> MountOptions {
+        MountOptions(NONE)
     }
 
     fn apply(&mut self, word: &str) -> bool {
@@ -196,12 +193,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mounted_is_read_back_and_changed() {
-        let now = MountOptions::of_mounted("rw,nosuid,relatime");
-        assert_eq!(now.flags(), MountFlags::NOSUID | MountFlags::RELATIME);
-        assert_eq!(now.needs_root(), Some("dev"));
-        let then = now.with(["ro", "user_id=0", "allow_other"]).unwrap();
-        assert!(then.is_read_only() && !now.is_read_only());
-        assert_eq!(then.words(), ["ro", "nosuid"]);
+    fn words_for_others_and_for_root_alone() {
+        let all = MountOptions::of_mount8().with(["ro", "nodev", "user_id=0"]).unwrap();
+        assert_eq!(all.flags(), MountFlags::RDONLY | MountFlags::NODEV);
+        assert_eq!((all.needs_root(), all.is_read_only()), (Some("suid"), true));
+        assert_eq!(all.words(), ["ro", "nodev"]);
+        assert_eq!(MountOptions::default().needs_root(), None);
+    }
+
+    #[test]
+    fn reading_moves_times_of_access_unless_told_otherwise() {
+        let atime = |words: &str| MountOptions::of_words(words.split(',')).unwrap().atime();
+        assert_eq!((atime(""), atime("relatime")), (Atime::Relative, Atime::Relative));
+        assert_eq!((atime("noatime"), atime("ro")), (Atime::Never, Atime::Never));
+        assert_eq!(
+            (atime("strictatime"), atime("noatime,relatime")),
+            (Atime::Always, Atime::Relative)
+        );
     }
 }

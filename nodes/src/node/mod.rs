@@ -58,7 +58,10 @@ pub type GoOn<'a> = &'a dyn Fn() -> Result<(), Failure>;
 pub struct Node {
     shards: Shards,
     peers: Option<Peers>,
+    /// Of this process.
     kv: Option<Addr<Kv>>,
+    /// The one that this process uses, here or elsewhere.
+    store: Option<Addr<Kv>>,
     agent: Addr<Agent>,
     keeper: Option<Keeper>,
     /// With the locks of the folders.
@@ -137,12 +140,13 @@ impl Node {
             about: String::new(),
         };
         match starting.run() {
-            Ok((kv, agent, keeper)) => {
+            Ok(Started { kv, store, agent, keeper }) => {
                 let Starting { a: assembly, about, trouble, reach, .. } = starting;
                 let node = Node {
                     shards,
                     peers,
                     kv,
+                    store,
                     agent,
                     keeper,
                     assembly,
@@ -169,7 +173,7 @@ impl Node {
 
     /// For checks from other threads.
     pub fn checker(&self) -> check::Checker {
-        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent }
+        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent, kv: self.store }
     }
 
     /// For the doctor, from other threads.
@@ -213,6 +217,14 @@ impl Node {
     }
 }
 
+/// What the start has made.
+struct Started {
+    kv: Option<Addr<Kv>>,
+    store: Option<Addr<Kv>>,
+    agent: Addr<Agent>,
+    keeper: Option<Keeper>,
+}
+
 /// What the start works with. The order matters: each part asks those before it.
 struct Starting<'a> {
     a: Arc<Assembly>,
@@ -229,7 +241,7 @@ struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    fn run(&mut self) -> Result<(Option<Addr<Kv>>, Addr<Agent>, Option<Keeper>), Failure> {
+    fn run(&mut self) -> Result<Started, Failure> {
         let (local_kv, kv) = self.kv()?;
         let mgmtd = self.mgmtd(kv)?;
         let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
@@ -259,7 +271,7 @@ impl Starting<'_> {
         if self.a.roles.has(Role::Client) {
             self.clients(agent)?;
         }
-        Ok((local_kv, agent, keeper))
+        Ok(Started { kv: local_kv, store: kv, agent, keeper })
     }
 
     /// The store of this process, and the one to use.

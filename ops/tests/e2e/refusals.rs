@@ -32,6 +32,39 @@ fn a_mount_point_that_is_no_folder() {
     assert!(!data.exists(), "nothing is made");
 }
 
+/// A mount would hide what is in the folder, be it the clone that the command was started from.
+#[test]
+fn a_mount_point_with_something_in_it() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("filled");
+    let (data, filled) = (site.data(0), site.path("filled"));
+    fs::create_dir(&filled).expect("mkdir");
+    fs::write(filled.join("mine"), "content").expect("write");
+    let up = |dir: &Path, data: &Path| {
+        let mut up = t3fs(["up"]);
+        up.arg(dir).arg("--data").arg(data);
+        up
+    };
+    assert_refused(&mut up(&filled, &data), &["not empty", "mine"]);
+    let mut mount = t3fs(["mount", "--cluster", "127.0.0.1:1"]);
+    mount.arg(&filled).env("T3FS_SECRET", "0123456789abcdef");
+    mount.arg("--state").arg(site.path("state"));
+    assert_refused(&mut mount, &["not empty", "mine"]);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let far = elsewhere.path().join("data");
+    assert_refused(&mut up(sources, &far), &["sources of t3fs"]);
+    assert_refused(&mut up(&sources.join("nodes/none"), &far), &["sources of t3fs"]);
+    assert!(!sources.join("nodes/none").exists(), "nothing is made");
+    let mut inside = t3fs(["mount", "--cluster", "127.0.0.1:1"]);
+    inside.arg(site.mount_point()).env("T3FS_SECRET", "0123456789abcdef");
+    inside.arg("--state").arg(site.mount_point().join("state"));
+    assert_refused(&mut inside, &["--state"]);
+    assert!(!data.exists() && !far.exists() && !site.path("state").exists(), "nothing is made");
+}
+
 #[test]
 fn data_below_the_mount_point() {
     if skip_without(&[]) {

@@ -174,8 +174,11 @@ impl<E: fmt::Display> fmt::Display for Stop<E> {
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Runs `body` and commits, again from the start until that succeeds, it refuses, or `cx`'s
-/// deadline comes. An attempt whose outcome is unknown is repeated as well, so running `body` a
+/// A store that has not answered for so long is told to whoever waits, who can say so and try again.
+const SILENT_MAX: Duration = Duration::from_millis(1500);
+
+/// Runs `body` and commits, again from the start until that succeeds, it refuses, `cx`'s deadline
+/// comes, or the store has been silent for a while. An attempt whose outcome is unknown is repeated as well, so running `body` a
 /// second time after it was committed must be harmless, and should return the first answer.
 pub async fn transact<T, E>(
     cx: &Cx,
@@ -196,6 +199,7 @@ pub async fn transact_at<T, E>(
 ) -> Result<(T, Version), Stop<E>> {
     let mut limit = PAUSE_MIN;
     let mut unknown = false;
+    let mut silent_since = None;
     loop {
         let mut txn = Txn::new(cx, kv);
         let error = match body(&mut txn).await {
@@ -207,8 +211,15 @@ pub async fn transact_at<T, E>(
             Err(refused) => return Err(refused),
         };
         unknown |= error.is_maybe_committed();
+        let silent = match error {
+            KvError::Throttled => cx.now() - *silent_since.get_or_insert(cx.now()),
+            _ => {
+                silent_since = None;
+                Duration::ZERO
+            }
+        };
         let pause = Duration::from_micros(cx.rand() % limit.as_micros() as u64);
-        if !error.is_retryable() || cx.now() + pause >= cx.deadline() {
+        if silent >= SILENT_MAX || !error.is_retryable() || cx.now() + pause >= cx.deadline() {
             return Err(Stop::Kv(if unknown { KvError::Unknown } else { error }));
         }
         cx.sleep(pause).await;

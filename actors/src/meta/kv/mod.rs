@@ -184,7 +184,7 @@ pub enum KvError {
     TooOld,
     /// The read version has not been given out by this resolver. Nothing was written.
     FutureVersion,
-    /// Too much is under way; try later. Nothing was written.
+    /// The store does not answer, or too much waits for it; try later. Nothing was written.
     Throttled,
     /// `commit_unknown_result`: the commit may or may not have happened.
     Unknown,
@@ -221,7 +221,7 @@ impl fmt::Display for KvError {
             Self::Conflict => f.write_str("conflict with another commit"),
             Self::TooOld => write!(f, "read version older than {} s", WINDOW_US / 1_000_000),
             Self::FutureVersion => f.write_str("read version not given out by this store"),
-            Self::Throttled => f.write_str("too much under way, try later"),
+            Self::Throttled => f.write_str("it does not answer"),
             Self::Unknown => f.write_str("commit result unknown: it may have happened"),
             Self::TooLarge { what, size, max } => write!(f, "{what} of {size}, at most {max}"),
             Self::Invalid(why) => write!(f, "invalid request: {why}"),
