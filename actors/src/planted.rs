@@ -7,7 +7,7 @@
 pub enum PlantedBug {
     /// Meta: an append is given the end of the file and does not move it.
     AppendAtKnownEnd,
-    /// Client: a client takes the end of a file as it knows it for an append, although there are others.
+    /// Client: an append goes where the client believes the end to be, although there are others.
     AppendAtOwnEnd,
     /// Kv: a barrier is answered without waiting for the sync.
     BarrierAnswersAtOnce,

@@ -104,7 +104,8 @@ fn ask<T: 'static, F: Future<Output = T> + 'static>(world: &World, f: impl FnOnc
 fn write(world: &World, client: &Client, inode: InodeId) {
     let client = client.clone();
     let data = Bytes::from_static(b"bytes");
-    ask(world, |cx| async move { client.write(&cx, inode, At::Offset(0), data, false).await }).unwrap();
+    ask(world, |cx| async move { client.write(&cx, inode, At::Offset(0), data, false).await })
+        .unwrap();
 }
 
 /// What meta has, whatever the client thinks.

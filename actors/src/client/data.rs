@@ -156,7 +156,8 @@ impl Client {
                 let put = {
                     let mut core = file.core.borrow_mut();
                     let hole = offset + at as u64 > core.length();
-                    let put = core.chunks.entry(index).or_default().put(from, &part, size, cx.now());
+                    let put =
+                        core.chunks.entry(index).or_default().put(from, &part, size, cx.now());
                     if matches!(put, Put::Taken { .. }) {
                         core.wrote(cx.wall_us() as i64 * 1000, privileged, hole);
                     }

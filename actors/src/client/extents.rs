@@ -103,13 +103,7 @@ impl Client {
 }
 
 /// The next data or hole in `[at, known)`; `None`: there is none.
-fn next_in(
-    chunks: &BTreeMap<u32, u32>,
-    size: u64,
-    at: u64,
-    known: u64,
-    what: Seek,
-) -> Option<u64> {
+fn next_in(chunks: &BTreeMap<u32, u32>, size: u64, at: u64, known: u64, what: Seek) -> Option<u64> {
     let mut at = at;
     while at < known {
         let index = (at / size) as u32;

@@ -39,8 +39,8 @@ use file::File;
 pub use file::HandleId;
 pub use link::Link;
 use room::Room;
-use sharing::Sharing;
 pub use sharing::CACHE_TIME;
+use sharing::Sharing;
 use stamps::Stamps;
 
 pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetTime};

@@ -137,12 +137,7 @@ impl Client {
     }
 
     /// Ends what `open` began. Never waits for storage: what is dirty goes on its way.
-    pub async fn release(
-        &self,
-        cx: &Cx,
-        inode: InodeId,
-        handle: HandleId,
-    ) -> Result<(), FsError> {
+    pub async fn release(&self, cx: &Cx, inode: InodeId, handle: HandleId) -> Result<(), FsError> {
         let Some(file) = self.file(inode) else { return Ok(()) };
         file.core.borrow_mut().remove_handle(handle);
         self.let_go(cx, &file).await;

@@ -8,7 +8,7 @@ use super::file::{File, HandleId};
 use super::link::layout_chains;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::InodeId;
-use crate::proto::meta::{Attr, Changed, Reported, ReportWrite, Stamp, SyncMeta};
+use crate::proto::meta::{Attr, Changed, ReportWrite, Reported, Stamp, SyncMeta};
 
 /// Times that a file may be cut under a report before its caller is told to come back.
 const ATTEMPTS: u32 = 50;

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use t3fs_actors::client::{Attr, FileType, SetTime};
 use t3fs_actors::proto::ids::InodeId;
 
-use super::kernel::{self, FileAttr, INodeNo, TimeOrNow};
 use super::hub::Here;
+use super::kernel::{self, FileAttr, INodeNo, TimeOrNow};
 use super::options::PREFERRED_IO_BYTES;
 
 /// The unit of `st_blocks`.

@@ -15,8 +15,8 @@ use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
-use super::kernel::Ttl;
 use super::admit::{Admission, Permit};
+use super::kernel::Ttl;
 
 /// How much longer a request may take than what it asks of the cluster: what has waited for as long
 /// as it may is to tell its caller why.

@@ -28,9 +28,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use t3fs_actors::client::{
-    self, Attr, FsError, FsSpace, HandleId, Owner, Seek, SetAttrs,
-};
+use t3fs_actors::client::{self, Attr, FsError, FsSpace, HandleId, Owner, Seek, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
 
@@ -189,7 +187,8 @@ impl Filesystem for Fs {
             ctime: ctime.map(attr::set_ctime),
         };
         self.run(ino, async move |here| {
-            answer_attr(&here, reply, here.client.setattr(&here.cx, InodeId(ino.0), set).await).await;
+            answer_attr(&here, reply, here.client.setattr(&here.cx, InodeId(ino.0), set).await)
+                .await;
         });
     }
 
@@ -216,7 +215,12 @@ impl Filesystem for Fs {
         let kind = or_reply!(attr::kind_of_mknod(mode, rdev).ok_or(Errno::EINVAL), reply);
         let owner = owner(req, mode);
         self.run(parent, async move |here| {
-            answer_entry(&here, reply, names::mknod(&here, InodeId(parent.0), &name, owner, kind).await).await;
+            answer_entry(
+                &here,
+                reply,
+                names::mknod(&here, InodeId(parent.0), &name, owner, kind).await,
+            )
+            .await;
         });
     }
 
@@ -305,7 +309,8 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(newname), reply);
         self.run(ino, async move |here| {
             let (inode, parent) = (InodeId(ino.0), InodeId(newparent.0));
-            answer_entry(&here, reply, here.client.link(&here.cx, inode, parent, &name).await).await;
+            answer_entry(&here, reply, here.client.link(&here.cx, inode, parent, &name).await)
+                .await;
         });
     }
 
@@ -530,14 +535,14 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(name), reply);
         let owner = owner(req, mode);
         self.run(parent, async move |here| {
-            let (a, handle) = match files::create(&here, InodeId(parent.0), &name, owner, flags).await
-            {
-                Ok(made) => made,
-                Err(e) => {
-                    reply.error(errno(&e));
-                    return;
-                }
-            };
+            let (a, handle) =
+                match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
+                    Ok(made) => made,
+                    Err(e) => {
+                        reply.error(errno(&e));
+                        return;
+                    }
+                };
             let open_flags = options::of_open(flags);
             let told = attr::told(&here, &a).await;
             if !reply.created(here.ttl(), &told, GENERATION, FileHandle(handle.0), open_flags) {

@@ -45,7 +45,8 @@ pub async fn mknod(
 
 pub async fn unlink(here: &Here, parent: InodeId, name: Vec<u8>) -> Result<(), FsError> {
     let known = shard_inode(here, parent, &name).await?;
-    let unlink = async move |there: &Here| there.client.unlink(&there.cx, parent, &name, known).await;
+    let unlink =
+        async move |there: &Here| there.client.unlink(&there.cx, parent, &name, known).await;
     here.at(known.unwrap_or(parent), unlink).await.map(drop)
 }
 

@@ -9,8 +9,8 @@ use t3fs_ops::mounts;
 use t3fs_ops::node::{Node, Setup};
 
 use crate::harness::{
-    Mount, Site, Watchdog, assert_refused, binary, finish, run, skip_without, skip_without_root,
-    t3fs,
+    Mount, Site, Watchdog, assert_refused, binary, built, finish, run, skip_without,
+    skip_without_root, t3fs,
 };
 
 /// Names and sizes of all files below `dir`.

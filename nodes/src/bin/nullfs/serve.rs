@@ -6,13 +6,13 @@ use std::time::SystemTime;
 
 use rustix::fs::OFlags;
 
+use t3fs_actors::client::CACHE_TIME as TTL;
 use t3fs_nodes::fuse::kernel::{
     Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
     Request, SetAttr, TimeOrNow, WriteFlags,
 };
-use t3fs_actors::client::CACHE_TIME as TTL;
 use t3fs_nodes::fuse::options;
 
 use crate::tree::Tree;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use t3fs_actors::client::{
     At, Client, ClientConfig, DirEntry, FsError, HandleId, Owner, RenameMode, SetAttrs,
 };
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::Attr;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
@@ -32,9 +33,15 @@ pub(super) struct Handle {
 
 impl Door {
     /// Waits for the cluster, however long that takes. `patience`: how long requests are tried.
-    pub(super) async fn open(cx: &Cx, buffer: usize, patience: Option<Duration>) -> Door {
+    pub(super) async fn open(
+        cx: &Cx,
+        buffer: usize,
+        patience: Option<Duration>,
+        planted_bug: Option<PlantedBug>,
+    ) -> Door {
         let config = ClientConfig {
             write_buffer_bytes: buffer,
+            planted_bug,
             ..ClientConfig::new(first_actor(cx.node()), "sim")
         };
         loop {
