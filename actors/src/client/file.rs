@@ -102,6 +102,8 @@ pub(super) struct FileCore {
     errors: u64,
     last_error: Option<FsError>,
     pub(super) hold: Option<Hold>,
+    /// A truncation is under way: users see this length until it is done.
+    shown: Option<u64>,
     /// The inode does not exist any more though this client has it open.
     gone: bool,
     reading: Sequence,
@@ -119,6 +121,7 @@ impl FileCore {
             errors: 0,
             last_error: None,
             hold: None,
+            shown: None,
             gone: false,
             reading: Sequence::default(),
         }
@@ -145,7 +148,17 @@ impl FileCore {
 
     /// As this client's users see it.
     pub(super) fn length(&self) -> u64 {
-        self.known.length.max(self.own_end())
+        self.shown.unwrap_or_else(|| self.known.length.max(self.own_end()))
+    }
+
+    /// A truncation begins: it takes away piece by piece what users see until it is done.
+    pub(super) fn begin_cut(&mut self) {
+        self.shown = Some(self.length());
+    }
+
+    /// It is done, or has failed.
+    pub(super) fn end_cut(&mut self) {
+        self.shown = None;
     }
 
     /// As this client's users see it.

@@ -18,6 +18,15 @@ use crate::proto::ids::{ChunkId, InodeId};
 use crate::proto::meta::{Changed, GetAttr, Layout, SeenContent, SetAttr, SetLength};
 use crate::proto::storage::UpdateKind;
 
+/// A truncation under way.
+struct Cutting<'a>(&'a File);
+
+impl Drop for Cutting<'_> {
+    fn drop(&mut self) {
+        self.0.core.borrow_mut().end_cut();
+    }
+}
+
 /// Times that others may change the content under a truncation.
 const ATTEMPTS: u32 = 50;
 
@@ -69,6 +78,8 @@ impl Client {
         if length > u64::from(size) * u64::from(u32::MAX) {
             return Err(FsError::FileTooLarge);
         }
+        file.core.borrow_mut().begin_cut();
+        let cutting = Cutting(&file);
         self.cut_buffers(&file, length, size);
         self.push_all(cx, &file).await?;
         for _ in 0..ATTEMPTS {
@@ -85,9 +96,10 @@ impl Client {
                 Ok(changed) => {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);
-                    let mut core = file.core.borrow_mut();
-                    core.cut(changed.attr);
-                    return Ok(core.attr());
+                    file.core.borrow_mut().cut(changed.attr);
+                    drop(cutting);
+                    let attr = file.core.borrow().attr();
+                    return Ok(attr);
                 }
                 Err(FsError::Changed) => {
                     let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
