@@ -72,7 +72,8 @@ const READINGS: &[(u16, u16, [Reading; 2])] = readings! {
     Meta: meta::Lookup, meta::SetAttr, meta::ReportWrite, meta::CreateFile, meta::MakeSymlink,
         meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta;
     Kv: kv::GetKeys, kv::GetRange, kv::Commit, kv::Barrier;
-    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain;
+    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain,
+        GetSpaces;
     Agent: agent::GetRouting, agent::ReportTarget, agent::Announce, agent::SetMgmtds,
         agent::RoutingChanged, ExtendSession, agent::WatchRouting;
 };
