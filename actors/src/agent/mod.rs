@@ -9,6 +9,7 @@
 //! named: of the others mgmtd may think what it likes.
 
 mod core;
+mod space;
 mod watchers;
 
 use ::core::time::Duration;
@@ -18,6 +19,7 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, RawAddr, Slot, Time};
 
 use self::core::{Core, Next, Took};
+pub use self::space::{ClusterSpace, cluster_space};
 use self::watchers::Watchers;
 use crate::mgmtd::{Mgmtd, Timing};
 use crate::proto::agent::*;
@@ -73,6 +75,9 @@ pub struct Agent {
     /// Filled to send the next heartbeat now.
     hurry: Slot<()>,
     watchers: Watchers,
+    /// Filled when a target has come up.
+    attached: Slot<()>,
+    known: space::Known,
 }
 
 impl Actor for Agent {
@@ -96,9 +101,21 @@ impl Agent {
     pub fn start(cx: &Cx, config: AgentConfig) -> Addr<Agent> {
         let watch = config.watch.clone();
         let watchers = Watchers::default();
-        let agent = Agent { core: Core::new(config), watch, hurry: Slot::new(), watchers };
+        let is_server = config.server.is_some();
+        let agent = Agent {
+            core: Core::new(config),
+            watch,
+            hurry: Slot::new(),
+            watchers,
+            attached: Slot::new(),
+            known: space::Known::default(),
+        };
         let (addr, me) = cx.start_with(agent);
         me.with(|a| a.core.agent = addr.raw());
+        if is_server {
+            let (looker, long) = (me.clone(), cx.outlive());
+            cx.spawn(async move { Self::look_at_targets(&looker, &long).await });
+        }
         let long = cx.outlive();
         cx.spawn(async move { Self::beat(&me, &long).await });
         addr
@@ -151,7 +168,8 @@ impl Agent {
         });
     }
 
-    /// Passes what is new on to watchers and targets: routing always before the lease that came with it.
+    /// Passes what is new on to watchers and targets: routing always before the lease that came with
+    /// it.
     fn tell(&mut self, cx: &Cx, took: Took) {
         self.watchers.tell(self.core.newest());
         if took.routing {
@@ -256,6 +274,9 @@ impl Handle<ReportTarget> for Agent {
             let new = a.core.report(m.report);
             if new.urgent {
                 a.hurry.fill(());
+            }
+            if new.attached {
+                a.attached.fill(());
             }
             let routing = a.core.routing();
             if new.attached && routing.version > RoutingVersion(0) {

@@ -43,6 +43,13 @@ impl Handle<Refrain> for Mgmtd {
     }
 }
 
+impl Handle<GetSpaces> for Mgmtd {
+    async fn handle(me: &Me<Self>, _: GetSpaces, cx: &Cx) -> Result<Vec<NodeSpaces>, MgmtdError> {
+        let now = cx.now();
+        me.with(|s| Ok(s.leading(now)?.live.spaces(now)))
+    }
+}
+
 impl Handle<FetchRouting> for Mgmtd {
     async fn handle(
         me: &Me<Self>,

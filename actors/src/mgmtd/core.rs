@@ -209,6 +209,16 @@ impl Live {
         report.mgmtd.map(Addr::from_raw)
     }
 
+    /// How full the targets of nodes that live are.
+    pub(super) fn spaces(&self, now: Time) -> Vec<NodeSpaces> {
+        let lives = self.agents.iter().filter(|(node, _)| !self.is_dead(**node, now));
+        let told = lives.filter_map(|(node, h)| {
+            let targets = h.report.as_ref()?.spaces.clone();
+            (!targets.is_empty()).then_some(NodeSpaces { node: *node, targets })
+        });
+        told.collect()
+    }
+
     fn is_dead(&self, node: NodeId, now: Time) -> bool {
         self.silent(node, now) > self.node_lease
     }

@@ -5,12 +5,13 @@
 //! this mgmtd in the lease, and only then adopted and told. The KV may be slow or away: changes
 //! wait for it, and a primary without it goes on answering for a while, if all other mgmtds agree.
 //!
-//! `lease` decides who leads, `core`, `chain_table` and `sessions` what becomes of the cluster, `store` is the
-//! stored form, `answers` the messages, and this file awaits between them.
+//! `lease` decides who leads, `core`, `chain_table` and `sessions` what becomes of the cluster,
+//! `store` is the stored form, `answers` the messages; `hold` and this file await between them.
 
 mod answers;
 mod chain_table;
 mod core;
+mod hold;
 mod lease;
 mod sessions;
 mod store;
@@ -19,20 +20,18 @@ use ::core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use bytes::Bytes;
-use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time, join_all};
+use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
 
 use self::core::{Live, State, condemned, settle};
+use self::lease::Lease;
 pub use self::lease::usable;
-use self::lease::{Lease, LeaseV3, Step};
 use crate::agent::Agent;
 use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
-use crate::meta::kv::client::{Stop, Txn};
+use crate::meta::kv::client::Stop;
 use crate::planted::PlantedBug;
 use crate::proto::agent::RoutingChanged;
 use crate::proto::ids::RoutingVersion;
-use crate::proto::kv::Durability;
 use crate::proto::mgmtd::*;
 
 /// How fast the cluster notices things. The same everywhere in a cluster.
@@ -128,13 +127,6 @@ pub struct Mgmtd {
     looked: Time,
 }
 
-/// Why the lease record was not read, or not written.
-struct Failed {
-    why: String,
-    /// It was not even read.
-    blind: bool,
-}
-
 /// Changes that may wait for their turn.
 const LINE_MAX: usize = 1024;
 
@@ -218,97 +210,6 @@ impl Mgmtd {
         match store::load(cx, kv).await.map_err(|e| e.to_string())? {
             Some(s) => fits(&s, cluster),
             None => Ok(()),
-        }
-    }
-
-    /// Tries for the lease, then keeps it, as long as this mgmtd is fit to lead.
-    async fn hold_lease(me: &Me<Self>, cx: &Cx) {
-        // An mgmtd that can never lead lets the lease run out, for one that can.
-        while me.with(|m| m.unfit.is_none()) {
-            let began = cx.now();
-            let patience = me.with(|m| m.lease.patience());
-            let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
-            if !for_good && let Err(failed) = Self::attempt(me, &cx.within(patience)).await {
-                tracing::debug!("the lease could not be looked at or written: {}", failed.why);
-                Self::bridge(me, &cx.within(patience), failed.blind).await;
-            }
-            let load = me.with(|m| {
-                let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
-                let has = m.lead.as_ref().is_some_and(|l| l.term == term);
-                if has || m.loading == Some(term) || m.doubt.is_some() {
-                    return None;
-                }
-                m.loading = Some(term);
-                Some(term)
-            });
-            if let Some(term) = load {
-                let (me, long) = (me.clone(), cx.clone());
-                cx.spawn(async move { Self::take_over(&me, term, &long).await });
-            }
-            let pause = me.with(|m| m.lease.pause(cx.now()));
-            let rest = pause.saturating_sub(cx.now() - began);
-            let jitter = Duration::from_micros(cx.rand() % 20_000);
-            cx.sleep(rest + jitter).await;
-        }
-    }
-
-    /// Looks at the lease record once, and writes it if it is ours or free.
-    async fn attempt(me: &Me<Self>, cx: &Cx) -> Result<(), Failed> {
-        let sent = cx.now();
-        let key = Bytes::from_static(lease::KEY);
-        let mut txn = Txn::new(cx, me.with(|m| m.config.kv));
-        let read = txn.read([&key]).await.map_err(|e: KvError| e.to_string());
-        let record = read.and_then(|[r]| r.map(|r| LeaseV3::decode(&r)).transpose());
-        let record = record.map_err(|why| {
-            me.with(|m| m.lease.missed());
-            Failed { why, blind: true }
-        })?;
-        let step = me.with(|m| {
-            let voters = m.lead.as_ref().map(|l| l.state.mgmtds());
-            m.lease.set_voters(voters);
-            let step = m.lease.step(record, cx.now());
-            if m.lead.as_ref().is_some_and(|l| Some(l.term) != m.lease.term()) {
-                tracing::info!("another mgmtd leads now");
-                m.lead = None;
-            }
-            step
-        });
-        let Step::Write(mine) = step else { return Ok(()) };
-        txn.set(key, mine.encode());
-        let written = txn.commit(Durability::Now).await;
-        written.map_err(|e| Failed { why: e.to_string(), blind: false })?;
-        me.with(|m| {
-            let now = cx.now();
-            m.doubt = m.doubt.filter(|since| sent < *since);
-            if m.lease.acknowledged(&mine, sent, now)
-                && let Some(lead) = &mut m.lead
-            {
-                lead.live.hear_all(now);
-            }
-            m.see(&Seen::Acts { term: mine.term, until: m.lease.until() });
-        });
-        Ok(())
-    }
-
-    /// A renewal has failed: goes on if everyone who may take over promises not to.
-    async fn bridge(me: &Me<Self>, cx: &Cx, blind: bool) {
-        let sent = cx.now();
-        let appeal = me.with(|m| {
-            let (ask, voters) = m.lease.appeal(sent, blind)?;
-            let live = &m.lead.as_ref()?.live;
-            let addrs: Option<Vec<Addr<Mgmtd>>> = voters.iter().map(|n| live.mgmtd(*n)).collect();
-            Some((ask, addrs?))
-        });
-        // One who cannot be asked promises nothing.
-        let Some((ask, voters)) = appeal else { return };
-        let answers = voters.into_iter().map(|v| cx.ask(v, ask.clone()));
-        if join_all(answers).await.iter().all(|a| *a == Ok(true)) {
-            me.with(|m| {
-                if m.lease.promised(sent, cx.now()) {
-                    tracing::debug!("the store is away: the other mgmtds wait");
-                    m.see(&Seen::Acts { term: ask.term, until: m.lease.until() });
-                }
-            });
         }
     }
 

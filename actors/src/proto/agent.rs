@@ -8,8 +8,8 @@ use t3fs_runtime::{RawAddr, no_bulk, protocol};
 
 use super::ids::{RoutingVersion, SessionId};
 use super::mgmtd::{
-    CloseSession, CreateChains, ExtendSession, ListNodes, MgmtdError, NodeLine, OpenSession,
-    Routing, RoutingUpdate, TargetReport,
+    CloseSession, CreateChains, ExtendSession, GetSpaces, ListNodes, MgmtdError, NodeLine,
+    NodeSpaces, OpenSession, Routing, RoutingUpdate, TargetReport,
 };
 use crate::agent::Agent;
 
@@ -85,4 +85,5 @@ protocol! { Agent as AgentMsg = 0x0600 {
     9 v 1 ExtendSession -> bool, Control, 5_000 ms;
     10 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 5_000 ms;
     11 v 1 WatchRouting -> RoutingNews, Control, 20_000 ms, hops |_watch| 1;
+    12 v 1 GetSpaces -> Option<Vec<NodeSpaces>>, Control, 5_000 ms;
 } }

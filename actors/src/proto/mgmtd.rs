@@ -4,6 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{NodeId, RawAddr, no_bulk, protocol};
 
 use super::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use super::storage::TargetSpace;
 use crate::mgmtd::Mgmtd;
 
 /// A target's part in its chain, as everyone but the target's own node sees it.
@@ -230,6 +231,25 @@ impl TargetReport {
     }
 }
 
+/// How full a target and the disk below it are, as its node last heard from it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct TargetFill {
+    pub target: TargetId,
+    pub space: TargetSpace,
+}
+
+/// The targets of one node that have said how full they are.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NodeSpaces {
+    pub node: NodeId,
+    pub targets: Vec<TargetFill>,
+}
+
+/// How full the nodes that live are. An agent answers from what it has, if that is younger than a
+/// second or the primary does not answer within one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct GetSpaces;
+
 /// What runs in a server.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Actors {
@@ -245,6 +265,8 @@ pub struct NodeReport {
     pub tags: Vec<(String, String)>,
     /// The mgmtd of this process, where the primary asks it.
     pub mgmtd: Option<RawAddr>,
+    /// Of targets whose disks answer; changes of it change no routing.
+    pub spaces: Vec<TargetFill>,
     /// `None` while it is starting. From then on complete: what is missing does not run.
     pub actors: Option<Actors>,
 }
@@ -333,8 +355,8 @@ pub struct ExtendSession {
     pub session: SessionId,
 }
 
-/// From the primary, which cannot renew its lease, to another mgmtd: not to take over before so long
-/// after this comes. The answer says whether it is promised.
+/// From the primary, which cannot renew its lease, to another mgmtd: not to take over before so
+/// long after this comes. The answer says whether it is promised.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Refrain {
     pub holder: NodeId,
@@ -384,6 +406,9 @@ no_bulk!(
     CloseSession,
     ExtendSession,
     Refrain,
+    TargetFill,
+    NodeSpaces,
+    GetSpaces,
     Routing,
     RoutingVersion,
     SessionId
@@ -397,4 +422,5 @@ protocol! { Mgmtd as MgmtdMsg = 0x0100 {
     5 v 2 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
     7 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 2_000 ms;
     8 v 1 Refrain -> bool, Control, 1_000 ms;
+    9 v 1 GetSpaces -> Result<Vec<NodeSpaces>, MgmtdError>, Control, 2_000 ms;
 } }

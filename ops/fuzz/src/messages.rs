@@ -74,7 +74,8 @@ const READINGS: &[(u16, u16, [Reading; 2])] = readings! {
         meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta, meta::Append,
         meta::OpenFile, meta::DropHolds, meta::ShareOpens, meta::ListKeepers;
     Kv: kv::GetKeys, kv::GetRange, kv::Commit, kv::Barrier;
-    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain;
+    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain,
+        GetSpaces;
     Agent: agent::GetRouting, agent::ReportTarget, agent::Announce, agent::SetMgmtds,
         agent::RoutingChanged, ExtendSession, agent::WatchRouting;
 };

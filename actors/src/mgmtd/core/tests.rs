@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::super::store::{from_rows, rows};
 use super::*;
+use crate::proto::storage::TargetSpace;
 
 const NODE_LEASE: Duration = Duration::from_millis(1500);
 const SESSION_LEASE: Duration = Duration::from_secs(60);
@@ -78,6 +79,7 @@ impl Primary {
                 addresses: vec![format!("h{node}:1")],
                 tags: Vec::new(),
                 mgmtd: None,
+                spaces: Vec::new(),
                 actors,
             }),
             sessions: Vec::new(),
@@ -338,6 +340,36 @@ fn a_later_run_ends_the_sessions_of_earlier_ones() {
     let drew_the_same = p.open(2, 8, 6, at(8)).unwrap();
     p.settle(at(9));
     assert_eq!(open(&p), [other, newer, drew_the_same]);
+}
+
+/// Goal: how full targets are is told as their nodes last said it, of nodes that live, and changes
+/// no routing.
+#[test]
+fn only_living_nodes_have_space() {
+    let mut p = Primary::new();
+    p.chains(1);
+    let fill = |node: u32, used| {
+        let space = TargetSpace { used, ..TargetSpace::default() };
+        vec![TargetFill { target: TargetId(10 + node), space }]
+    };
+    let say = |p: &mut Primary, node: u32, used, now| {
+        let targets = vec![TargetReport::online(TargetId(10 + node), raw(node, 1, 1))];
+        let mut m = p.message(node, 1, Some(Actors { metas: Vec::new(), targets }));
+        m.node.as_mut().unwrap().spaces = fill(node, used);
+        p.hear(&m, now).unwrap();
+    };
+    say(&mut p, 1, 5, at(1));
+    say(&mut p, 2, 6, at(1));
+    p.settle(at(1));
+    let version = p.state.routing.version;
+    say(&mut p, 1, 7, at(1000));
+    p.settle(at(1000));
+    assert_eq!(p.state.routing.version, version);
+    let told = |p: &Primary, now| -> Vec<(u32, u64)> {
+        p.live.spaces(now).iter().map(|n| (n.node.0, n.targets[0].space.used)).collect()
+    };
+    assert_eq!(told(&p, at(1000)), [(1, 7), (2, 6)]);
+    assert_eq!(told(&p, at(2000)), [(1, 7)], "node 2 is dead");
 }
 
 #[derive(Clone, Debug)]

@@ -189,9 +189,8 @@ enum Do {
 
 fn something() -> impl Strategy<Value = (u64, Do)> {
     let what = prop_oneof![
-        8 => (0usize..3, 0u8..10, 0u64..400, any::<bool>()).prop_map(|(who, reads, reply_ms, told)| {
-            Do::Look { who, reads: reads > 1, reply_ms, told }
-        }),
+        8 => (0usize..3, 0u8..10, 0u64..400, any::<bool>())
+            .prop_map(|(who, n, reply_ms, told)| Do::Look { who, reads: n > 1, reply_ms, told }),
         4 => (0usize..3, any::<bool>(), 0u64..200, 0u8..5).prop_map(|(who, blind, way_ms, n)| {
             Do::Appeal { who, blind, way_ms, answers: n > 0 }
         }),
@@ -202,8 +201,8 @@ fn something() -> impl Strategy<Value = (u64, Do)> {
 
 proptest! {
     /// Goal: whatever the order and outcome of attempts and promises and the rates of clocks (1 %
-    /// apart), no two act at the same time. Method: three mgmtds over one record, in true time, each
-    /// told another length of its lease; each attempt reads, then writes if the record is still the
+    /// apart), no two act at the same time. Method: three mgmtds over one record, in true time,
+    /// each told another length of its lease; each attempt reads, then writes if the record is still the
     /// same. Who has leave to act asks for promises now and then; the store is away for some.
     #[test]
     fn never_two_at_once(steps in prop::collection::vec(something(), 1..160)) {
