@@ -2,6 +2,7 @@
 //! one and on two shards, and a real folder below a disk.
 
 use std::cell::Cell;
+use std::os::unix::fs::MetadataExt;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -138,7 +139,8 @@ fn disks_keep_bytes() {
     let dir = std::env::current_dir().unwrap().join(format!("disk-test-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let folder = dir.clone();
-    run_alone(vec![folder], async |shard: Rc<Shard>| {
+    let below = std::fs::metadata(&dir).unwrap().dev();
+    run_alone(vec![folder], async move |shard: Rc<Shard>| {
         let disk = shard.cx().disk(DiskId(0));
         disk.make_dir("a/b").await.unwrap();
         // Regression: with an empty file opened first, glommio took the device for one that can be
@@ -165,7 +167,8 @@ fn disks_keep_bytes() {
         assert_eq!(disk.list("a/b").await.unwrap(), ["g"]);
         assert_eq!(disk.open("a/b/g", OpenMode::OrCreate).await.unwrap().1, 4096);
         disk.remove("a/b/g").await.unwrap();
-        assert!(disk.space().await.unwrap().capacity > 0);
+        let space = disk.space().await.unwrap();
+        assert!(space.capacity > 0 && space.file_system == below);
     })
     .unwrap();
     std::fs::remove_dir_all(&dir).unwrap();

@@ -56,9 +56,9 @@ fn walk(
     last.0.index.checked_add(1)
 }
 
-/// Adds to `found` the inodes with bytes from `from` on, until there are `limit` or `steps` looks at
-/// the index were made. `Some`: where to go on. One look for a file, plus one per slice of rows
-/// without bytes.
+/// Adds to `found` the inodes with bytes from `from` on, until there are `limit`, or `steps` looks
+/// at the index were made. `Some`: where to go on. A file costs one look, whatever its size; rows
+/// without bytes cost one look for each run of up to 64.
 fn inodes(
     engine: &Engine,
     mut from: ChunkId,

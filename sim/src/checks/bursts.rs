@@ -56,8 +56,14 @@ pub(super) async fn burst(
 /// gone from all of them.
 pub(super) async fn write_and_remove(cx: &Cx, link: &Link, chain: ChainId) -> Result<(), String> {
     for index in 0..LAST_CHUNKS {
-        if !write(cx, link, chain, ChunkId { inode: LAST, index }, 100 + index as usize).await {
-            return Err(format!("chunk {index} could not be written in the calm"));
+        let mut tries = 0;
+        // A target whose disk was full looks now and then whether it still is.
+        while !write(cx, link, chain, ChunkId { inode: LAST, index }, 100 + index as usize).await {
+            tries += 1;
+            if tries == 100 {
+                return Err(format!("chunk {index} could not be written in the calm"));
+            }
+            cx.sleep(Duration::from_millis(100)).await;
         }
     }
     let want: Vec<(u32, u32)> = (0..LAST_CHUNKS).map(|i| (i, 100 + i)).collect();

@@ -241,9 +241,8 @@ impl Engine {
         })
     }
 
-    /// The next `rows` chunks from `from` (inclusive) on, in order, with the length that each has or
-    /// will have once its pending version is committed, whichever is longer. Costs no more than a
-    /// walk over the rows.
+    /// The next `rows` chunks from `from` (inclusive) on, in order, with the length that each has,
+    /// or will have once its pending version is committed, whichever is longer.
     pub fn lengths(&self, from: ChunkId, rows: usize) -> Vec<(ChunkId, u32)> {
         self.0.with(|s| s.index.range(from).take(rows).map(|(c, r)| (*c, longest(r))).collect())
     }
