@@ -264,5 +264,6 @@ impl Handle<SyncMeta> for Meta {
 impl Handle<CollectGarbage> for Meta {
     async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) {
         garbage::kick(me, cx, News::Any);
+        me.with(|m| m.orphans.hurry());
     }
 }

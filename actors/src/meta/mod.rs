@@ -2,7 +2,8 @@
 //!
 //! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may
 //! serve one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes
-//! what has no name any more, `fsck` checks it all. This file is the actor: it decides what an
+//! what has no name any more, `holds` what dead sessions leave, `orphans` content without an inode,
+//! `fsck` checks it all. This file is the actor: it decides what an
 //! operation needs from outside (a number, a layout, the time) and runs it as a transaction;
 //! `handlers` says which operation answers which message.
 
@@ -18,12 +19,15 @@ use crate::proto::kv::Durability;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::Routing;
 
+mod chains;
 pub mod fsck;
 pub mod garbage;
 mod handlers;
+mod holds;
 mod ids;
 pub mod kv;
 pub mod ops;
+pub mod orphans;
 pub mod place;
 pub mod schema;
 #[cfg(test)]
@@ -35,6 +39,8 @@ use kv::actor::Kv;
 use kv::client::{Stop, Txn, transact, transact_at};
 use kv::{KvError, Version};
 use ops::{Done, keep_refusal};
+pub use orphans::OrphanTimes;
+use orphans::Orphans;
 use place::{Cluster, Outside, Placement};
 use schema::*;
 
@@ -56,6 +62,8 @@ pub struct MetaConfig {
     pub keep_answers: Duration,
     /// What is known at the start; asked for when it is not enough.
     pub routing: Routing,
+    /// When content without an inode is looked for.
+    pub orphans: OrphanTimes,
     /// `None` outside of tests.
     pub planted_bug: Option<PlantedBug>,
 }
@@ -72,6 +80,7 @@ impl MetaConfig {
             root_owner: (0, 0),
             keep_answers: Duration::from_secs(600),
             routing: Routing::default(),
+            orphans: OrphanTimes::default(),
             planted_bug: None,
         }
     }
@@ -86,6 +95,7 @@ pub struct Meta {
     /// Who waits for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
+    orphans: Orphans,
     planted_bug: Option<PlantedBug>,
 }
 
@@ -113,8 +123,8 @@ impl Meta {
         })
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
-        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, planted_bug, .. } =
-            config;
+        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, .. } = config;
+        let MetaConfig { orphans, planted_bug, .. } = config;
         let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
             outside,
@@ -122,9 +132,12 @@ impl Meta {
             place: Placement::new(routing, chunk_size, stripe, table),
             refreshing: None,
             collector: Collector::new(keep_answers),
+            orphans: Orphans::new(orphans),
             planted_bug,
         });
-        cx.spawn(garbage::watch(me, cx.outlive()));
+        cx.spawn(garbage::watch(me.clone(), cx.outlive()));
+        cx.spawn(holds::watch(me.clone(), cx.outlive()));
+        cx.spawn(orphans::watch(me, cx.outlive()));
         Ok(meta)
     }
 }

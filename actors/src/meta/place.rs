@@ -8,10 +8,12 @@ use t3fs_runtime::{Addr, AskError, Cx};
 
 use crate::agent::Agent;
 use crate::proto::agent::GetRouting;
-use crate::proto::ids::{ChainId, RoutingVersion};
+use crate::proto::ids::{ChainId, InodeId, RoutingVersion};
 use crate::proto::meta::{Layout, MetaError, Stripes};
 use crate::proto::mgmtd::Routing;
-use crate::proto::storage::{RemoveChunks, Removed, StorageError};
+use crate::proto::storage::{
+    Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
+};
 use crate::storage::Storage;
 
 /// Longest wait for the routing of whoever leads, and how long before its end an agent gives up.
@@ -44,6 +46,22 @@ pub trait Outside {
         head: Addr<Storage>,
         message: RemoveChunks,
     ) -> LocalBoxFuture<'a, Result<Result<Removed, StorageError>, AskError>>;
+
+    /// Asks a serving target what it has of a file.
+    fn file_extents<'a>(
+        &'a self,
+        cx: &'a Cx,
+        target: Addr<Storage>,
+        message: FileExtents,
+    ) -> LocalBoxFuture<'a, Result<Result<Extents, StorageError>, AskError>>;
+
+    /// Asks a serving target which files it has chunks of.
+    fn list_inodes<'a>(
+        &'a self,
+        cx: &'a Cx,
+        target: Addr<Storage>,
+        message: ListInodes,
+    ) -> LocalBoxFuture<'a, Result<Result<Vec<InodeId>, StorageError>, AskError>>;
 }
 
 /// The cluster itself.
@@ -91,6 +109,24 @@ impl Outside for Cluster {
         message: RemoveChunks,
     ) -> LocalBoxFuture<'a, Result<Result<Removed, StorageError>, AskError>> {
         Box::pin(cx.ask(head, message))
+    }
+
+    fn file_extents<'a>(
+        &'a self,
+        cx: &'a Cx,
+        target: Addr<Storage>,
+        message: FileExtents,
+    ) -> LocalBoxFuture<'a, Result<Result<Extents, StorageError>, AskError>> {
+        Box::pin(cx.ask(target, message))
+    }
+
+    fn list_inodes<'a>(
+        &'a self,
+        cx: &'a Cx,
+        target: Addr<Storage>,
+        message: ListInodes,
+    ) -> LocalBoxFuture<'a, Result<Result<Vec<InodeId>, StorageError>, AskError>> {
+        Box::pin(cx.ask(target, message))
     }
 }
 

@@ -44,6 +44,8 @@ pub fn run(make: &mut dyn FnMut() -> Box<dyn Store>) {
     }
     println!("key-value conformance: version_increases_across_reopen");
     version_increases_across_reopen(make());
+    println!("key-value conformance: what_was_committed_survives_reopening");
+    what_was_committed_survives_reopening(make());
     println!("key-value conformance: histories_are_serialisable");
     let mut seed = 0x9e37_79b9_7f4a_7c15;
     let mut total = serial::Outcome::default();
@@ -443,6 +445,19 @@ fn sync_covers_what_was_applied(kv: &mut Resolver) {
     drop(sender);
     let ended: Vec<_> = ended.iter().map(|(n, result)| result.map(|()| n).unwrap()).collect();
     assert_eq!(ended, Vec::from_iter(0..10), "every sync ends, in order");
+}
+
+fn what_was_committed_survives_reopening(store: Box<dyn Store>) {
+    let mut kv = Resolver::open(store).expect("an empty store opens");
+    let mut committed = Vec::new();
+    for _ in 0..3 {
+        let opening = kv.read_version(0).expect("reads");
+        committed.extend([opening, put(&mut kv, &[("a", "1")]).version]);
+        kv = Resolver::open(kv.into_store()).expect("it opens again");
+        assert!(committed.iter().all(|version| kv.survived(*version)));
+        let next = Version(kv.read_version(0).expect("reads").0 + 1);
+        assert!(!kv.survived(next), "no commit has that version yet");
+    }
 }
 
 fn version_increases_across_reopen(store: Box<dyn Store>) {

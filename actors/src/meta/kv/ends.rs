@@ -84,3 +84,102 @@ impl Ends {
         at.is_ok_and(|at| version <= self.0[at])
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{CommitRequest, MemoryDisk, Mutation, Resolver};
+    use super::*;
+    use proptest::prelude::*;
+
+    fn commit(kv: &mut Resolver) -> Version {
+        let mutations = vec![Mutation::Set { key: "a".into(), value: "1".into() }];
+        kv.commit(0, CommitRequest { mutations, ..Default::default() }).unwrap().version
+    }
+
+    fn open_on(disk: &MemoryDisk) -> (Resolver, Version) {
+        let mut kv = Resolver::open(Box::new(disk.open())).unwrap();
+        let version = kv.read_version(0).unwrap();
+        (kv, version)
+    }
+
+    /// Goal: a later crash does not make an earlier loss forgotten, nor take what was kept. Method:
+    /// two crashes in a row, with no commit between them.
+    #[test]
+    fn a_loss_stays_known_after_another_crash() {
+        let disk = MemoryDisk::new();
+        disk.hold_syncs(true);
+        let (mut kv, _) = open_on(&disk);
+        let (kept, lost) = (commit(&mut kv), commit(&mut kv));
+        disk.crash_keeping(2);
+        for _ in 0..2 {
+            let (kv, first) = open_on(&disk);
+            assert!(kv.survived(kept) && kv.survived(first));
+            assert!(!kv.survived(lost) && !kv.survived(Version(first.0 + 1)));
+            disk.crash();
+        }
+        let (kv, _) = open_on(&disk);
+        assert!(kv.survived(kept) && !kv.survived(lost));
+    }
+
+    /// Goal: a process that restarts in a loop does not make anybody's commits unknown, and the
+    /// list stays short.
+    #[test]
+    fn openings_without_commits_go_first_from_a_full_list() {
+        let mut ends = Ends::default();
+        let version = |opening: u64, count: u64| Version(opening << COUNT_BITS | count);
+        ends.note(Version(0));
+        ends.note(version(1, 7));
+        for opening in 2..3 * ENDS_MAX as u64 {
+            ends.note(version(opening, 1));
+        }
+        assert!(ends.0.len() == ENDS_MAX && ends.survived(version(1, 7)));
+        assert!(!ends.survived(version(1, 8)) && !ends.survived(version(2, 1)));
+        assert_eq!(Ends::open(Some(&ends.seal())), Ok(ends.clone()));
+        assert!(Ends::open(Some(&ends.seal()[1..])).is_err());
+        for opening in 1000..1000 + ENDS_MAX as u64 {
+            ends.note(version(opening, 2));
+        }
+        assert!(ends.0.len() == ENDS_MAX && !ends.survived(version(1, 7)));
+    }
+
+    proptest! {
+        /// Goal: what is said of every version ever given is the truth. Method: random commits,
+        /// syncs, restarts and crashes that keep some batches; the model is the list of the
+        /// batches that the disk holds.
+        #[test]
+        fn survived_is_exact(steps in prop::collection::vec((0u8..12, 0usize..6), 1..120)) {
+            let disk = MemoryDisk::new();
+            disk.hold_syncs(true);
+            let (mut kv, first) = open_on(&disk);
+            let (mut given, mut held, mut durable) = (vec![first], vec![first], 0);
+            for (what, keep) in steps {
+                match what {
+                    0..7 => {
+                        let version = commit(&mut kv);
+                        given.push(version);
+                        held.push(version);
+                    }
+                    7 => {
+                        kv.sync(Box::new(|_| ()));
+                        disk.end_syncs(usize::MAX.min(disk.syncs_held()));
+                        durable = held.len();
+                    }
+                    _ => {
+                        if what > 8 {
+                            disk.crash_keeping(keep);
+                            held.truncate(durable + keep);
+                            durable = held.len();
+                        }
+                        let (next, version) = open_on(&disk);
+                        kv = next;
+                        given.push(version);
+                        held.push(version);
+                    }
+                }
+                for version in &given {
+                    prop_assert_eq!(kv.survived(*version), held.contains(version));
+                }
+            }
+        }
+    }
+}

@@ -195,3 +195,35 @@ pub async fn append(
     keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
     Ok(given(inode.attr))
 }
+
+/// Makes what a dead session has stored part of the file and clears its hold. `false`: the file was
+/// cut since the end of what is stored was asked for.
+pub async fn end_writer(
+    txn: &mut Txn<'_>,
+    inode: InodeId,
+    session: SessionId,
+    end: u64,
+    truncations: u64,
+    now_ns: i64,
+) -> Done<bool> {
+    let (key, hold_key) = (inode_key(inode), hold_key(inode, session));
+    let [found, held] = txn.read([&key, &hold_key]).await?;
+    if held.is_none() {
+        return Ok(true); // another server was here
+    }
+    let found = found.map(|bytes| Inode::open(inode, &bytes)).transpose()?;
+    if let Some(mut inode) = found.filter(|inode| inode.attr.nlink > 0) {
+        if inode.attr.truncations != truncations {
+            return Ok(false);
+        }
+        if end > inode.attr.length {
+            check_length(layout_of(&inode.attr)?, end)?;
+            inode.attr.length = end;
+            written(&mut inode, now_ns);
+            inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
+            store(txn, &mut inode);
+        }
+    }
+    txn.clear(hold_key);
+    Ok(true)
+}

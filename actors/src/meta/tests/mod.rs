@@ -5,6 +5,7 @@
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
@@ -15,16 +16,23 @@ use super::fsck::{Report, fsck};
 use super::kv::MemoryDisk;
 use super::kv::actor::Kv;
 use super::place::Outside;
-use super::{Meta, MetaConfig};
+use super::{Meta, MetaConfig, OrphanTimes};
+use crate::planted::PlantedBug;
 use crate::proto::ids::*;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::*;
-use crate::proto::storage::{RemoveChunks, Removed, StorageError};
+use crate::proto::storage::{
+    Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
+};
 use crate::storage::Storage;
 
+mod attributes;
+mod barriers;
 mod collecting;
 mod concurrent;
 mod model;
+mod opens;
+mod orphans;
 mod posix;
 mod retries;
 mod several;
@@ -35,6 +43,10 @@ mod speed;
 struct Beside {
     routing: RefCell<Routing>,
     removed: RefCell<Vec<RemoveChunks>>,
+    /// Content by chain and file: index and length of the last chunk.
+    stored: RefCell<BTreeMap<(u32, InodeId), (u32, u32)>>,
+    /// The primary mgmtd does not answer.
+    alone: Cell<bool>,
     /// Storage refuses this many more removals.
     not_ready: Cell<u32>,
 }
@@ -56,13 +68,18 @@ impl Outside for Beside {
         _: &'a Cx,
         _: RoutingVersion,
     ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>> {
-        Box::pin(async { Ok(Some(self.routing.borrow().clone())) })
+        Box::pin(async {
+            match self.alone.get() {
+                false => Ok(Some(self.routing.borrow().clone())),
+                true => Err("no primary".into()),
+            }
+        })
     }
 
     fn remove_chunks<'a>(
         &'a self,
         _: &'a Cx,
-        _: Addr<Storage>,
+        head: Addr<Storage>,
         message: RemoveChunks,
     ) -> LocalBoxFuture<'a, Result<Result<Removed, StorageError>, AskError>> {
         Box::pin(async move {
@@ -70,18 +87,55 @@ impl Outside for Beside {
                 self.not_ready.set(left);
                 return Ok(Err(StorageError::NotReady));
             }
+            let chain = head.raw().epoch;
+            let gone =
+                |chunk: &(u32, InodeId)| chunk.0 == chain && message.inodes.contains(&chunk.1);
+            self.stored.borrow_mut().retain(|chunk, _| !gone(chunk));
             self.removed.borrow_mut().push(message);
             Ok(Ok(Removed { count: 0, left: Vec::new() }))
+        })
+    }
+
+    fn file_extents<'a>(
+        &'a self,
+        _: &'a Cx,
+        target: Addr<Storage>,
+        message: FileExtents,
+    ) -> LocalBoxFuture<'a, Result<Result<Extents, StorageError>, AskError>> {
+        Box::pin(async move {
+            if let Some(left) = self.not_ready.get().checked_sub(1) {
+                self.not_ready.set(left);
+                return Ok(Err(StorageError::NotReady));
+            }
+            let chunk = (target.raw().epoch, message.inode);
+            let last = self.stored.borrow().get(&chunk).copied();
+            Ok(Ok(Extents { last, ..Extents::default() }))
+        })
+    }
+
+    fn list_inodes<'a>(
+        &'a self,
+        _: &'a Cx,
+        target: Addr<Storage>,
+        message: ListInodes,
+    ) -> LocalBoxFuture<'a, Result<Result<Vec<InodeId>, StorageError>, AskError>> {
+        Box::pin(async move {
+            let stored = self.stored.borrow();
+            let chain = target.raw().epoch;
+            let inodes = stored.range((chain, message.from)..(chain + 1, InodeId(0)));
+            Ok(Ok(inodes.map(|(chunk, _)| chunk.1).take(message.limit as usize).collect()))
         })
     }
 }
 
 fn routing() -> Routing {
-    let addr = Some(RawAddr { node: NodeId(9), shard: 0, slot: 0, epoch: 1 });
-    let head =
-        ChainTarget { target: TargetId(1), node: NodeId(9), addr, state: TargetState::Serving };
-    let chain =
-        |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head.clone()] };
+    // The epoch of a target's address is its chain's number.
+    let head = |epoch| {
+        let (node, state) = (NodeId(9), TargetState::Serving);
+        let addr = Some(RawAddr { node, shard: 0, slot: 0, epoch });
+        ChainTarget { target: TargetId(1), node, addr, state }
+    };
+    let chain = |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head(id)] };
     Routing {
         version: RoutingVersion(1),
         chains: vec![chain(1), chain(2)],
@@ -114,10 +168,27 @@ impl World {
     }
 
     async fn start_on(cx: Cx, disk: MemoryDisk, beside: Rc<Beside>) -> World {
-        let kv = Kv::start(&cx, Box::new(disk.open())).unwrap();
+        World::start_planted(cx, disk, beside, None).await
+    }
+
+    async fn start_planted(
+        cx: Cx,
+        disk: MemoryDisk,
+        beside: Rc<Beside>,
+        planted_bug: Option<PlantedBug>,
+    ) -> World {
+        let kv = Kv::start_planted(&cx, Box::new(disk.open()), planted_bug).unwrap();
         let agent = Addr::from_raw(RawAddr::default());
         let keep_answers = Duration::ZERO;
-        let config = MetaConfig { stripe: 2, keep_answers, ..MetaConfig::new(kv, agent) };
+        let hour = Duration::from_secs(3600);
+        let orphans = OrphanTimes { first: hour, every: hour, again: Duration::from_millis(20) };
+        let config = MetaConfig {
+            stripe: 2,
+            keep_answers,
+            orphans,
+            planted_bug,
+            ..MetaConfig::new(kv, agent)
+        };
         let meta = Meta::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();
         World { cx, disk, kv, meta, beside, seq: Cell::new(0) }
     }

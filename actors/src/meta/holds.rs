@@ -1,0 +1,204 @@
+//! What sessions have open, seen by who removes content, and what a dead session leaves.
+//!
+//! *Agreement.* A session that is alone keeps its opens to itself and names itself when it takes a
+//! last name; when there are several, each opens every file with a hold and has an `S` record that
+//! says so. While some living sessions have the record and others do not, a file may be open that
+//! nobody can see, so nothing is removed. That ends: those without share what they have open, or
+//! they end.
+//!
+//! *A dead session's holds* are cleared, `S` record included. If it might write, what it has stored
+//! and not reported becomes part of the file first: the length becomes the end of what storage has.
+//! So a program whose host dies finds what it had written through, as after a crash of a local
+//! machine. The holds of all sessions are passed through when one has ended, and at the start, not
+//! else.
+
+use core::time::Duration;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use t3fs_runtime::{Cx, Me};
+
+use super::chains::stored_end;
+use super::kv::client::{Txn, transact};
+use super::kv::{KeyRange, KvError};
+use super::ops::{Done, attr};
+use super::schema::*;
+use super::{Meta, garbage, now_ns, refresh_routing};
+use crate::proto::ids::{InodeId, SessionId};
+use crate::proto::kv::Durability;
+use crate::proto::mgmtd::Routing;
+
+/// How often the routing is looked at for sessions that have ended: the agent beside us has it.
+const LOOK_PAUSE: Duration = Duration::from_secs(3);
+/// Pause after a pass that could not end.
+const FAILED_PAUSE: Duration = Duration::from_secs(5);
+/// Rows of a page; holds cleared in one transaction.
+const PAGE: usize = 256;
+/// Longest wait for one transaction.
+const TXN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Whether living sessions agree in whether they show what they have open. `routing` must be fresh,
+/// and fetched before the transaction's first read.
+pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, KvError> {
+    let mut range = all(b'S');
+    let mut sharing = BTreeSet::new();
+    loop {
+        let page = txn.fetch_range(&range, 0, false).await?;
+        let sessions = page.rows.iter().filter_map(|(key, _)| split_key(key));
+        let sessions = sessions.map(|(session, _)| SessionId(session));
+        sharing.extend(sessions.filter(|session| routing.session_alive(*session)));
+        if !page.more {
+            break;
+        }
+        range.begin = page.covered.end;
+    }
+    Ok(sharing.is_empty() || routing.sessions.iter().all(|session| sharing.contains(session)))
+}
+
+/// Whether a session may have ended between two routings. Numbers are given in order, so one that
+/// came and went between them shows as a gap.
+fn some_ended(before: &Routing, now: &Routing) -> bool {
+    let new = now.sessions.iter().filter(|session| **session > before.session_max).count();
+    let given = now.session_max.0.saturating_sub(before.session_max.0);
+    before.sessions.iter().any(|session| !now.session_alive(*session)) || given > new as u64
+}
+
+/// For ever: clears what ended sessions leave.
+pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
+    // By which all that had ended was cleared.
+    let mut cleared: Option<Rc<Routing>> = None;
+    loop {
+        refresh_routing(&me, &cx).await;
+        let routing = me.with(|m| Rc::clone(&m.place.routing));
+        // Without a routing every session is as good as alive.
+        let known = routing.version.0 > 0;
+        let mut pause = LOOK_PAUSE;
+        if known && cleared.as_ref().is_none_or(|before| some_ended(before, &routing)) {
+            match clear_dead(&me, &cx, &routing).await {
+                Ok(true) => cleared = Some(routing),
+                Ok(false) => pause = FAILED_PAUSE,
+                Err(e) => {
+                    tracing::warn!("holds of ended sessions are cleared later: {e}");
+                    pause = FAILED_PAUSE;
+                }
+            }
+        } else if known {
+            cleared = Some(routing);
+        }
+        let jitter = Duration::from_micros(cx.rand() % pause.as_micros() as u64);
+        cx.sleep(pause + jitter).await;
+    }
+}
+
+/// Goes through all holds and `S` records once. `false`: some had to be left.
+async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<bool> {
+    let kv = me.with(|m| m.kv);
+    let mut range = all(b'H');
+    let mut whole = true;
+    loop {
+        let page_cx = cx.within(TXN_LIMIT);
+        let page = Txn::new(&page_cx, kv).fetch_range(&range, PAGE, false).await?;
+        let mut readers = Vec::new();
+        for (key, value) in &page.rows {
+            let Some((inode, session)) = split_hold(key) else { continue };
+            if routing.session_alive(session) {
+                continue;
+            }
+            if HoldV1::open(inode, value)?.write {
+                whole &= end_writer(me, cx, inode, session).await?;
+            } else {
+                readers.push(key.clone());
+            }
+        }
+        if !readers.is_empty() {
+            transact(&cx.within(TXN_LIMIT), kv, Durability::Soon, async |txn| -> Done<()> {
+                readers.iter().for_each(|key| txn.clear(key.clone()));
+                Ok(())
+            })
+            .await?;
+        }
+        if !page.more {
+            break;
+        }
+        range.begin = page.covered.end;
+    }
+    let mut range = all(b'S');
+    loop {
+        let page_cx = cx.within(TXN_LIMIT);
+        let page = Txn::new(&page_cx, kv).fetch_range(&range, PAGE, false).await?;
+        let sessions = page.rows.iter().filter_map(|(key, _)| split_key(key));
+        let dead: Vec<_> = sessions
+            .map(|(session, _)| SessionId(session))
+            .filter(|session| !routing.session_alive(*session))
+            .collect();
+        if !dead.is_empty() {
+            transact(&page_cx, kv, Durability::Soon, async |txn| -> Done<()> {
+                dead.iter().for_each(|session| txn.clear(shares_key(*session)));
+                Ok(())
+            })
+            .await?;
+        }
+        if !page.more {
+            break;
+        }
+        range = KeyRange::new(page.covered.end, range.end);
+    }
+    // Content may have waited for those sessions.
+    garbage::kick(me, cx, garbage::News::Any);
+    Ok(whole)
+}
+
+/// Makes what a dead writer has stored part of its file and clears its hold. `false`: storage has
+/// not answered, and the hold stays.
+async fn end_writer(me: &Me<Meta>, cx: &Cx, inode: InodeId, session: SessionId) -> Done<bool> {
+    let kv = me.with(|m| m.kv);
+    loop {
+        let page_cx = cx.within(TXN_LIMIT);
+        let [found] = Txn::new(&page_cx, kv).fetch([&inode_key(inode)]).await?;
+        let seen = found.as_deref().map(|bytes| Inode::open(inode, bytes)).transpose()?;
+        let seen = seen.map(|inode| inode.attr).filter(|attr| attr.nlink > 0);
+        let mut end = 0;
+        if let Some(attr) = &seen
+            && let Some(layout) = &attr.layout
+        {
+            end = match stored_end(me, cx, inode, layout).await {
+                Ok(end) => end,
+                Err(why) => {
+                    let number = inode.0;
+                    tracing::warn!("the end of file {number:#x} is not known yet: {why}");
+                    return Ok(false);
+                }
+            };
+        }
+        let truncations = seen.map_or(u64::MAX, |attr| attr.truncations);
+        let now_ns = now_ns(cx);
+        let txn_cx = cx.within(TXN_LIMIT);
+        let settled = transact(&txn_cx, kv, Durability::Soon, async |txn| {
+            attr::end_writer(txn, inode, session, end, truncations, now_ns).await
+        });
+        // Cut meanwhile: what storage has is another now.
+        if settled.await? {
+            return Ok(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no end of a session passes unnoticed, and none is seen where there is none.
+    #[test]
+    fn an_end_shows_between_two_routings() {
+        let routing = |sessions: &[u64], max| Routing {
+            sessions: sessions.iter().map(|s| SessionId(*s)).collect(),
+            session_max: SessionId(max),
+            ..Routing::default()
+        };
+        let before = routing(&[1, 2], 2);
+        assert!(!some_ended(&before, &routing(&[1, 2], 2)));
+        assert!(!some_ended(&before, &routing(&[1, 2, 3, 4], 4)));
+        assert!(some_ended(&before, &routing(&[1], 2)));
+        assert!(some_ended(&before, &routing(&[1, 2, 4], 4)), "3 came and went");
+    }
+}
