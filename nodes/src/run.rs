@@ -208,7 +208,7 @@ fn kv(settings: &Settings, own: &[Address]) -> Result<KvPlace, Failure> {
         (true, ..) => Ok(KvPlace::Here(PathBuf::new())),
         (false, true, Some(at)) => Ok(KvPlace::There(at.clone())),
         (false, true, None) => Err(refused(
-            "kv is not set; say --kv t3fs-kv://HOST:PORT with the address of the metadata store, or \
+            "kv is not set; say --kv t3fs-kv://HOST:PORT, where the metadata store is, or \
              add kv to the roles",
         )),
         (false, false, _) => Ok(KvPlace::Unused),

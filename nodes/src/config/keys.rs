@@ -132,7 +132,7 @@ pub static KEYS: [Key; 25] = [
         "mount",
         Text,
         "none; needed by client",
-        "Folder that the role client mounts on: an empty one, or one that is not there and is made.",
+        "Folder that the role client mounts on: an empty one, or one that is not there yet.",
     ),
     key(
         "mount_options",

@@ -109,7 +109,7 @@ pub enum Atime {
 const RELATIME_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Whether a read that happens `now` must move the time of access, by the rule of `relatime` in
-/// mount(8): the old one is not after the last change of content or attributes, or a day has passed.
+/// mount(8): the old one is not after the last change of content or attributes, or a day old.
 pub fn wants_atime(rule: Atime, attr: &Attr, now: SystemTime) -> bool {
     match rule {
         Atime::Never => false,

@@ -2,8 +2,8 @@
 //! it was given until the directory is read from its beginning again: reading on from it continues
 //! behind that entry, whatever was removed or made meanwhile (telldir and seekdir).
 //!
-//! A handle keeps the names of its last reply, which is where the kernel nearly always reads on, one
-//! name in [`MARK_EVERY`] of those before, and four bytes of each name between. A position that is
+//! A handle keeps the names of its last reply, where the kernel nearly always reads on, one name in
+//! [`MARK_EVERY`] of those before, and four bytes of each name between. A position that is
 //! not among the names is found from the name before it: what comes then is compared with those
 //! bytes, and the last that is known is where to read on behind.
 //!

@@ -28,7 +28,7 @@ impl Mount {
         self.kind == "fuse" || self.kind.starts_with("fuse.")
     }
 
-    /// Whether t3fs made it, of this version or an older one, whose mounts had no type of their own.
+    /// Whether t3fs made it: this version or an older one, whose mounts had no type of their own.
     pub fn is_ours(&self) -> bool {
         self.is_fuse() && self.source.starts_with(super::SOURCE_PREFIX)
     }

@@ -101,8 +101,8 @@ impl MountOptions {
         Ok(self)
     }
 
-    /// Where mount(8) begins: it passes all that a mount shall have, and leaves out `suid` and `dev`,
-    /// which go without saying there.
+    /// Where mount(8) begins: it passes all that a mount shall have, and leaves out `suid` and
+    /// `dev`, which go without saying there.
     pub fn of_mount8() -> MountOptions {
         MountOptions(NONE)
     }

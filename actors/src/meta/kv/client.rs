@@ -174,12 +174,13 @@ impl<E: fmt::Display> fmt::Display for Stop<E> {
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// A store that has not answered for so long is told to whoever waits, who can say so and try again.
+/// After so long without an answer of the store the caller is told, who can say so and try again.
 const SILENT_MAX: Duration = Duration::from_millis(1500);
 
 /// Runs `body` and commits, again from the start until that succeeds, it refuses, `cx`'s deadline
-/// comes, or the store has been silent for a while. An attempt whose outcome is unknown is repeated as well, so running `body` a
-/// second time after it was committed must be harmless, and should return the first answer.
+/// comes, or the store has been silent for [`SILENT_MAX`]. An attempt whose outcome is unknown is
+/// repeated as well, so running `body` a second time after it was committed must be harmless, and
+/// should return the first answer.
 pub async fn transact<T, E>(
     cx: &Cx,
     kv: Addr<Kv>,
