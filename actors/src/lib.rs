@@ -7,5 +7,6 @@ pub mod agent;
 pub mod client;
 pub mod meta;
 pub mod mgmtd;
+pub mod planted;
 pub mod proto;
 pub mod storage;

@@ -34,7 +34,7 @@ pub fn run(args: &MakeChainsArgs) -> Result<(), Failure> {
     let settings = config::load(args.flags()?)?;
     logging::check(settings.log.as_deref())?;
     if settings.cluster.is_empty() {
-        return Err(refused("cluster is not set; say --cluster TCP://IP:PORT"));
+        return Err(refused("cluster is not set; say --cluster TCP://HOST:PORT"));
     }
     let visitor = visitor(&settings, "make-chains", FabricPlan::find(&settings)?)?;
     logging::to_stderr(settings.log.as_deref(), "warn")?;

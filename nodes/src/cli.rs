@@ -32,7 +32,7 @@ pub enum Command {
     MakeChains(MakeChainsArgs),
     /// Flushes, unmounts and ends a running t3fs-node
     Down(DownArgs),
-    /// Compares all replicas of all data of a running t3fs-node
+    /// Compares all replicas of all data, and checks names; status 1 when something is wrong
     Check(CheckArgs),
     /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used
     Doctor(DoctorArgs),
@@ -94,10 +94,12 @@ pub struct DataArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
-    /// Folder to mount on
+    /// Folder to mount on: empty, or not there; then it is made
     pub dir: PathBuf,
     #[command(flatten)]
     pub common: CommonArgs,
+    #[command(flatten)]
+    pub mounting: MountingArgs,
     #[command(flatten)]
     pub data: DataArgs,
     /// Copies of everything, each on another disk; fixed at creation [default: 1]
@@ -108,6 +110,29 @@ pub struct UpArgs {
     pub listen: Option<String>,
     #[command(flatten)]
     pub background: Background,
+}
+
+/// How a mount behaves.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MountingArgs {
+    /// Words of mount(8): ro, noexec, suid, noatime, sync, .. [default: nosuid,nodev]
+    #[arg(short = 'o', long, value_name = "WORD,..", value_delimiter = ',')]
+    pub mount_options: Vec<String>,
+    /// Seconds that an operation waits for a silent cluster before EIO [default: 600]
+    #[arg(long, value_name = "SECONDS")]
+    pub io_timeout: Option<u32>,
+    /// Operations wait for the cluster for ever
+    #[arg(long)]
+    pub hard: bool,
+}
+
+impl MountingArgs {
+    fn add_to(&self, flags: Flags) -> Flags {
+        flags
+            .set_all("mount_options", &self.mount_options)
+            .set("io_timeout", self.io_timeout.map(i64::from))
+            .set("hard", self.hard.then_some(true))
+    }
 }
 
 /// Going on behind the command that started it.
@@ -123,7 +148,8 @@ pub struct Background {
 
 impl UpArgs {
     pub fn flags(&self) -> Result<Flags, Failure> {
-        let flags = self.common.flags()?.set_paths("data", &self.data.data)?;
+        let flags = self.mounting.add_to(self.common.flags()?);
+        let flags = flags.set_paths("data", &self.data.data)?;
         Ok(flags.set("replicas", self.replicas.map(i64::from)).set("listen", self.listen.clone()))
     }
 }
@@ -138,10 +164,10 @@ pub struct RunArgs {
     /// Number of this server in its cluster; no two share one
     #[arg(long, value_name = "N")]
     pub node_id: Option<u32>,
-    /// Addresses of the mgmtds, as in TCP://10.0.0.1:8000
+    /// Addresses of the mgmtds, as in TCP://10.0.0.1:8000 or TCP://host:8000
     #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
     pub cluster: Vec<String>,
-    /// Address of the metadata store, as in t3fs-kv://10.0.0.1:8003
+    /// Address of the metadata store, as in t3fs-kv://10.0.0.1:8003 or t3fs-kv://host
     #[arg(long, value_name = "ADDR")]
     pub kv: Option<String>,
     /// Address for others, with or without a port [default: 127.0.0.1, this machine only]
@@ -155,9 +181,11 @@ pub struct RunArgs {
     /// Folder for what a server must remember [default: see `t3fs-node config`]
     #[arg(long, value_name = "FOLDER")]
     pub state: Option<PathBuf>,
-    /// Folder that the role client mounts on
+    /// Folder that the role client mounts on: empty, or not there; then it is made
     #[arg(long, value_name = "DIR")]
     pub mount: Option<PathBuf>,
+    #[command(flatten)]
+    pub mounting: MountingArgs,
     #[command(flatten)]
     pub background: Background,
 }
@@ -165,8 +193,8 @@ pub struct RunArgs {
 impl RunArgs {
     pub fn flags(&self) -> Result<Flags, Failure> {
         let flags = self
-            .common
-            .flags()?
+            .mounting
+            .add_to(self.common.flags()?)
             .set_all("roles", &self.roles)
             .set("node_id", self.node_id.map(i64::from))
             .set_all("cluster", &self.cluster)
@@ -182,11 +210,13 @@ impl RunArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct MountArgs {
-    /// Folder to mount on
+    /// Folder to mount on: empty, or not there; then it is made
     pub dir: PathBuf,
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000
+    #[command(flatten)]
+    pub mounting: MountingArgs,
+    /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000 or TCP://host:8000
     #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
     pub cluster: Vec<String>,
     /// Folder for its log in the background [default: below /var/lib/t3fs/.mounts as root]
@@ -198,7 +228,8 @@ pub struct MountArgs {
 
 impl MountArgs {
     pub fn flags(&self) -> Result<Flags, Failure> {
-        let flags = self.common.flags()?.set_all("cluster", &self.cluster);
+        let flags = self.mounting.add_to(self.common.flags()?);
+        let flags = flags.set_all("cluster", &self.cluster);
         flags.set_path("state", self.state.as_ref())
     }
 }
@@ -241,8 +272,8 @@ pub struct DownArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
-    /// The mount [default: the only one]
-    pub dir: Option<PathBuf>,
+    /// The mount, state or data folder of a running process [default: the only mount]
+    pub place: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]

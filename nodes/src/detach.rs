@@ -5,16 +5,24 @@
 //! the pipe ends without one, the child has said why on standard error, and its status is ours.
 
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
 
+use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::failure::{Failure, failed};
+use crate::inbox::Event;
 
 /// Mounted.
 const READY: u8 = 0;
+/// The background half has said so: from then on the command may go.
+static IS_READY: AtomicBool = AtomicBool::new(false);
 
 /// The command's half.
 pub fn start() -> Result<(), Failure> {
@@ -58,10 +66,37 @@ pub fn leave_terminal() -> Result<(), Failure> {
     rustix::process::setsid().map(drop).map_err(|e| failed(format!("cannot begin a session: {e}")))
 }
 
+/// The child's half, while it starts: if the command goes before anything is ready (it was
+/// interrupted), nobody knows that something is still being started, so it is not.
+pub fn watch_starter(events: Sender<Event>) {
+    let watch = move || {
+        let Ok(pipe) = io::stdout().as_fd().try_clone_to_owned() else { return };
+        loop {
+            // Nothing is asked for: the other end's going is told in any case.
+            let mut polled = [PollFd::new(&pipe, PollFlags::empty())];
+            match rustix::event::poll(&mut polled, None) {
+                Ok(_) if polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => break,
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+        if !IS_READY.load(Ordering::SeqCst) {
+            tracing::warn!("the command that started this has gone; ending");
+            // Whoever does not hear it has ended.
+            let _ = events.send(Event::Signal(signal_hook::consts::SIGHUP));
+        }
+    };
+    let thread = std::thread::Builder::new().name("t3fs-starter".into()).spawn(watch);
+    if let Err(e) = thread {
+        tracing::warn!("nobody watches the command that started this: {e}");
+    }
+}
+
 /// The child's half, last: lets the command return and keeps nothing of its terminal. From here on
 /// only the log is there to be written to.
 pub fn ready() -> Result<(), Failure> {
     let cannot = |e: io::Error| failed(format!("cannot go to the background: {e}"));
+    IS_READY.store(true, Ordering::SeqCst);
     let told = io::stdout().write_all(&[READY]).and_then(|()| io::stdout().flush());
     let null = rustix::fs::open(Path::new("/dev/null"), OFlags::RDWR, Mode::empty())
         .map_err(|e| cannot(e.into()))?;

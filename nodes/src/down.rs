@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cli::{CheckArgs, DownArgs};
 use crate::control;
 use crate::data::lock::{FolderLock, Tried};
+use crate::doctor;
 use crate::failure::{Failure, failed, refused};
 use crate::logging::tell;
 use crate::mount::{self, mountinfo, place};
@@ -69,20 +70,18 @@ fn gone(instance: &Instance) -> Result<(), Failure> {
 }
 
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
-    let instance = match find(args.dir.as_deref())? {
-        Found::Running(i) => i,
-        Found::Left(dir) => {
-            return Err(failed(format!(
-                "no t3fs-node of this user serves {}; start it with `t3fs-node up`",
-                dir.display()
-            )));
-        }
+    let home = match &args.place {
+        Some(place) => doctor::home_of(place)?,
+        None => match find(None)? {
+            Found::Running(i) => i.data,
+            Found::Left(_) => unreachable!("a mount was named"),
+        },
     };
-    match control::ask(&instance.data, "check", &mut tell) {
+    match control::ask(&home, "check", &mut tell) {
         Ok(Some(end)) if end.status == 0 => Ok(()),
         Ok(Some(end)) => Err(Failure { status: end.status, line: end.text }),
         Ok(None) => Err(failed("the node ended during the check; start it again")),
-        Err(e) => Err(failed(format!("process {} does not answer: {e}", instance.pid))),
+        Err(e) => Err(failed(format!("the process of {} does not answer: {e}", home.display()))),
     }
 }
 
@@ -128,7 +127,7 @@ fn find(dir: Option<&Path>) -> Result<Found, Failure> {
     let mounted = mountinfo::at(&dir)
         .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
     match mounted {
-        Some(m) if m.is_fuse() && m.source.starts_with("hf3fs.") => Ok(Found::Left(dir)),
+        Some(m) if m.is_ours() => Ok(Found::Left(dir)),
         _ => Err(failed(format!("{} is not a mount of t3fs", dir.display()))),
     }
 }

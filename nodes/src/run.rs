@@ -12,9 +12,10 @@ use t3fs_runtime::NodeId;
 use t3fs_transport::Address;
 
 use crate::cli::{Background, MountArgs, RunArgs};
+use crate::config::host::Host;
 use crate::config::roles::{Role, Roles};
 use crate::config::secret::Secret;
-use crate::config::settings::{Listen, default_folder};
+use crate::config::settings::{Listen, ListenAt, default_folder};
 use crate::config::{self, Settings};
 use crate::data::lock::{FolderLock, Tried};
 use crate::data::server::{self, Found};
@@ -90,14 +91,14 @@ fn part(
     let kv = kv(&settings, &advertise)?;
     if settings.cluster.is_empty() && !settings.roles.has(Role::Mgmtd) {
         return Err(refused(
-            "cluster is not set; say --cluster TCP://IP:PORT with the addresses of the mgmtds",
+            "cluster is not set; say --cluster TCP://HOST:PORT with the addresses of the mgmtds",
         ));
     }
     let home = home(&settings, dir.as_deref())?;
-    let mut stale = false;
+    let mut found = place::Place::Free;
     if let Some(dir) = &dir {
-        stale = place::check(dir, &mount::source(&settings.cluster_id))? == place::Place::Stale;
-        mount::preflight()?;
+        found = place::check(dir, &mount::source(&settings.cluster_id))?;
+        mount::preflight(settings.mount_options)?;
     }
     t3fs_runtime::glommio::probe(&[] as &[PathBuf]).map_err(refused)?;
 
@@ -120,7 +121,7 @@ fn part(
         say(remark);
     }
     if let Some(dir) = &dir {
-        clear_place(dir, stale)?;
+        clear_place(dir, found)?;
     }
     let assembly = Assembly {
         cluster: settings.cluster_id.clone(),
@@ -142,6 +143,8 @@ fn part(
         targets: made.targets,
         label: label(dir.as_deref().unwrap_or(Path::new("server"))),
         roles: settings.roles,
+        mount_options: settings.mount_options,
+        io_timeout: settings.io_timeout,
     };
     let (home, lock) = (made.folder, made.lock);
     let detached = background.detached;
@@ -166,18 +169,20 @@ fn listening(
         return Ok((None, Vec::new()));
     }
     let loopback = Listen { ip: IpAddr::V4(Ipv4Addr::LOCALHOST), port: None };
-    let listen = settings.listen.unwrap_or(loopback);
+    let listen = settings.listen.as_ref().map_or(Ok(loopback), ListenAt::here)?;
     let (listen, told) = fabric.addresses(listen, settings.roles.port(), &settings.advertise)?;
-    told.iter().try_for_each(|own| can_be_found(settings, own.socket))?;
+    // A name that cannot be looked up yet says nothing of where its host is.
+    let hosts = settings.cluster.iter().map(|p| &p.host).chain(&settings.kv);
+    let others: Vec<SocketAddr> = hosts.filter_map(|h| h.look_up().ok()).flatten().collect();
+    told.iter().try_for_each(|own| can_be_found(&others, own.socket))?;
     Ok((Some(listen), told))
 }
 
 /// A server that tells other hosts to look for it on themselves would seem to serve and be reached
 /// by nobody.
-fn can_be_found(settings: &Settings, own: SocketAddr) -> Result<(), Failure> {
+fn can_be_found(others: &[SocketAddr], own: SocketAddr) -> Result<(), Failure> {
     let here_only = |at: &SocketAddr| at.ip().to_canonical().is_loopback();
-    let others = settings.cluster.iter().map(|a| a.socket).chain(settings.kv);
-    match others.into_iter().find(|at| !here_only(at)) {
+    match others.iter().find(|at| !here_only(at)) {
         Some(far) if here_only(&own) => Err(refused(format!(
             "others would be told to find this server at {own}, which means their own machine, and \
              the cluster has {far}; say --listen IP with this machine's address (and --advertise \
@@ -191,8 +196,8 @@ fn can_be_found(settings: &Settings, own: SocketAddr) -> Result<(), Failure> {
 /// store, so the address that all are told must be its own.
 fn kv(settings: &Settings, own: &[Address]) -> Result<KvPlace, Failure> {
     let needed = settings.roles.has(Role::Mgmtd) || settings.roles.has(Role::Meta);
-    match (settings.roles.has(Role::Kv), needed, settings.kv) {
-        (true, _, Some(at)) if own.iter().all(|a| a.socket != at) => {
+    match (settings.roles.has(Role::Kv), needed, &settings.kv) {
+        (true, _, Some(at)) if !is_own(at, own)? => {
             let own = own.first().expect("a kv listens").socket;
             Err(refused(format!(
                 "this process has the role kv and is at t3fs-kv://{own}, but kv is \
@@ -201,13 +206,19 @@ fn kv(settings: &Settings, own: &[Address]) -> Result<KvPlace, Failure> {
             )))
         }
         (true, ..) => Ok(KvPlace::Here(PathBuf::new())),
-        (false, true, Some(at)) => Ok(KvPlace::There(at)),
+        (false, true, Some(at)) => Ok(KvPlace::There(at.clone())),
         (false, true, None) => Err(refused(
-            "kv is not set; say --kv t3fs-kv://IP:PORT with the address of the metadata store, or \
+            "kv is not set; say --kv t3fs-kv://HOST:PORT with the address of the metadata store, or \
              add kv to the roles",
         )),
         (false, false, _) => Ok(KvPlace::Unused),
     }
+}
+
+/// Whether `at` is one of a process's own addresses. A name must be known to say that.
+fn is_own(at: &Host, own: &[Address]) -> Result<bool, Failure> {
+    let all = at.look_up().map_err(|why| refused(format!("kv is t3fs-kv://{at}: {why}")))?;
+    Ok(all.iter().any(|at| own.iter().any(|own| own.socket == *at)))
 }
 
 fn home(settings: &Settings, mount: Option<&Path>) -> Result<Home, Failure> {
@@ -219,6 +230,14 @@ fn home(settings: &Settings, mount: Option<&Path>) -> Result<Home, Failure> {
             Some(state) => folder::resolve(state)?,
             None => default_folder(&format!("{MOUNTS}/{name}"), "say --state FOLDER")?,
         };
+        if folder.starts_with(dir) || dir.starts_with(&folder) {
+            return Err(refused(format!(
+                "the state folder {} and the mount point {} are one inside the other; choose \
+                 another --state",
+                folder.display(),
+                dir.display()
+            )));
+        }
         return match FolderLock::try_existing(&folder) {
             Ok(Tried::Held(pid)) => {
                 let who = pid.map_or("another process".into(), |p| format!("process {p}"));
@@ -307,6 +326,8 @@ pub fn visitor(settings: &Settings, label: &str, fabric: FabricPlan) -> Result<A
         kv: KvPlace::Unused,
         targets: Targets::None,
         label: label.into(),
+        mount_options: settings.mount_options,
+        io_timeout: settings.io_timeout,
     })
 }
 

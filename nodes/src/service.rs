@@ -14,10 +14,11 @@ use crate::control::{self, Down};
 use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
+use crate::fuse::kernel::Session;
 use crate::fuse::{Fs, options};
 use crate::inbox::{Event, Inbox, Patience};
 use crate::logging::{say, tell};
-use crate::mount::{self, NotUnmounted, holders, mountinfo, place};
+use crate::mount::{self, MountOptions, NotUnmounted, holders, mountinfo, place};
 use crate::node::{Assembly, Node};
 use crate::registry::{self, Instance};
 
@@ -55,7 +56,10 @@ pub fn serve(job: Job) -> Result<(), Failure> {
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone())?;
     let Job { assembly, mount, home, lock: _lock, detached, patience } = job;
-    let cluster = assembly.cluster.clone();
+    let (cluster, how) = (assembly.cluster.clone(), assembly.mount_options);
+    if detached {
+        detach::watch_starter(events.clone());
+    }
     let began = Instant::now();
     let go_on = || match inbox.try_recv() {
         Ok(Event::Signal(_)) => Err(failed("told to end while it was starting")),
@@ -66,7 +70,7 @@ pub fn serve(job: Job) -> Result<(), Failure> {
         _ => Ok(()),
     };
     let node = Node::start(assembly, &go_on)?;
-    let served = match begin(&node, &cluster, mount, &home, events) {
+    let served = match begin(&node, &cluster, mount, how, &home, events) {
         Ok(served) => served,
         Err(e) => {
             let until = Instant::now() + END_MAX;
@@ -120,6 +124,7 @@ fn begin(
     node: &Node,
     cluster: &str,
     mount: Option<PathBuf>,
+    how: MountOptions,
     home: &Path,
     events: Sender<Event>,
 ) -> Result<Served, Failure> {
@@ -131,15 +136,17 @@ fn begin(
     let Some(dir) = mount else {
         return Ok(Served { at: None, _server: server, _listed: None });
     };
-    let device = mount::mount(&dir, cluster)?;
+    let device = mount::mount(&dir, cluster, how)?;
     let started = || {
         let found = mountinfo::at(&dir)
             .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
         let mounted = found.ok_or_else(|| {
             failed(format!("{} was unmounted at once by somebody else", dir.display()))
         })?;
-        let (acl, config) = options::session(mount::allow_other());
-        let session = fuser::Session::from_fd(Fs::new(node.hub()), device, acl, config)
+        let devices = mount::device::several(device, options::event_loops())
+            .map_err(|e| failed(format!("cannot open /dev/fuse for each thread: {e}")))?;
+        let acl = options::acl(mount::allow_other());
+        let session = Session::new(Fs::new(node.hub()), devices, acl)
             .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
         std::thread::Builder::new()
             .name("t3fs-fuse".into())

@@ -27,7 +27,7 @@ const KV_FOLDER: &str = "kv";
 struct Prepared {
     settings: Settings,
     dir: PathBuf,
-    stale: bool,
+    found: place::Place,
     plan: Plan,
     /// `None`: it talks to nobody.
     fabric: Option<FabricPlan>,
@@ -41,7 +41,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     if background.detached {
         detach::leave_terminal()?;
     }
-    let Prepared { settings, dir, stale, plan, fabric } = prepare(args)?;
+    let Prepared { settings, dir, found, plan, fabric } = prepare(args)?;
     // From here on things are created.
     limits::raise();
     limits::mark_as_io_flusher();
@@ -56,7 +56,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     }
     logging::abort_on_panic();
     describe(&data);
-    clear_place(&dir, stale)?;
+    clear_place(&dir, found)?;
     let home = data.first.clone();
     let assembly = assembly(&settings, fabric, &dir, data)?;
     service::serve(Job {
@@ -83,11 +83,11 @@ fn prepare(args: &UpArgs) -> Result<Prepared, Failure> {
         mount_point: &dir,
     })?;
     let found = place::check(&dir, &mount::source(&settings.cluster_id))?;
-    mount::preflight()?;
+    mount::preflight(settings.mount_options)?;
     // No folder: only whether io_uring works. Folders are probed once they exist.
     t3fs_runtime::glommio::probe(&[] as &[PathBuf]).map_err(refused)?;
-    let fabric = settings.listen.map(|_| FabricPlan::find(&settings)).transpose()?;
-    Ok(Prepared { settings, dir, stale: found == place::Place::Stale, plan, fabric })
+    let fabric = settings.listen.is_some().then(|| FabricPlan::find(&settings)).transpose()?;
+    Ok(Prepared { settings, dir, found, plan, fabric })
 }
 
 fn describe(data: &Data) {
@@ -108,14 +108,14 @@ fn assembly(
     dir: &Path,
     data: Data,
 ) -> Result<Assembly, Failure> {
-    let link = match (settings.listen, fabric) {
+    let link = match (&settings.listen, fabric) {
         (None, _) | (_, None) => None,
         (Some(listen), Some(fabric)) => {
             let secret = match &settings.secret {
                 Some(secret) => secret.clone(),
                 None => Secret::of_folder(&data.first)?,
             };
-            let (listen, advertise) = fabric.addresses(listen, 0, &settings.advertise)?;
+            let (listen, advertise) = fabric.addresses(listen.here()?, 0, &settings.advertise)?;
             Some(LinkPlan { secret, listen: Some(listen), advertise, mgmtds: Vec::new(), fabric })
         }
     };
@@ -130,6 +130,8 @@ fn assembly(
         kv: KvPlace::Here(data.first.join(KV_FOLDER)),
         targets: Targets::Local(Arc::new(data)),
         label: label(dir),
+        mount_options: settings.mount_options,
+        io_timeout: settings.io_timeout,
     })
 }
 
@@ -138,13 +140,11 @@ pub fn label(dir: &Path) -> String {
     format!("{} {}", rustix::system::uname().nodename().to_string_lossy(), dir.display())
 }
 
-/// The mount point as it is needed, and what the user should know of it.
-pub fn clear_place(dir: &Path, stale: bool) -> Result<(), Failure> {
-    if stale {
-        service::replace_stale(dir)?;
+/// The mount point as it is needed.
+pub fn clear_place(dir: &Path, found: place::Place) -> Result<(), Failure> {
+    match found {
+        place::Place::Free => Ok(()),
+        place::Place::Absent => place::make(dir),
+        place::Place::Stale => service::replace_stale(dir),
     }
-    if place::is_filled(dir) {
-        say(&format!("{} is not empty; what is in it is hidden now", dir.display()));
-    }
-    Ok(())
 }

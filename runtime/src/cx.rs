@@ -9,7 +9,7 @@ use crate::addr::{Addr, NodeId};
 use crate::ask::{Ask, AskError};
 use crate::disk::{Disk, DiskId};
 use crate::shard::Shard;
-use crate::slot::Slot;
+use crate::slot::{Slot, before};
 use crate::time::Time;
 
 /// Time, randomness, timers, disks, peers and tasks, within the deadline of one request.
@@ -69,6 +69,13 @@ impl Cx {
         let done = Slot::new();
         self.shard.backend.wake_at(self.now() + d, done.clone());
         done.await;
+    }
+
+    /// The value, or `None` when this context's deadline passes first. Who waits for others waits
+    /// through this.
+    pub async fn in_time<T>(&self, value: impl Future<Output = T>) -> Option<T> {
+        let (late, _timer) = self.shard.timer(self.deadline);
+        before(value, late).await
     }
 
     /// Ready once the shard has run what was ready and looked for new I/O, without having slept.

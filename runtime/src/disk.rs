@@ -94,6 +94,9 @@ pub enum OpenMode {
 pub struct DiskSpace {
     pub capacity: u64,
     pub free: u64,
+    /// Names the file system among those of this host, so that two disks on one are counted once;
+    /// 0 is unknown.
+    pub file_system: u64,
 }
 
 pub enum DiskOp {

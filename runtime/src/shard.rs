@@ -171,7 +171,7 @@ impl Drop for Forget<'_> {
 }
 
 /// Its deadline stands until it is dropped, or the deadline has passed.
-struct Timer<'a> {
+pub(crate) struct Timer<'a> {
     shard: &'a Shard,
     place: Option<Place>,
 }
@@ -301,7 +301,7 @@ impl Shard {
     }
 
     /// A slot that fills at `at`, unless the guard goes first. `Time::NEVER` never fills.
-    fn timer(self: &Rc<Self>, at: Time) -> (Slot<()>, Timer<'_>) {
+    pub(crate) fn timer(self: &Rc<Self>, at: Time) -> (Slot<()>, Timer<'_>) {
         let slot = Slot::new();
         let timer = self.set_timer(at, Late::Slot(slot.clone()));
         (slot, timer)

@@ -46,6 +46,11 @@ impl<T> Slot<T> {
         }
     }
 
+    /// Whether both are the same slot.
+    pub fn is(&self, other: &Slot<T>) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether nobody but the caller holds this slot any more: filling it would reach no one.
     pub fn abandoned(&self) -> bool {
         Rc::strong_count(&self.0) == 1

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
-use t3fs_actors::client::{Client, ClientConfig, FileType, FsError, Owner, SetAttrs};
+use t3fs_actors::client::{At, Client, ClientConfig, FsError, HandleId, Owner, SetAttrs};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
@@ -18,7 +18,7 @@ use t3fs_actors::proto::meta::{Attr, GetAttr, ROOT};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::proto::storage::{ReadChunk, Retire, StorageError};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 use t3fs_sim::{Boot, NodeSpec, World};
 
@@ -60,6 +60,7 @@ async fn store(cx: Cx) {
         chain: CHAIN,
         agent,
         disk,
+        resync_page: RESYNC_PAGE,
         planted_bug: None,
         watch: None,
     };
@@ -69,7 +70,7 @@ async fn store(cx: Cx) {
 }
 
 /// A cluster, a client, and a file of that client.
-fn cluster() -> (World, Client, InodeId) {
+fn cluster() -> (World, Client, InodeId, HandleId) {
     let world = World::new(1);
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
         b.cx.spawn(names(b.cx.clone()));
@@ -85,18 +86,14 @@ fn cluster() -> (World, Client, InodeId) {
         while !matches!(cx.ask(actor::<Agent>(CLIENT, 0), chains.clone()).await, Ok(Ok(_))) {
             cx.sleep(Duration::from_millis(10)).await;
         }
-        let config = ClientConfig {
-            agent: actor(CLIENT, 0),
-            label: "sim".into(),
-            write_buffer_bytes: 1 << 20,
-        };
+        let config = ClientConfig::new(actor(CLIENT, 0), "sim");
         let client = Client::start(&cx, config).await.unwrap();
         let owner = Owner { uid: 1, gid: 1, mode: 0o755 };
-        let attr = client.create(&cx, ROOT, b"file", owner, FileType::File).await.unwrap();
-        (client, attr.inode)
+        let (attr, handle) = client.create(&cx, ROOT, b"file", owner).await.unwrap();
+        (client, attr.inode, handle)
     });
-    let (client, inode) = made.unwrap();
-    (world, client, inode)
+    let (client, inode, handle) = made.unwrap();
+    (world, client, inode, handle)
 }
 
 /// Does something on the client's node, to its end.
@@ -107,7 +104,8 @@ fn ask<T: 'static, F: Future<Output = T> + 'static>(world: &World, f: impl FnOnc
 fn write(world: &World, client: &Client, inode: InodeId) {
     let client = client.clone();
     let data = Bytes::from_static(b"bytes");
-    ask(world, |cx| async move { client.write(&cx, inode, 0, data, false).await }).unwrap();
+    ask(world, |cx| async move { client.write(&cx, inode, At::Offset(0), data, false).await })
+        .unwrap();
 }
 
 /// What meta has, whatever the client thinks.
@@ -123,19 +121,19 @@ fn stored(world: &World, client: &Client, inode: InodeId) -> Attr {
 /// length. Method: a flush whose report meets a cut, and an fsync after the cut.
 #[test]
 fn an_fsync_does_not_rely_on_a_report_in_flight() {
-    let (world, client, inode) = cluster();
+    let (world, client, inode, handle) = cluster();
     write(&world, &client, inode);
     world.cut(CLIENT, NAMES);
     let (flushed, other) = (Rc::new(Cell::new(false)), client.clone());
     let done = Rc::clone(&flushed);
     world.spawn(CLIENT, 0, move |cx| async move {
-        other.flush(&cx, inode).await.unwrap();
+        other.flush(&cx, inode, handle).await.unwrap();
         done.set(true);
     });
     world.run_for(Duration::from_millis(100)).unwrap();
     world.rejoin();
     let other = client.clone();
-    ask(&world, |cx| async move { other.fsync(&cx, inode, false).await }).unwrap();
+    ask(&world, |cx| async move { other.fsync(&cx, inode, Some(handle), false).await }).unwrap();
     assert!(!flushed.get(), "the report was to be lost, and its loss not noticed yet");
     assert_eq!(stored(&world, &client, inode).length, 5);
 }
@@ -144,21 +142,21 @@ fn an_fsync_does_not_rely_on_a_report_in_flight() {
 /// it failed; the next one did not say it.
 #[test]
 fn setuid_goes_although_a_report_failed() {
-    let (world, client, inode) = cluster();
+    let (world, client, inode, handle) = cluster();
     let other = client.clone();
     let mode = SetAttrs { mode: Some(0o4755), ..SetAttrs::default() };
     ask(&world, |cx| async move { other.setattr(&cx, inode, mode).await }).unwrap();
     write(&world, &client, inode);
-    client.cluster().set_patience(Duration::from_secs(1));
+    client.cluster().set_patience(Some(Duration::from_secs(1)));
     world.cut(CLIENT, NAMES);
     let other = client.clone();
-    let failed = ask(&world, |cx| async move { other.flush(&cx, inode).await });
+    let failed = ask(&world, |cx| async move { other.flush(&cx, inode, handle).await });
     assert!(matches!(failed, Err(FsError::Unavailable(_))), "{failed:?}");
     world.rejoin();
     let other = client.clone();
     ask(&world, |cx| async move {
-        other.cluster().set_patience(Duration::from_secs(30));
-        other.flush(&cx, inode).await
+        other.cluster().set_patience(Some(Duration::from_secs(30)));
+        other.flush(&cx, inode, handle).await
     })
     .unwrap();
     let stored = stored(&world, &client, inode);
@@ -169,7 +167,7 @@ fn setuid_goes_although_a_report_failed() {
 /// change as meta knew it: a write that was still buffered lost its time.
 #[test]
 fn a_chmod_leaves_a_buffered_writes_time() {
-    let (world, client, inode) = cluster();
+    let (world, client, inode, handle) = cluster();
     world.run_for(Duration::from_secs(3)).unwrap();
     write(&world, &client, inode);
     let other = client.clone();
@@ -177,7 +175,7 @@ fn a_chmod_leaves_a_buffered_writes_time() {
         let before = other.getattr(&cx, inode).await.unwrap();
         let mode = SetAttrs { mode: Some(0o600), ..SetAttrs::default() };
         let after = other.setattr(&cx, inode, mode).await.unwrap();
-        other.flush(&cx, inode).await.unwrap();
+        other.flush(&cx, inode, handle).await.unwrap();
         (before, after)
     });
     assert_eq!((after.mtime_ns, after.mode, after.length), (before.mtime_ns, 0o600, 5));
@@ -188,10 +186,10 @@ fn a_chmod_leaves_a_buffered_writes_time() {
 /// them first. Method: a read before it and one after it, both with the right chain version.
 #[test]
 fn a_retired_target_serves_no_more() {
-    let (world, client, inode) = cluster();
+    let (world, client, inode, handle) = cluster();
     write(&world, &client, inode);
     let other = client.clone();
-    ask(&world, |cx| async move { other.fsync(&cx, inode, false).await }).unwrap();
+    ask(&world, |cx| async move { other.fsync(&cx, inode, Some(handle), false).await }).unwrap();
     let chain = client.cluster().routing().chain(CHAIN).unwrap().clone();
     let target = Addr::<Storage>::from_raw(chain.targets[0].addr.unwrap());
     let read = ReadChunk {

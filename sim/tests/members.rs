@@ -3,12 +3,12 @@
 use t3fs_sim::checks::{ALL, run_seed};
 
 /// Goal: what the checks promise to find, they find. Method: each deliberate bug of a storage
-/// target, within 200 seeds.
+/// target or its engine, within 500 seeds.
 #[test]
 fn deliberate_bugs_of_a_target_are_found() {
-    for check in ALL.iter().filter(|c| ["chain", "members"].contains(&c.name)) {
+    for check in ALL.iter().filter(|c| ["chain", "engine", "members"].contains(&c.name)) {
         for mutant in check.mutants {
-            let found = (1..=200).find(|seed| {
+            let found = (1..=500).find(|seed| {
                 let run = || run_seed(check, *seed, Some(mutant), None).result.is_err();
                 std::panic::catch_unwind(run).unwrap_or(true)
             });

@@ -313,3 +313,27 @@ fn clocks_drift() {
         assert!((world.now_us() as f64 - wanted).abs() < 5.0, "{ppm}: {}", world.now_us());
     }
 }
+
+/// Goal: a request whose deadline has passed when its turn comes does not run, and is counted: from
+/// the same shard and from another one of the process. (A frame from another node is begun when it
+/// comes, with the time that its sender gave it.) Method: the node stands still between the asking
+/// and the handling.
+#[test]
+fn expired_requests_do_not_run_and_are_counted() {
+    let world = World::new(1);
+    let (a, to_a) = echo_node(&world, 2);
+    let (here, beside) = (to_a.borrow()[0], to_a.borrow()[1]);
+    let sim = world.handle();
+    world.spawn(a, 0, move |cx| async move {
+        let hasty = cx.within(Duration::from_millis(5));
+        let both = join_all([here, beside].map(|to| hasty.ask(to, echo(1, 0))));
+        let mut both = std::pin::pin!(both);
+        assert!(futures::FutureExt::now_or_never(both.as_mut()).is_none());
+        sim.pause(a, Duration::from_secs(3));
+        let answers = both.await;
+        assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    });
+    world.run_for(Duration::from_secs(5)).unwrap();
+    let expired = |shard| world.shard_stats(a, shard).expired;
+    assert_eq!((expired(0), expired(1)), (1, 1));
+}

@@ -13,7 +13,7 @@ use t3fs_actors::proto::storage::{
     ChunkSummary, ListChunks, NewRouting, StorageError, SyncChunk, SyncStart, Updated,
 };
 use t3fs_actors::storage::engine::{Engine, EngineConfig, Op, TargetIdentity, Update};
-use t3fs_actors::storage::{Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::{Actor, Addr, Cx, DiskId, Handle, Me, NodeId, RawAddr, protocol};
 use t3fs_sim::{Boot, NodeSpec, World};
 
@@ -117,6 +117,7 @@ async fn start_target(cx: Cx) -> Engine {
         chain: CHAIN,
         agent: Addr::<Agent>::from_raw(addr(TOYS, 0)),
         disk,
+        resync_page: RESYNC_PAGE,
         planted_bug: None,
         watch: None,
     };

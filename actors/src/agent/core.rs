@@ -7,7 +7,7 @@ use t3fs_runtime::{Addr, RawAddr, Time};
 
 use super::{AgentConfig, ServerInfo};
 use crate::mgmtd::{Mgmtd, Timing, usable};
-use crate::proto::agent::Announce;
+use crate::proto::agent::{Announce, RoutingNews, WatchRouting};
 use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 use crate::storage::Storage;
@@ -71,6 +71,8 @@ pub(super) struct Core {
     /// All actors of this process run.
     announced: bool,
     sessions: BTreeMap<SessionId, Session>,
+    /// Grows with every change of the list of sessions that have not ended.
+    own_number: u64,
     lease: Time,
     /// Why the primary refuses us; said once.
     refusal: Option<String>,
@@ -99,6 +101,7 @@ impl Core {
             targets: BTreeMap::new(),
             announced: false,
             sessions: BTreeMap::new(),
+            own_number: 0,
             lease: Time::from_us(0),
             refusal: None,
         };
@@ -138,7 +141,9 @@ impl Core {
 
     /// The heartbeats to send now: to the primary, or to all if it is not known.
     pub(super) fn heartbeats(&mut self, now: Time) -> Vec<(Addr<Mgmtd>, Heartbeat)> {
+        let before = self.own().len();
         self.sessions.retain(|_, s| now.since(s.wanted) < SESSION_SILENCE);
+        self.own_number += u64::from(self.own().len() != before);
         let primary = self.primary;
         let due = |c: &Candidate| match primary {
             None => c.asked == 0,
@@ -161,6 +166,7 @@ impl Core {
             roles: s.roles.clone(),
             addresses: s.addresses.clone(),
             tags: s.tags.clone(),
+            mgmtd: s.mgmtd,
             actors: self.announced.then(|| Actors {
                 metas: self.metas.clone(),
                 targets: self.targets.values().copied().collect(),
@@ -173,7 +179,7 @@ impl Core {
             number: self.number,
             have: self.routing.version,
             node,
-            sessions: self.sessions.iter().filter(|(_, s)| !s.ended).map(|(id, _)| *id).collect(),
+            sessions: self.own(),
         }
     }
 
@@ -196,11 +202,7 @@ impl Core {
             self.term = r.term;
             self.primary = self.mgmtds.iter().any(|c| c.addr == by).then_some(by);
         }
-        for id in r.ended {
-            if let Some(s) = self.sessions.get_mut(&id) {
-                s.ended = true;
-            }
-        }
+        self.end(&r.ended);
         let newest = r.routing.as_ref().map_or(self.routing.version, RoutingUpdate::version);
         let mut took = r.routing.map(|u| self.take(u)).unwrap_or_default();
         // With a gap in the routing, what came with the lease is not known: no lease.
@@ -259,7 +261,44 @@ impl Core {
     }
 
     pub(super) fn take(&mut self, update: RoutingUpdate) -> Took {
-        Took { routing: self.routing.apply(update), ..Took::default() }
+        let took = Took { routing: self.routing.apply(update), ..Took::default() };
+        let ended = self.sessions.keys().filter(|id| !self.routing.session_alive(**id));
+        let ended: Vec<SessionId> = ended.copied().collect();
+        self.end(&ended);
+        took
+    }
+
+    fn end(&mut self, ended: &[SessionId]) {
+        for id in ended {
+            if let Some(s) = self.sessions.get_mut(id)
+                && !std::mem::replace(&mut s.ended, true)
+            {
+                self.own_number += 1;
+            }
+        }
+    }
+
+    /// Sessions that were opened here and have not ended.
+    fn own(&self) -> Vec<SessionId> {
+        self.sessions.iter().filter(|(_, s)| !s.ended).map(|(id, _)| *id).collect()
+    }
+
+    /// What a watcher has to have seen to know everything.
+    pub(super) fn newest(&self) -> (RoutingVersion, u64) {
+        (self.routing.version, self.own_number)
+    }
+
+    /// Whether there is something new for who asks this.
+    pub(super) fn has_news(&self, m: &WatchRouting) -> bool {
+        self.routing.version > m.have || self.own_number != m.own_number
+    }
+
+    pub(super) fn news(&self, m: &WatchRouting) -> RoutingNews {
+        RoutingNews {
+            routing: (self.routing.version > m.have).then(|| self.routing.clone()),
+            own: self.own(),
+            own_number: self.own_number,
+        }
     }
 
     /// What is new in a report.
@@ -291,13 +330,18 @@ impl Core {
 
     /// The session's client lives. `false`: the session has ended.
     pub(super) fn extend(&mut self, id: SessionId, now: Time) -> bool {
-        let s = self.sessions.entry(id).or_insert(Session { wanted: now, ended: false });
+        let ended = !self.routing.session_alive(id);
+        let s = self.sessions.entry(id).or_insert_with(|| {
+            self.own_number += u64::from(!ended);
+            Session { wanted: now, ended }
+        });
         s.wanted = now;
         !s.ended
     }
 
     pub(super) fn forget(&mut self, id: SessionId) {
-        self.sessions.remove(&id);
+        let was = self.sessions.remove(&id);
+        self.own_number += u64::from(was.is_some_and(|s| !s.ended));
     }
 }
 
@@ -429,5 +473,45 @@ mod tests {
         assert!(c.extend(SessionId(5), at(20)));
         c.heartbeats(at(40_000));
         assert_eq!(c.message().sessions, [], "its client was silent");
+    }
+
+    /// Goal: news are what the asker does not have: newer routing, or another list of sessions,
+    /// whichever way the list has changed. Routing that lacks a session ends it.
+    #[test]
+    fn news_are_told_once() {
+        let mut c = server();
+        let mut seen = WatchRouting { have: RoutingVersion(0), own_number: 0 };
+        assert!(!c.has_news(&seen), "nothing is known, nothing is open");
+        let mut told = |c: &Core| {
+            assert!(c.has_news(&seen));
+            let news = c.news(&seen);
+            seen.have = news.routing.as_ref().map_or(seen.have, |r| r.version);
+            seen.own_number = news.own_number;
+            assert!(!c.has_news(&seen));
+            (news.routing.map(|r| r.version.0), news.own)
+        };
+        let [a, b, d, e] = [4, 5, 6, 7].map(SessionId);
+        c.take(full(3).unwrap());
+        assert_eq!(told(&c), (Some(3), vec![]));
+        c.extend(a, at(0));
+        c.extend(b, at(0));
+        c.extend(b, at(1));
+        assert_eq!(told(&c), (None, vec![a, b]));
+        c.forget(a);
+        assert_eq!(told(&c), (None, vec![b]));
+        c.answered(mgmtd(1), HeartbeatReply { ended: vec![b], ..reply(1, None) }, &[], at(10));
+        assert_eq!(told(&c), (None, vec![]));
+        c.extend(d, at(20));
+        c.extend(e, at(20));
+        assert_eq!(told(&c), (None, vec![d, e]));
+        let (version, sessions) = (RoutingVersion(4), vec![e]);
+        let r = Routing { version, sessions, session_max: e, ..Routing::default() };
+        c.take(RoutingUpdate::Full(r));
+        assert_eq!(told(&c), (Some(4), vec![e]));
+        assert!(!c.extend(d, at(30)), "it has ended");
+        c.heartbeats(at(60_000));
+        assert_eq!(told(&c), (None, vec![]), "its client was silent");
+        assert!(!c.extend(d, at(60_000)), "and did not come back");
+        assert!(!c.has_news(&seen));
     }
 }

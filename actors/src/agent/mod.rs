@@ -9,14 +9,16 @@
 //! named: of the others mgmtd may think what it likes.
 
 mod core;
+mod watchers;
 
 use ::core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, RawAddr, Slot, Time};
 
 use self::core::{Core, Next, Took};
+use self::watchers::Watchers;
 use crate::mgmtd::{Mgmtd, Timing};
 use crate::proto::agent::*;
 use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
@@ -31,6 +33,8 @@ pub struct ServerInfo {
     /// Where its links are accepted.
     pub addresses: Vec<String>,
     pub tags: Vec<(String, String)>,
+    /// The mgmtd of this process.
+    pub mgmtd: Option<RawAddr>,
 }
 
 /// What an agent has learned, for those of its process who follow it.
@@ -68,10 +72,15 @@ pub struct Agent {
     watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
     /// Filled to send the next heartbeat now.
     hurry: Slot<()>,
+    watchers: Watchers,
 }
 
 impl Actor for Agent {
     type Msg = AgentMsg;
+
+    fn invariants(&self) {
+        self.watchers.check();
+    }
 }
 
 /// Between two heartbeats, however much there is to say.
@@ -80,11 +89,14 @@ const GAP_MIN: Duration = Duration::from_millis(2);
 const PASS_PAUSE: Duration = Duration::from_millis(40);
 /// One attempt of it.
 const PASS_MAX: Duration = Duration::from_millis(1500);
+/// An answer to who watches arrives so long before the asker stops waiting.
+const WATCH_MARGIN: Duration = Duration::from_millis(100);
 
 impl Agent {
     pub fn start(cx: &Cx, config: AgentConfig) -> Addr<Agent> {
         let watch = config.watch.clone();
-        let agent = Agent { core: Core::new(config), watch, hurry: Slot::new() };
+        let watchers = Watchers::default();
+        let agent = Agent { core: Core::new(config), watch, hurry: Slot::new(), watchers };
         let (addr, me) = cx.start_with(agent);
         me.with(|a| a.core.agent = addr.raw());
         let long = cx.outlive();
@@ -96,7 +108,12 @@ impl Agent {
     async fn beat(me: &Me<Self>, cx: &Cx) {
         loop {
             let began = cx.now();
-            for (to, message) in me.with(|a| a.core.heartbeats(cx.now())) {
+            let messages = me.with(|a| {
+                let messages = a.core.heartbeats(cx.now());
+                a.watchers.tell(a.core.newest()); // sessions whose clients were silent are gone
+                messages
+            });
+            for (to, message) in messages {
                 let (me, cx) = (me.clone(), cx.clone());
                 cx.clone().spawn(async move { Self::heartbeat(&me, to, message, &cx).await });
             }
@@ -134,8 +151,9 @@ impl Agent {
         });
     }
 
-    /// Passes what is new on to the targets: routing always before the lease that came with it.
+    /// Passes what is new on to watchers and targets: routing always before the lease that came with it.
     fn tell(&mut self, cx: &Cx, took: Took) {
+        self.watchers.tell(self.core.newest());
         if took.routing {
             let routing = self.core.routing();
             if let Some(watch) = &self.watch {
@@ -154,6 +172,12 @@ impl Agent {
         for to in self.core.targets_named(&took.named) {
             let _ = cx.tell(to, held); // the next heartbeat brings another
         }
+    }
+
+    fn extend(&mut self, session: SessionId, now: Time) -> bool {
+        let lives = self.core.extend(session, now);
+        self.watchers.tell(self.core.newest());
+        lives
     }
 
     /// Asks the primary until it answers for good.
@@ -215,6 +239,17 @@ impl Handle<GetRouting> for Agent {
     }
 }
 
+impl Handle<WatchRouting> for Agent {
+    async fn handle(me: &Me<Self>, m: WatchRouting, cx: &Cx) -> RoutingNews {
+        let place = me.with(|a| (!a.core.has_news(&m)).then(|| a.watchers.wait()));
+        if let Some(place) = place {
+            let left = cx.deadline().since(cx.now()).saturating_sub(WATCH_MARGIN);
+            let _ = before(cx.sleep(left), place).await; // either way it is time to answer
+        }
+        me.with(|a| a.core.news(&m))
+    }
+}
+
 impl Handle<ReportTarget> for Agent {
     async fn handle(me: &Me<Self>, m: ReportTarget, cx: &Cx) {
         me.with(|a| {
@@ -273,15 +308,19 @@ impl Handle<CreateChains> for Agent {
 
 impl Handle<OpenSession> for Agent {
     async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        let session = Self::pass_on(me, cx, m).await?;
-        me.with(|a| a.core.extend(session, cx.now()));
+        let agent = me.with(|a| a.core.agent);
+        let session = Self::pass_on(me, cx, OpenSessionFor { agent, open: m }).await?;
+        me.with(|a| a.extend(session, cx.now()));
         Ok(session)
     }
 }
 
 impl Handle<CloseSession> for Agent {
     async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
-        me.with(|a| a.core.forget(m.session));
+        me.with(|a| {
+            a.core.forget(m.session);
+            a.watchers.tell(a.core.newest());
+        });
         Self::pass_on(me, cx, m).await
     }
 }
@@ -289,7 +328,7 @@ impl Handle<CloseSession> for Agent {
 impl Handle<ExtendSession> for Agent {
     /// What the latest heartbeat said; this one's news goes with the next.
     async fn handle(me: &Me<Self>, m: ExtendSession, cx: &Cx) -> bool {
-        me.with(|a| a.core.extend(m.session, cx.now()))
+        me.with(|a| a.extend(m.session, cx.now()))
     }
 }
 

@@ -15,19 +15,21 @@ use super::FsError;
 use super::retry::{Retry, Subject, Watchers};
 use crate::agent::Agent;
 use crate::meta::Meta;
-use crate::proto::agent::GetRouting;
+use crate::proto::agent::{GetRouting, RoutingNews, WatchRouting};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
 use crate::proto::meta::{Layout, MetaError, Stripes};
 use crate::proto::mgmtd::{Chain, CloseSession, ExtendSession, OpenSession, Routing, TargetState};
 use crate::proto::storage::{
-    ChunkData, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk, UpdateKind, Updated,
+    ChunkData, Extents, FileExtents, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk,
+    UpdateKind, Updated,
 };
 use crate::storage::Storage;
 
-/// How long a request is tried before its user gets an error. At most [`PATIENCE_MAX`].
-pub const PATIENCE: Duration = Duration::from_secs(120);
-/// Storage remembers the writers of a removed chunk for longer than this.
-pub const PATIENCE_MAX: Duration = Duration::from_secs(240);
+/// How long one update of a chunk is tried under one request id. Storage remembers the writers of a
+/// removed chunk for longer than this.
+pub const UPDATE_MAX: Duration = Duration::from_secs(240);
+/// A hundred years: longer than any process lives, and still a time that can be added to others.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How long a client that starts waits for the cluster.
 const OPEN_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for one answer of a replica while there may be others, and of anybody else.
@@ -48,7 +50,10 @@ struct State {
     seq: Cell<u64>,
     op: Cell<u64>,
     open: Cell<bool>,
+    /// How long a request is tried before its user gets an error.
     patience: Cell<Duration>,
+    /// Sessions of this process, and the number of this list.
+    own: RefCell<(Vec<SessionId>, u64)>,
     /// The meta server that answered last.
     meta: Cell<Option<RawAddr>>,
     watchers: Watchers,
@@ -83,7 +88,8 @@ impl Link {
             seq: Cell::new(1),
             op: Cell::new(1),
             open: Cell::new(true),
-            patience: Cell::new(PATIENCE),
+            patience: Cell::new(super::IO_TIMEOUT),
+            own: RefCell::default(),
             meta: Cell::new(None),
             watchers: Watchers::default(),
         }));
@@ -175,6 +181,50 @@ impl Link {
         RequestId { session: self.0.session.get(), seq }
     }
 
+    /// Whether the session has not been closed.
+    pub fn is_open(&self) -> bool {
+        self.0.open.get()
+    }
+
+    /// Waits for news of the routing and of this process's sessions, up to the deadline; `now`: asks
+    /// mgmtd first, and does not wait.
+    ///
+    /// # Errors
+    /// `Unavailable` when the agent does not answer.
+    pub async fn learn(&self, cx: &Cx, now: bool) -> Result<(), FsError> {
+        let mut have = self.routing().version;
+        let (_, mut own_number) = *self.0.own.borrow();
+        if now {
+            self.fetch(cx, true).await;
+            (have, own_number) = (self.routing().version, u64::MAX);
+        }
+        let ask = cx.ask(self.0.agent, WatchRouting { have, own_number }).await;
+        let RoutingNews { routing, own, own_number } =
+            ask.map_err(|e| FsError::Unavailable(format!("no news of the cluster: {e}")))?;
+        *self.0.own.borrow_mut() = (own, own_number);
+        if let Some(r) = routing {
+            self.adopt(r);
+        }
+        Ok(())
+    }
+
+    fn adopt(&self, routing: Routing) {
+        if routing.version > self.routing().version {
+            let old = self.0.routing.replace(Rc::new(routing));
+            self.0.watchers.news(&old, &self.routing());
+        }
+    }
+
+    /// Whether a session was opened by this process.
+    pub fn is_own(&self, session: SessionId) -> bool {
+        session == self.session() || self.0.own.borrow().0.contains(&session)
+    }
+
+    /// Whether other processes have sessions, as far as is known here.
+    pub fn has_others(&self) -> bool {
+        self.routing().sessions.iter().any(|s| !self.is_own(*s))
+    }
+
     /// Takes newer routing, if the agent has it.
     pub async fn refresh(&self, cx: &Cx) {
         self.fetch(cx, false).await;
@@ -185,16 +235,19 @@ impl Link {
         // No answer: whoever needs newer routing comes back.
         if let Ok(Some(r)) =
             cx.within(FETCH_MAX).ask(self.0.agent, GetRouting { have, fresh }).await
-            && r.version > self.routing().version
         {
-            let old = self.0.routing.replace(Rc::new(r));
-            self.0.watchers.news(&old, &self.routing());
+            self.adopt(r);
         }
     }
 
-    /// Sets how long requests are tried; at most [`PATIENCE_MAX`].
-    pub fn set_patience(&self, patience: Duration) {
-        self.0.patience.set(patience.min(PATIENCE_MAX));
+    /// Sets how long requests are tried; `None`: for ever.
+    pub fn set_patience(&self, patience: Option<Duration>) {
+        self.0.patience.set(patience.unwrap_or(FOR_EVER));
+    }
+
+    /// How long requests are tried.
+    pub(super) fn patience(&self) -> Duration {
+        self.0.patience.get()
     }
 
     /// Fills with news of the subject, which is looked for as long as somebody waits.
@@ -350,6 +403,7 @@ impl Link {
         data: t3fs_runtime::Bulk,
         request: RequestId,
     ) -> Result<Updated, FsError> {
+        let cx = &cx.within(UPDATE_MAX);
         let done = self.storage(cx, chain, head, async |to, chain_version, hops| {
             let data = data.clone();
             let (version, born) = (None, chain_version);
@@ -385,6 +439,24 @@ impl Link {
         self.storage(cx, chain, any, async |to, chain_version, _| {
             let attempt = cx.within(READ_ATTEMPT);
             attempt.ask(to, ReadChunk { chunk, chain_version, offset, len }).await
+        })
+        .await
+    }
+
+    /// Which chunks of a file hold bytes on one chain, from any replica that serves.
+    pub async fn extents(
+        &self,
+        cx: &Cx,
+        chain: ChainId,
+        inode: InodeId,
+        from: u32,
+        limit: u32,
+    ) -> Result<Extents, FsError> {
+        let any = |c: &Chain, not: &[RawAddr]| {
+            serving(c).find(|a| !not.contains(a)).or_else(|| serving(c).next())
+        };
+        self.storage(cx, chain, any, async |to, chain_version, _| {
+            cx.within(ATTEMPT).ask(to, FileExtents { inode, chain_version, from, limit }).await
         })
         .await
     }

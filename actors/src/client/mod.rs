@@ -4,24 +4,44 @@
 //! routing, opens, write buffers and file lengths; it stripes, retries with request ids, and never
 //! lets a retry take effect twice.
 
-mod buffer;
+mod chunk;
 mod data;
+mod extents;
+mod file;
+mod gate;
 mod link;
 mod names;
+mod opens;
+mod push;
+mod report;
 mod retry;
+mod room;
+mod sharing;
+mod stamps;
+mod truncate;
+mod wait;
 
+use core::time::Duration;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use t3fs_runtime::{Addr, Cx, Slot};
+use t3fs_runtime::{Addr, Cx, Slot, Time};
 
 use crate::agent::Agent;
+use crate::planted::PlantedBug;
 use crate::proto::ids::InodeId;
-use crate::proto::meta::MetaError;
+use crate::proto::meta::{MetaError, SyncMeta};
 use crate::proto::storage::StorageError;
-use buffer::File;
+pub use data::At;
+pub use extents::Seek;
+use file::File;
+pub use file::HandleId;
 pub use link::Link;
+use room::Room;
+pub use sharing::CACHE_TIME;
+use sharing::Sharing;
+use stamps::Stamps;
 
 pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetTime};
 
@@ -32,6 +52,10 @@ pub enum FsError {
     NotFound,
     /// The inode is gone: another client has removed it.
     Stale,
+    /// The content is not as it was seen; never leaves the client.
+    Changed,
+    /// What the metadata store had acknowledged is lost.
+    Lost,
     Exists,
     NotDirectory,
     IsDirectory,
@@ -54,7 +78,30 @@ pub struct ClientConfig {
     pub label: String,
     /// Dirty bytes held before writers wait.
     pub write_buffer_bytes: usize,
+    /// Bytes asked of storage at a time before readers wait.
+    pub read_bytes: usize,
+    /// How long an operation waits for a cluster that does not answer; `None`: for ever.
+    pub io_timeout: Option<Duration>,
+    /// `None` outside of tests.
+    pub planted_bug: Option<PlantedBug>,
 }
+
+impl ClientConfig {
+    /// With buffers of a few MiB and the usual time to wait.
+    pub fn new(agent: Addr<Agent>, label: &str) -> ClientConfig {
+        ClientConfig {
+            agent,
+            label: label.into(),
+            write_buffer_bytes: 1 << 20,
+            read_bytes: 16 << 20,
+            io_timeout: Some(IO_TIMEOUT),
+            planted_bug: None,
+        }
+    }
+}
+
+/// How long operations wait for a cluster that does not answer, unless told otherwise.
+pub const IO_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Attributes to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,6 +136,8 @@ impl std::fmt::Display for FsError {
         f.write_str(match self {
             FsError::NotFound => "no such file or directory",
             FsError::Stale => "stale file handle",
+            FsError::Changed => "the content has changed meanwhile",
+            FsError::Lost => "the metadata store lost what it had acknowledged",
             FsError::Exists => "file exists",
             FsError::NotDirectory => "not a directory",
             FsError::IsDirectory => "is a directory",
@@ -108,6 +157,8 @@ impl From<MetaError> for FsError {
         match e {
             MetaError::NotFound => FsError::NotFound,
             MetaError::Stale => FsError::Stale,
+            MetaError::Changed => FsError::Changed,
+            MetaError::Lost => FsError::Lost,
             MetaError::Exists => FsError::Exists,
             MetaError::NotDirectory => FsError::NotDirectory,
             MetaError::IsDirectory => FsError::IsDirectory,
@@ -138,16 +189,29 @@ impl From<StorageError> for FsError {
 
 struct Inner {
     link: Link,
-    write_buffer_bytes: usize,
-    /// Files that are open or have data on its way.
+    /// Files that are open, held, or have data on its way.
     files: RefCell<BTreeMap<InodeId, Rc<File>>>,
+    /// Opens that were asked and not answered.
+    opening: RefCell<BTreeMap<InodeId, u32>>,
+    /// Inodes whose hold or last name is on its way, and opens that wait for that.
+    changing: RefCell<BTreeMap<InodeId, Vec<Slot<()>>>>,
+    /// Closed files that are still held, and since when.
+    idle: RefCell<VecDeque<(Time, InodeId)>>,
+    /// Closed files without a name that are still held.
+    nameless: RefCell<Vec<InodeId>>,
+    next_handle: Cell<u64>,
+    sharing: Sharing,
+    stamps: RefCell<Stamps>,
     /// Bytes in write buffers and in flight to storage.
-    dirty: Cell<usize>,
-    /// Writers that wait for `dirty` to sink.
-    waiting: RefCell<Vec<Slot<()>>>,
+    room: Room,
+    /// Bytes asked of storage.
+    reading: Room,
     /// The task that flushes buffers by age runs.
     sweeping: Cell<bool>,
-    space: Cell<Option<(t3fs_runtime::Time, FsSpace)>>,
+    /// A barrier in the background is under way.
+    barrier: Cell<bool>,
+    space: Cell<Option<(Time, FsSpace)>>,
+    planted_bug: Option<PlantedBug>,
 }
 
 /// A handle; a clone is the same client.
@@ -158,20 +222,35 @@ impl Client {
     /// Opens a session with mgmtd and waits until the cluster can be used (at most 30 s).
     pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
         let link = Link::open(cx, config.agent, &config.label).await?;
-        Ok(Client(Rc::new(Inner {
+        link.set_patience(config.io_timeout);
+        let client = Client(Rc::new(Inner {
             link,
-            write_buffer_bytes: config.write_buffer_bytes,
             files: RefCell::default(),
-            dirty: Cell::new(0),
-            waiting: RefCell::default(),
+            opening: RefCell::default(),
+            changing: RefCell::default(),
+            idle: RefCell::default(),
+            nameless: RefCell::default(),
+            next_handle: Cell::new(1),
+            sharing: Sharing::default(),
+            stamps: RefCell::default(),
+            room: Room::new(config.write_buffer_bytes),
+            reading: Room::new(config.read_bytes),
             sweeping: Cell::new(false),
+            barrier: Cell::new(false),
             space: Cell::new(None),
-        })))
+            planted_bug: config.planted_bug,
+        }));
+        client.join(cx).await?;
+        Ok(client)
     }
 
     /// The connection to the cluster, for checks and tools.
     pub fn cluster(&self) -> &Link {
         &self.0.link
+    }
+
+    fn has(&self, bug: PlantedBug) -> bool {
+        self.0.planted_bug == Some(bug)
     }
 
     fn file(&self, inode: InodeId) -> Option<Rc<File>> {
@@ -180,19 +259,20 @@ impl Client {
 
     /// Hands every buffered byte and length to stable storage.
     pub async fn sync_all(&self, cx: &Cx) -> Result<(), FsError> {
-        let files: Vec<InodeId> = self.0.files.borrow().keys().copied().collect();
+        let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
         let mut result = Ok(());
-        for inode in files {
-            let done = self.flush(cx, inode).await;
+        for file in files {
+            let done = self.flush_all(cx, &file).await;
             result = result.and(done);
         }
-        self.0.link.meta(cx, crate::proto::meta::SyncMeta).await?;
+        self.0.link.meta(cx, SyncMeta::default()).await?;
         result
     }
 
     /// `sync_all`, then ends the session.
     pub async fn stop(&self, cx: &Cx) -> Result<(), FsError> {
         let synced = self.sync_all(cx).await;
+        self.drop_all_holds(cx).await;
         self.0.link.close(cx).await;
         synced
     }

@@ -1,17 +1,25 @@
 //! Names: lookups, opens, and everything that makes or removes an entry.
 
-use std::rc::Rc;
-
 use t3fs_runtime::Cx;
 
-use super::buffer::File;
+use super::file::{HandleId, Hold};
+use super::opens::Changing;
 use super::{Attr, Client, DirPage, FileType, FsError, FsSpace, Owner, RenameMode};
-use crate::proto::ids::InodeId;
+use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
 use crate::proto::storage::GetSpace;
 
 /// How long a space report is good for.
 const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
+
+/// What a removal of a name says of the inode behind it.
+#[derive(Default)]
+struct Leaving {
+    /// It is in use here and meta does not know that.
+    hold: Option<SessionId>,
+    /// It is not in use here: opens wait.
+    guard: Option<Changing>,
+}
 
 impl Client {
     fn new_entry(&self, parent: InodeId, name: &[u8], owner: Owner) -> NewEntry {
@@ -26,11 +34,11 @@ impl Client {
     }
 
     /// Lays this client's own unreported writes over what meta says.
-    fn with_mine(&self, attr: Attr) -> Attr {
-        match self.file(attr.inode) {
-            Some(f) => f.merge(attr),
-            None => attr,
-        }
+    pub(super) fn with_mine(&self, attr: Attr) -> Attr {
+        let Some(file) = self.file(attr.inode) else { return attr };
+        let mut core = file.core.borrow_mut();
+        core.merge(attr);
+        core.attr()
     }
 
     pub async fn lookup(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
@@ -38,60 +46,40 @@ impl Client {
         Ok(self.with_mine(self.0.link.meta(cx, m).await?))
     }
 
-    /// Makes a file (or special file) and, for a file, opens it: pairs with `release`.
-    pub async fn create(
+    /// Makes a file or special file. A file is held for writing by the session in the answer:
+    /// [`Client::adopt`] opens it, here or on another shard of this process.
+    pub async fn make(
         &self,
         cx: &Cx,
         parent: InodeId,
         name: &[u8],
         owner: Owner,
         kind: FileType,
-    ) -> Result<Attr, FsError> {
-        let m = CreateFile { entry: self.new_entry(parent, name, owner), kind };
-        let attr = self.0.link.meta(cx, m).await?;
-        if kind == FileType::File {
-            let f = self.entry(attr.clone());
-            f.opens.set(f.opens.get() + 1);
-        }
-        Ok(attr)
+        open: bool,
+    ) -> Result<(Attr, SessionId), FsError> {
+        let session = self.0.link.session();
+        let hold = (open && kind == FileType::File).then_some(session);
+        let m = CreateFile { entry: self.new_entry(parent, name, owner), kind, hold };
+        Ok((self.made(cx, parent, self.0.link.meta(cx, m).await?), session))
     }
 
-    /// Pairs with `release`; the content of an open file stays when its last name goes.
-    ///
-    /// # Errors
-    /// `Stale` also when the last name has gone and this client has it not open: what is written to
-    /// it would be lost.
-    pub async fn open(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
-        let attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-        if attr.kind != FileType::File {
-            return Ok(attr);
-        }
-        if attr.nlink == 0 && self.file(inode).is_none_or(|f| f.opens.get() == 0) {
-            return Err(FsError::Stale);
-        }
-        let f = self.entry(attr);
-        f.opens.set(f.opens.get() + 1);
-        let attr = f.attr.borrow().clone();
-        Ok(attr)
+    /// Makes a file and opens it for writing: pairs with `release`.
+    pub async fn create(
+        &self,
+        cx: &Cx,
+        parent: InodeId,
+        name: &[u8],
+        owner: Owner,
+    ) -> Result<(Attr, HandleId), FsError> {
+        let (attr, session) = self.make(cx, parent, name, owner, FileType::File, true).await?;
+        Ok(self.adopt(attr, session))
     }
 
-    pub async fn release(&self, cx: &Cx, inode: InodeId) -> Result<(), FsError> {
-        let Some(f) = self.file(inode) else { return Ok(()) };
-        f.opens.set(f.opens.get().saturating_sub(1));
-        self.let_go(cx, inode).await
-    }
-
-    /// After the last close of a file without a name, its content may go.
-    async fn let_go(&self, cx: &Cx, inode: InodeId) -> Result<(), FsError> {
-        let Some(f) = self.file(inode) else { return Ok(()) };
-        if f.opens.get() == 0 && f.held.replace(false) {
-            self.discard(&f).await;
-            self.settle(inode);
-            let session = self.0.link.session();
-            return self.0.link.meta(cx, ReleaseHold { inode, session }).await;
-        }
-        self.settle(inode);
-        Ok(())
+    /// Takes note of a new entry.
+    fn made(&self, cx: &Cx, parent: InodeId, changed: Changed) -> Attr {
+        self.note(cx, parent, changed.stamp);
+        self.changed(cx, &changed);
+        changed.attr
     }
 
     pub async fn mkdir(
@@ -101,7 +89,8 @@ impl Client {
         name: &[u8],
         owner: Owner,
     ) -> Result<Attr, FsError> {
-        self.0.link.meta(cx, MakeDir { entry: self.new_entry(parent, name, owner) }).await
+        let m = MakeDir { entry: self.new_entry(parent, name, owner) };
+        Ok(self.made(cx, parent, self.0.link.meta(cx, m).await?))
     }
 
     pub async fn symlink(
@@ -116,7 +105,8 @@ impl Client {
             return Err(FsError::NameTooLong);
         }
         let entry = self.new_entry(parent, name, owner);
-        self.0.link.meta(cx, MakeSymlink { entry, target: target.to_vec() }).await
+        let m = MakeSymlink { entry, target: target.to_vec() };
+        Ok(self.made(cx, parent, self.0.link.meta(cx, m).await?))
     }
 
     pub async fn readlink(&self, cx: &Cx, inode: InodeId) -> Result<Vec<u8>, FsError> {
@@ -132,70 +122,84 @@ impl Client {
     ) -> Result<Attr, FsError> {
         let op = self.0.link.op();
         let m = MakeLink { inode, parent, name: name.to_vec(), op };
-        Ok(self.with_mine(self.0.link.meta(cx, m).await?))
+        let attr = self.made(cx, parent, self.0.link.meta(cx, m).await?);
+        Ok(self.with_mine(attr))
     }
 
-    /// The named file, if this client has it open or unwritten: its content must stay.
-    async fn hold(
+    /// What is to be done about the inode that a name is about to lose. If it is not in use here,
+    /// nobody opens it until the guard is dropped: it may be gone then.
+    async fn leaving(
         &self,
         cx: &Cx,
         parent: InodeId,
         name: &[u8],
-    ) -> Result<Option<Rc<File>>, FsError> {
-        if self.0.files.borrow().is_empty() {
-            return Ok(None);
+        known: Option<InodeId>,
+    ) -> Result<Leaving, FsError> {
+        let inode = match known {
+            Some(inode) => inode,
+            // With others about, whatever is open is held already.
+            None if self.is_shared() && self.0.files.borrow().is_empty() => {
+                return Ok(Leaving::default());
+            }
+            None => {
+                let m = Lookup { parent, name: name.to_vec() };
+                match self.0.link.meta::<_, Attr>(cx, m).await {
+                    Ok(a) => a.inode,
+                    Err(FsError::NotFound) => return Ok(Leaving::default()),
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        if !self.uses(inode) {
+            return Ok(Leaving { hold: None, guard: Some(self.changing(vec![inode])) });
         }
-        let m = Lookup { parent, name: name.to_vec() };
-        match self.0.link.meta::<_, Attr>(cx, m).await {
-            Ok(a) => Ok(self.file(a.inode)),
-            Err(FsError::NotFound) => Ok(None),
-            Err(e) => Err(e),
-        }
+        let held = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some());
+        Ok(Leaving { hold: (!held).then(|| self.0.link.session()), guard: None })
     }
 
-    /// Asks for something that may take the last name of a file that is held. Others may see that
-    /// it is gone before we have the answer.
-    async fn leaving<T>(
-        &self,
-        held: Option<&Rc<File>>,
-        asked: impl Future<Output = Result<T, FsError>>,
-    ) -> Result<T, FsError> {
-        let Some(file) = held else { return asked.await };
-        file.leaving.set(file.leaving.get() + 1);
-        let answer = asked.await;
-        if !matches!(answer, Err(FsError::Unavailable(_))) {
-            file.leaving.set(file.leaving.get() - 1);
-        }
-        answer
-    }
-
-    /// Keeps or drops the content of a file that lost its last name.
-    async fn lost_name(&self, cx: &Cx, gone: &Attr, held: bool) -> Result<(), FsError> {
-        if gone.nlink > 0 || gone.kind != FileType::File {
-            return Ok(());
-        }
-        if let Some(f) = self.file(gone.inode) {
-            f.merge(gone.clone());
-            f.held.set(held);
-            return self.let_go(cx, gone.inode).await;
-        }
-        if held {
+    /// A file has lost a name: with the last one, its content goes when nobody uses it. `hold`: what
+    /// meta holds it for now, if it was not held before.
+    async fn lost_name(&self, cx: &Cx, gone: Attr, hold: Option<SessionId>) {
+        let nameless = gone.nlink == 0 && gone.kind == FileType::File;
+        let file = match self.file(gone.inode) {
+            Some(file) => {
+                file.core.borrow_mut().merge(gone);
+                file
+            }
             // It was let go between the look and the removal.
-            let (inode, session) = (gone.inode, self.0.link.session());
-            return self.0.link.meta(cx, ReleaseHold { inode, session }).await;
+            None if nameless && hold.is_some() => self.entry(gone),
+            None => return,
+        };
+        if !nameless {
+            return;
         }
-        Ok(())
+        let inode = {
+            let mut core = file.core.borrow_mut();
+            if let Some(session) = hold {
+                core.hold.get_or_insert(Hold { session, write: false });
+            }
+            core.inode()
+        };
+        if !self.0.opening.borrow().contains_key(&inode) {
+            self.let_go(cx, &file).await;
+        }
     }
 
-    /// The inode that lost its name, after.
-    pub async fn unlink(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        let hold = self.hold(cx, parent, name).await?;
-        let op = self.0.link.op();
-        let session = hold.as_ref().map(|_| self.0.link.session());
-        let m = Unlink { parent, name: name.to_vec(), hold: session, op };
-        let gone: Gone = self.leaving(hold.as_ref(), self.0.link.meta(cx, m)).await?;
+    /// The inode that lost its name, after. `known`: what the name names, if the caller has looked.
+    pub async fn unlink(
+        &self,
+        cx: &Cx,
+        parent: InodeId,
+        name: &[u8],
+        known: Option<InodeId>,
+    ) -> Result<Attr, FsError> {
+        let Leaving { hold, guard } = self.leaving(cx, parent, name, known).await?;
+        let m = Unlink { parent, name: name.to_vec(), hold, op: self.0.link.op() };
+        let gone: Gone = self.0.link.meta(cx, m).await?;
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
-        self.lost_name(cx, &attr, hold.is_some()).await?;
+        self.note(cx, parent, gone.stamp);
+        drop(guard);
+        self.lost_name(cx, attr.clone(), hold).await;
         Ok(attr)
     }
 
@@ -204,36 +208,43 @@ impl Client {
         let op = self.0.link.op();
         let gone: Gone =
             self.0.link.meta(cx, RemoveDir { parent, name: name.to_vec(), op }).await?;
+        self.note(cx, parent, gone.stamp);
         gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))
     }
 
+    /// `replaced`: what the new name names, if the caller has looked.
     pub async fn rename(
         &self,
         cx: &Cx,
-        parent: InodeId,
-        name: &[u8],
-        new_parent: InodeId,
-        new_name: &[u8],
+        from: (InodeId, &[u8]),
+        to: (InodeId, &[u8]),
         mode: RenameMode,
+        replaced: Option<InodeId>,
     ) -> Result<(), FsError> {
-        let hold = match mode {
-            RenameMode::Replace => self.hold(cx, new_parent, new_name).await?,
-            RenameMode::NoReplace | RenameMode::Exchange => None,
+        let Leaving { hold, guard } = match mode {
+            RenameMode::Replace => self.leaving(cx, to.0, to.1, replaced).await?,
+            RenameMode::NoReplace | RenameMode::Exchange => Leaving::default(),
         };
         let m = Rename {
-            parent,
-            name: name.to_vec(),
-            new_parent,
-            new_name: new_name.to_vec(),
+            parent: from.0,
+            name: from.1.to_vec(),
+            new_parent: to.0,
+            new_name: to.1.to_vec(),
             mode,
-            hold: hold.as_ref().map(|_| self.0.link.session()),
+            hold,
             op: self.0.link.op(),
         };
-        let gone: Gone = self.leaving(hold.as_ref(), self.0.link.meta(cx, m)).await?;
-        match gone.removed {
-            Some(attr) => self.lost_name(cx, &attr, hold.is_some()).await,
-            None => Ok(()),
+        let gone: Gone = self.0.link.meta(cx, m).await?;
+        self.note(cx, from.0, gone.stamp);
+        self.note(cx, to.0, gone.stamp);
+        if let Some(moved) = &gone.moved {
+            self.note(cx, moved.inode, gone.stamp);
         }
+        drop(guard);
+        if let Some(attr) = gone.removed {
+            self.lost_name(cx, attr, hold).await;
+        }
+        Ok(())
     }
 
     /// Entries after the name `after`, in byte order, without `.` and `..`.
@@ -247,8 +258,8 @@ impl Client {
         let m = ReadDir { inode, after: after.to_vec(), limit };
         let mut page: DirPage = self.0.link.meta(cx, m).await?;
         for e in &mut page.entries {
-            if let Some(f) = self.file(e.attr.inode) {
-                e.attr = f.merge(e.attr.clone());
+            if self.file(e.attr.inode).is_some() {
+                e.attr = self.with_mine(e.attr.clone());
             }
         }
         Ok(page)

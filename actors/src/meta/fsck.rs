@@ -12,7 +12,7 @@ use super::kv::actor::Kv;
 use super::kv::client::{Stop, Txn};
 use super::kv::{KeyRange, KvError};
 use super::schema::*;
-use crate::proto::ids::InodeId;
+use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::{FileType, MetaError, ROOT};
 
 /// Most problems that are listed.
@@ -162,9 +162,24 @@ impl Check<'_> {
             }
         })
         .await?;
-        self.each(b'H', |check, number, _, _| {
-            if !check.inodes.get(&number).is_some_and(|found| found.garbage) {
-                check.problem(format!("a session holds {number:#x}, which is no garbage"));
+        self.each(b'H', |check, number, rest, value| {
+            if let Err(e) = HoldV1::open(InodeId(number), value) {
+                check.problem(e.to_string());
+            }
+            if rest.len() != 8 {
+                check.problem(format!("a hold on {number:#x} names no session"));
+            }
+            if !check.inodes.get(&number).is_some_and(|found| found.kind != FileType::Directory) {
+                check.problem(format!("a session holds {number:#x}, which is no file"));
+            }
+        })
+        .await?;
+        self.each(b'S', |check, session, rest, value| {
+            if let Err(e) = open_shares(SessionId(session), value) {
+                check.problem(e.to_string());
+            }
+            if !rest.is_empty() {
+                check.problem(format!("a record of session {session} has too long a key"));
             }
         })
         .await
@@ -270,4 +285,16 @@ impl Check<'_> {
         }
         Ok(())
     }
+}
+
+/// Those of `inodes` that do not exist, garbage included in what does.
+pub async fn missing(cx: &Cx, kv: Addr<Kv>, inodes: &[InodeId]) -> Result<Vec<InodeId>, KvError> {
+    let mut missing = Vec::new();
+    for some in inodes.chunks(1024) {
+        let keys = some.iter().map(|inode| inode_key(*inode)).collect();
+        let values = Txn::new(cx, kv).fetch_all(keys).await?;
+        let none = some.iter().zip(values).filter(|(_, value)| value.is_none());
+        missing.extend(none.map(|(inode, _)| *inode));
+    }
+    Ok(missing)
 }

@@ -3,21 +3,24 @@
 //! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may
 //! serve one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes
 //! what has no name any more, `fsck` checks it all. This file is the actor: it decides what an
-//! operation needs from outside (a number, a layout, the time) and runs it as a transaction.
+//! operation needs from outside (a number, a layout, the time) and runs it as a transaction;
+//! `handlers` says which operation answers which message.
 
 use core::time::Duration;
 use std::rc::Rc;
 
-use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot};
+use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
 use crate::agent::Agent;
+use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, RequestId};
-use crate::proto::kv::{Barrier, Durability};
+use crate::proto::kv::Durability;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::Routing;
 
 pub mod fsck;
 pub mod garbage;
+mod handlers;
 mod ids;
 pub mod kv;
 pub mod ops;
@@ -26,12 +29,12 @@ pub mod schema;
 #[cfg(test)]
 mod tests;
 
-use garbage::{Collector, News};
+use garbage::Collector;
 use ids::InodeIds;
 use kv::actor::Kv;
-use kv::client::{Stop, Txn, transact};
-use ops::create::NewInode;
-use ops::{Done, attr, create, keep_refusal, lookup, readdir, remove, rename};
+use kv::client::{Stop, Txn, transact, transact_at};
+use kv::{KvError, Version};
+use ops::{Done, keep_refusal};
 use place::{Cluster, Outside, Placement};
 use schema::*;
 
@@ -53,6 +56,8 @@ pub struct MetaConfig {
     pub keep_answers: Duration,
     /// What is known at the start; asked for when it is not enough.
     pub routing: Routing,
+    /// `None` outside of tests.
+    pub planted_bug: Option<PlantedBug>,
 }
 
 impl MetaConfig {
@@ -67,6 +72,7 @@ impl MetaConfig {
             root_owner: (0, 0),
             keep_answers: Duration::from_secs(600),
             routing: Routing::default(),
+            planted_bug: None,
         }
     }
 }
@@ -80,6 +86,7 @@ pub struct Meta {
     /// Who waits for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
+    planted_bug: Option<PlantedBug>,
 }
 
 impl Actor for Meta {
@@ -106,7 +113,8 @@ impl Meta {
         })
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
-        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, .. } = config;
+        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, planted_bug, .. } =
+            config;
         let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
             outside,
@@ -114,6 +122,7 @@ impl Meta {
             place: Placement::new(routing, chunk_size, stripe, table),
             refreshing: None,
             collector: Collector::new(keep_answers),
+            planted_bug,
         });
         cx.spawn(garbage::watch(me, cx.outlive()));
         Ok(meta)
@@ -141,9 +150,13 @@ async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Do
         ctime_ns: now_ns,
         length: 0,
         truncations: 0,
+        times_set: 0,
+        changes: 0,
+        sparse: false,
+        birth_ns: now_ns,
         layout: None,
     };
-    txn.set(key, Inode { attr, parent: ROOT, target: Vec::new() }.seal());
+    txn.set(key, Inode::new(attr, ROOT, Vec::new()).seal());
     txn.add(count_key(), 1);
     Ok(())
 }
@@ -156,40 +169,51 @@ impl From<Stop<MetaError>> for MetaError {
     fn from(stop: Stop<MetaError>) -> MetaError {
         match stop {
             Stop::Refused(e) => e,
+            Stop::Kv(KvError::Lost) => MetaError::Lost,
             Stop::Kv(e) => MetaError::Unavailable(format!("the metadata store: {e}")),
         }
     }
 }
 
-/// Runs an operation as a transaction.
+impl From<Version> for Stamp {
+    fn from(version: Version) -> Stamp {
+        Stamp(version.0)
+    }
+}
+
+/// Runs an operation as a transaction; with its place in the order of commits.
 async fn run<T>(
     me: &Me<Meta>,
     cx: &Cx,
     durability: Durability,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
-) -> Result<T, MetaError> {
+) -> Result<(T, Stamp), MetaError> {
     let kv = me.with(|m| m.kv);
-    Ok(transact(cx, kv, durability, body).await?)
+    let (done, version) = transact_at(cx, kv, durability, body).await?;
+    Ok((done, version.into()))
 }
 
 /// Runs an operation that a request id names: whatever comes under that id again, to whichever
-/// server, gets the same answer.
+/// server, gets the same answer. Its stamp may be a later one: that of what the answer was read
+/// from.
 async fn once<T>(
     me: &Me<Meta>,
     cx: &Cx,
     op: RequestId,
     mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
-) -> Result<T, MetaError> {
+) -> Result<(T, Stamp), MetaError> {
     let kv = me.with(|m| m.kv);
-    let why = match transact(cx, kv, Durability::Soon, &mut body).await {
+    let why = match transact_at(cx, kv, Durability::Soon, &mut body).await {
         Err(Stop::Refused(why)) if op != RequestId::default() => why,
-        other => return Ok(other?),
+        other => {
+            return other.map(|(done, version)| (done, version.into())).map_err(MetaError::from);
+        }
     };
     let kept = transact(cx, kv, Durability::Soon, async |txn| keep_refusal(txn, op, &why).await);
     if kept.await? {
         return Err(why);
     }
-    Ok(transact(cx, kv, Durability::Soon, &mut body).await?)
+    run(me, cx, Durability::Soon, &mut body).await
 }
 
 /// Runs an operation that writes nothing.
@@ -198,7 +222,7 @@ async fn look<T>(
     cx: &Cx,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
 ) -> Result<T, MetaError> {
-    run(me, cx, Durability::Soon, body).await
+    Ok(run(me, cx, Durability::Soon, body).await?.0)
 }
 
 /// A number that no inode ever had.
@@ -250,6 +274,16 @@ async fn refresh_routing(me: &Me<Meta>, cx: &Cx) {
     }
 }
 
+/// Asks whoever leads the cluster for newer routing: afterwards it is no older than this call.
+async fn fresh_routing(me: &Me<Meta>, cx: &Cx) -> Result<(), MetaError> {
+    let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.routing.version));
+    let newer = outside.fresh_routing(cx, have).await.map_err(MetaError::Unavailable)?;
+    if let Some(routing) = newer {
+        me.with(|m| m.place.learn(routing));
+    }
+    Ok(())
+}
+
 /// A new file's layout.
 async fn layout(me: &Me<Meta>, cx: &Cx) -> Result<Layout, MetaError> {
     if let Some(layout) = me.with(|m| m.place.layout()) {
@@ -257,162 +291,4 @@ async fn layout(me: &Me<Meta>, cx: &Cx) -> Result<Layout, MetaError> {
     }
     refresh_routing(me, cx).await;
     me.with(|m| m.place.layout().ok_or_else(|| m.place.no_table()))
-}
-
-async fn make(
-    me: &Me<Meta>,
-    cx: &Cx,
-    entry: &NewEntry,
-    kind: FileType,
-    target: Vec<u8>,
-) -> Result<Attr, MetaError> {
-    let layout = match kind {
-        FileType::File => Some(layout(me, cx).await?),
-        _ => None,
-    };
-    let new = NewInode { inode: inode_id(me, cx).await?, kind, layout, target };
-    let now_ns = now_ns(cx);
-    once(me, cx, entry.op, async |txn| create::create(txn, entry, &new, now_ns).await).await
-}
-
-/// Has what an operation left without a name collected.
-fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
-    if let Some(r) = &gone.removed
-        && r.nlink == 0
-        && r.kind != FileType::Directory
-    {
-        garbage::kick(me, cx, News::File(r.inode));
-    }
-}
-
-impl Handle<Lookup> for Meta {
-    async fn handle(me: &Me<Self>, m: Lookup, cx: &Cx) -> Result<Attr, MetaError> {
-        look(me, cx, async |txn| lookup::lookup(txn, m.parent, &m.name).await).await
-    }
-}
-
-impl Handle<GetAttr> for Meta {
-    async fn handle(me: &Me<Self>, m: GetAttr, cx: &Cx) -> Result<Attr, MetaError> {
-        look(me, cx, async |txn| lookup::get_attr(txn, m.inode).await).await
-    }
-}
-
-impl Handle<ReadLink> for Meta {
-    async fn handle(me: &Me<Self>, m: ReadLink, cx: &Cx) -> Result<Vec<u8>, MetaError> {
-        look(me, cx, async |txn| lookup::read_link(txn, m.inode).await).await
-    }
-}
-
-impl Handle<ReadDir> for Meta {
-    async fn handle(me: &Me<Self>, m: ReadDir, cx: &Cx) -> Result<DirPage, MetaError> {
-        look(me, cx, async |txn| readdir::read_dir(txn, &m).await).await
-    }
-}
-
-impl Handle<CountInodes> for Meta {
-    async fn handle(me: &Me<Self>, _: CountInodes, cx: &Cx) -> Result<u64, MetaError> {
-        look(me, cx, async |txn| {
-            let [count] = txn.fetch([&count_key()]).await?;
-            Ok(counter(count.as_ref()))
-        })
-        .await
-    }
-}
-
-impl Handle<SetAttr> for Meta {
-    async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Attr, MetaError> {
-        let now_ns = now_ns(cx);
-        once(me, cx, m.op, async |txn| attr::set_attr(txn, &m, now_ns).await).await
-    }
-}
-
-impl Handle<ReportWrite> for Meta {
-    async fn handle(me: &Me<Self>, m: ReportWrite, cx: &Cx) -> Result<Attr, MetaError> {
-        let durability = if m.durable { Durability::Now } else { Durability::Soon };
-        let now_ns = now_ns(cx);
-        run(me, cx, durability, async |txn| attr::report_write(txn, &m, now_ns).await).await
-    }
-}
-
-impl Handle<CreateFile> for Meta {
-    async fn handle(me: &Me<Self>, m: CreateFile, cx: &Cx) -> Result<Attr, MetaError> {
-        match m.kind {
-            FileType::File | FileType::Special { .. } => {
-                make(me, cx, &m.entry, m.kind, Vec::new()).await
-            }
-            FileType::Directory | FileType::Symlink => {
-                Err(MetaError::InvalidArgument("not a kind of file to create".into()))
-            }
-        }
-    }
-}
-
-impl Handle<MakeDir> for Meta {
-    async fn handle(me: &Me<Self>, m: MakeDir, cx: &Cx) -> Result<Attr, MetaError> {
-        make(me, cx, &m.entry, FileType::Directory, Vec::new()).await
-    }
-}
-
-impl Handle<MakeSymlink> for Meta {
-    async fn handle(me: &Me<Self>, m: MakeSymlink, cx: &Cx) -> Result<Attr, MetaError> {
-        make(me, cx, &m.entry, FileType::Symlink, m.target).await
-    }
-}
-
-impl Handle<MakeLink> for Meta {
-    async fn handle(me: &Me<Self>, m: MakeLink, cx: &Cx) -> Result<Attr, MetaError> {
-        let now_ns = now_ns(cx);
-        once(me, cx, m.op, async |txn| create::link(txn, &m, now_ns).await).await
-    }
-}
-
-impl Handle<Unlink> for Meta {
-    async fn handle(me: &Me<Self>, m: Unlink, cx: &Cx) -> Result<Gone, MetaError> {
-        let now_ns = now_ns(cx);
-        let gone = once(me, cx, m.op, async |txn| remove::unlink(txn, &m, now_ns).await).await?;
-        collect(me, cx, &gone);
-        Ok(gone)
-    }
-}
-
-impl Handle<RemoveDir> for Meta {
-    async fn handle(me: &Me<Self>, m: RemoveDir, cx: &Cx) -> Result<Gone, MetaError> {
-        let now_ns = now_ns(cx);
-        once(me, cx, m.op, async |txn| remove::remove_dir(txn, &m, now_ns).await).await
-    }
-}
-
-impl Handle<Rename> for Meta {
-    async fn handle(me: &Me<Self>, m: Rename, cx: &Cx) -> Result<Gone, MetaError> {
-        let now_ns = now_ns(cx);
-        let gone = once(me, cx, m.op, async |txn| rename::rename(txn, &m, now_ns).await).await?;
-        collect(me, cx, &gone);
-        Ok(gone)
-    }
-}
-
-impl Handle<ReleaseHold> for Meta {
-    async fn handle(me: &Me<Self>, m: ReleaseHold, cx: &Cx) -> Result<(), MetaError> {
-        run(me, cx, Durability::Soon, async |txn| {
-            txn.clear(hold_key(m.inode, m.session));
-            Ok(())
-        })
-        .await?;
-        garbage::kick(me, cx, News::File(m.inode));
-        Ok(())
-    }
-}
-
-impl Handle<SyncMeta> for Meta {
-    async fn handle(me: &Me<Self>, _: SyncMeta, cx: &Cx) -> Result<(), MetaError> {
-        let lost = |why: String| MetaError::Unavailable(format!("the metadata store: {why}"));
-        let done = cx.ask(me.with(|m| m.kv), Barrier).await;
-        done.map_err(|e| lost(e.to_string()))?.map_err(|e| lost(e.to_string()))
-    }
-}
-
-impl Handle<CollectGarbage> for Meta {
-    async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) {
-        garbage::kick(me, cx, News::Any);
-    }
 }

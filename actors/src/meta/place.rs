@@ -1,5 +1,6 @@
 //! Where new files' chunks go, and which chains a layout means.
 
+use core::time::Duration;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
@@ -13,6 +14,10 @@ use crate::proto::mgmtd::Routing;
 use crate::proto::storage::{RemoveChunks, Removed, StorageError};
 use crate::storage::Storage;
 
+/// Longest wait for the routing of whoever leads, and how long before its end an agent gives up.
+const FRESH_MAX: Duration = Duration::from_secs(4);
+const FRESH_MARGIN: Duration = Duration::from_millis(1500);
+
 /// What meta needs of the rest of the cluster; tests feed their own.
 pub trait Outside {
     /// The routing, if it is newer than `have` and can be had.
@@ -21,6 +26,16 @@ pub trait Outside {
         cx: &'a Cx,
         have: RoutingVersion,
     ) -> LocalBoxFuture<'a, Option<Routing>>;
+
+    /// The same, asked of whoever leads the cluster now.
+    ///
+    /// # Errors
+    /// A sentence: nobody who leads has answered, and what is here may be old.
+    fn fresh_routing<'a>(
+        &'a self,
+        cx: &'a Cx,
+        have: RoutingVersion,
+    ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>>;
 
     /// Asks a chain's head to remove chunks of files.
     fn remove_chunks<'a>(
@@ -47,6 +62,25 @@ impl Outside for Cluster {
                 tracing::debug!("no routing from the agent: {why}");
                 None
             })
+        })
+    }
+
+    fn fresh_routing<'a>(
+        &'a self,
+        cx: &'a Cx,
+        have: RoutingVersion,
+    ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>> {
+        Box::pin(async move {
+            let begun = cx.now();
+            let limited = cx.within(FRESH_MAX);
+            let news = limited.ask(self.agent, GetRouting { have, fresh: true }).await;
+            let news = news.map_err(|why| format!("no routing from the agent: {why}"))?;
+            // An agent that cannot reach the primary tries until the end of the request, and then
+            // answers with what it has.
+            match cx.now().since(begun) + FRESH_MARGIN < FRESH_MAX {
+                true => Ok(news),
+                false => Err("the primary mgmtd does not answer".into()),
+            }
         })
     }
 

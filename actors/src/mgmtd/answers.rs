@@ -2,7 +2,8 @@
 
 use t3fs_runtime::{Cx, Handle, Me};
 
-use super::{Mgmtd, PlantedBug};
+use super::Mgmtd;
+use crate::planted::PlantedBug;
 use crate::proto::ids::{RoutingVersion, SessionId};
 use crate::proto::mgmtd::*;
 
@@ -33,6 +34,12 @@ impl Handle<Heartbeat> for Mgmtd {
         });
         Self::settle(me, cx);
         reply
+    }
+}
+
+impl Handle<Refrain> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: Refrain, cx: &Cx) -> bool {
+        me.with(|s| s.lease.promise(&m, cx.now()))
     }
 }
 
@@ -77,9 +84,9 @@ impl Handle<CreateChains> for Mgmtd {
     }
 }
 
-impl Handle<OpenSession> for Mgmtd {
-    async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        Self::change(me, cx, |s, _, _| Ok(s.open_session(&m))).await.map(|(id, _)| id)
+impl Handle<OpenSessionFor> for Mgmtd {
+    async fn handle(me: &Me<Self>, m: OpenSessionFor, cx: &Cx) -> Result<SessionId, MgmtdError> {
+        Self::change(me, cx, |s, live, _| s.open_session(&m, live)).await.map(|(id, _)| id)
     }
 }
 

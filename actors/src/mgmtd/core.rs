@@ -6,10 +6,10 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
-use t3fs_runtime::{NodeId, RawAddr, Time};
+use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 
-use super::chain_table;
-use super::store::SessionV1;
+use super::store::SessionV2;
+use super::{Mgmtd, chain_table};
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 
@@ -17,7 +17,7 @@ use crate::proto::mgmtd::*;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct State {
     pub(super) routing: Routing,
-    pub(super) sessions: BTreeMap<SessionId, SessionV1>,
+    pub(super) sessions: BTreeMap<SessionId, SessionV2>,
 }
 
 impl State {
@@ -102,16 +102,10 @@ impl State {
         self.routing.chains.iter().find(holds).map(|c| c.id)
     }
 
-    /// A retry with the same nonce gets the same session.
-    pub(super) fn open_session(&mut self, m: &OpenSession) -> SessionId {
-        let same = |s: &SessionV1| s.nonce == m.nonce && s.label == m.label;
-        if let Some((id, _)) = self.sessions.iter().find(|(_, s)| same(s)) {
-            return *id;
-        }
-        let id = SessionId(self.routing.session_max.0 + 1);
-        self.routing.session_max = id;
-        self.sessions.insert(id, SessionV1 { label: m.label.clone(), nonce: m.nonce });
-        id
+    /// Mgmtds that live, as far as it is known.
+    pub(super) fn mgmtds(&self) -> Vec<NodeId> {
+        let is = |n: &&NodeInfo| n.status == NodeStatus::Alive && n.roles.contains(&Role::Mgmtd);
+        self.routing.nodes.iter().filter(is).map(|n| n.node).collect()
     }
 
     /// Derives, and counts the version up if this differs from `before`.
@@ -207,6 +201,12 @@ impl Live {
 
     pub(super) fn silent(&self, node: NodeId, now: Time) -> Duration {
         now.since(self.heard(node))
+    }
+
+    /// Where the mgmtd of a node is asked.
+    pub(super) fn mgmtd(&self, node: NodeId) -> Option<Addr<Mgmtd>> {
+        let report = self.agents.get(&node)?.report.as_ref()?;
+        report.mgmtd.map(Addr::from_raw)
     }
 
     fn is_dead(&self, node: NodeId, now: Time) -> bool {
@@ -453,7 +453,7 @@ pub(super) fn settle(state: &mut State, live: &Live, now: Time) {
             c.version.0 += 1;
         }
     }
-    let ended: Vec<SessionId> = live.overdue(state, now).collect();
+    let ended: Vec<SessionId> = live.overdue(state, now).chain(live.outrun(state)).collect();
     for id in ended {
         state.sessions.remove(&id);
     }

@@ -17,25 +17,71 @@
 //! A record of an earlier run of the same node is taken over without waiting for its lease: a node
 //! is one process at a time, so that run is gone.
 //!
+//! # While the store is away
+//!
+//! A holder that cannot renew asks all others who might take over to refrain for one more lease
+//! ([`Lease::appeal`], [`Lease::promise`]). If every one of them promises, the holder goes on: it
+//! counts from before it asked and stops at two thirds, as with a renewal. Why no two act:
+//!
+//! 1. The record names the *voters*. A voter takes over only when its watch is over *and* all its
+//!    promises are, counted from when it gave them. So a unanimous round is as good as a renewal
+//!    against every voter. Watching alone would not do: a voter may reach the store while the
+//!    holder does not.
+//! 2. A takeover is a transaction on the record that the challenger has judged by. The holder asks
+//!    everyone named in the last record that it knows to be stored, and in every later one that may
+//!    be. Whichever record a voter has judged by, it was asked.
+//! 3. An mgmtd that the record does not name was not asked. It waits for as long as the holder may
+//!    go on by promises (`bridge_us`, and an eighth for the clocks), beside the lease. The holder
+//!    counts that time from before it sent its last renewal, which is before anyone could see it.
+//! 4. Promises extend only what has not ended: a holder whose time is over acts again after a
+//!    renewal only. When a challenger writes, every promise that it gave and its watch are over, so
+//!    the holder has stopped. A promise that it gives while that write is under way therefore
+//!    comes too late to extend anything.
+//! 5. A voter that starts again forgets its promise, and watches for a whole lease from its first
+//!    look. Promises are never longer than the holder's lease, which the record says, so the
+//!    forgotten promise is over by then. Its earlier run's record it takes over at once, but that
+//!    run wrote it after all its promises were over.
+//!
+//! What remains is liveness. A challenger whose look at the record fails starts its watch anew, so
+//! that after a pause of the store the holder's renewal comes first, also if the promises have run
+//! out. A voter that sees the record without a gap while the holder cannot even read it does not
+//! promise: the store is well, and the holder is the one who should go (`blind`).
+//!
 //! ```text
 //! key          value (sealed: type, version, rkyv)
-//! "M/lease"    type 0x1106 LeaseV2 { holder, incarnation, term, counter, life_us, node_lease_us }
+//! "M/lease"    type 0x1106 LeaseV3 { holder, incarnation, term, counter, life_us, node_lease_us,
+//!                                    bridge_us, voters }
+//!              (read: LeaseV2, the same up to node_lease_us: its holder asks for no promises)
 //! ```
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
-use t3fs_runtime::wire::{open, seal};
+use t3fs_runtime::wire::{envelope, open, seal};
 use t3fs_runtime::{NodeId, Time};
 
-use super::Timing;
+use super::{PlantedBug, Timing};
+use crate::proto::mgmtd::Refrain;
 
 pub(super) const KEY: &[u8] = b"M/lease";
 const LEASE: u16 = 0x1106;
+/// A holder acts on promises for so long after its last renewal.
+const BRIDGE_MAX: Duration = Duration::from_secs(40);
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub(super) struct LeaseV2 {
+#[derive(Archive, Serialize, Deserialize)]
+struct LeaseV2 {
+    holder: NodeId,
+    incarnation: u32,
+    term: u64,
+    counter: u64,
+    life_us: u64,
+    node_lease_us: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct LeaseV3 {
     pub(super) holder: NodeId,
     pub(super) incarnation: u32,
     /// Grows with every change of the holder.
@@ -46,23 +92,49 @@ pub(super) struct LeaseV2 {
     pub(super) life_us: u64,
     /// The longest that a node may hold a lease from the holder.
     pub(super) node_lease_us: u64,
+    /// The longest that the holder may act on promises after a renewal.
+    pub(super) bridge_us: u64,
+    /// Whom the holder asks for promises, and itself; sorted.
+    pub(super) voters: Vec<NodeId>,
 }
 
-impl LeaseV2 {
+impl LeaseV3 {
     pub(super) fn encode(&self) -> Vec<u8> {
-        seal(LEASE, 2, self)
+        seal(LEASE, 3, self)
     }
 
-    pub(super) fn decode(bytes: &Bytes) -> Result<LeaseV2, String> {
-        open(LEASE, 2, bytes).map_err(|e| format!("mgmtd's lease record: {e}"))
+    pub(super) fn decode(bytes: &Bytes) -> Result<LeaseV3, String> {
+        let wrong = |e| format!("mgmtd's lease record: {e}");
+        if let Ok((LEASE, 2)) = envelope(bytes) {
+            let LeaseV2 { holder, incarnation, term, counter, life_us, node_lease_us } =
+                open(LEASE, 2, bytes).map_err(wrong)?;
+            let (bridge_us, voters) = (0, Vec::new());
+            return Ok(LeaseV3 {
+                holder,
+                incarnation,
+                term,
+                counter,
+                life_us,
+                node_lease_us,
+                bridge_us,
+                voters,
+            });
+        }
+        open(LEASE, 3, bytes).map_err(wrong)
+    }
+
+    /// The same holder in the same term.
+    pub(super) fn is_of(&self, other: &LeaseV3) -> bool {
+        let who = |r: &LeaseV3| (r.holder, r.incarnation, r.term);
+        who(self) == who(other)
     }
 }
 
 /// What to do with the record that was just read.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Step {
     /// Put this in its place, in the same transaction.
-    Write(LeaseV2),
+    Write(LeaseV3),
     Watch,
 }
 
@@ -75,27 +147,66 @@ pub(super) struct Lease {
     node_lease: Duration,
     /// Nobody else can reach the store: the lease is taken at once, for good.
     alone: bool,
-    seen: Option<LeaseV2>,
-    /// Since when it is unchanged.
+    bug: Option<PlantedBug>,
+    seen: Option<LeaseV3>,
+    /// When this content was seen first, and last.
+    changed: Time,
+    looked: Time,
+    /// Since when the record is watched: it is unchanged, and no look at it has failed.
     since: Time,
+    /// The latest look has failed.
+    gap: bool,
+    /// No takeover before: it was promised.
+    refrain: Time,
     /// Acts until then.
     until: Time,
+    /// When the latest renewal was sent that was acknowledged.
+    renewed: Time,
+    /// Mgmtds that are to be named in the record, as far as the holder knows them.
+    voters: Option<Vec<NodeId>>,
+    /// Everyone who is named in a record that may be the stored one.
+    named: BTreeSet<NodeId>,
 }
 
 impl Lease {
-    pub(super) fn new(me: NodeId, incarnation: u32, timing: &Timing, alone: bool) -> Lease {
+    pub(super) fn new(
+        me: NodeId,
+        incarnation: u32,
+        timing: &Timing,
+        alone: bool,
+        bug: Option<PlantedBug>,
+    ) -> Lease {
         let zero = Time::from_us(0);
-        let (life, node_lease) = (timing.mgmtd_lease, timing.node_lease);
-        Lease { me, incarnation, life, node_lease, alone, seen: None, since: zero, until: zero }
+        Lease {
+            me,
+            incarnation,
+            life: timing.mgmtd_lease,
+            node_lease: timing.node_lease,
+            alone,
+            bug,
+            seen: None,
+            changed: zero,
+            looked: zero,
+            since: zero,
+            gap: false,
+            refrain: zero,
+            until: zero,
+            renewed: zero,
+            voters: None,
+            named: BTreeSet::new(),
+        }
     }
 
-    fn is_mine(&self, r: &LeaseV2) -> bool {
+    fn is_mine(&self, r: &LeaseV3) -> bool {
         r.holder == self.me && r.incarnation == self.incarnation
     }
 
-    /// The record as this mgmtd writes it.
-    pub(super) fn record(&self, term: u64, counter: u64) -> LeaseV2 {
-        LeaseV2 {
+    /// The record as this mgmtd writes it, naming these voters and itself.
+    pub(super) fn record(&self, term: u64, counter: u64, mut voters: Vec<NodeId>) -> LeaseV3 {
+        voters.push(self.me);
+        voters.sort();
+        voters.dedup();
+        LeaseV3 {
             holder: self.me,
             incarnation: self.incarnation,
             term,
@@ -103,61 +214,149 @@ impl Lease {
             life_us: self.life.as_micros() as u64,
             // Alone, the only nodes with leases are this process.
             node_lease_us: if self.alone { 0 } else { self.node_lease.as_micros() as u64 },
+            bridge_us: if self.alone { 0 } else { BRIDGE_MAX.as_micros() as u64 },
+            voters,
         }
     }
 
+    /// Other mgmtds that live, if this one leads and so knows.
+    pub(super) fn set_voters(&mut self, voters: Option<Vec<NodeId>>) {
+        self.voters = voters;
+    }
+
     /// Takes note of the record and says what to do.
-    pub(super) fn step(&mut self, record: Option<LeaseV2>, now: Time) -> Step {
-        if self.seen != record {
-            self.seen = record;
+    pub(super) fn step(&mut self, record: Option<LeaseV3>, now: Time) -> Step {
+        let changed = self.seen != record;
+        let gap = std::mem::take(&mut self.gap) && self.bug != Some(PlantedBug::GapCounts);
+        if changed {
+            self.changed = now;
+            self.seen.clone_from(&record);
+        }
+        if changed || gap {
             self.since = now;
         }
-        let Some(r) = record else { return Step::Write(self.record(1, 1)) };
+        self.looked = now;
+        let Some(r) = record else {
+            let first = self.record(1, 1, self.voters.clone().unwrap_or_default());
+            return self.write(first);
+        };
         if self.is_mine(&r) {
-            return Step::Write(LeaseV2 { counter: r.counter + 1, ..r });
+            let voters = self.voters.clone().unwrap_or(r.voters);
+            let next = self.record(r.term, r.counter + 1, voters);
+            return self.write(next);
         }
         self.until = Time::from_us(0);
-        if self.alone || now.since(self.since) >= self.wait(&r) {
-            return Step::Write(self.record(r.term + 1, r.counter + 1));
+        if self.alone || now >= self.takeover(&r) {
+            let taken = self.record(r.term + 1, r.counter + 1, r.voters);
+            return self.write(taken);
         }
         Step::Watch
     }
 
-    /// How long another's record has to stay unchanged before we take it over.
-    fn wait(&self, r: &LeaseV2) -> Duration {
-        let earlier_self = r.holder == self.me && r.incarnation < self.incarnation;
-        let holders = if earlier_self { Duration::ZERO } else { self.longer(r) };
-        let granted = Duration::from_micros(r.node_lease_us);
-        // Grants that are no longer than ours end before we call a node dead.
-        holders + if granted > self.node_lease { granted } else { Duration::ZERO }
+    fn write(&mut self, record: LeaseV3) -> Step {
+        self.named.extend(&record.voters);
+        Step::Write(record)
     }
 
-    fn longer(&self, r: &LeaseV2) -> Duration {
+    /// The record could not be read.
+    pub(super) fn missed(&mut self) {
+        self.gap = true;
+    }
+
+    /// When another's record may be taken over, if nothing changes.
+    fn takeover(&self, r: &LeaseV3) -> Time {
+        (self.since + self.wait(r)).max(self.refrain)
+    }
+
+    /// How long another's record has to stay unchanged before we take it over.
+    fn wait(&self, r: &LeaseV3) -> Duration {
+        let earlier_self = r.holder == self.me && r.incarnation < self.incarnation;
+        let mut wait = if earlier_self { Duration::ZERO } else { self.longer(r) };
+        if !earlier_self && !r.voters.contains(&self.me) {
+            // The holder did not have to ask us.
+            wait += Duration::from_micros(r.bridge_us) * 9 / 8;
+        }
+        let granted = Duration::from_micros(r.node_lease_us);
+        // Grants that are no longer than ours end before we call a node dead.
+        wait + if granted > self.node_lease { granted } else { Duration::ZERO }
+    }
+
+    fn longer(&self, r: &LeaseV3) -> Duration {
         self.life.max(Duration::from_micros(r.life_us))
     }
 
     /// Our write, which was begun at `sent`, is acknowledged.
     /// `true`: we act again (or for the first time) after a time without leave to act.
-    pub(super) fn acknowledged(&mut self, written: LeaseV2, sent: Time, now: Time) -> bool {
-        assert!(self.is_mine(&written));
+    pub(super) fn acknowledged(&mut self, written: &LeaseV3, sent: Time, now: Time) -> bool {
+        assert!(self.is_mine(written));
         let acted = self.acts(now);
-        if self.seen.is_none_or(|s| s.counter < written.counter) {
-            self.seen = Some(written);
-            self.since = now;
+        if self.seen.as_ref().is_none_or(|s| s.counter < written.counter) {
+            self.seen = Some(written.clone());
+            (self.since, self.changed) = (now, now);
         }
+        // Earlier writes without an answer have failed: the record has changed under them.
+        self.named = written.voters.iter().copied().collect();
+        self.renewed = self.renewed.max(sent);
         let until = if self.alone { Time::NEVER } else { sent + usable(self.life) };
         self.until = self.until.max(until);
         !acted && self.acts(now)
     }
 
+    /// What to ask of whom, if this mgmtd acts and may go on by promises. `blind`: the latest look
+    /// at the record has failed, not only the write.
+    pub(super) fn appeal(&self, now: Time, blind: bool) -> Option<(Refrain, Vec<NodeId>)> {
+        let r = self.seen.as_ref().filter(|r| self.is_mine(r))?;
+        if self.alone || !self.acts(now) || now >= self.renewed + BRIDGE_MAX {
+            return None;
+        }
+        let ask = Refrain {
+            holder: self.me,
+            incarnation: self.incarnation,
+            term: r.term,
+            for_us: self.life.as_micros() as u64,
+            blind,
+        };
+        Some((ask, self.named.iter().copied().filter(|n| *n != self.me).collect()))
+    }
+
+    /// Everyone who was asked at `sent` has promised. `true`: we act for longer now.
+    pub(super) fn promised(&mut self, sent: Time, now: Time) -> bool {
+        let until = (sent + usable(self.life)).min(self.renewed + BRIDGE_MAX);
+        let longer = self.acts(now) && until > self.until;
+        if longer {
+            self.until = until;
+        }
+        longer
+    }
+
+    /// Whether we refrain from taking over, as the holder asks.
+    pub(super) fn promise(&mut self, m: &Refrain, now: Time) -> bool {
+        if let Some(r) = &self.seen {
+            let other = (r.holder, r.incarnation) != (m.holder, m.incarnation);
+            if r.term > m.term || (r.term == m.term && other) || self.acts(now) {
+                return false;
+            }
+            let half = self.longer(r) / 2;
+            let well = now.since(self.looked) < half && !self.gap;
+            if m.blind && well && self.looked.since(self.changed) >= half {
+                return false; // the store is well
+            }
+        }
+        if self.bug != Some(PlantedBug::PromiseForgotten) {
+            let long = Duration::from_micros(m.for_us).min(BRIDGE_MAX);
+            self.refrain = self.refrain.max(now + long);
+        }
+        true
+    }
+
     /// Whether we may act now.
     pub(super) fn acts(&self, now: Time) -> bool {
-        now < self.until && self.seen.is_some_and(|r| self.is_mine(&r))
+        now < self.until && self.seen.as_ref().is_some_and(|r| self.is_mine(r))
     }
 
     /// The term in which we act, or would if the lease had not run out.
     pub(super) fn term(&self) -> Option<u64> {
-        self.seen.filter(|r| self.is_mine(r)).map(|r| r.term)
+        self.seen.as_ref().filter(|r| self.is_mine(r)).map(|r| r.term)
     }
 
     pub(super) fn until(&self) -> Time {
@@ -166,17 +365,18 @@ impl Lease {
 
     /// Who leads, as far as can be seen from here.
     pub(super) fn hint(&self, now: Time) -> Option<NodeId> {
-        self.seen.filter(|r| now.since(self.since) < self.longer(r)).map(|r| r.holder)
+        let seen = self.seen.as_ref();
+        let recent = |r: &&LeaseV3| now.since(self.since) < self.longer(r) || now < self.refrain;
+        seen.filter(recent).map(|r| r.holder)
     }
 
     /// How long to wait before the record is looked at again: a renewal may fail twice, and a
     /// challenger looks when the holder's time is over.
     pub(super) fn pause(&self, now: Time) -> Duration {
         let quarter = self.life / 4;
-        match self.seen {
-            Some(r) if !self.is_mine(&r) => {
-                let left = (self.since + self.wait(&r)).since(now);
-                quarter.min(left).max(self.life / 64)
+        match &self.seen {
+            Some(r) if !self.is_mine(r) => {
+                quarter.min(self.takeover(r).since(now)).max(self.life / 64)
             }
             _ => quarter,
         }
@@ -194,141 +394,4 @@ pub const fn usable(life: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(ms: u64) -> Time {
-        Time::from_us(ms * 1000)
-    }
-
-    fn lease(node: u32, incarnation: u32) -> Lease {
-        Lease::new(NodeId(node), incarnation, &Timing::default(), false)
-    }
-
-    fn lasting(node: u32, life_ms: u64, node_lease_ms: u64) -> Lease {
-        let ms = Duration::from_millis;
-        let (mgmtd_lease, node_lease) = (ms(life_ms), ms(node_lease_ms));
-        let timing = Timing { mgmtd_lease, node_lease, ..Timing::default() };
-        Lease::new(NodeId(node), 1, &timing, false)
-    }
-
-    fn written(s: Step) -> LeaseV2 {
-        match s {
-            Step::Write(r) => r,
-            Step::Watch => panic!("it should have written"),
-        }
-    }
-
-    /// Goal: a silent holder's lease is over before a challenger begins; an earlier run of the same
-    /// node is not waited for.
-    #[test]
-    fn takeover_comes_after_the_end() {
-        let (mut a, mut b) = (lease(1, 1), lease(2, 1));
-        let r = written(a.step(None, at(0)));
-        assert!(a.acknowledged(r, at(0), at(5)));
-        assert!(a.acts(at(999)) && !a.acts(at(1000)));
-        assert_eq!(b.step(Some(r), at(10)), Step::Watch);
-        assert_eq!(b.hint(at(20)), Some(NodeId(1)));
-        assert_eq!(b.step(Some(r), at(1509)), Step::Watch);
-        let taken = written(b.step(Some(r), at(1510)));
-        assert_eq!((taken.term, taken.holder), (r.term + 1, NodeId(2)));
-        assert_eq!(a.step(Some(taken), at(1600)), Step::Watch);
-        assert_eq!((a.term(), a.acts(at(1))), (None, false));
-        let mut again = lease(2, 2);
-        assert_eq!(written(again.step(Some(taken), at(3))).term, taken.term + 1);
-    }
-
-    /// Goal: a write whose outcome is unknown extends nothing; the next one does, in the same term.
-    #[test]
-    fn only_acknowledged_writes_count() {
-        let mut a = lease(1, 1);
-        let r = written(a.step(None, at(0)));
-        assert!(!a.acts(at(1)), "unknown so far");
-        let again = written(a.step(Some(r), at(400)));
-        assert_eq!((again.term, again.counter), (r.term, r.counter + 1));
-        assert!(a.acknowledged(again, at(400), at(410)));
-        assert!(a.acts(at(1399)) && !a.acts(at(1400)));
-        let late = written(a.step(Some(again), at(2000)));
-        assert!(a.acknowledged(late, at(1990), at(2001)), "that was a lapse");
-    }
-
-    /// Regression: a challenger waited for its own lease only, so one that was told a shorter lease
-    /// than the holder took over while the holder acted; and it called nodes dead that served on
-    /// under longer leases of the holder.
-    #[test]
-    fn a_challenger_waits_for_what_the_holder_was_told() {
-        let mut long = lasting(1, 10_000, 1500);
-        let r = written(long.step(None, at(0)));
-        assert!(long.acknowledged(r, at(0), at(1)) && long.acts(at(6000)));
-        let mut short = lasting(2, 1500, 1500);
-        assert_eq!(short.step(Some(r), at(0)), Step::Watch);
-        assert_eq!(short.step(Some(r), at(9_999)), Step::Watch);
-        written(short.step(Some(r), at(10_000)));
-        // Longer leases of nodes are waited for too, after a restart with another length as well.
-        let granted = LeaseV2 { life_us: 1_500_000, node_lease_us: 9_000_000, ..r };
-        let mut short = lasting(2, 1500, 1500);
-        assert_eq!(short.step(Some(granted), at(0)), Step::Watch);
-        assert_eq!(short.step(Some(granted), at(10_499)), Step::Watch);
-        written(short.step(Some(granted), at(10_500)));
-        let mut again = lease(1, 2);
-        assert_eq!(again.step(Some(granted), at(0)), Step::Watch);
-        written(again.step(Some(granted), at(9_000)));
-        // The other way round there is nothing more to wait for.
-        let mut longer = lasting(2, 1500, 20_000);
-        assert_eq!(longer.step(Some(granted), at(0)), Step::Watch);
-        written(longer.step(Some(granted), at(1500)));
-    }
-
-    proptest! {
-        /// Goal: whatever the order and outcome of attempts and the rates of clocks (1 % apart), no
-        /// two act at the same time. Method: three mgmtds over one record, in true time, each told
-        /// another length of its lease; each
-        /// attempt reads, then writes if the record is still the same.
-        #[test]
-        fn never_two_at_once(
-            steps in prop::collection::vec((0usize..3, 1u64..700, 0u64..400, any::<bool>()), 1..120)
-        ) {
-            let rates = [990u64, 1000, 1010];
-            let mut all = [lasting(1, 1500, 1500), lasting(2, 600, 1500), lasting(3, 4000, 1500)];
-            let local = |i: usize, us: u64| Time::from_us(us * rates[i] / 1000);
-            let mut record: Option<LeaseV2> = None;
-            let mut now = 1_000_000;
-            for (i, wait_ms, reply_ms, told) in steps {
-                now += wait_ms * 1000;
-                let sent = local(i, now);
-                if let Step::Write(r) = all[i].step(record, sent) {
-                    record = Some(r);
-                    now += reply_ms * 1000;
-                    if told {
-                        all[i].acknowledged(r, sent, local(i, now));
-                    }
-                }
-                let acting = (0..3).filter(|i| all[*i].acts(local(*i, now))).count();
-                prop_assert!(acting <= 1, "{acting} act at once");
-            }
-        }
-    }
-
-    /// Goal: the format stays readable by later builds (bytes pinned).
-    #[test]
-    fn golden_record() {
-        let r = LeaseV2 {
-            holder: NodeId(1),
-            incarnation: 2,
-            term: 3,
-            counter: 4,
-            life_us: 5,
-            node_lease_us: 6,
-        };
-        let bytes = Bytes::from(r.encode());
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            hex,
-            "06110200010000000200000003000000000000000400000000000000\
-             05000000000000000600000000000000"
-        );
-        assert_eq!(LeaseV2::decode(&bytes), Ok(r));
-    }
-}
+mod tests;

@@ -3,15 +3,16 @@
 //! Several may run over one KV; one of them, the primary, holds the lease and answers. What it
 //! answers is what is stored: a change is decided on a copy, stored in a transaction that finds
 //! this mgmtd in the lease, and only then adopted and told. The KV may be slow or away: changes
-//! wait for it, and a primary without it stops acting when its lease runs out.
+//! wait for it, and a primary without it goes on answering for a while, if all other mgmtds agree.
 //!
-//! `lease` decides who leads, `core` and `chain_table` what becomes of the cluster, `store` is the
+//! `lease` decides who leads, `core`, `chain_table` and `sessions` what becomes of the cluster, `store` is the
 //! stored form, `answers` the messages, and this file awaits between them.
 
 mod answers;
 mod chain_table;
 mod core;
 mod lease;
+mod sessions;
 mod store;
 
 use ::core::time::Duration;
@@ -19,15 +20,16 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use bytes::Bytes;
-use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time, join_all};
 
 use self::core::{Live, State, condemned, settle};
 pub use self::lease::usable;
-use self::lease::{Lease, LeaseV2, Step};
+use self::lease::{Lease, LeaseV3, Step};
 use crate::agent::Agent;
 use crate::meta::kv::KvError;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, Txn};
+use crate::planted::PlantedBug;
 use crate::proto::agent::RoutingChanged;
 use crate::proto::ids::RoutingVersion;
 use crate::proto::kv::Durability;
@@ -58,15 +60,6 @@ impl Default for Timing {
             session_lease: Duration::from_secs(60),
         }
     }
-}
-
-/// Mistakes that tests plant to see that the simulator finds them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlantedBug {
-    /// State is written without looking at the lease.
-    NoFence,
-    /// A node gets a lease while its end is being stored.
-    GrantToCondemned,
 }
 
 /// What a primary does, for those who check it.
@@ -118,7 +111,6 @@ struct Lead {
 /// One of the mgmtds of a cluster.
 pub struct Mgmtd {
     config: MgmtdConfig,
-    node: NodeId,
     incarnation: u32,
     lease: Lease,
     lead: Option<Lead>,
@@ -134,6 +126,13 @@ pub struct Mgmtd {
     settling: bool,
     /// When the members were last looked over.
     looked: Time,
+}
+
+/// Why the lease record was not read, or not written.
+struct Failed {
+    why: String,
+    /// It was not even read.
+    blind: bool,
 }
 
 /// Changes that may wait for their turn.
@@ -188,11 +187,11 @@ impl Drop for Turn {
 impl Mgmtd {
     /// Starts one; it leads when it can. Another cluster's store is never touched.
     pub fn start(cx: &Cx, config: MgmtdConfig) -> Addr<Mgmtd> {
-        let lease = Lease::new(cx.node(), 0, &config.timing, config.alone);
+        let (timing, alone, bug) = (config.timing, config.alone, config.planted_bug);
+        let lease = |incarnation| Lease::new(cx.node(), incarnation, &timing, alone, bug);
         let (addr, me) = cx.start_with(Mgmtd {
-            node: cx.node(),
             incarnation: 0,
-            lease,
+            lease: lease(0),
             lead: None,
             loading: None,
             doubt: None,
@@ -205,7 +204,7 @@ impl Mgmtd {
         });
         me.with(|m| {
             m.incarnation = addr.raw().epoch;
-            m.lease = Lease::new(m.node, m.incarnation, &m.config.timing, m.config.alone);
+            m.lease = lease(m.incarnation);
         });
         let (watcher, long) = (me.clone(), cx.outlive());
         cx.spawn(async move { Self::hold_lease(&watcher, &long).await });
@@ -224,13 +223,14 @@ impl Mgmtd {
 
     /// Tries for the lease, then keeps it, as long as this mgmtd is fit to lead.
     async fn hold_lease(me: &Me<Self>, cx: &Cx) {
-        // Whoever could never use it lets it run out, for one who can.
+        // An mgmtd that can never lead lets the lease run out, for one that can.
         while me.with(|m| m.unfit.is_none()) {
             let began = cx.now();
             let patience = me.with(|m| m.lease.patience());
             let for_good = me.with(|m| m.config.alone && m.lease.acts(began) && m.doubt.is_none());
-            if !for_good && let Err(why) = Self::attempt(me, &cx.within(patience)).await {
-                tracing::debug!("the lease could not be looked at: {why}");
+            if !for_good && let Err(failed) = Self::attempt(me, &cx.within(patience)).await {
+                tracing::debug!("the lease could not be looked at or written: {}", failed.why);
+                Self::bridge(me, &cx.within(patience), failed.blind).await;
             }
             let load = me.with(|m| {
                 let term = m.lease.term().filter(|_| m.lease.acts(cx.now()))?;
@@ -253,13 +253,19 @@ impl Mgmtd {
     }
 
     /// Looks at the lease record once, and writes it if it is ours or free.
-    async fn attempt(me: &Me<Self>, cx: &Cx) -> Result<(), String> {
+    async fn attempt(me: &Me<Self>, cx: &Cx) -> Result<(), Failed> {
         let sent = cx.now();
         let key = Bytes::from_static(lease::KEY);
         let mut txn = Txn::new(cx, me.with(|m| m.config.kv));
-        let [record] = txn.read([&key]).await.map_err(|e: KvError| e.to_string())?;
-        let record = record.map(|r| LeaseV2::decode(&r)).transpose()?;
+        let read = txn.read([&key]).await.map_err(|e: KvError| e.to_string());
+        let record = read.and_then(|[r]| r.map(|r| LeaseV3::decode(&r)).transpose());
+        let record = record.map_err(|why| {
+            me.with(|m| m.lease.missed());
+            Failed { why, blind: true }
+        })?;
         let step = me.with(|m| {
+            let voters = m.lead.as_ref().map(|l| l.state.mgmtds());
+            m.lease.set_voters(voters);
             let step = m.lease.step(record, cx.now());
             if m.lead.as_ref().is_some_and(|l| Some(l.term) != m.lease.term()) {
                 tracing::info!("another mgmtd leads now");
@@ -269,11 +275,12 @@ impl Mgmtd {
         });
         let Step::Write(mine) = step else { return Ok(()) };
         txn.set(key, mine.encode());
-        txn.commit(Durability::Now).await.map_err(|e| e.to_string())?;
+        let written = txn.commit(Durability::Now).await;
+        written.map_err(|e| Failed { why: e.to_string(), blind: false })?;
         me.with(|m| {
             let now = cx.now();
             m.doubt = m.doubt.filter(|since| sent < *since);
-            if m.lease.acknowledged(mine, sent, now)
+            if m.lease.acknowledged(&mine, sent, now)
                 && let Some(lead) = &mut m.lead
             {
                 lead.live.hear_all(now);
@@ -281,6 +288,28 @@ impl Mgmtd {
             m.see(&Seen::Acts { term: mine.term, until: m.lease.until() });
         });
         Ok(())
+    }
+
+    /// A renewal has failed: goes on if everyone who may take over promises not to.
+    async fn bridge(me: &Me<Self>, cx: &Cx, blind: bool) {
+        let sent = cx.now();
+        let appeal = me.with(|m| {
+            let (ask, voters) = m.lease.appeal(sent, blind)?;
+            let live = &m.lead.as_ref()?.live;
+            let addrs: Option<Vec<Addr<Mgmtd>>> = voters.iter().map(|n| live.mgmtd(*n)).collect();
+            Some((ask, addrs?))
+        });
+        // One who cannot be asked promises nothing.
+        let Some((ask, voters)) = appeal else { return };
+        let answers = voters.into_iter().map(|v| cx.ask(v, ask.clone()));
+        if join_all(answers).await.iter().all(|a| *a == Ok(true)) {
+            me.with(|m| {
+                if m.lease.promised(sent, cx.now()) {
+                    tracing::debug!("the store is away: the other mgmtds wait");
+                    m.see(&Seen::Acts { term: ask.term, until: m.lease.until() });
+                }
+            });
+        }
     }
 
     /// Loads the cluster's state, or begins it, and leads from then on.
@@ -310,8 +339,8 @@ impl Mgmtd {
     }
 
     async fn load(me: &Me<Self>, term: u64, cx: &Cx) -> Result<State, Stop<String>> {
-        let (kv, cluster, mine) =
-            me.with(|m| (m.config.kv, m.config.cluster.clone(), m.lease.record(term, 0)));
+        let (kv, cluster, mine) = me
+            .with(|m| (m.config.kv, m.config.cluster.clone(), m.lease.record(term, 0, Vec::new())));
         if let Some(state) = store::load(cx, kv).await? {
             fits(&state, &cluster).map_err(Stop::Refused)?;
             return Ok(state);
@@ -449,7 +478,7 @@ impl Mgmtd {
         after: &State,
     ) -> Result<(), String> {
         let (kv, bug, mine) =
-            me.with(|m| (m.config.kv, m.config.planted_bug, m.lease.record(term, 0)));
+            me.with(|m| (m.config.kv, m.config.planted_bug, m.lease.record(term, 0, Vec::new())));
         let saved = match bug {
             Some(PlantedBug::NoFence) => store::save_unfenced(cx, kv, Some(before), after).await,
             _ => store::save(cx, kv, mine, Some(before), after).await,

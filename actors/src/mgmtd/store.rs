@@ -5,7 +5,8 @@
 //! "M/state"                      type 0x1101 StateV1   { cluster, version, session_max }
 //! "M/chain/"   chain u32 BE      type 0x1102 ChainV1   { version, [(target, node, state)] }
 //! "M/table/"   id BE version BE  type 0x1103 TableV1   { [chain] }
-//! "M/session/" session u64 BE    type 0x1104 SessionV1 { label, nonce }
+//! "M/session/" session u64 BE    type 0x1104 SessionV2 { label, nonce, process }
+//!                                (read: SessionV1 { label, nonce }, of an unknown process)
 //! "M/node/"    node u32 BE       type 0x1105 NodeV1
 //! "M/lease"                      see `lease`
 //! ```
@@ -19,11 +20,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
-use t3fs_runtime::wire::{Wire, open, seal};
+use t3fs_runtime::wire::{Wire, envelope, open, seal};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::core::State;
-use super::lease::{self, LeaseV2};
+use super::lease::{self, LeaseV3};
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, transact};
@@ -59,9 +60,24 @@ struct TableV1 {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub(super) struct SessionV1 {
+struct SessionV1 {
+    label: String,
+    nonce: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct SessionV2 {
     pub(super) label: String,
     pub(super) nonce: u64,
+    /// `None`: it was opened before mgmtd took note of it.
+    pub(super) process: Option<ProcessV1>,
+}
+
+/// A run of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub(super) struct ProcessV1 {
+    pub(super) node: NodeId,
+    pub(super) incarnation: u32,
 }
 
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
@@ -97,8 +113,16 @@ fn table_row(t: &ChainTable) -> (Bytes, Vec<u8>) {
     (key("table", &id), seal(TABLE, 1, &TableV1 { chains: t.chains.clone() }))
 }
 
-fn session_row((id, s): (&SessionId, &SessionV1)) -> (Bytes, Vec<u8>) {
-    (key("session", &id.0.to_be_bytes()), seal(SESSION, 1, s))
+fn session_row((id, s): (&SessionId, &SessionV2)) -> (Bytes, Vec<u8>) {
+    (key("session", &id.0.to_be_bytes()), seal(SESSION, 2, s))
+}
+
+fn session(key: &[u8], value: &[u8]) -> Result<SessionV2, String> {
+    if let Ok((SESSION, 1)) = envelope(value) {
+        let SessionV1 { label, nonce } = get(SESSION, 1, key, value)?;
+        return Ok(SessionV2 { label, nonce, process: None });
+    }
+    get(SESSION, 2, key, value)
 }
 
 fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
@@ -129,8 +153,8 @@ fn u32_at(key: &[u8], i: usize) -> Result<u32, String> {
     Ok(u32::from_be_bytes(b.try_into().expect("4 bytes")))
 }
 
-fn get<T: Wire>(kind: u16, key: &[u8], value: &[u8]) -> Result<T, String> {
-    open(kind, 1, value).map_err(|e| format!("mgmtd's record {}: {e}", key.escape_ascii()))
+fn get<T: Wire>(kind: u16, version: u16, key: &[u8], value: &[u8]) -> Result<T, String> {
+    open(kind, version, value).map_err(|e| format!("mgmtd's record {}: {e}", key.escape_ascii()))
 }
 
 pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String> {
@@ -139,25 +163,25 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
     let mut sessions = BTreeMap::new();
     for (k, v) in rows {
         if k[..] == *STATE_KEY {
-            let s: StateV1 = get(STATE, k, v)?;
+            let s: StateV1 = get(STATE, 1, k, v)?;
             begun = true;
             routing.cluster = s.cluster;
             routing.version = s.version;
             routing.session_max = s.session_max;
         } else if k.starts_with(b"M/chain/") {
-            let c: ChainV1 = get(CHAIN, k, v)?;
+            let c: ChainV1 = get(CHAIN, 1, k, v)?;
             let target = |(target, node, state)| ChainTarget { target, node, addr: None, state };
             let targets = c.targets.into_iter().map(target).collect();
             routing.chains.push(Chain { id: ChainId(u32_at(k, 8)?), version: c.version, targets });
         } else if k.starts_with(b"M/table/") {
-            let t: TableV1 = get(TABLE, k, v)?;
+            let t: TableV1 = get(TABLE, 1, k, v)?;
             let (id, version) = (u32_at(k, 8)?, u32_at(k, 12)?);
             routing.tables.push(ChainTable { id, version, chains: t.chains });
         } else if k.starts_with(b"M/session/") {
             let id = u64::from(u32_at(k, 10)?) << 32 | u64::from(u32_at(k, 14)?);
-            sessions.insert(SessionId(id), get(SESSION, k, v)?);
+            sessions.insert(SessionId(id), session(k, v)?);
         } else if k.starts_with(b"M/node/") {
-            let n: NodeV1 = get(NODE, k, v)?;
+            let n: NodeV1 = get(NODE, 1, k, v)?;
             routing.nodes.push(NodeInfo {
                 node: NodeId(u32_at(k, 7)?),
                 incarnation: n.incarnation,
@@ -204,7 +228,7 @@ pub(super) struct Deposed;
 pub(super) async fn save(
     cx: &Cx,
     kv: Addr<Kv>,
-    mine: LeaseV2,
+    mine: LeaseV3,
     before: Option<&State>,
     after: &State,
 ) -> Result<(), Stop<Deposed>> {
@@ -214,13 +238,12 @@ pub(super) async fn save(
     let state_key = Bytes::from_static(STATE_KEY);
     transact(cx, kv, Durability::Now, async |txn| {
         let [record, state] = txn.read([&Bytes::from_static(lease::KEY), &state_key]).await?;
-        let holds = record.as_ref().and_then(|r| LeaseV2::decode(r).ok()).is_some_and(|r| {
-            (r.holder, r.incarnation, r.term) == (mine.holder, mine.incarnation, mine.term)
-        });
+        let record = record.as_ref().and_then(|r| LeaseV3::decode(r).ok());
+        let holds = record.is_some_and(|r| r.is_of(&mine));
         let found = match &state {
             None => None,
             Some(v) => Some(
-                get::<StateV1>(STATE, STATE_KEY, v).map_err(|_| Stop::Refused(Deposed))?.version,
+                get::<StateV1>(STATE, 1, STATE_KEY, v).map_err(|_| Stop::Refused(Deposed))?.version,
             ),
         };
         if !holds {
@@ -302,7 +325,8 @@ mod tests {
             sessions: vec![SessionId(1 << 40)],
             session_max: SessionId(1 << 40),
         };
-        let session = SessionV1 { label: "l".into(), nonce: 8 };
+        let process = Some(ProcessV1 { node: NodeId(6), incarnation: 7 });
+        let session = SessionV2 { label: "l".into(), nonce: 8, process };
         let s = State { routing, sessions: [(SessionId(1 << 40), session)].into() };
         let rows: Vec<(Bytes, Bytes)> = rows(&s).into_iter().map(|(k, v)| (k, v.into())).collect();
         assert_eq!(from_rows(&rows), Ok(Some(s)));
@@ -311,6 +335,20 @@ mod tests {
         let node = "0511010003683a31ffffffffff050000000600000001000200070000000700000000e2ffffff\
                     01000000dbffffff01000000dbffffff00000000d3ffffff00000000cbffffff01000000";
         assert_eq!(row(b"M/node/"), node);
+        let session = "041102006cffffffffffffff0800000000000000010600000007000000";
+        assert_eq!(row(b"M/session/"), session);
         assert_eq!(from_rows(&[]), Ok(None));
+    }
+
+    /// Goal: a session that an earlier build stored is read, as of an unknown process.
+    #[test]
+    fn sessions_without_a_process() {
+        let old = seal(SESSION, 1, &SessionV1 { label: "l".into(), nonce: 8 });
+        assert_eq!(hex(&old), "041101006cffffffffffffff0800000000000000");
+        let key = key("session", &5u64.to_be_bytes());
+        let read = session(&key, &old);
+        assert_eq!(read, Ok(SessionV2 { label: "l".into(), nonce: 8, process: None }));
+        let later = seal(SESSION, 3, &SessionV1 { label: "l".into(), nonce: 8 });
+        assert!(session(&key, &later).unwrap_err().contains("M/session/"));
     }
 }

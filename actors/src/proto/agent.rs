@@ -1,6 +1,7 @@
 //! What the agent of a process is asked: by the actors beside it, and told by mgmtd.
 //!
-//! Sessions and chains go through it in mgmtd's own messages: it passes them on to the primary.
+//! Sessions and chains go through it in mgmtd's own messages: it passes them on to the primary, and
+//! says of a new session which process it belongs to.
 
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{RawAddr, no_bulk, protocol};
@@ -18,6 +19,28 @@ pub struct GetRouting {
     pub have: RoutingVersion,
     /// Asks the primary first, and waits for it as long as the request may.
     pub fresh: bool,
+}
+
+/// Waits for news: of the routing, and of which sessions of this process are open. Answered at once
+/// if the agent knows more than the caller, else as soon as it does, and with nothing new shortly
+/// before the caller stops waiting. A client has one of these open all the time: asks for news have
+/// credits of their own, and cost nothing while there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct WatchRouting {
+    pub have: RoutingVersion,
+    /// [`RoutingNews::own_number`] of the latest answer, 0 before the first.
+    pub own_number: u64,
+}
+
+/// What the agent knows.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RoutingNews {
+    /// `None`: there is none newer than the caller's.
+    pub routing: Option<Routing>,
+    /// Sessions that were opened through this agent and have not ended, sorted; always all of them.
+    pub own: Vec<SessionId>,
+    /// Grows with every change of `own`, from 0 for the list that is empty because none was opened.
+    pub own_number: u64,
 }
 
 /// A target of this process runs, or its state has changed. Told again after every change, it is
@@ -48,7 +71,7 @@ pub struct RoutingChanged {
     pub update: RoutingUpdate,
 }
 
-no_bulk!(GetRouting, ReportTarget, Announce, SetMgmtds, RoutingChanged);
+no_bulk!(GetRouting, WatchRouting, RoutingNews, ReportTarget, Announce, SetMgmtds, RoutingChanged);
 
 protocol! { Agent as AgentMsg = 0x0600 {
     1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
@@ -61,4 +84,5 @@ protocol! { Agent as AgentMsg = 0x0600 {
     8 v 1 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
     9 v 1 ExtendSession -> bool, Control, 5_000 ms;
     10 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 5_000 ms;
+    11 v 1 WatchRouting -> RoutingNews, Control, 20_000 ms, hops |_watch| 1;
 } }

@@ -56,9 +56,16 @@ pub struct Commit {
     pub durability: Durability,
 }
 
-/// Waits until everything committed before is on stable storage.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct Barrier;
+/// Waits until everything committed before is on stable storage. A caller that was told of a commit
+/// with `version` learns whether it is still there, and with it all commits before it; version 0
+/// only waits.
+///
+/// # Errors
+/// [`KvError::Lost`]: the commit was acknowledged, and a crash took it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct Barrier {
+    pub version: Version,
+}
 
 no_bulk!(GetKeys, Values, GetRange, Page, Commit, Committed, Barrier);
 
@@ -66,5 +73,5 @@ protocol! { Kv as KvMsg = 0x0500 {
     1 v 1 GetKeys -> Result<Values, KvError>, Control, 5_000 ms;
     2 v 1 GetRange -> Result<Page, KvError>, Control, 5_000 ms;
     3 v 1 Commit -> Result<Committed, KvError>, Bulk, 5_000 ms;
-    4 v 1 Barrier -> Result<(), KvError>, Bulk, 10_000 ms;
+    4 v 2 Barrier -> Result<(), KvError>, Bulk, 10_000 ms;
 } }

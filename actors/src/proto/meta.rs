@@ -17,6 +17,8 @@ pub const ROOT: InodeId = InodeId(1);
 pub const NAME_MAX: usize = 255;
 /// Longest symlink target, bytes.
 pub const SYMLINK_MAX: usize = 4095;
+/// Most files in one [`DropHolds`] or [`ShareOpens`].
+pub const HOLDS_MAX: usize = 256;
 /// Most hard links of a file.
 pub const LINKS_MAX: u32 = 65_000;
 
@@ -70,6 +72,16 @@ pub struct Attr {
     pub length: u64,
     /// Grows when the length is cut: a length reported for an earlier one is stale.
     pub truncations: u64,
+    /// Grows when the time of the last write is set by hand: a time reported for an earlier one is
+    /// stale.
+    pub times_set: u64,
+    /// Grows with every change of the inode itself: of two answers the one with the larger number
+    /// is the later. Times and links of a directory that follow from its entries do not count.
+    pub changes: u64,
+    /// The file may have holes: its length does not say how much it stores.
+    pub sparse: bool,
+    /// When the inode was made; 0: it was made by a build that did not record it.
+    pub birth_ns: i64,
     /// `Some` for files.
     pub layout: Option<Layout>,
 }
@@ -91,7 +103,54 @@ pub enum SetTime {
     At { ns: i64 },
 }
 
-/// Changes what is given. `length` is set exactly (the caller has cut the chunks already).
+/// A place in the metadata store's order of commits. It grows with every commit, also across
+/// restarts and losses of the store; 0 is before all.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Archive, Serialize, Deserialize,
+)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// Which run of the store gave it. A store that restarts may have lost the last moments of the
+    /// run before; of one run nothing is lost that is before something that is there.
+    pub fn run(self) -> u64 {
+        self.0 >> 40
+    }
+}
+
+/// An inode after a change, and where the change stands in the order of commits. A client keeps the
+/// newest stamp of what it may have to promise to be on stable storage: see [`SyncMeta`].
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Changed {
+    pub attr: Attr,
+    pub stamp: Stamp,
+}
+
+/// Sets the length exactly. The caller has removed the chunks behind the new end, and did so when
+/// the file was as `seen`: if anybody has written or cut since, the answer is
+/// [`MetaError::Changed`], nothing is done, and the caller looks and cuts again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SetLength {
+    pub length: u64,
+    pub seen: SeenContent,
+}
+
+/// What tells whether a file's content may have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct SeenContent {
+    pub length: u64,
+    pub truncations: u64,
+    pub mtime_ns: i64,
+}
+
+impl SeenContent {
+    pub fn of(attr: &Attr) -> SeenContent {
+        let Attr { length, truncations, mtime_ns, .. } = *attr;
+        SeenContent { length, truncations, mtime_ns }
+    }
+}
+
+/// Changes what is given.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct SetAttr {
     pub inode: InodeId,
@@ -101,23 +160,114 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     pub mtime: Option<SetTime>,
     pub ctime: Option<SetTime>,
-    pub length: Option<u64>,
+    pub length: Option<SetLength>,
     pub op: RequestId,
 }
 
-/// A writer reports what it wrote: the length only grows (unless a truncation came between), times
-/// only move forward. `durable`: the reply waits for stable storage.
+/// A writer reports what it wrote and what storage has acknowledged.
+///
+/// The length becomes at least `end`. The time of the last write becomes `mtime_ns` if it was set
+/// by hand before, else the later of both: a write always shows, whatever stamp the file had.
+/// `durable`: the reply waits for stable storage.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ReportWrite {
     pub inode: InodeId,
-    pub length: u64,
+    /// End of the bytes written since the last report; 0 when there are none.
+    pub end: u64,
+    /// [`Attr::truncations`] and [`Attr::times_set`] as the writer knows them. If either has
+    /// grown, nothing is taken: see [`Reported::Stale`].
     pub truncations: u64,
+    pub times_set: u64,
     pub mtime_ns: Option<i64>,
     pub atime_ns: Option<i64>,
     /// Writing by other than root clears setuid and setgid.
     pub clear_suid: bool,
+    /// A write has left a hole.
+    pub sparse: bool,
     pub durable: bool,
 }
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum Reported {
+    Taken(Changed),
+    /// The file was cut, or its times were set, since the writer looked: this is how it is now. What
+    /// was written before the cut may have gone with it. The writer asks storage for the end of
+    /// what is there and reports again.
+    Stale(Attr),
+}
+
+/// Takes the next `len` bytes behind the end of the file for its sender, in the transaction that
+/// moves the end: appends of several clients never overlap.
+///
+/// `end` and `truncations` are as in [`ReportWrite`]: what the sender has written itself and not
+/// reported counts too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Append {
+    pub inode: InodeId,
+    pub len: u64,
+    pub end: u64,
+    pub truncations: u64,
+    pub clear_suid: bool,
+    pub op: RequestId,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum Appended {
+    At {
+        offset: u64,
+        changed: Changed,
+    },
+    /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt is
+    /// a new operation with an `op` of its own.
+    Stale(Attr),
+}
+
+/// Opens a file. With a session, the file's content stays until the session has dropped the hold
+/// ([`DropHolds`]) or has ended, whoever removes its names; to ask again is harmless. Without one
+/// the caller answers for that itself (it names its session in [`Unlink::hold`]).
+///
+/// # Errors
+/// `Stale` when the last name is gone and the session does not hold the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct OpenFile {
+    pub inode: InodeId,
+    pub hold: Option<SessionId>,
+    /// The session may write. When it ends without dropping the hold, what it has stored and not
+    /// reported becomes part of the file.
+    pub write: bool,
+    /// With a hold: a duplicate that the network delivers late must not bring a hold back.
+    pub op: RequestId,
+}
+
+/// The session has these files open no longer. Files without a name go.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct DropHolds {
+    pub session: SessionId,
+    pub inodes: Vec<InodeId>,
+    pub op: RequestId,
+}
+
+/// A session that has kept to itself what it has open makes it known: from the last of these
+/// messages on (`all`) it opens every file with a hold. `holds` are files and whether they are
+/// open for writing. Files that are gone are in the answer.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ShareOpens {
+    pub session: SessionId,
+    pub holds: Vec<(InodeId, bool)>,
+    pub all: bool,
+    pub op: RequestId,
+}
+
+/// The opposite of [`ShareOpens`] with `all`: the session is alone and keeps its opens for reading
+/// to itself from now on. Answered when that is on stable storage.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct KeepOpens {
+    pub session: SessionId,
+}
+
+/// Sessions that live and keep what they have open to themselves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ListKeepers;
 
 /// What is common to everything that makes a name.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -137,6 +287,8 @@ pub struct CreateFile {
     pub entry: NewEntry,
     /// `File` or `Special`.
     pub kind: FileType,
+    /// Of a file: opens it for writing as well, as [`OpenFile`] does.
+    pub hold: Option<SessionId>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -164,7 +316,7 @@ pub struct MakeLink {
 }
 
 /// Removes a name that is not a directory. `hold`: this session has the file open, so its content
-/// stays until `ReleaseHold` or the session's end.
+/// stays until [`DropHolds`] or the session's end.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Unlink {
     pub parent: InodeId,
@@ -206,13 +358,7 @@ pub struct Gone {
     pub removed: Option<Attr>,
     /// Rename: the moved inode, with its attributes after.
     pub moved: Option<Attr>,
-}
-
-/// The last descriptor of an unlinked, held file was closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct ReleaseHold {
-    pub inode: InodeId,
-    pub session: SessionId,
+    pub stamp: Stamp,
 }
 
 /// Entries in byte order of names, after `after` (exclusive), with attributes.
@@ -236,9 +382,15 @@ pub struct DirPage {
     pub parent: InodeId,
 }
 
-/// Everything acknowledged so far is on stable storage when this is answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct SyncMeta;
+/// Everything acknowledged so far is on stable storage when this is answered, and the change that
+/// the caller was told of with `stamp` (and with it all before it) has not been lost.
+///
+/// # Errors
+/// `Lost`: the store has lost it, with the last moments before a loss of power.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct SyncMeta {
+    pub stamp: Stamp,
+}
 
 /// Inodes in use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -268,6 +420,10 @@ pub enum MetaError {
     Damaged(String),
     /// An inode given by its number is gone: whoever knew it by a name looks that up anew.
     Stale,
+    /// The content is not as the caller has seen it: look again.
+    Changed,
+    /// What was acknowledged is lost: the store came back without it.
+    Lost,
 }
 
 impl std::fmt::Display for MetaError {
@@ -283,6 +439,8 @@ impl std::fmt::Display for MetaError {
             MetaError::FileTooLarge => "file too large",
             MetaError::NoSpace => "no space left",
             MetaError::Stale => "stale file handle",
+            MetaError::Changed => "the content has changed meanwhile",
+            MetaError::Lost => "the metadata store lost what it had acknowledged",
             MetaError::InvalidArgument(s) | MetaError::Unavailable(s) | MetaError::Damaged(s) => s,
         })
     }
@@ -290,10 +448,19 @@ impl std::fmt::Display for MetaError {
 
 no_bulk!(
     Attr,
+    Changed,
     Lookup,
     GetAttr,
     SetAttr,
     ReportWrite,
+    Reported,
+    Append,
+    Appended,
+    OpenFile,
+    DropHolds,
+    ShareOpens,
+    KeepOpens,
+    ListKeepers,
     CreateFile,
     MakeDir,
     MakeSymlink,
@@ -303,7 +470,6 @@ no_bulk!(
     RemoveDir,
     Rename,
     Gone,
-    ReleaseHold,
     ReadDir,
     DirPage,
     SyncMeta,
@@ -313,21 +479,26 @@ no_bulk!(
 
 // What may wait for a disk has the bulk lane, so that lookups never queue behind it.
 protocol! { Meta as MetaMsg = 0x0200 {
-    1 v 1 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
-    2 v 1 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
-    3 v 1 SetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
-    4 v 1 ReportWrite -> Result<Attr, MetaError>, Bulk, 10_000 ms;
-    5 v 1 CreateFile -> Result<Attr, MetaError>, Control, 10_000 ms;
-    6 v 1 MakeDir -> Result<Attr, MetaError>, Control, 10_000 ms;
-    7 v 1 MakeSymlink -> Result<Attr, MetaError>, Control, 10_000 ms;
+    1 v 2 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
+    2 v 2 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
+    3 v 2 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;
+    4 v 2 ReportWrite -> Result<Reported, MetaError>, Bulk, 10_000 ms;
+    5 v 2 CreateFile -> Result<Changed, MetaError>, Control, 10_000 ms;
+    6 v 2 MakeDir -> Result<Changed, MetaError>, Control, 10_000 ms;
+    7 v 2 MakeSymlink -> Result<Changed, MetaError>, Control, 10_000 ms;
     8 v 1 ReadLink -> Result<Vec<u8>, MetaError>, Control, 10_000 ms;
-    9 v 1 MakeLink -> Result<Attr, MetaError>, Control, 10_000 ms;
-    10 v 1 Unlink -> Result<Gone, MetaError>, Control, 10_000 ms;
-    11 v 1 RemoveDir -> Result<Gone, MetaError>, Control, 10_000 ms;
-    12 v 1 Rename -> Result<Gone, MetaError>, Control, 10_000 ms;
-    13 v 1 ReleaseHold -> Result<(), MetaError>, Control, 10_000 ms;
-    14 v 1 ReadDir -> Result<DirPage, MetaError>, Control, 10_000 ms;
-    15 v 1 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
+    9 v 2 MakeLink -> Result<Changed, MetaError>, Control, 10_000 ms;
+    10 v 2 Unlink -> Result<Gone, MetaError>, Control, 10_000 ms;
+    11 v 2 RemoveDir -> Result<Gone, MetaError>, Control, 10_000 ms;
+    12 v 2 Rename -> Result<Gone, MetaError>, Control, 10_000 ms;
+    14 v 2 ReadDir -> Result<DirPage, MetaError>, Control, 10_000 ms;
+    15 v 2 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
     17 v 1 CollectGarbage -> (), Control, 1_000 ms;
+    18 v 1 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
+    19 v 1 OpenFile -> Result<Attr, MetaError>, Control, 10_000 ms;
+    20 v 1 DropHolds -> Result<(), MetaError>, Control, 10_000 ms;
+    21 v 1 ShareOpens -> Result<Vec<InodeId>, MetaError>, Control, 10_000 ms;
+    22 v 1 KeepOpens -> Result<(), MetaError>, Bulk, 10_000 ms;
+    23 v 1 ListKeepers -> Result<Vec<SessionId>, MetaError>, Control, 10_000 ms;
 } }

@@ -243,6 +243,8 @@ pub struct NodeReport {
     pub roles: Vec<Role>,
     pub addresses: Vec<String>,
     pub tags: Vec<(String, String)>,
+    /// The mgmtd of this process, where the primary asks it.
+    pub mgmtd: Option<RawAddr>,
     /// `None` while it is starting. From then on complete: what is missing does not run.
     pub actors: Option<Actors>,
 }
@@ -310,6 +312,15 @@ pub struct OpenSession {
     pub nonce: u64,
 }
 
+/// The same as the agent of its process passes it on.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct OpenSessionFor {
+    /// The agent: node and incarnation are its process's. When a later run of a server is heard of,
+    /// sessions of its earlier runs end.
+    pub agent: RawAddr,
+    pub open: OpenSession,
+}
+
 /// A client is done; what replicas keep for its retries may go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct CloseSession {
@@ -320,6 +331,18 @@ pub struct CloseSession {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ExtendSession {
     pub session: SessionId,
+}
+
+/// From the primary, which cannot renew its lease, to another mgmtd: not to take over before so long
+/// after this comes. The answer says whether it is promised.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct Refrain {
+    pub holder: NodeId,
+    pub incarnation: u32,
+    pub term: u64,
+    pub for_us: u64,
+    /// The primary cannot read the store either. A mgmtd that can refuses.
+    pub blind: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -357,18 +380,21 @@ no_bulk!(
     NodeLine,
     CreateChains,
     OpenSession,
+    OpenSessionFor,
     CloseSession,
     ExtendSession,
+    Refrain,
     Routing,
     RoutingVersion,
     SessionId
 );
 
 protocol! { Mgmtd as MgmtdMsg = 0x0100 {
-    1 v 3 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
+    1 v 4 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
     2 v 2 FetchRouting -> Result<Option<RoutingUpdate>, MgmtdError>, Control, 2_000 ms;
     3 v 2 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
-    4 v 2 OpenSession -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
+    4 v 3 OpenSessionFor -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
     5 v 2 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
     7 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 2_000 ms;
+    8 v 1 Refrain -> bool, Control, 1_000 ms;
 } }

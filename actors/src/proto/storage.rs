@@ -127,6 +127,40 @@ pub struct ChunkSummary {
     pub pending: bool,
 }
 
+/// Which chunks of a file hold bytes on this target: at most `limit` of them, from index `from` on
+/// (inclusive). Any serving target of the chain answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct FileExtents {
+    pub inode: InodeId,
+    pub chain_version: ChainVersion,
+    pub from: u32,
+    pub limit: u32,
+}
+
+/// Everything that was acknowledged before the question came in is in it, unless a later update
+/// has taken it away. An update that is stored here but not known to be committed counts with the
+/// longer of both lengths, since it may be acknowledged yet.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct Extents {
+    /// Index and length in bytes, never 0, in order of the index.
+    pub chunks: Vec<(u32, u32)>,
+    /// There are more behind the last of `chunks`.
+    pub more: bool,
+    /// The chunk of this file with the highest index, and its length; whatever was asked for.
+    pub last: Option<(u32, u32)>,
+    /// Sum of the lengths in bytes of all chunks of this file here, whatever was asked for.
+    pub stored: u64,
+}
+
+/// Which files have chunks with bytes here, at most `limit` of them, from inode `from` on
+/// (inclusive), in order; fewer than `limit` (and than 4096) only at the end. A serving target
+/// answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ListInodes {
+    pub from: InodeId,
+    pub limit: u32,
+}
+
 /// Reads every committed byte of the listed chunks and verifies it against its checksums.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ScrubChunks {
@@ -145,6 +179,9 @@ pub struct TargetSpace {
     pub used: u64,
     pub chunks: u64,
     pub disk: u16,
+    /// The file system of that disk, among those of the target's node: `disk_capacity` and
+    /// `disk_free` are to be counted once for each. 0 is unknown.
+    pub file_system: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -316,6 +353,9 @@ no_bulk!(
     Removed,
     ListChunks,
     ChunkSummary,
+    FileExtents,
+    Extents,
+    ListInodes,
     ScrubChunks,
     TargetSpace,
     GetSpace,
@@ -325,7 +365,8 @@ no_bulk!(
     GetResync,
     ResyncStats,
     LeaseHeld,
-    TargetId
+    TargetId,
+    InodeId
 );
 
 protocol! { Storage as StorageMsg = 0x0300 {
@@ -334,7 +375,7 @@ protocol! { Storage as StorageMsg = 0x0300 {
     3 v 1 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
     5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
-    6 v 1 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
+    6 v 2 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
     7 v 1 NewRouting -> (), Control, 5_000 ms;
     8 v 1 LeaseHeld -> (), Control, 1_000 ms;
     9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
@@ -343,4 +384,6 @@ protocol! { Storage as StorageMsg = 0x0300 {
     12 v 1 GetResync -> ResyncStats, Control, 5_000 ms;
     13 v 1 ReadAhead -> (), Control, 1_000 ms;
     14 v 1 Retire -> (), Control, 5_000 ms;
+    15 v 1 FileExtents -> Result<Extents, StorageError>, Control, 10_000 ms;
+    16 v 1 ListInodes -> Result<Vec<InodeId>, StorageError>, Control, 10_000 ms;
 } }

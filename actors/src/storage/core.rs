@@ -14,6 +14,9 @@ use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
 /// so that a late one still meets the record of what was done.
 pub(super) const PURGE_AFTER: Duration = Duration::from_secs(300);
 
+/// Requests that may wait for one chunk's lock. Whoever comes then is to ask again soon.
+pub(super) const LINE_MAX: usize = 64;
+
 /// What to do with an update that was admitted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Begin {
@@ -136,18 +139,30 @@ impl Core {
         self.locks.keys().copied().collect()
     }
 
-    /// Takes the chunk's lock, or a place in its line.
-    pub(super) fn lock(&mut self, chunk: ChunkId) -> Option<Slot<()>> {
+    /// Takes the chunk's lock, or a place in its line unless there are `line_max` already.
+    pub(super) fn lock(
+        &mut self,
+        chunk: ChunkId,
+        line_max: usize,
+    ) -> Result<Option<Slot<()>>, StorageError> {
         match self.locks.get_mut(&chunk) {
             None => {
                 self.locks.insert(chunk, VecDeque::new());
-                None
+                Ok(None)
             }
+            Some(line) if line.len() >= line_max => Err(StorageError::NotReady),
             Some(line) => {
                 let place = Slot::new();
                 line.push_back(place.clone());
-                Some(place)
+                Ok(Some(place))
             }
+        }
+    }
+
+    /// Takes those out of the chunk's line who do not wait any more.
+    pub(super) fn leave(&mut self, chunk: ChunkId) {
+        if let Some(line) = self.locks.get_mut(&chunk) {
+            line.retain(|place| !place.abandoned());
         }
     }
 
@@ -223,6 +238,25 @@ mod tests {
         assert_eq!(core().begin(&u, None, fresh), Ok(Begin::Apply(fresh)));
         let forwarded = UpdateChunk { version: Some(fresh), ..u };
         assert_eq!(core().begin(&forwarded, None, ChunkVersion(2)), Ok(Begin::Apply(fresh)));
+    }
+
+    /// Goal: a line has an end, who leaves makes room, and the lock goes to who still waits.
+    #[test]
+    fn a_line_is_bounded_and_can_be_left() {
+        let (mut c, chunk) = (core(), ChunkId::default());
+        assert!(c.lock(chunk, 2).unwrap().is_none(), "the lock was free");
+        let first = c.lock(chunk, 2).unwrap().unwrap();
+        let second = c.lock(chunk, 2).unwrap().unwrap();
+        assert_eq!(c.lock(chunk, 2).err(), Some(StorageError::NotReady));
+        drop(first);
+        c.leave(chunk);
+        let third = c.lock(chunk, 2).unwrap().unwrap();
+        c.unlock(chunk);
+        let has = |s: &Slot<()>| futures::FutureExt::now_or_never(s.clone()).is_some();
+        assert!(has(&second) && !has(&third));
+        drop(third);
+        c.unlock(chunk);
+        assert_eq!(c.locked(), []);
     }
 
     /// Regression (review): a chunk that was written and emptied again was purged by the clock of

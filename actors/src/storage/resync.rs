@@ -19,12 +19,11 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
-use super::target::{Locked, PlantedBug, Seen, Storage};
+use super::target::{LOCK_MAX, Locked, Seen, Storage};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::*;
 
-/// Chunks listed at a time.
-const PAGE: u32 = 1024;
 /// Chunks and bytes under way to the successor, at most (one chunk may be larger).
 const WIDTH: usize = 16;
 const BYTES: u64 = 32 << 20;
@@ -63,6 +62,23 @@ impl SyncOut {
         self.number += 1;
         self.open.insert(self.number);
         (self.number, *self.open.first().expect("just put in"))
+    }
+}
+
+/// A message of a session that is under way; given up when dropped.
+struct Open<'a> {
+    me: &'a Me<Storage>,
+    session: u64,
+    number: u64,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.me.with(|s| {
+            if let Some(out) = s.sync_out.as_mut().filter(|o| o.session == self.session) {
+                out.open.remove(&self.number);
+            }
+        });
     }
 }
 
@@ -106,7 +122,7 @@ impl Storage {
             s.sync_out = Some(SyncOut { to, chain_version, session, number: 0, open });
         });
         // What began before the successor came does not show in the list yet.
-        Self::quiesce(me).await;
+        Self::quiesce(me, cx).await.map_err(|e| format!("an update does not end: {e}"))?;
         let before = me.with(|s| s.stats);
         let mut told = cx.now();
         let mut from = ChunkId::default();
@@ -117,6 +133,9 @@ impl Storage {
                 join_all(sent).await.into_iter().collect::<Result<(), _>>()?;
             }
             let Some(next) = next else { break };
+            if me.with(|s| s.planted_bug == Some(PlantedBug::ResyncStopsAfterOnePage)) {
+                break;
+            }
             from = next;
             if cx.now().since(told) > TELL_EVERY {
                 told = cx.now();
@@ -142,11 +161,12 @@ impl Storage {
         Ok(())
     }
 
-    /// Waits until every update that is under way now is done.
-    async fn quiesce(me: &Me<Self>) {
+    /// Waits until every update that is under way now is done. `NotReady`: one takes too long.
+    async fn quiesce(me: &Me<Self>, cx: &Cx) -> Result<(), StorageError> {
         for chunk in me.with(|s| s.core.locked()) {
-            drop(Locked::take(me, chunk).await);
+            drop(Locked::take_own(me, chunk, cx).await?);
         }
+        Ok(())
     }
 
     /// What differs from `from` on, with its length, and where the next page begins.
@@ -157,13 +177,14 @@ impl Storage {
         cx: &Cx,
     ) -> Result<(Vec<(ChunkId, u32)>, Option<ChunkId>), Early> {
         let to = Addr::<Storage>::from_raw(peer.0);
-        let ask = ListChunks { from, limit: PAGE };
+        let page = me.with(|s| s.resync_page);
+        let ask = ListChunks { from, limit: page };
         let theirs = cx.within(ASK_MAX).ask(to, ask).await.map_err(lost)?;
         let theirs = theirs.map_err(|e| e.to_string())?;
         Self::still(me, peer)?;
         // Ours is listed later: a chunk that changes in between shows as different.
-        let mine = me.with(|s| s.engine.list(from, PAGE as usize));
-        let (work, next) = differences(&mine, &theirs, PAGE as usize);
+        let mine = me.with(|s| s.engine.list(from, page as usize));
+        let (work, next) = differences(&mine, &theirs, page as usize);
         me.with(|s| s.stats.compared += mine.len() as u64);
         Ok((work, next))
     }
@@ -181,7 +202,8 @@ impl Storage {
         (chunk, _): (ChunkId, u32),
         cx: &Cx,
     ) -> Result<(), Early> {
-        let _lock = Locked::take(me, chunk).await;
+        let locked = Locked::take_own(me, chunk, cx).await;
+        let _lock = locked.map_err(|_| format!("an update of chunk {chunk} does not end"))?;
         let mut why = String::new();
         for attempt in 0..ATTEMPTS {
             Self::still(me, peer)?;
@@ -190,8 +212,12 @@ impl Storage {
             }
             if me.with(|s| s.engine.info(chunk).is_some_and(|i| i.pending.is_some())) {
                 // It goes to the successor whole, and is committed with that.
-                Self::redrive(me, chunk, cx).await.map_err(|e| e.to_string())?;
-                return Ok(());
+                let drive = Self::redrive(me, chunk, cx);
+                let done = cx.within(LOCK_MAX).in_time(drive).await;
+                return match done {
+                    Some(r) => r.map(drop).map_err(|e| e.to_string()),
+                    None => Err(format!("the pending update of chunk {chunk} does not go on")),
+                };
             }
             match Self::send_whole(me, chunk, cx).await {
                 Ok(Ok(_)) => return Ok(()),
@@ -230,14 +256,11 @@ impl Storage {
         let Some((to, m, change)) = step else {
             return Err(AskError::NotSent("no session with the successor yet"));
         };
-        let (session, number) = (m.session, m.number);
+        let _open = Open { me, session: m.session, number: m.number };
         let ask = cx.within(ASK_MAX);
         let ask = ask.ask(Addr::<Storage>::from_raw(to), m);
         let answer = before(ask, change).await;
         me.with(|s| {
-            if let Some(out) = s.sync_out.as_mut().filter(|o| o.session == session) {
-                out.open.remove(&number);
-            }
             if let Some(Ok(Ok(_))) = answer {
                 let (sent, removed) = if removes { (0, 1) } else { (1, 0) };
                 s.stats.sent += sent;
@@ -261,7 +284,10 @@ impl Storage {
             seq: r.seq,
             version: r.version,
         });
-        let recents = recents.collect();
+        let mut recents: Vec<_> = recents.collect();
+        if me.with(|s| s.planted_bug == Some(PlantedBug::ResyncDropsRecents)) {
+            recents.clear();
+        }
         if let Some(p) = info.pending {
             let super::engine::Op::Replace { data } = engine.read_pending(cx, chunk).await?.op
             else {
@@ -269,15 +295,17 @@ impl Storage {
             };
             // The successor is the last one: it commits.
             let (version, born) = (p.version, p.chain_version);
+            let data = Self::whole_data(me, data);
             return Ok((Some(SyncContent { version, born, recents }), data));
         }
         let read = engine.read(cx, chunk, 0, u32::MAX).await?;
         let born = info.committed.map_or(ChainVersion(0), |c| c.chain_version);
-        Ok((Some(SyncContent { version: read.version, born, recents }), read.data))
+        let data = Self::whole_data(me, read.data);
+        Ok((Some(SyncContent { version: read.version, born, recents }), data))
     }
 
     async fn take_chunk(me: &Me<Self>, m: SyncChunk, cx: &Cx) -> Result<Updated, StorageError> {
-        let _lock = Locked::take(me, m.chunk).await;
+        let _lock = Locked::take(me, m.chunk, cx).await?;
         let engine = me.with(|s| {
             s.core.member.admit_sync(&m)?;
             Ok::<_, StorageError>(s.engine.clone())
@@ -379,7 +407,7 @@ impl Handle<SyncStart> for Storage {
             Self::fetch_routing(me, true, cx).await;
         }
         me.with(|s| s.core.member.sync_start(m.chain_version, m.session))?;
-        Self::quiesce(me).await;
+        Self::quiesce(me, cx).await?;
         if me.with(|s| s.planted_bug == Some(PlantedBug::ServeBeforeSync)) {
             me.with(|s| {
                 s.tell.fill(());

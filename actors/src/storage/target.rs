@@ -4,29 +4,20 @@
 use core::time::Duration;
 use std::rc::Rc;
 
+use futures::FutureExt;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
 
 use super::ahead::{Ahead, Found, Range};
-use super::core::Core;
+use super::core::{Core, LINE_MAX};
 use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::resync::SyncOut;
 use crate::agent::Agent;
+use crate::planted::PlantedBug;
 use crate::proto::agent::{GetRouting, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
 use crate::proto::mgmtd::{LocalState, Routing, TargetReport};
 use crate::proto::storage::*;
-
-/// Mistakes that tests plant to see that the simulator finds them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlantedBug {
-    /// The head commits before its successor has answered.
-    CommitBeforeSuccessor,
-    /// A syncing target says that it is up to date when the resync begins.
-    ServeBeforeSync,
-    /// Leases are not looked at.
-    NoLeaseCheck,
-}
 
 pub struct StorageConfig {
     pub engine: Engine,
@@ -34,6 +25,8 @@ pub struct StorageConfig {
     pub chain: ChainId,
     pub agent: Addr<Agent>,
     pub disk: DiskId,
+    /// Chunks that a resync lists at a time: [`RESYNC_PAGE`] outside of tests.
+    pub resync_page: u32,
     /// `None` outside of tests, like the next.
     pub planted_bug: Option<PlantedBug>,
     pub watch: Option<Rc<dyn Fn(&Seen)>>,
@@ -60,6 +53,7 @@ pub struct Storage {
     /// Its own address.
     pub(super) me: RawAddr,
     disk: DiskId,
+    pub(super) resync_page: u32,
     pub(super) planted_bug: Option<PlantedBug>,
     /// A routing fetch is under way; others wait for its result by polling their own.
     fetching: bool,
@@ -81,6 +75,12 @@ impl Actor for Storage {
 
 /// Pending updates driven on side by side.
 const DRIVE_WIDTH: usize = 16;
+/// How long one of them is driven before others have their turn, and the pause before it has its
+/// next.
+const DRIVE_MAX: Duration = Duration::from_secs(30);
+const DRIVE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest wait for a chunk's lock of what the target does of its own accord.
+pub(super) const LOCK_MAX: Duration = Duration::from_secs(30);
 /// Longest wait for newer routing.
 const FETCH_MAX: Duration = Duration::from_millis(500);
 /// How often the agent is told how full the target is, and that its disk still works.
@@ -89,6 +89,8 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What a target's journal takes at most, in bytes: six segments of the default size.
 const JOURNAL_MAX: u64 = 192 << 20;
+/// Chunks that a resync lists at a time.
+pub const RESYNC_PAGE: u32 = 1024;
 /// Most chunks in one listing.
 pub(super) const LIST_MAX: u32 = 4096;
 
@@ -105,6 +107,24 @@ impl From<EngineError> for StorageError {
     }
 }
 
+/// A place in line for a chunk's lock. Dropped, it is given up: the line gets shorter, and the lock
+/// goes to the next if it had just been passed to this place.
+struct InLine<'a> {
+    me: &'a Me<Storage>,
+    chunk: ChunkId,
+    place: Option<Slot<()>>,
+}
+
+impl Drop for InLine<'_> {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        match place.now_or_never() {
+            Some(()) => self.me.with(|s| s.core.unlock(self.chunk)),
+            None => self.me.with(|s| s.core.leave(self.chunk)),
+        }
+    }
+}
+
 /// The chunk's lock; passed on at the end of its scope.
 pub(super) struct Locked {
     me: Me<Storage>,
@@ -112,12 +132,42 @@ pub(super) struct Locked {
 }
 
 impl Locked {
-    pub(super) async fn take(me: &Me<Storage>, chunk: ChunkId) -> Locked {
-        // Made before the wait: were this future dropped in line, the line skips it.
-        if let Some(place) = me.with(|s| s.core.lock(chunk)) {
-            place.await;
+    /// For a request: waits until its deadline. `NotReady`: that has passed, or too many wait;
+    /// nothing was begun, and the sender may ask again under the same request id.
+    pub(super) async fn take(
+        me: &Me<Storage>,
+        chunk: ChunkId,
+        cx: &Cx,
+    ) -> Result<Locked, StorageError> {
+        Self::within(me, chunk, LINE_MAX, cx).await
+    }
+
+    /// For what the target does of its own accord, a few things at a time, however long the line
+    /// is; waits [`LOCK_MAX`] at most.
+    pub(super) async fn take_own(
+        me: &Me<Storage>,
+        chunk: ChunkId,
+        cx: &Cx,
+    ) -> Result<Locked, StorageError> {
+        Self::within(me, chunk, usize::MAX, &cx.within(LOCK_MAX)).await
+    }
+
+    async fn within(
+        me: &Me<Storage>,
+        chunk: ChunkId,
+        line_max: usize,
+        cx: &Cx,
+    ) -> Result<Locked, StorageError> {
+        let locked = || Locked { me: me.clone(), chunk };
+        let Some(place) = me.with(|s| s.core.lock(chunk, line_max))? else { return Ok(locked()) };
+        let mut in_line = InLine { me, chunk, place: Some(place.clone()) };
+        if cx.in_time(place).await.is_none() {
+            return Err(StorageError::NotReady);
         }
-        Locked { me: me.clone(), chunk }
+        in_line.place = None;
+        let locked = locked();
+        // What is late does not begin, however it got its turn.
+        if cx.expired() { Err(StorageError::NotReady) } else { Ok(locked) }
     }
 }
 
@@ -148,6 +198,7 @@ impl Storage {
             target: config.target,
             me: RawAddr::default(),
             disk: config.disk,
+            resync_page: config.resync_page,
             planted_bug: config.planted_bug,
             fetching: false,
             sync_out: None,
@@ -229,28 +280,49 @@ impl Storage {
                 continue;
             }
             let (serves, is_head) = me.with(|s| (s.core.member.serving(), s.core.member.is_head()));
-            if serves {
-                let pending = me.with(|s| s.engine.pending());
-                for some in pending.chunks(DRIVE_WIDTH) {
-                    join_all(some.iter().map(|c| Self::drive_one(&me, *c, &cx))).await;
-                }
-            }
+            let all_done = !serves || Self::drive_all(&me, &cx).await;
             if is_head && !was_head {
                 Self::find_empty(&me, &cx).await;
             }
             was_head = is_head;
-            change.await;
+            if all_done {
+                change.await;
+            } else {
+                // Ended by the one or the other: it looks again.
+                let _ = before(cx.sleep(DRIVE_PAUSE), change).await;
+            }
         }
     }
 
-    async fn drive_one(me: &Me<Self>, chunk: ChunkId, cx: &Cx) {
-        let _lock = Locked::take(me, chunk).await;
-        match Self::redrive(me, chunk, cx).await {
-            Ok(_) => {}
-            // Whoever brings this target up to date decides what becomes of it.
-            Err(StorageError::WrongTarget) => {}
-            Err(e) => tracing::error!("chunk {chunk} keeps an update that cannot go on: {e}"),
+    /// `false`: some were given up for now.
+    async fn drive_all(me: &Me<Self>, cx: &Cx) -> bool {
+        let mut pending = me.with(|s| s.engine.pending());
+        if me.with(|s| s.planted_bug == Some(PlantedBug::DriveOnlySixteen)) {
+            pending.truncate(DRIVE_WIDTH);
         }
+        let mut all_done = true;
+        for some in pending.chunks(DRIVE_WIDTH) {
+            let done = join_all(some.iter().map(|c| Self::drive_one(me, *c, cx))).await;
+            all_done &= done.into_iter().all(|d| d);
+        }
+        all_done
+    }
+
+    /// `false`: it takes too long for now. The update stays pending, so that others can be driven;
+    /// it is stored as it was, and to be sent again.
+    async fn drive_one(me: &Me<Self>, chunk: ChunkId, cx: &Cx) -> bool {
+        let Ok(_lock) = Locked::take_own(me, chunk, cx).await else { return false };
+        match cx.within(DRIVE_MAX).in_time(Self::redrive(me, chunk, cx)).await {
+            Some(Ok(_)) => {}
+            // Whoever brings this target up to date decides what becomes of it.
+            Some(Err(StorageError::WrongTarget)) => {}
+            Some(Err(e)) => tracing::error!("chunk {chunk} keeps an update that cannot go on: {e}"),
+            None => {
+                tracing::warn!("an update of chunk {chunk} does not get to all replicas yet");
+                return false;
+            }
+        }
+        true
     }
 
     async fn purge_all(me: Me<Self>, cx: Cx) {
@@ -303,7 +375,7 @@ impl Storage {
             born: chain_version,
             hops: targets.saturating_sub(1) as u8,
         };
-        if let Err(e) = Self::carry_out(me, u, cx).await {
+        if let Err(e) = Self::carry_out(me, u, &cx.within(LOCK_MAX)).await {
             tracing::debug!("row of {chunk} not purged yet: {e}");
             let now = cx.now();
             me.with(|s| s.core.emptied(chunk, now));
@@ -355,7 +427,7 @@ impl Storage {
     }
 
     /// Refuses what needs a lease that was held all the time from `start` on.
-    fn leased_since(&self, start: Time, now: Time) -> Result<(), StorageError> {
+    pub(super) fn leased_since(&self, start: Time, now: Time) -> Result<(), StorageError> {
         let held = self.core.member.held_since(now).is_some_and(|since| since <= start);
         if held || self.planted_bug == Some(PlantedBug::NoLeaseCheck) {
             return Ok(());
@@ -394,7 +466,7 @@ impl Handle<ReadChunk> for Storage {
             // The tail itself: an earlier tail, or a successor that is about to be one, may have
             // told of it.
             Some(None) => {
-                let _lock = Locked::take(me, m.chunk).await;
+                let _lock = Locked::take(me, m.chunk, cx).await?;
                 Self::redrive(me, m.chunk, &cx.outlive()).await?;
             }
             None => {}
@@ -508,6 +580,7 @@ impl Handle<GetSpace> for Storage {
             used: s.used,
             chunks: s.chunks,
             disk: disk.0,
+            file_system: below.file_system,
         })
     }
 }

@@ -2,13 +2,15 @@
 
 use core::time::Duration;
 
+use bytes::Bytes;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
 
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
 use super::membership::{Next, Successor};
-use super::target::{LIST_MAX, Locked, PlantedBug, Seen, Storage};
+use super::target::{LIST_MAX, Locked, Seen, Storage};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::*;
 
@@ -55,7 +57,7 @@ impl Storage {
         u: UpdateChunk,
         cx: &Cx,
     ) -> Result<Updated, StorageError> {
-        let _lock = Locked::take(me, u.chunk).await;
+        let _lock = Locked::take(me, u.chunk, cx).await?;
         let from_client = u.version.is_none();
         let version = loop {
             let now = cx.now();
@@ -79,6 +81,9 @@ impl Storage {
                 Begin::Redrive(_) => return Self::redrive(me, u.chunk, &cx.outlive()).await,
                 Begin::Unfinished => {
                     Self::redrive(me, u.chunk, &cx.outlive()).await?;
+                    if cx.expired() {
+                        return Err(StorageError::NotReady); // nothing of this one was begun
+                    }
                 }
                 Begin::Apply(version) => break version,
             }
@@ -210,6 +215,11 @@ impl Storage {
             Ok(Ok(_)) => Attempt::Done,
             Ok(Err(StorageError::VersionGap { .. })) if !next.syncing => Attempt::Gap,
             Ok(Err(StorageError::StaleChain { .. })) => Attempt::Behind,
+            Ok(Err(StorageError::NoSpace))
+                if me.with(|s| s.planted_bug == Some(PlantedBug::SuccessorNoSpaceIsDone)) =>
+            {
+                Attempt::Done
+            }
             Ok(Err(
                 e @ (StorageError::NoSpace
                 | StorageError::TooManyWriters
@@ -237,7 +247,7 @@ impl Storage {
                 out.kind = UpdateKind::Remove;
                 if let Op::Replace { data } = p.op {
                     out.kind = UpdateKind::Replace;
-                    out.data = Bulk(data);
+                    out.data = Bulk(Self::whole_data(me, data));
                 }
                 return Ok(out);
             }
@@ -250,8 +260,16 @@ impl Storage {
             // Only a planted bug can have let a later one pass.
             return Err(StorageError::Failed(format!("{} has moved on", u.chunk)));
         }
-        (out.kind, out.data) = (UpdateKind::Replace, Bulk(read.data));
+        (out.kind, out.data) = (UpdateKind::Replace, Bulk(Self::whole_data(me, read.data)));
         Ok(out)
+    }
+
+    /// The content of a chunk that is sent whole.
+    pub(super) fn whole_data(me: &Me<Self>, mut data: Bytes) -> Bytes {
+        if me.with(|s| s.planted_bug == Some(PlantedBug::WholeSendsCut)) {
+            data.truncate(64 << 10);
+        }
+        data
     }
 
     /// Drives a stored, uncommitted update to the end of the chain and commits it.
@@ -377,6 +395,9 @@ impl Handle<RemoveChunks> for Storage {
             if more {
                 left.push(*inode);
             }
+        }
+        if me.with(|s| s.planted_bug == Some(PlantedBug::RemoveChunksSaysNothingLeft)) {
+            left.clear();
         }
         for some in take.chunks(REMOVE_WIDTH) {
             for r in join_all(some.iter().map(|c| Self::remove_one(me, *c, &m, cx))).await {

@@ -32,7 +32,7 @@ const fn key(name: &'static str, form: Form, default: &'static str, meaning: &'s
 pub const NO_FLAG: [&str; 1] = ["secret"];
 
 /// Every setting.
-pub static KEYS: [Key; 22] = [
+pub static KEYS: [Key; 25] = [
     key(
         "cluster_id",
         Text,
@@ -57,14 +57,16 @@ pub static KEYS: [Key; 22] = [
         "cluster",
         List,
         "none; needed where another process is mgmtd",
-        "Addresses of the mgmtds, as in [\"TCP://10.0.0.1:8000\", \"RDMA://10.8.0.2:8000\"].",
+        "Addresses of the mgmtds, as in [\"TCP://10.0.0.1:8000\", \"RDMA://10.8.0.2:8000\"], or \
+         names of their hosts, as in [\"host1:8000\"]: each is looked up when it is used and after \
+         failures, and all its addresses are tried.",
     ),
     key(
         "kv",
         Text,
         "none; needed by mgmtd and meta where another process is kv",
-        "Address of the metadata store, as in \"t3fs-kv://10.0.0.1:8003\"; where the role kv runs, \
-         what that process advertises or nothing.",
+        "Address of the metadata store, as in \"t3fs-kv://10.0.0.1:8003\", or the name of its \
+         host; where the role kv runs, what that process advertises or nothing.",
     ),
     key(
         "listen",
@@ -126,7 +128,32 @@ pub static KEYS: [Key; 22] = [
         "Folder of a process for what it keeps: who it is, the store of the role kv, its log in \
          the background. A mount has one below .mounts.",
     ),
-    key("mount", Text, "none; needed by client", "Folder that the role client mounts on."),
+    key(
+        "mount",
+        Text,
+        "none; needed by client",
+        "Folder that the role client mounts on: an empty one, or one that is not there and is made.",
+    ),
+    key(
+        "mount_options",
+        List,
+        "nosuid, nodev",
+        "How it is mounted, in the words of mount(8): ro, noexec, suid, dev, noatime, strictatime, \
+         sync and so on. Only root may say suid and dev.",
+    ),
+    key(
+        "io_timeout",
+        Text,
+        "600",
+        "Seconds that an operation on a mount waits for a cluster that does not answer, before it \
+         fails with EIO.",
+    ),
+    key(
+        "hard",
+        Text,
+        "false",
+        "true: operations wait for the cluster for ever, and io_timeout means nothing.",
+    ),
     key(
         "replicas",
         Text,

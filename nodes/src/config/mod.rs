@@ -5,6 +5,7 @@
 //! one. Of the environment, `T3FS_` names that look like a mistyped key are refused; others are not
 //! ours. [`settings`] says what the values mean.
 
+pub mod host;
 pub mod keys;
 pub mod roles;
 pub mod secret;
@@ -240,7 +241,9 @@ mod tests {
     fn wrong_values_are_refused_in_one_line() {
         assert!(line("replicas = 0\n", &[]).contains("1 to 3"));
         assert!(line("replicas = \"many\"\n", &[]).contains("replicas"));
-        assert!(line("listen = \"here\"\n", &[]).contains("listen"));
+        assert!(line("listen = \"not here\"\n", &[]).contains("listen"));
+        assert!(line("io_timeout = 0\n", &[]).contains("io_timeout"));
+        assert!(line("mount_options = [\"ro\", \"data=x\"]\n", &[]).contains("data=x"));
         assert!(line("cluster_id = \"../x\"\n", &[]).contains("cluster id"));
         assert!(line("data = []\n", &[]).contains("data"));
         assert!(line("replicas = = 1\n", &[]).contains("TOML"));
@@ -262,9 +265,21 @@ mod tests {
         assert_eq!(s.kv.unwrap().to_string(), "10.0.0.9:8003");
         assert_eq!((s.roles.to_string().as_str(), s.listen.unwrap().port), ("mgmtd,meta", None));
         assert_eq!(s.secret.unwrap().bytes(), b"0123456789012345");
+        let env = [
+            ("T3FS_CLUSTER", "TCP://host2:8000,host1,[fd00::1]:80"),
+            ("T3FS_KV", "t3fs-kv://kv.example.org"),
+            ("T3FS_IO_TIMEOUT", "30"),
+        ];
+        let s = with("", &env, Flags::default()).unwrap();
+        let mgmtds: Vec<String> = s.cluster.iter().map(ToString::to_string).collect();
+        assert_eq!(mgmtds, ["TCP://[fd00::1]:80", "TCP://host1:8000", "TCP://host2:8000"]);
+        assert_eq!(s.kv.unwrap().to_string(), "kv.example.org:8003");
+        assert_eq!(s.io_timeout, Some(std::time::Duration::from_secs(30)));
+        let s = with("hard = true\n", &env, Flags::default()).unwrap();
+        assert_eq!(s.io_timeout, None, "hard goes before a time");
         for (key, value, says) in [
-            ("T3FS_CLUSTER", "here", "TCP://IP:PORT"),
-            ("T3FS_CLUSTER", "RDMA://", "RDMA://IP:PORT"),
+            ("T3FS_CLUSTER", "not here", "TCP://HOST:PORT"),
+            ("T3FS_CLUSTER", "RDMA://", "RDMA://HOST:PORT"),
             ("T3FS_KV", "10.0.0.1", "t3fs-kv://"),
             ("T3FS_ADVERTISE", "0.0.0.0:8000", "10.0.0.5:8000"),
             ("T3FS_ADVERTISE", "TCP://10.0.0.5:8000,RDMA://10.8.0.5", "RDMA://10.8.0.5"),

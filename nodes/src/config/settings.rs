@@ -1,15 +1,17 @@
 //! What the settings mean: texts become addresses, roles and limits, or are refused.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 use t3fs_transport::{Address, Fabric, FabricUse};
 
+use super::host::{Host, Place};
 use super::roles::{KV_PORT, MGMTD_PORT, Roles};
 use super::secret::Secret;
 use crate::failure::{Failure, refused};
+use crate::mount::{self, MountOptions};
 
 /// Longest name of a cluster, in bytes (the original's limit).
 const CLUSTER_ID_MAX: usize = 31;
@@ -21,6 +23,9 @@ const MGMTDS_MAX: usize = 16;
 const TARGETS_PER_DISK_MAX: u16 = 64;
 const KV_SCHEME: &str = "t3fs-kv://";
 const ADVERTISE_MAX: usize = 16;
+/// How long an operation waits for a silent cluster, in seconds: unless told, and at most.
+const IO_TIMEOUT_S: u32 = 600;
+const IO_TIMEOUT_S_MAX: u32 = 7 * 24 * 60 * 60;
 /// Registered memory of a shard, in bytes: what is enough for most, and what can be asked for.
 const RDMA_MEMORY: u64 = 64 << 20;
 /// Receive buffers are 8 MiB of it, and writes and reads need several of a megabyte.
@@ -33,9 +38,9 @@ pub struct Settings {
     pub roles: Roles,
     pub node_id: Option<u32>,
     /// Where mgmtds are.
-    pub cluster: Vec<Address>,
-    pub kv: Option<SocketAddr>,
-    pub listen: Option<Listen>,
+    pub cluster: Vec<Place>,
+    pub kv: Option<Host>,
+    pub listen: Option<ListenAt>,
     /// Empty: what follows from `listen`.
     pub advertise: Vec<Advertised>,
     pub fabric: FabricUse,
@@ -48,6 +53,9 @@ pub struct Settings {
     pub data: Option<Vec<PathBuf>>,
     pub state: Option<PathBuf>,
     pub mount: Option<PathBuf>,
+    pub mount_options: MountOptions,
+    /// How long an operation waits for a silent cluster. `None`: for ever.
+    pub io_timeout: Option<Duration>,
     /// `None`: what the cluster was created with, 1 for a new one.
     pub replicas: Option<u8>,
     pub targets_per_disk: u16,
@@ -61,6 +69,33 @@ pub struct Settings {
 pub struct Listen {
     pub ip: IpAddr,
     pub port: Option<u16>,
+}
+
+/// The same, of a host that may be named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenAt {
+    host: Host,
+    pub port: Option<u16>,
+}
+
+impl ListenAt {
+    /// An address of this host; may wait for a name server.
+    pub fn here(&self) -> Result<Listen, Failure> {
+        let port = self.port;
+        if let Some(at) = self.host.address() {
+            return Ok(Listen { ip: at.ip(), port });
+        }
+        let all = self.host.look_up().map_err(|why| refused(format!("listen: {why}")))?;
+        let ours = all.iter().find(|at| TcpListener::bind(SocketAddr::new(at.ip(), 0)).is_ok());
+        ours.map(|at| Listen { ip: at.ip(), port }).ok_or_else(|| {
+            let all: Vec<String> = all.iter().map(|at| at.ip().to_string()).collect();
+            refused(format!(
+                "listen names a host whose addresses ({}) are none of this machine's; give one \
+                 that is",
+                all.join(", ")
+            ))
+        })
+    }
 }
 
 /// An address that others are told. `None`: the fabric was not said.
@@ -96,6 +131,9 @@ pub(super) struct Raw {
     data: Option<Vec<PathBuf>>,
     state: Option<PathBuf>,
     mount: Option<PathBuf>,
+    mount_options: Option<Vec<String>>,
+    io_timeout: Option<u32>,
+    hard: Option<bool>,
     replicas: Option<u8>,
     targets_per_disk: Option<u16>,
     heartbeat_ms: Option<u32>,
@@ -133,6 +171,8 @@ impl Raw {
             data: self.data,
             state: self.state,
             mount: self.mount,
+            mount_options: mount_options(&self.mount_options.unwrap_or_default())?,
+            io_timeout: io_timeout(self.io_timeout, self.hard.unwrap_or(false))?,
             replicas: self.replicas.map(|n| within("replicas", n, 1, REPLICAS_MAX)).transpose()?,
             targets_per_disk: within("targets_per_disk", targets, 1, TARGETS_PER_DISK_MAX)?,
             leases,
@@ -207,9 +247,20 @@ pub(super) fn check_cluster_id(name: &str) -> Result<(), Failure> {
     )))
 }
 
-fn mgmtds(texts: &[String]) -> Result<Vec<Address>, Failure> {
+fn mount_options(words: &[String]) -> Result<MountOptions, Failure> {
+    let words = words.iter().flat_map(|w| w.split(',')).map(str::trim);
+    MountOptions::of_words(words).map_err(mount::unknown_option)
+}
+
+/// `hard` goes before any time.
+fn io_timeout(seconds: Option<u32>, hard: bool) -> Result<Option<Duration>, Failure> {
+    let seconds = within("io_timeout", seconds.unwrap_or(IO_TIMEOUT_S), 1, IO_TIMEOUT_S_MAX)?;
+    Ok((!hard).then(|| Duration::from_secs(seconds.into())))
+}
+
+fn mgmtds(texts: &[String]) -> Result<Vec<Place>, Failure> {
     let texts = texts.iter().map(|t| t.trim()).filter(|t| !t.is_empty());
-    let mut all: Vec<Address> = texts.map(mgmtd_address).collect::<Result<_, _>>()?;
+    let mut all: Vec<Place> = texts.map(mgmtd_address).collect::<Result<_, _>>()?;
     all.sort();
     all.dedup();
     if all.len() > MGMTDS_MAX {
@@ -218,50 +269,31 @@ fn mgmtds(texts: &[String]) -> Result<Vec<Address>, Failure> {
     Ok(all)
 }
 
-/// `TCP://ip:port` or `RDMA://ip:port`, or what is left of it without the parts that can be
+/// `TCP://host:port` or `RDMA://host:port`, or what is left of it without the parts that can be
 /// guessed.
-pub fn mgmtd_address(text: &str) -> Result<Address, Failure> {
-    if let Ok(address) = text.parse::<Address>() {
-        return Ok(address);
-    }
+pub fn mgmtd_address(text: &str) -> Result<Place, Failure> {
     let (fabric, rest) = match text.strip_prefix("RDMA://") {
         Some(rest) => (Fabric::Rdma, rest),
         None => (Fabric::Tcp, text.strip_prefix("TCP://").unwrap_or(text)),
     };
-    let socket = with_port(rest, MGMTD_PORT);
-    socket.map(|socket| Address { fabric, socket }).ok_or_else(|| {
+    Host::parse(rest, MGMTD_PORT).map(|host| Place { fabric, host }).ok_or_else(|| {
         refused(format!(
-            "cluster names {text:?}, which is no address; write TCP://IP:PORT or RDMA://IP:PORT"
+            "cluster names {text:?}, which is no address; write TCP://HOST:PORT or \
+             RDMA://HOST:PORT"
         ))
     })
 }
 
-/// `ip:port` or `ip`.
-fn with_port(text: &str, port: u16) -> Option<SocketAddr> {
-    let ip = || text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-    text.parse::<SocketAddr>().ok().or_else(ip)
-}
-
-/// `t3fs-kv://HOST:PORT`; a name is looked up now.
-fn kv_address(text: &str) -> Result<SocketAddr, Failure> {
-    let rest = text.strip_prefix(KV_SCHEME).ok_or_else(|| {
+/// `t3fs-kv://HOST:PORT`.
+fn kv_address(text: &str) -> Result<Host, Failure> {
+    let host = text.strip_prefix(KV_SCHEME).and_then(|rest| Host::parse(rest, KV_PORT));
+    host.ok_or_else(|| {
         refused(format!("kv is {text:?}; write {KV_SCHEME}HOST:PORT, as in {KV_SCHEME}10.0.0.1"))
-    })?;
-    if let Some(address) = with_port(rest, KV_PORT) {
-        return Ok(address);
-    }
-    let full = if rest.contains(':') { rest.to_owned() } else { format!("{rest}:{KV_PORT}") };
-    let found = full.to_socket_addrs().map(|mut all| all.next());
-    match found {
-        Ok(Some(address)) => Ok(address),
-        Ok(None) => Err(refused(format!("kv is {text}, and that host has no address"))),
-        Err(e) => Err(refused(format!("kv is {text}, and that host is not found: {e}"))),
-    }
+    })
 }
 
-fn listen(text: &str) -> Result<Listen, Failure> {
-    let whole = text.parse::<SocketAddr>().map(|s| Listen { ip: s.ip(), port: Some(s.port()) });
-    whole.or_else(|_| text.parse().map(|ip| Listen { ip, port: None })).map_err(|_| {
+fn listen(text: &str) -> Result<ListenAt, Failure> {
+    Host::parse_open(text).map(|(host, port)| ListenAt { host, port }).ok_or_else(|| {
         refused(format!(
             "listen is {text:?}; give an address, with or without a port, as in 10.0.0.5:8000"
         ))

@@ -117,7 +117,7 @@ fn host_only(settings: &Settings) -> View {
 }
 
 /// The folder with the control socket of the process that is meant.
-fn home_of(place: &Path) -> Result<PathBuf, Failure> {
+pub fn home_of(place: &Path) -> Result<PathBuf, Failure> {
     // Not a path below a mount, which may hang: those that are mounted are looked up first.
     let mounted = registry::running()?.into_iter().find(|i| i.mount_point == place);
     if let Some(instance) = mounted {

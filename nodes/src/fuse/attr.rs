@@ -2,26 +2,37 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, INodeNo, TimeOrNow};
 use t3fs_actors::client::{Attr, FileType, SetTime};
 use t3fs_actors::proto::ids::InodeId;
 
+use super::hub::Here;
+use super::kernel::{self, FileAttr, INodeNo, TimeOrNow};
 use super::options::PREFERRED_IO_BYTES;
 
 /// The unit of `st_blocks`.
 const BLOCK_BYTES: u64 = 512;
+
+/// With what a sparse file really takes. If storage does not say it now, its length counts.
+pub async fn told(here: &Here, a: &Attr) -> FileAttr {
+    let mut told = to_kernel(a);
+    if a.sparse
+        && let Ok(stored) = here.client.stored(&here.cx, a).await
+    {
+        told.blocks = stored.min(a.length).div_ceil(BLOCK_BYTES);
+    }
+    told
+}
 
 pub fn to_kernel(a: &Attr) -> FileAttr {
     let (kind, rdev) = kind_to_kernel(a.kind);
     let is_file = a.kind == FileType::File;
     FileAttr {
         ino: INodeNo(a.inode.0),
-        size: if kind == fuser::FileType::Directory { 0 } else { a.length },
+        size: if kind == kernel::FileType::Directory { 0 } else { a.length },
         blocks: if is_file { a.length.div_ceil(BLOCK_BYTES) } else { 0 },
         atime: time_to_kernel(a.atime_ns),
         mtime: time_to_kernel(a.mtime_ns),
         ctime: time_to_kernel(a.ctime_ns),
-        crtime: UNIX_EPOCH,
         kind,
         perm: (a.mode & 0o7777) as u16,
         nlink: a.nlink,
@@ -29,7 +40,6 @@ pub fn to_kernel(a: &Attr) -> FileAttr {
         gid: a.gid,
         rdev,
         blksize: if is_file { PREFERRED_IO_BYTES } else { 4096 },
-        flags: 0,
     }
 }
 
@@ -42,31 +52,29 @@ pub fn of_dots(inode: InodeId) -> FileAttr {
         atime: UNIX_EPOCH,
         mtime: UNIX_EPOCH,
         ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: fuser::FileType::Directory,
+        kind: kernel::FileType::Directory,
         perm: 0,
         nlink: 0,
         uid: 0,
         gid: 0,
         rdev: 0,
         blksize: 0,
-        flags: 0,
     }
 }
 
 /// The type, and the device number of a special file.
-pub fn kind_to_kernel(kind: FileType) -> (fuser::FileType, u32) {
+pub fn kind_to_kernel(kind: FileType) -> (kernel::FileType, u32) {
     match kind {
-        FileType::File => (fuser::FileType::RegularFile, 0),
-        FileType::Directory => (fuser::FileType::Directory, 0),
-        FileType::Symlink => (fuser::FileType::Symlink, 0),
+        FileType::File => (kernel::FileType::RegularFile, 0),
+        FileType::Directory => (kernel::FileType::Directory, 0),
+        FileType::Symlink => (kernel::FileType::Symlink, 0),
         FileType::Special { mode_type, rdev } => {
             let kind = match mode_type & libc::S_IFMT {
-                libc::S_IFIFO => fuser::FileType::NamedPipe,
-                libc::S_IFCHR => fuser::FileType::CharDevice,
-                libc::S_IFBLK => fuser::FileType::BlockDevice,
+                libc::S_IFIFO => kernel::FileType::NamedPipe,
+                libc::S_IFCHR => kernel::FileType::CharDevice,
+                libc::S_IFBLK => kernel::FileType::BlockDevice,
                 // Nothing else is ever stored; a socket does no harm.
-                _ => fuser::FileType::Socket,
+                _ => kernel::FileType::Socket,
             };
             (kind, rdev)
         }
@@ -85,24 +93,45 @@ pub fn kind_of_mknod(mode: u32, rdev: u32) -> Option<FileType> {
     }
 }
 
+/// When reading moves a file's time of access. The kernel leaves that to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atime {
+    /// `noatime`, or a mount that changes nothing.
+    Never,
+    /// `relatime`, what every mount of Linux does unless told otherwise.
+    #[default]
+    Relative,
+    /// `strictatime`.
+    Always,
+}
+
+/// A time of access older than this is moved by any read.
+const RELATIME_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Whether a read that happens `now` must move the time of access, by the rule of `relatime` in
+/// mount(8): the old one is not after the last change of content or attributes, or a day has passed.
+pub fn wants_atime(rule: Atime, attr: &Attr, now: SystemTime) -> bool {
+    match rule {
+        Atime::Never => false,
+        Atime::Always => true,
+        Atime::Relative => {
+            let age = now.duration_since(time_to_kernel(attr.atime_ns)).unwrap_or_default();
+            attr.atime_ns <= attr.mtime_ns.max(attr.ctime_ns) || age >= RELATIME_AGE
+        }
+    }
+}
+
 fn time_to_kernel(ns: i64) -> SystemTime {
     let d = Duration::from_nanos(ns.unsigned_abs());
     let t = if ns < 0 { UNIX_EPOCH.checked_sub(d) } else { UNIX_EPOCH.checked_add(d) };
     t.unwrap_or(UNIX_EPOCH)
 }
 
-/// Nanoseconds since the epoch, as far as they can be told (years 1678 to 2262). Before the epoch
-/// fuser 0.18 gives the kernel's `(-s, ns)` as the epoch minus `(s, ns)`; this takes it back.
+/// Nanoseconds since the epoch, as far as they can be told (years 1678 to 2262).
 fn time_from_kernel(t: SystemTime) -> i64 {
     match t.duration_since(UNIX_EPOCH) {
         Ok(d) => i64::try_from(d.as_nanos()).unwrap_or(i64::MAX),
-        Err(e) => {
-            let d = e.duration();
-            let secs = i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-            secs.checked_mul(-1_000_000_000)
-                .and_then(|ns| ns.checked_add(i64::from(d.subsec_nanos())))
-                .unwrap_or(i64::MIN)
-        }
+        Err(e) => i64::try_from(e.duration().as_nanos()).map_or(i64::MIN, |ns| -ns),
     }
 }
 
@@ -125,11 +154,11 @@ mod tests {
     #[test]
     fn special_files_keep_type_and_device() {
         for (mode, want) in [
-            (libc::S_IFIFO, fuser::FileType::NamedPipe),
-            (libc::S_IFCHR, fuser::FileType::CharDevice),
-            (libc::S_IFBLK, fuser::FileType::BlockDevice),
-            (libc::S_IFSOCK, fuser::FileType::Socket),
-            (libc::S_IFREG, fuser::FileType::RegularFile),
+            (libc::S_IFIFO, kernel::FileType::NamedPipe),
+            (libc::S_IFCHR, kernel::FileType::CharDevice),
+            (libc::S_IFBLK, kernel::FileType::BlockDevice),
+            (libc::S_IFSOCK, kernel::FileType::Socket),
+            (libc::S_IFREG, kernel::FileType::RegularFile),
         ] {
             let kind = kind_of_mknod(mode | 0o644, 77).unwrap();
             let device = matches!(mode, libc::S_IFCHR | libc::S_IFBLK);
@@ -139,14 +168,43 @@ mod tests {
         assert_eq!(kind_of_mknod(libc::S_IFLNK, 0), None);
     }
 
+    /// Method: one file whose time of access is before, at and after its changes, and old.
+    #[test]
+    fn reading_moves_the_time_of_access_when_it_says_something() {
+        let at = |atime_ns, mtime_ns, ctime_ns| Attr { atime_ns, mtime_ns, ctime_ns, ..file() };
+        let now = UNIX_EPOCH + Duration::from_nanos(1000);
+        let relative = |a: &Attr, now| wants_atime(Atime::Relative, a, now);
+        assert!(relative(&at(10, 20, 5), now), "read before it was written");
+        assert!(relative(&at(20, 20, 20), now), "a new file");
+        assert!(relative(&at(20, 10, 30), now), "its attributes have changed");
+        assert!(!relative(&at(30, 20, 20), now), "read since, and lately");
+        assert!(relative(&at(30, 20, 20), now + RELATIME_AGE), "read long ago");
+        assert!(!relative(&at(5000, 20, 20), now), "set into the future");
+        assert!(!wants_atime(Atime::Never, &at(10, 20, 5), now));
+        assert!(wants_atime(Atime::Always, &at(30, 20, 20), now));
+    }
+
+    fn file() -> Attr {
+        Attr {
+            inode: InodeId(1),
+            kind: FileType::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            length: 0,
+            truncations: 0,
+            layout: None,
+        }
+    }
+
     #[test]
     fn times_come_back() {
-        for ns in [0, 1, 1_771_027_200_123_456_789, i64::MAX] {
+        for ns in [0, 1, -1, -1_500_000_000, 1_771_027_200_123_456_789, i64::MAX] {
             assert_eq!(time_from_kernel(time_to_kernel(ns)), ns);
         }
-        // What the kernel sends for -1.5 s, as fuser 0.18 hands it on: (-2 s, 500,000,000 ns).
-        let fusers = UNIX_EPOCH - Duration::new(2, 500_000_000);
-        assert_eq!(time_from_kernel(fusers), -1_500_000_000);
-        assert_eq!(time_to_kernel(-1_500_000_000), UNIX_EPOCH - Duration::new(1, 500_000_000));
     }
 }

@@ -1,10 +1,18 @@
-//! Listings. An offset is how many entries were given so far (`.` and `..` are the first two), and
-//! a handle remembers which name each offset of its last reply stands for.
+//! Listings. A position is a number that stands for one entry of one open directory, from the time
+//! it was given until the directory is read from its beginning again: reading on from it continues
+//! behind that entry, whatever was removed or made meanwhile (telldir and seekdir).
 //!
-//! The kernel asks again from an offset inside the last reply when the program's buffer was smaller
-//! than ours; then the name is exact, whatever was removed meanwhile. Older offsets (seekdir) are
-//! counted from the start of the reply before them, so entries removed since then shift them.
-//! Attributes are fetched for each reply anew: the kernel takes them as of the time it asked.
+//! A handle keeps the names of its last reply, which is where the kernel nearly always reads on, one
+//! name in [`MARK_EVERY`] of those before, and four bytes of each name between. A position that is
+//! not among the names is found from the name before it: what comes then is compared with those
+//! bytes, and the last that is known is where to read on behind.
+//!
+//! Memory of a handle: at most 4 MiB for [`PRINTS_MAX`] entries and 16,384 names. In larger
+//! directories older positions are counted from the name before them, which entries removed since
+//! then shift. Attributes are fetched for each reply anew: the kernel takes them as of the time it
+//! asked.
+
+use std::collections::VecDeque;
 
 use t3fs_actors::client::{DirEntry, FsError};
 use t3fs_actors::proto::ids::InodeId;
@@ -16,22 +24,53 @@ const DOTS: u64 = 2;
 /// Entries in the first fetch of a handle; later ones fetch about what fits into a reply.
 const FIRST_FETCH: u32 = 128;
 const FETCH_MAX: u32 = 1024;
+/// One name in so many is kept.
+const MARK_EVERY: u64 = 64;
+const MARKS_MAX: usize = 16_384;
+/// Entries whose names are known by four bytes.
+const PRINTS_MAX: usize = 1 << 20;
 
 /// Where an open directory is.
-#[derive(Default)]
 pub struct Cursor {
-    /// Offset and name of the entries of the last reply; the offset is the one behind the entry.
+    /// Position and name of the entries of the last reply, in their order there.
     last: Vec<(u64, Vec<u8>)>,
-    /// Offset and name at the end of each reply, in order.
-    marks: Vec<(u64, Vec<u8>)>,
+    /// In order of their positions.
+    marks: Vec<Mark>,
+    /// Of the entries at `first_print` and the positions after it, up to `end`.
+    prints: VecDeque<u32>,
+    first_print: u64,
+    /// The next new position.
+    end: u64,
+}
+
+struct Mark {
+    position: u64,
+    name: Vec<u8>,
+    /// The entry at the position before it is not the one before it in the directory.
+    is_start: bool,
+}
+
+impl Default for Cursor {
+    fn default() -> Cursor {
+        let (last, marks, prints) = (Vec::new(), Vec::new(), VecDeque::new());
+        Cursor { last, marks, prints, first_print: DOTS + 1, end: DOTS + 1 }
+    }
 }
 
 /// From where to read on.
 #[derive(Debug, PartialEq, Eq)]
 struct Resume {
     after: Vec<u8>,
-    /// Entries behind it that were given already.
-    skip: u64,
+    skip: Skip,
+}
+
+/// What is behind that name and was given already.
+#[derive(Debug, PartialEq, Eq)]
+enum Skip {
+    /// Entries with these prints, in this order, those that are still there.
+    Known(VecDeque<u32>),
+    /// So many.
+    Count(u64),
 }
 
 /// One thing to put into a reply.
@@ -41,30 +80,79 @@ pub enum Item<'a> {
     Entry(&'a DirEntry),
 }
 
+/// Four bytes that stand for a name (FNV-1a, folded).
+fn print(name: &[u8]) -> u32 {
+    let mix = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3);
+    let h = name.iter().fold(0xcbf2_9ce4_8422_2325, mix);
+    (h ^ h >> 32) as u32
+}
+
 impl Cursor {
-    /// Where offset `from` is. From the beginning everything is forgotten, so that it is read anew.
+    /// Where position `from` is. From the beginning everything is forgotten, so that it is read
+    /// anew.
     fn resume(&mut self, from: u64) -> Resume {
-        if from <= DOTS {
+        if from == 0 {
             *self = Cursor::default();
-            return Resume { after: Vec::new(), skip: 0 };
         }
-        if let Ok(i) = self.last.binary_search_by_key(&from, |(o, _)| *o) {
-            return Resume { after: self.last[i].1.clone(), skip: 0 };
+        let none = || Skip::Count(0);
+        if from <= DOTS {
+            return Resume { after: Vec::new(), skip: none() };
         }
-        let before = self.marks.partition_point(|(o, _)| *o <= from);
-        match before.checked_sub(1).map(|i| &self.marks[i]) {
-            Some((offset, name)) => Resume { after: name.clone(), skip: from - offset },
-            None => Resume { after: Vec::new(), skip: from - DOTS },
+        if let Some((_, name)) = self.last.iter().find(|(position, _)| *position == from) {
+            return Resume { after: name.clone(), skip: none() };
         }
+        let before = self.marks.partition_point(|m| m.position <= from);
+        let Some(mark) = before.checked_sub(1).map(|i| &self.marks[i]) else {
+            return Resume { after: Vec::new(), skip: Skip::Count(from - DOTS) };
+        };
+        let between: Option<VecDeque<u32>> =
+            (mark.position + 1..=from).map(|position| self.print_at(position)).collect();
+        let skip = between.map_or(Skip::Count(from - mark.position), Skip::Known);
+        Resume { after: mark.name.clone(), skip }
     }
 
-    /// Takes note of what a reply gave.
-    fn gave(&mut self, entries: Vec<(u64, Vec<u8>)>) {
-        let Some((end, name)) = entries.last() else { return };
-        if self.marks.last().is_none_or(|(o, _)| o < end) {
-            self.marks.push((*end, name.clone()));
+    fn print_at(&self, position: u64) -> Option<u32> {
+        let index = position.checked_sub(self.first_print)?;
+        self.prints.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// The position of an entry that is given behind the one at `at`: the one that it had when it
+    /// was given there before, else a new one.
+    fn position(&self, at: u64, name: &[u8]) -> u64 {
+        if self.print_at(at + 1) == Some(print(name)) { at + 1 } else { self.end }
+    }
+
+    /// Takes note of an entry that was put into a reply behind the one at `at`.
+    fn gave(&mut self, at: u64, position: u64, name: &[u8]) {
+        if position < self.end {
+            return;
         }
-        self.last = entries;
+        let is_start = position != at + 1 || self.marks.is_empty();
+        if is_start || self.marks.last().is_none_or(|m| position - m.position >= MARK_EVERY) {
+            self.marks.push(Mark { position, name: name.to_vec(), is_start });
+            self.thin_out();
+        }
+        if self.prints.len() == PRINTS_MAX {
+            self.prints.pop_front();
+            self.first_print += 1;
+        }
+        self.prints.push_back(print(name));
+        self.end += 1;
+    }
+
+    fn thin_out(&mut self) {
+        if self.marks.len() <= MARKS_MAX {
+            return;
+        }
+        let mut keep = false;
+        self.marks.retain(|m| {
+            keep = !keep;
+            keep || m.is_start
+        });
+        if self.marks.len() > MARKS_MAX / 4 * 3 {
+            // Somebody goes back and forth while the directory changes.
+            self.marks.drain(..MARKS_MAX / 2);
+        }
     }
 
     fn fetch(&self) -> u32 {
@@ -76,7 +164,53 @@ impl Cursor {
     }
 }
 
-/// Fills a reply from offset `from` on: `add` gets the offset behind the item and says whether the
+impl Skip {
+    /// Entries that this page must have so that it can be told where to read on.
+    fn needs(&self) -> u32 {
+        match self {
+            Skip::Known(prints) => prints.len() as u32 * 2,
+            Skip::Count(n) => u32::try_from(*n).unwrap_or(FETCH_MAX),
+        }
+        .min(FETCH_MAX)
+    }
+
+    /// How many entries at the beginning of a page were given already.
+    fn take<'a>(&mut self, names: impl ExactSizeIterator<Item = &'a [u8]>) -> usize {
+        match self {
+            Skip::Count(n) => {
+                let here = names.len().min(usize::try_from(*n).unwrap_or(usize::MAX));
+                *n -= here as u64;
+                here
+            }
+            // Entries that are not known are older than the position if a known one is behind
+            // them, else new or behind it.
+            Skip::Known(prints) => {
+                let mut given = 0;
+                for (index, name) in names.enumerate() {
+                    if prints.is_empty() {
+                        break;
+                    }
+                    let print = print(name);
+                    if let Some(i) = prints.iter().position(|p| *p == print) {
+                        prints.drain(..=i);
+                        given = index + 1;
+                    }
+                }
+                given
+            }
+        }
+    }
+
+    /// Whether the next page may begin with entries that were given already.
+    fn goes_on(&self) -> bool {
+        match self {
+            Skip::Known(prints) => !prints.is_empty(),
+            Skip::Count(n) => *n > 0,
+        }
+    }
+}
+
+/// Fills a reply from position `from` on: `add` gets the position of the item and says whether the
 /// reply is full (and the item not in it). With `fresh`, attributes are as this mount's writers
 /// have made them.
 pub async fn list(
@@ -88,31 +222,31 @@ pub async fn list(
     mut add: impl FnMut(u64, Item<'_>) -> bool,
 ) -> Result<(), FsError> {
     let Resume { mut after, mut skip } = cursor.resume(from);
-    let mut offset = from;
+    let mut at = from;
     let mut given = Vec::new();
     'reply: loop {
-        let limit = cursor.fetch();
+        let limit = cursor.fetch().max(skip.needs());
         let mut page = here.client.readdir(&here.cx, inode, &after, limit).await?;
         if let Some(last) = page.entries.last() {
             after.clone_from(&last.name);
         }
-        if offset == 0 {
+        if at == 0 {
             if add(1, Item::Dot(inode)) {
                 break;
             }
-            offset = 1;
+            at = 1;
         }
-        if offset == 1 {
+        if at == 1 {
             if add(2, Item::DotDot(page.parent)) {
                 break;
             }
-            offset = 2;
+            at = DOTS;
         }
-        for entry in &mut page.entries {
-            if skip > 0 {
-                skip -= 1;
-                continue;
-            }
+        let old = skip.take(page.entries.iter().map(|e| e.name.as_slice()));
+        if old < page.entries.len() || !skip.goes_on() {
+            skip = Skip::Count(0);
+        }
+        for entry in page.entries.iter_mut().skip(old) {
             if fresh && here.hub.is_written(entry.attr.inode) {
                 match here.fresh(entry.attr.clone()).await {
                     Ok(attr) => entry.attr = attr,
@@ -120,104 +254,23 @@ pub async fn list(
                     Err(e) => return Err(e),
                 }
             }
-            if add(offset + 1, Item::Entry(entry)) {
+            let position = cursor.position(at, &entry.name);
+            if add(position, Item::Entry(entry)) {
                 break 'reply;
             }
-            offset += 1;
-            given.push((offset, std::mem::take(&mut entry.name)));
+            cursor.gave(at, position, &entry.name);
+            at = position;
+            given.push((position, std::mem::take(&mut entry.name)));
         }
         if !page.more || page.entries.is_empty() {
             break;
         }
     }
-    cursor.gave(given);
+    if !given.is_empty() {
+        cursor.last = given;
+    }
     Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    //! Goal: a listing gives every entry once, however it is cut into replies and whatever is
-    //! removed behind it. Method: the cursor against a sorted list of names, without a kernel.
-    use super::*;
-    use std::collections::BTreeSet;
-
-    /// One reply of at most `fits` names, as `list` makes it.
-    fn reply(
-        c: &mut Cursor,
-        names: &BTreeSet<String>,
-        from: u64,
-        fits: usize,
-    ) -> Vec<(u64, String)> {
-        let Resume { after, skip } = c.resume(from);
-        let after = String::from_utf8(after).unwrap();
-        let rest = names.range(after.clone()..).filter(|n| **n != after);
-        let rest = rest.skip(skip as usize).take(fits);
-        let from = from.max(DOTS);
-        let out: Vec<_> = rest.cloned().zip(from + 1..).map(|(n, o)| (o, n)).collect();
-        c.gave(out.iter().map(|(o, n)| (*o, n.clone().into_bytes())).collect());
-        out
-    }
-
-    fn names(n: usize) -> BTreeSet<String> {
-        (0..n).map(|i| format!("f{i:05}")).collect()
-    }
-
-    #[test]
-    fn every_entry_once_with_any_size_of_replies() {
-        let names = names(1000);
-        for fits in [1, 7, 100, 5000] {
-            let (mut c, mut from, mut seen) = (Cursor::default(), 0, Vec::new());
-            loop {
-                let r = reply(&mut c, &names, from, fits);
-                let Some((last, _)) = r.last() else { break };
-                from = *last;
-                seen.extend(r.into_iter().map(|(_, n)| n));
-            }
-            assert!(seen.iter().eq(names.iter()), "replies of {fits}");
-        }
-    }
-
-    /// rm -rf reads, removes what it read, and goes on; its buffer ends inside our reply.
-    #[test]
-    fn removal_behind_the_reader_skips_nothing() {
-        let mut names = names(1000);
-        let (mut c, mut from, mut seen) = (Cursor::default(), 0, 0);
-        loop {
-            let r = reply(&mut c, &names, from, 100);
-            let taken: Vec<_> = r.into_iter().take(60).collect();
-            let Some((last, _)) = taken.last() else { break };
-            from = *last;
-            for (_, n) in taken {
-                assert!(names.remove(&n), "{n} twice");
-                seen += 1;
-            }
-        }
-        assert_eq!((seen, names.len()), (1000, 0));
-    }
-
-    #[test]
-    fn seekdir_and_rewinddir() {
-        let mut all = names(300);
-        let mut c = Cursor::default();
-        let first = reply(&mut c, &all, 0, 100);
-        let second = reply(&mut c, &all, first[99].0, 100);
-        let back = reply(&mut c, &all, first[10].0, 5);
-        assert_eq!(back[0].1, first[11].1);
-        let again = reply(&mut c, &all, second[50].0, 5);
-        assert_eq!(again[0].1, second[51].1);
-        all.insert("a-new-one".into());
-        assert_eq!(reply(&mut c, &all, 0, 1)[0].1, "a-new-one");
-        let unknown = reply(&mut Cursor::default(), &all, 52, 1);
-        assert_eq!(unknown[0].1, *all.iter().nth(50).unwrap());
-    }
-
-    #[test]
-    fn fetches_follow_what_fits() {
-        let mut c = Cursor::default();
-        assert_eq!(c.fetch(), FIRST_FETCH);
-        c.gave((0..700).map(|i| (i, Vec::new())).collect());
-        assert_eq!(c.fetch(), 701);
-        c.gave((0..9000).map(|i| (i, Vec::new())).collect());
-        assert_eq!(c.fetch(), FETCH_MAX);
-    }
-}
+mod tests;

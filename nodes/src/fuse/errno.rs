@@ -2,9 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fuser::Errno;
 use t3fs_actors::client::FsError;
 use t3fs_runtime::glommio::boot_time_us;
+
+use super::kernel::Errno;
 
 /// Failures of one kind are logged once in this time.
 const BURST_US: u64 = 10_000_000;
@@ -25,6 +26,11 @@ pub fn errno(e: &FsError) -> Errno {
         FsError::InvalidArgument => Errno::EINVAL,
         FsError::FileTooLarge => Errno::EFBIG,
         FsError::NoSpace => Errno::ENOSPC,
+        FsError::Changed => Errno::EAGAIN,
+        FsError::Lost => {
+            tracing::error!("an fsync failed: {e}");
+            Errno::EIO
+        }
         FsError::Unavailable(why) => {
             static BURST: Burst = Burst::new();
             if let Some(more) = BURST.admit(boot_time_us()) {
@@ -93,6 +99,8 @@ mod tests {
             (FsError::InvalidArgument, libc::EINVAL),
             (FsError::FileTooLarge, libc::EFBIG),
             (FsError::NoSpace, libc::ENOSPC),
+            (FsError::Changed, libc::EAGAIN),
+            (FsError::Lost, libc::EIO),
             (FsError::Unavailable("x".into()), libc::EIO),
             (FsError::Io("x".into()), libc::EIO),
         ];

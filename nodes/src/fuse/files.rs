@@ -1,7 +1,7 @@
 //! Content: open, write, and what goes with them.
 
 use bytes::Bytes;
-use t3fs_actors::client::{Attr, FileType, FsError, Owner, SetAttrs, SetTime};
+use t3fs_actors::client::{At, Attr, FileType, FsError, HandleId, Owner, SetAttrs, SetTime};
 use t3fs_actors::proto::ids::InodeId;
 
 use super::hub::Here;
@@ -18,23 +18,34 @@ pub fn writes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
+/// Whether reads and writes through a file that is opened so go past the page cache. Appends do: the
+/// kernel would put them into its cache where it believes the end to be.
+pub fn is_direct(flags: i32) -> bool {
+    flags & libc::O_DIRECT != 0 || writes(flags) && flags & libc::O_APPEND != 0
+}
+
 /// Opens, and empties the file if asked to.
-pub async fn open(here: &Here, inode: InodeId, flags: i32, uid: u32) -> Result<Attr, FsError> {
+pub async fn open(
+    here: &Here,
+    inode: InodeId,
+    flags: i32,
+    uid: u32,
+) -> Result<(Attr, HandleId), FsError> {
     if writes(flags) {
         here.hub.begin_writing(inode);
     }
     let opened = async {
-        let attr = here.client.open(&here.cx, inode).await?;
+        let (attr, handle) = here.client.open(&here.cx, inode, writes(flags)).await?;
         if flags & libc::O_TRUNC == 0 || !writes(flags) {
-            return Ok(attr);
+            return Ok((attr, handle));
         }
         let emptied = here.client.setattr(&here.cx, inode, emptying(&attr, uid)).await;
         if emptied.is_err()
-            && let Err(e) = here.client.release(&here.cx, inode).await
+            && let Err(e) = here.client.release(&here.cx, inode, handle).await
         {
             tracing::warn!("inode {inode} was not released after a failed open: {e:?}");
         }
-        emptied
+        Ok((emptied?, handle))
     };
     let opened = opened.await;
     if opened.is_err() && writes(flags) {
@@ -60,25 +71,29 @@ fn emptying(attr: &Attr, uid: u32) -> SetAttrs {
     }
 }
 
-/// Makes and opens a file, or opens the one that somebody else has made meanwhile.
+/// Makes and opens a file, or opens the one that somebody else has made meanwhile: the kernel, which
+/// has seen no such file, has not checked whether the caller may open it.
+///
+/// # Errors
+/// `Stale` lets the kernel look the name up anew, and check.
 pub async fn create(
     here: &Here,
     parent: InodeId,
     name: &[u8],
     owner: Owner,
     flags: i32,
-) -> Result<Attr, FsError> {
+) -> Result<(Attr, HandleId), FsError> {
     for _ in 0..ATTEMPTS {
         let made = names::create(here, parent, name, owner, writes(flags)).await;
-        if made != Err(FsError::Exists) || flags & libc::O_EXCL != 0 {
+        if !matches!(made, Err(FsError::Exists)) || flags & libc::O_EXCL != 0 {
             return made;
         }
         let attr = match here.client.lookup(&here.cx, parent, name).await {
             Err(FsError::NotFound) => continue, // removed again
             found => found?,
         };
-        if attr.kind != FileType::File {
-            return Err(FsError::Exists);
+        if attr.kind != FileType::File || !may_open(&attr, owner, flags) {
+            return Err(FsError::Stale);
         }
         let inode = attr.inode;
         let open = async move |there: &Here| open(there, inode, flags, owner.uid).await;
@@ -90,30 +105,72 @@ pub async fn create(
     Err(FsError::Stale)
 }
 
-pub async fn release(here: &Here, inode: InodeId, flags: i32) -> Result<(), FsError> {
-    let done = here.client.release(&here.cx, inode).await;
+/// Whether the mode alone lets the caller open a file. Supplementary groups and capabilities are
+/// not looked at: `false` leaves it to the kernel.
+fn may_open(attr: &Attr, caller: Owner, flags: i32) -> bool {
+    if caller.uid == 0 {
+        return true;
+    }
+    let class = match () {
+        () if caller.uid == attr.uid => 6,
+        () if caller.gid == attr.gid => 3,
+        () => 0,
+    };
+    let wanted = match flags & libc::O_ACCMODE {
+        libc::O_RDONLY => 0o4,
+        libc::O_WRONLY => 0o2,
+        _ => 0o6,
+    };
+    attr.mode >> class & wanted == wanted
+}
+
+pub async fn release(
+    here: &Here,
+    inode: InodeId,
+    handle: HandleId,
+    flags: i32,
+) -> Result<(), FsError> {
+    let done = here.client.release(&here.cx, inode, handle).await;
     if writes(flags) {
         here.hub.end_writing(inode);
     }
     done
 }
 
-/// Writes, and makes it durable when the file was opened for that (the kernel leaves O_SYNC to us).
-pub async fn write(
-    here: &Here,
-    inode: InodeId,
-    offset: u64,
-    data: Bytes,
-    flags: i32,
-    privileged: bool,
-) -> Result<(), FsError> {
-    here.client.write(&here.cx, inode, offset, data, privileged).await?;
-    // O_SYNC holds the bit of O_DSYNC.
-    if flags & libc::O_DSYNC == 0 {
-        return Ok(());
+/// Releases what was opened for a caller that was killed meanwhile.
+pub async fn close_unheard(here: &Here, inode: InodeId, handle: HandleId, flags: i32) {
+    if let Err(e) = release(here, inode, handle, flags).await {
+        tracing::warn!("inode {inode} was not released after its caller was killed: {e:?}");
     }
-    let datasync = flags & libc::O_SYNC != libc::O_SYNC;
-    here.client.fsync(&here.cx, inode, datasync).await
+}
+
+/// One write(2), as the kernel passes it on.
+pub struct Write {
+    pub inode: InodeId,
+    pub handle: HandleId,
+    /// Where the kernel believes that it goes.
+    pub offset: u64,
+    pub data: Bytes,
+    /// Of the open file.
+    pub flags: i32,
+    /// The kernel writes pages of its cache: they are where it says, whatever the file is open for.
+    pub cached: bool,
+    /// Setuid bits stay.
+    pub privileged: bool,
+}
+
+/// Writes, and makes it durable when the file was opened for that (the kernel leaves O_SYNC to us).
+/// Gives the offset at which the bytes are.
+pub async fn write(here: &Here, w: Write) -> Result<u64, FsError> {
+    let append = w.flags & libc::O_APPEND != 0 && !w.cached;
+    let at = if append { At::End } else { At::Offset(w.offset) };
+    let offset = here.client.write(&here.cx, w.inode, at, w.data, w.privileged).await?;
+    // O_SYNC holds the bit of O_DSYNC.
+    if w.flags & libc::O_DSYNC != 0 {
+        let datasync = w.flags & libc::O_SYNC != libc::O_SYNC;
+        here.client.fsync(&here.cx, w.inode, Some(w.handle), datasync).await?;
+    }
+    Ok(offset)
 }
 
 #[cfg(test)]
@@ -134,6 +191,10 @@ mod tests {
             ctime_ns: 0,
             length: 9,
             truncations: 0,
+            times_set: 0,
+            changes: 0,
+            sparse: false,
+            birth_ns: 0,
             layout: None,
         };
         assert_eq!(emptying(&attr(0o6755), 0).mode, None);
@@ -142,6 +203,32 @@ mod tests {
         assert_eq!(emptying(&attr(0o6745), 1000).mode, Some(0o2745));
         assert_eq!(emptying(&attr(0o644), 1000).mode, None);
         assert_eq!(emptying(&attr(0o644), 1000).length, Some(0));
+    }
+
+    /// Goal: a file that appears under an O_CREAT is opened only if its mode lets the caller.
+    #[test]
+    fn a_file_that_appeared_is_opened_only_by_whom_its_mode_lets() {
+        let attr = Attr {
+            inode: InodeId(5),
+            kind: FileType::File,
+            mode: 0o640,
+            uid: 7,
+            gid: 8,
+            nlink: 1,
+            atime_ns: 0,
+            mtime_ns: 0,
+            ctime_ns: 0,
+            length: 9,
+            truncations: 0,
+            times_set: 0,
+            changes: 0,
+            sparse: false,
+            birth_ns: 0,
+            layout: None,
+        };
+        let may = |uid, gid, flags| may_open(&attr, Owner { uid, gid, mode: 0 }, flags);
+        assert!(may(0, 0, libc::O_RDWR) && may(7, 1, libc::O_RDWR) && may(1, 8, libc::O_RDONLY));
+        assert!(!may(1, 8, libc::O_WRONLY) && !may(1, 1, libc::O_RDONLY));
     }
 
     #[test]

@@ -16,9 +16,11 @@ use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
 use super::admit::{Admission, Permit};
+use super::kernel::Ttl;
 
-/// How long a request may take: a process that waits in the kernel for us cannot be killed.
-const REQUEST_MAX: Duration = Duration::from_secs(120);
+/// How much longer a request may take than what it asks of the cluster: what has waited for as long
+/// as it may is to tell its caller why.
+const TELL_MAX: Duration = Duration::from_secs(10);
 
 thread_local! {
     /// This shard's client; `None` before it started and after it stopped.
@@ -41,6 +43,8 @@ pub struct Hub {
     /// Inodes that are open for writing, and how often: only their shard knows their length.
     writers: DashMap<u64, u32>,
     admission: Arc<Admission>,
+    /// How long requests wait for a cluster that does not answer; `None`: for ever.
+    io_timeout: Option<Duration>,
 }
 
 /// What a request has to work with on its shard.
@@ -52,9 +56,13 @@ pub struct Here {
 }
 
 impl Hub {
-    pub fn new(remotes: Vec<Remote>, bytes_in_flight_max: usize) -> Arc<Hub> {
+    pub fn new(
+        remotes: Vec<Remote>,
+        bytes_in_flight_max: usize,
+        io_timeout: Option<Duration>,
+    ) -> Arc<Hub> {
         let admission = Admission::new(bytes_in_flight_max);
-        Arc::new(Hub { remotes, writers: DashMap::new(), admission })
+        Arc::new(Hub { remotes, writers: DashMap::new(), admission, io_timeout })
     }
 
     pub fn shards(&self) -> usize {
@@ -66,14 +74,30 @@ impl Hub {
         (inode.0 % self.remotes.len() as u64) as usize
     }
 
-    /// From a FUSE thread: runs a request on the inode's shard. `bytes` is what it carries. If the
-    /// shard has no client any more the request is dropped, and fuser answers EIO for it.
-    pub fn run<F>(self: &Arc<Self>, inode: InodeId, bytes: usize, request: F)
+    /// From a FUSE thread: runs a request on the inode's shard. If the shard has no client any more
+    /// the request is dropped, and with it its reply, which says EIO.
+    pub fn run<F>(self: &Arc<Self>, inode: InodeId, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        let permit = Some(self.admission.admit(bytes));
-        self.pass(self.shard_of(inode), permit, request);
+        let shard = self.shard_of(inode);
+        self.admission.run(|permit| self.pass(shard, Some(permit), request));
+    }
+
+    /// As [`Hub::run`], for a request with so many bytes to write. With too much of that under way
+    /// it starts later, if `wanted` still says so, and this thread goes on.
+    pub fn run_write<F>(
+        self: &Arc<Self>,
+        inode: InodeId,
+        bytes: usize,
+        wanted: impl Fn() -> bool + Send + 'static,
+        request: F,
+    ) where
+        F: AsyncFnOnce(Here) + Send + 'static,
+    {
+        let (hub, shard) = (Arc::clone(self), self.shard_of(inode));
+        let start = move |permit| hub.pass(shard, Some(permit), request);
+        self.admission.run_write(bytes, wanted, start);
     }
 
     fn pass<F>(self: &Arc<Self>, shard: usize, permit: Option<Permit>, request: F)
@@ -83,7 +107,10 @@ impl Hub {
         let hub = Arc::clone(self);
         self.remotes[shard].run(Box::new(move |shard| {
             let Some(client) = client() else { return };
-            let cx = shard.cx().within(REQUEST_MAX);
+            let cx = match hub.io_timeout {
+                Some(timeout) => shard.cx().within(timeout + TELL_MAX),
+                None => shard.cx(),
+            };
             let here = Here { hub, client, cx: cx.clone(), _permit: permit };
             cx.spawn(async move { request(here).await });
         }));
@@ -108,6 +135,11 @@ impl Hub {
 }
 
 impl Here {
+    /// How long the kernel may remember what it is told.
+    pub fn ttl(&self) -> Ttl {
+        Ttl::from(&self.client.cache_time())
+    }
+
     /// From a shard: does something on the shard of an inode, which may be this one.
     pub async fn at<T, F>(&self, inode: InodeId, what: F) -> Result<T, FsError>
     where

@@ -2,8 +2,12 @@
 //!
 //! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's
 //! task writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
-//! attributes for [`options::TTL`], and a second cache with the same age limit would only be asked
-//! when it is as old as the kernel's. `options` has everything that the kernel is told at mount.
+//! attributes for as long as the client says that it may (`Client::cache_time`), and a second cache
+//! with the same age limit would only be asked when it is as old as the kernel's. `options` has everything that the kernel is told at mount,
+//! and `kernel` speaks its protocol.
+//!
+//! A caller that is killed is answered EINTR while its request goes on. Whoever has opened
+//! something for it hears so from the reply, and releases it again: nobody else will.
 
 pub mod admit;
 pub mod attr;
@@ -11,6 +15,7 @@ pub mod dir;
 pub mod errno;
 pub mod files;
 pub mod hub;
+pub mod kernel;
 pub mod names;
 pub mod options;
 
@@ -19,33 +24,31 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use fuser::{
-    AccessFlags, BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request, TimeOrNow, WriteFlags,
-};
-use t3fs_actors::client::{Attr, FsError, FsSpace, Owner, SetAttrs};
+use t3fs_actors::client::{self, Attr, FsError, FsSpace, HandleId, Owner, Seek, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
 
 use dir::{Cursor, Item};
 use errno::errno;
 use hub::{Here, Hub};
-use options::TTL;
+use kernel::{
+    AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
+    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, SetAttr, WriteFlags,
+};
+use kernel::{ReplyLseek, Ttl};
 
 /// Inode numbers are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
-/// Open files need no number of their own: all that is kept is kept per inode.
-const NO_HANDLE: FileHandle = FileHandle(0);
 /// The unit in which statfs(2) counts.
 const STATFS_BLOCK: u64 = 4096;
 
-/// The file system as fuser calls it.
+/// The file system as the kernel's requests find it.
 pub struct Fs {
     hub: Arc<Hub>,
     /// Open directories by handle. A cursor is out of the map while a shard works with it; the
@@ -66,7 +69,7 @@ impl Fs {
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        self.hub.run(InodeId(inode.0), 0, request);
+        self.hub.run(InodeId(inode.0), request);
     }
 }
 
@@ -85,21 +88,21 @@ fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
     match result {
         Ok(()) => reply.ok(),
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
-fn answer_entry(reply: ReplyEntry, result: Result<Attr, FsError>) {
+async fn answer_entry(here: &Here, reply: ReplyEntry, result: Result<Attr, FsError>) {
     match result {
-        Ok(a) => reply.entry(&TTL, &attr::to_kernel(&a), GENERATION),
+        Ok(a) => reply.entry(here.ttl(), &attr::told(here, &a).await, GENERATION),
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
-fn answer_attr(reply: ReplyAttr, result: Result<Attr, FsError>) {
+async fn answer_attr(here: &Here, reply: ReplyAttr, result: Result<Attr, FsError>) {
     match result {
-        Ok(a) => reply.attr(&TTL, &attr::to_kernel(&a)),
+        Ok(a) => reply.attr(here.ttl(), &attr::told(here, &a).await),
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
 fn answer_statfs(reply: ReplyStatfs, result: Result<FsSpace, FsError>) {
@@ -115,10 +118,10 @@ fn answer_statfs(reply: ReplyStatfs, result: Result<FsSpace, FsError>) {
                 STATFS_BLOCK as u32,
                 NAME_MAX as u32,
                 STATFS_BLOCK as u32,
-            );
+            )
         }
         Err(e) => reply.error(errno(&e)),
-    }
+    };
 }
 
 /// Unwraps, or replies with the error and returns.
@@ -126,7 +129,10 @@ macro_rules! or_reply {
     ($result:expr, $reply:expr) => {
         match $result {
             Ok(v) => v,
-            Err(e) => return $reply.error(e),
+            Err(e) => {
+                $reply.error(e);
+                return;
+            }
         }
     };
 }
@@ -137,7 +143,7 @@ macro_rules! answer_listing {
         match $listed {
             Ok(()) | Err(FsError::Stale) => $reply.ok(),
             Err(e) => $reply.error(errno(&e)),
-        }
+        };
     };
 }
 
@@ -149,11 +155,11 @@ impl Filesystem for Fs {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = or_reply!(name_of(name), reply);
         self.run(parent, async move |here| {
-            answer_entry(reply, names::lookup(&here, InodeId(parent.0), &name).await);
+            answer_entry(&here, reply, names::lookup(&here, InodeId(parent.0), &name).await).await;
         });
     }
 
-    fn forget(&self, _: &Request, ino: INodeNo, _: u64) {
+    fn forget(&self, _: &Request, ino: INodeNo, _lookups: u64) {
         if !self.removed.is_empty() {
             self.removed.remove(&ino.0);
         }
@@ -161,31 +167,16 @@ impl Filesystem for Fs {
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(last) = self.removed.get(&ino.0) {
-            return answer_attr(reply, Ok(last.clone()));
+            reply.attr(&client::CACHE_TIME, &attr::to_kernel(&last));
+            return;
         }
         self.run(ino, async move |here| {
-            answer_attr(reply, here.client.getattr(&here.cx, InodeId(ino.0)).await);
+            answer_attr(&here, reply, here.client.getattr(&here.cx, InodeId(ino.0)).await).await;
         });
     }
 
-    fn setattr(
-        &self,
-        _: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        ctime: Option<SystemTime>,
-        _: Option<FileHandle>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<SystemTime>,
-        _: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
+    fn setattr(&self, _: &Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
+        let SetAttr { mode, uid, gid, size, atime, mtime, ctime, .. } = set;
         let set = SetAttrs {
             mode: mode.map(|m| m & 0o7777),
             uid,
@@ -196,7 +187,8 @@ impl Filesystem for Fs {
             ctime: ctime.map(attr::set_ctime),
         };
         self.run(ino, async move |here| {
-            answer_attr(reply, here.client.setattr(&here.cx, InodeId(ino.0), set).await);
+            answer_attr(&here, reply, here.client.setattr(&here.cx, InodeId(ino.0), set).await)
+                .await;
         });
     }
 
@@ -205,7 +197,7 @@ impl Filesystem for Fs {
             match here.client.readlink(&here.cx, InodeId(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
@@ -223,7 +215,12 @@ impl Filesystem for Fs {
         let kind = or_reply!(attr::kind_of_mknod(mode, rdev).ok_or(Errno::EINVAL), reply);
         let owner = owner(req, mode);
         self.run(parent, async move |here| {
-            answer_entry(reply, names::mknod(&here, InodeId(parent.0), &name, owner, kind).await);
+            answer_entry(
+                &here,
+                reply,
+                names::mknod(&here, InodeId(parent.0), &name, owner, kind).await,
+            )
+            .await;
         });
     }
 
@@ -240,7 +237,7 @@ impl Filesystem for Fs {
         let owner = owner(req, mode);
         self.run(parent, async move |here| {
             let made = here.client.mkdir(&here.cx, InodeId(parent.0), &name, owner).await;
-            answer_entry(reply, made);
+            answer_entry(&here, reply, made).await;
         });
     }
 
@@ -272,13 +269,14 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(link_name), reply);
         let target = target.as_os_str().as_bytes().to_vec();
         if target.len() > SYMLINK_MAX {
-            return reply.error(Errno::ENAMETOOLONG);
+            reply.error(Errno::ENAMETOOLONG);
+            return;
         }
         let owner = owner(req, 0o777);
         self.run(parent, async move |here| {
             let client = &here.client;
             let made = client.symlink(&here.cx, InodeId(parent.0), &name, &target, owner).await;
-            answer_entry(reply, made);
+            answer_entry(&here, reply, made).await;
         });
     }
 
@@ -311,16 +309,26 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(newname), reply);
         self.run(ino, async move |here| {
             let (inode, parent) = (InodeId(ino.0), InodeId(newparent.0));
-            answer_entry(reply, here.client.link(&here.cx, inode, parent, &name).await);
+            answer_entry(&here, reply, here.client.link(&here.cx, inode, parent, &name).await)
+                .await;
         });
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let uid = req.uid();
         self.run(ino, async move |here| {
-            match files::open(&here, InodeId(ino.0), flags.0, uid).await {
-                Ok(_) => reply.opened(NO_HANDLE, options::of_open(flags.0)),
-                Err(e) => reply.error(errno(&e)),
+            let inode = InodeId(ino.0);
+            let taken = match files::open(&here, inode, flags.0, uid).await {
+                Ok((_, handle)) => {
+                    (handle, reply.opened(FileHandle(handle.0), options::of_open(flags.0)))
+                }
+                Err(e) => {
+                    reply.error(errno(&e));
+                    return;
+                }
+            };
+            if let (handle, false) = taken {
+                files::close_unheard(&here, inode, handle, flags.0).await;
             }
         });
     }
@@ -336,19 +344,19 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.hub.run(InodeId(ino.0), size as usize, async move |here| {
+        self.run(ino, async move |here| {
             match here.client.read(&here.cx, InodeId(ino.0), offset, size).await {
                 Ok(data) => reply.data(&data),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
     fn write(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        fh: FileHandle,
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
@@ -358,19 +366,29 @@ impl Filesystem for Fs {
     ) {
         let data = Bytes::copy_from_slice(data);
         let size = data.len();
-        let privileged = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.hub.run(InodeId(ino.0), size, async move |here| {
-            let inode = InodeId(ino.0);
-            match files::write(&here, inode, offset, data, flags.0, privileged).await {
-                Ok(()) => reply.written(size as u32),
+        // Past its cache the kernel leaves setuid bits to us.
+        let direct = files::is_direct(flags.0) && req.uid() != 0;
+        let write = files::Write {
+            inode: InodeId(ino.0),
+            handle: HandleId(fh.0),
+            offset,
+            data,
+            flags: flags.0,
+            cached: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+            privileged: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+        };
+        let wanted = reply.wanted();
+        self.hub.run_write(write.inode, size, wanted, async move |here| {
+            match files::write(&here, write).await {
+                Ok(_) => reply.written(size as u32),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         self.run(ino, async move |here| {
-            answer(reply, here.client.flush(&here.cx, InodeId(ino.0)).await);
+            answer(reply, here.client.flush(&here.cx, InodeId(ino.0), HandleId(fh.0)).await);
         });
     }
 
@@ -378,20 +396,21 @@ impl Filesystem for Fs {
         &self,
         _: &Request,
         ino: INodeNo,
-        _: FileHandle,
+        fh: FileHandle,
         flags: OpenFlags,
         _: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
         self.run(ino, async move |here| {
-            answer(reply, files::release(&here, InodeId(ino.0), flags.0).await);
+            answer(reply, files::release(&here, InodeId(ino.0), HandleId(fh.0), flags.0).await);
         });
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.run(ino, async move |here| {
-            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), datasync).await);
+            let handle = Some(HandleId(fh.0));
+            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), handle, datasync).await);
         });
     }
 
@@ -399,14 +418,16 @@ impl Filesystem for Fs {
     /// Of what this mount has removed the kernel knows, and lists nothing.
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
+        // Of a directory nothing is kept before it is read: there is nothing to close again.
         if self.removed.contains_key(&ino.0) {
-            return reply.opened(FileHandle(handle), FopenFlags::empty());
+            let _ = reply.opened(FileHandle(handle), FopenFlags::empty());
+            return;
         }
         self.run(ino, async move |here| {
             match here.client.getattr(&here.cx, InodeId(ino.0)).await {
                 Ok(_) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(e) => reply.error(errno(&e)),
-            }
+            };
         });
     }
 
@@ -423,7 +444,7 @@ impl Filesystem for Fs {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
             let add = |next: u64, item: Item<'_>| {
-                let dots = fuser::FileType::Directory;
+                let dots = FileType::Directory;
                 match item {
                     Item::Dot(i) => reply.add(INodeNo(i.0), next, dots, "."),
                     Item::DotDot(i) => reply.add(INodeNo(i.0), next, dots, ".."),
@@ -452,13 +473,19 @@ impl Filesystem for Fs {
         self.run(ino, async move |here| {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
-            let mut put = |next: u64, name: &OsStr, a: &fuser::FileAttr| {
-                reply.add(a.ino, next, name, &TTL, a, GENERATION)
+            let ttl = here.ttl();
+            let mut put = |next: u64, name: &OsStr, ttl: Ttl, a: &FileAttr| {
+                reply.add(a.ino, next, name, ttl, a, GENERATION)
             };
             let add = |next: u64, item: Item<'_>| match item {
-                Item::Dot(i) => put(next, OsStr::new("."), &attr::of_dots(i)),
-                Item::DotDot(i) => put(next, OsStr::new(".."), &attr::of_dots(i)),
-                Item::Entry(e) => put(next, OsStr::from_bytes(&e.name), &attr::to_kernel(&e.attr)),
+                Item::Dot(i) => put(next, OsStr::new("."), ttl, &attr::of_dots(i)),
+                Item::DotDot(i) => put(next, OsStr::new(".."), ttl, &attr::of_dots(i)),
+                Item::Entry(e) => {
+                    // How much a sparse file takes is asked for when somebody wants to know.
+                    let attr_ttl = if e.attr.sparse { Duration::ZERO } else { ttl.attr };
+                    let ttl = Ttl { attr: attr_ttl, ..ttl };
+                    put(next, OsStr::from_bytes(&e.name), ttl, &attr::to_kernel(&e.attr))
+                }
             };
             let listed = dir::list(&here, inode, &mut cursor, offset, true, add).await;
             dirs.insert(fh.0, cursor);
@@ -480,7 +507,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         self.run(ino, async move |here| {
-            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), datasync).await);
+            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), None, datasync).await);
         });
     }
 
@@ -508,16 +535,55 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(name), reply);
         let owner = owner(req, mode);
         self.run(parent, async move |here| {
-            match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
-                Ok(a) => reply.created(
-                    &TTL,
-                    &attr::to_kernel(&a),
-                    GENERATION,
-                    NO_HANDLE,
-                    options::of_open(flags),
-                ),
-                Err(e) => reply.error(errno(&e)),
+            let (a, handle) =
+                match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
+                    Ok(made) => made,
+                    Err(e) => {
+                        reply.error(errno(&e));
+                        return;
+                    }
+                };
+            let open_flags = options::of_open(flags);
+            let told = attr::told(&here, &a).await;
+            if !reply.created(here.ttl(), &told, GENERATION, FileHandle(handle.0), open_flags) {
+                let close = async move |there: &Here| {
+                    files::close_unheard(there, a.inode, handle, flags).await;
+                    Ok(())
+                };
+                // It fails only where everything ends.
+                let _ = here.at(a.inode, close).await;
             }
+        });
+    }
+
+    /// Where data or a hole begins.
+    fn lseek(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => {
+                reply.error(Errno::EINVAL);
+                return;
+            }
+        };
+        let Ok(from) = u64::try_from(offset) else {
+            reply.error(Errno::ENXIO);
+            return;
+        };
+        self.run(ino, async move |here| {
+            match here.client.seek(&here.cx, InodeId(ino.0), from, what).await {
+                Ok(Some(found)) => reply.offset(found as i64),
+                Ok(None) => reply.error(Errno::ENXIO),
+                Err(e) => reply.error(errno(&e)),
+            };
         });
     }
 }

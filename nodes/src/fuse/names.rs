@@ -4,40 +4,33 @@
 //! open there. The kernel holds the parents' locks, so through this mount no name changes its inode
 //! between the look and the operation.
 
-use fuser::RenameFlags;
-use t3fs_actors::client::{Attr, FileType, FsError, Owner, RenameMode};
+use t3fs_actors::client::{Attr, FileType, FsError, HandleId, Owner, RenameMode};
 use t3fs_actors::proto::ids::InodeId;
 
 use super::hub::Here;
+use super::kernel::RenameFlags;
 
 pub async fn lookup(here: &Here, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
     let attr = here.client.lookup(&here.cx, parent, name).await?;
     here.fresh(attr).await
 }
 
-/// A file that is open for writing from the start, or any special file that is not.
+/// A file that is open for writing from the start. It is made by the parent's shard and used by its
+/// own, whichever session meta holds it for.
 pub async fn create(
     here: &Here,
     parent: InodeId,
     name: &[u8],
     owner: Owner,
     writes: bool,
-) -> Result<Attr, FsError> {
-    let attr = here.client.create(&here.cx, parent, name, owner, FileType::File).await?;
+) -> Result<(Attr, HandleId), FsError> {
+    let kind = FileType::File;
+    let (attr, session) = here.client.make(&here.cx, parent, name, owner, kind, true).await?;
     let inode = attr.inode;
-    if here.hub.shard_of(inode) != usize::from(here.cx.shard_index()) {
-        // It was made, and opened, by the parent's shard; it will be used on its own.
-        let opened = here
-            .at(inode, async move |there: &Here| there.client.open(&there.cx, inode).await)
-            .await;
-        let released = here.client.release(&here.cx, inode).await;
-        opened?;
-        released?;
-    }
     if writes {
         here.hub.begin_writing(inode);
     }
-    Ok(attr)
+    here.at(inode, async move |there: &Here| Ok(there.client.adopt(attr, session))).await
 }
 
 pub async fn mknod(
@@ -47,17 +40,14 @@ pub async fn mknod(
     owner: Owner,
     kind: FileType,
 ) -> Result<Attr, FsError> {
-    let attr = here.client.create(&here.cx, parent, name, owner, kind).await?;
-    if kind == FileType::File {
-        here.client.release(&here.cx, attr.inode).await?;
-    }
-    Ok(attr)
+    Ok(here.client.make(&here.cx, parent, name, owner, kind, false).await?.0)
 }
 
 pub async fn unlink(here: &Here, parent: InodeId, name: Vec<u8>) -> Result<(), FsError> {
-    let lives = shard_inode(here, parent, &name).await?.unwrap_or(parent);
-    let unlink = async move |there: &Here| there.client.unlink(&there.cx, parent, &name).await;
-    here.at(lives, unlink).await.map(drop)
+    let known = shard_inode(here, parent, &name).await?;
+    let unlink =
+        async move |there: &Here| there.client.unlink(&there.cx, parent, &name, known).await;
+    here.at(known.unwrap_or(parent), unlink).await.map(drop)
 }
 
 /// The inode behind a name, if where it lives can make a difference.
@@ -82,12 +72,13 @@ pub async fn rename(
     to: (InodeId, Vec<u8>),
     mode: RenameMode,
 ) -> Result<(), FsError> {
-    let lives = match mode {
+    let replaced = match mode {
         RenameMode::Replace => shard_inode(here, to.0, &to.1).await?,
         RenameMode::NoReplace | RenameMode::Exchange => None,
     };
-    here.at(lives.unwrap_or(to.0), async move |there: &Here| {
-        there.client.rename(&there.cx, from.0, &from.1, to.0, &to.1, mode).await
+    here.at(replaced.unwrap_or(to.0), async move |there: &Here| {
+        let (from, to) = ((from.0, &from.1[..]), (to.0, &to.1[..]));
+        there.client.rename(&there.cx, from, to, mode, replaced).await
     })
     .await
 }
@@ -115,6 +106,6 @@ mod tests {
         assert_eq!(rename_mode(RenameFlags::RENAME_NOREPLACE), Some(RenameMode::NoReplace));
         assert_eq!(rename_mode(RenameFlags::RENAME_EXCHANGE), Some(RenameMode::Exchange));
         assert_eq!(rename_mode(RenameFlags::RENAME_WHITEOUT), None);
-        assert_eq!(rename_mode(RenameFlags::all()), None);
+        assert_eq!(rename_mode(RenameFlags::from_bits(7)), None);
     }
 }

@@ -2,17 +2,12 @@
 //! that the benchmark compares our work and not a setting: change both together.
 //!
 //! Not asked for, on purpose: `WRITEBACK_CACHE` (write buffering is the client's, and the kernel's
-//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (fuser does not pass on
-//! its flag of setattr, so the kernel clears setuid bits itself, with a setattr), `DONT_MASK` (the
+//! would write back through us under memory pressure), `HANDLE_KILLPRIV` (without it the kernel
+//! clears setuid bits itself, with a setattr), `DONT_MASK` (the
 //! kernel applies the umask before it asks), `AUTO_INVAL_DATA` (it drops the page cache after our
 //! own writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
 
-use std::time::Duration;
-
-use fuser::{Config, FopenFlags, InitFlags, KernelConfig, SessionACL};
-
-/// How long the kernel may answer from its caches of names and attributes.
-pub const TTL: Duration = Duration::from_secs(1);
+use super::kernel::{FopenFlags, InitFlags, KernelConfig, SessionAcl};
 
 /// Largest read or write in one request.
 pub const IO_BYTES_MAX: u32 = 1 << 20;
@@ -41,18 +36,14 @@ pub fn event_loops() -> usize {
     crate::limits::cores().max(2)
 }
 
-/// For a connection that is mounted already: what remains is fuser's own.
-pub fn session(allow_other: bool) -> (SessionACL, Config) {
-    let mut config = Config::default();
-    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
-    config.n_threads = Some(event_loops());
-    config.clone_fd = true;
-    (config.acl, config)
+/// Who may use the mount.
+pub fn acl(allow_other: bool) -> SessionAcl {
+    if allow_other { SessionAcl::All } else { SessionAcl::Owner }
 }
 
 /// Answers the kernel's offer of capabilities.
 pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
-    let refused = |what| std::io::Error::other(format!("the fuse crate refused {what}"));
+    let refused = |what| std::io::Error::other(format!("{what} is out of bounds"));
     for flag in INIT_FLAGS {
         // Refused means that this kernel lacks it; all is right without, and some things slower.
         let _ = kernel.add_capabilities(flag);
@@ -68,9 +59,11 @@ pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
 /// How a file that is opened with these flags is cached.
 pub fn of_open(flags: i32) -> FopenFlags {
     let mut f = FopenFlags::empty();
+    if super::files::is_direct(flags) {
+        f |= FopenFlags::FOPEN_DIRECT_IO;
+    }
     if flags & libc::O_DIRECT != 0 {
-        // Past the page cache, and several writers of one file at once.
-        f |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+        f |= FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES; // several writers of one file at once
     }
     if flags & libc::O_ACCMODE == libc::O_RDONLY {
         // Closing has nothing to hand over: one request less.

@@ -13,7 +13,7 @@ use rustix::net::{
     recvmsg, socketpair,
 };
 
-use super::NotUnmounted;
+use super::{MountOptions, NotUnmounted, SUBTYPE};
 use crate::failure::{Failure, failed};
 
 const NAME: &str = "fusermount3";
@@ -32,7 +32,12 @@ pub fn user_allow_other() -> bool {
     text.lines().any(|l| l.trim() == "user_allow_other")
 }
 
-pub fn mount(dir: &Path, source: &str, allow_other: bool) -> Result<OwnedFd, Failure> {
+pub fn mount(
+    dir: &Path,
+    source: &str,
+    how: MountOptions,
+    allow_other: bool,
+) -> Result<OwnedFd, Failure> {
     let cannot = |e: &dyn std::fmt::Display| {
         let why = e.to_string();
         let why = why.trim().trim_start_matches("fusermount3: ");
@@ -44,7 +49,10 @@ pub fn mount(dir: &Path, source: &str, allow_other: bool) -> Result<OwnedFd, Fai
             .map_err(|e| cannot(&e))?;
     // Only this end may pass to the helper. No other thread starts processes while we mount.
     rustix::io::fcntl_setfd(&theirs, FdFlags::empty()).map_err(|e| cannot(&e))?;
-    let mut options = format!("fsname={source},default_permissions,nosuid,nodev");
+    let mut options = format!("fsname={source},subtype={SUBTYPE},default_permissions");
+    for word in how.words() {
+        options = options + "," + word;
+    }
     if allow_other {
         options += ",allow_other";
     }

@@ -1,13 +1,15 @@
 //! The mount itself: what is at a path, making it, taking it away, and who holds it.
 //!
-//! Mounting is done here and not by fuser, so that each way it can fail has its own sentence, and
+//! Each step is done here, so that each way it can fail has its own sentence, and
 //! so that an unmount that finds the mount in use leaves it as it is. Root mounts with mount(2),
 //! others through fusermount3. Nothing here opens a path below a mount of ours: what is known about
 //! mounts comes from /proc.
 
+pub mod device;
 pub mod fusermount;
 pub mod holders;
 pub mod mountinfo;
+pub mod options;
 pub mod place;
 
 use std::ffi::CString;
@@ -17,10 +19,11 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::UnmountFlags;
 use rustix::process::{getegid, geteuid};
 
 use mountinfo::Device;
+pub use options::MountOptions;
 
 use crate::failure::{Failure, failed, refused};
 
@@ -30,9 +33,15 @@ const DEVICE: &str = "/dev/fuse";
 /// reader wait for one round trip per 128 KiB.
 const READ_AHEAD_KIB: u32 = 1024;
 
+/// The type of a mount is `fuse.` and this. mount(8) looks for `/sbin/mount.fuse.<this>` when it
+/// mounts anew (`-o remount`), and for `/sbin/mount.<this>` by `-t <this>`.
+pub const SUBTYPE: &str = "t3fs";
+/// The source of a mount is this and the cluster's name.
+pub const SOURCE_PREFIX: &str = "hf3fs.";
+
 /// What `df` shows in its first column.
 pub fn source(cluster: &str) -> String {
-    format!("hf3fs.{cluster}")
+    format!("{SOURCE_PREFIX}{cluster}")
 }
 
 /// Whether other users than the one who mounts may use the mount.
@@ -41,7 +50,10 @@ pub fn allow_other() -> bool {
 }
 
 /// Refuses where no mount could be made: looks at /dev/fuse and for fusermount3.
-pub fn preflight() -> Result<(), Failure> {
+pub fn preflight(how: MountOptions) -> Result<(), Failure> {
+    if let Some(word) = how.needs_root().filter(|_| !geteuid().is_root()) {
+        return Err(refused(format!("only root can mount with {word}; leave it out")));
+    }
     open_device().map_err(|e| match e {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => refused(format!(
             "there is no {DEVICE}; load the module with `modprobe fuse`, or start the container \
@@ -64,10 +76,10 @@ fn open_device() -> Result<OwnedFd, Errno> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Mounts on `dir` (absolute, without links). The connection is ready for fuser's handshake.
-pub fn mount(dir: &Path, cluster: &str) -> Result<OwnedFd, Failure> {
+/// Mounts on `dir` (absolute, without links). The connection is ready for the handshake.
+pub fn mount(dir: &Path, cluster: &str, how: MountOptions) -> Result<OwnedFd, Failure> {
     if !geteuid().is_root() {
-        return fusermount::mount(dir, &source(cluster), allow_other());
+        return fusermount::mount(dir, &source(cluster), how, allow_other());
     }
     let cannot = |what: &str, e: Errno| {
         let hint = match e {
@@ -85,10 +97,40 @@ pub fn mount(dir: &Path, cluster: &str) -> Result<OwnedFd, Failure> {
         getegid().as_raw()
     );
     let options = CString::new(options).expect("made of numbers and words");
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(source(cluster), dir, "fuse", flags, options.as_c_str())
+    let kind = format!("fuse.{SUBTYPE}");
+    rustix::mount::mount(source(cluster), dir, kind, how.flags(), options.as_c_str())
         .map_err(|e| cannot("mount on", e))?;
     Ok(device)
+}
+
+/// `mount -o remount,WORDS DIR`: the mount of ours at `dir` gets these options and no others; the
+/// process that serves it is not asked.
+pub fn remount<'a>(dir: &Path, words: impl IntoIterator<Item = &'a str>) -> Result<(), Failure> {
+    let shown = dir.display();
+    let found = mountinfo::at(dir)
+        .map_err(|e| refused(format!("/proc/self/mountinfo cannot be read: {e}; mount /proc")))?;
+    if !found.is_some_and(|m| m.is_ours()) {
+        return Err(refused(format!("{shown} is no mount of t3fs, so it is not mounted anew")));
+    }
+    let how = MountOptions::of_mount8().with(words).map_err(unknown_option)?;
+    // One call changes the file system and this mount point.
+    rustix::mount::mount_remount(dir, how.flags(), c"").map_err(|e| {
+        let hint = match e {
+            Errno::PERM => "; only root can",
+            Errno::BUSY => "; files are open for writing there",
+            _ => "",
+        };
+        failed(format!("{shown} cannot be mounted anew: {e}{hint}"))
+    })
+}
+
+/// The sentence about a word that is no option.
+pub fn unknown_option(word: String) -> Failure {
+    refused(format!(
+        "mount option {word:?} is not known; known are ro, rw, noexec, exec, nodev, dev, nosuid, \
+         suid, noatime, relatime, strictatime, nodiratime, sync, async, dirsync, user, _netdev, \
+         nofail, noauto and x-*"
+    ))
 }
 
 /// How an unmount did not happen.

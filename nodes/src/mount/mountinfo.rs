@@ -27,6 +27,11 @@ impl Mount {
     pub fn is_fuse(&self) -> bool {
         self.kind == "fuse" || self.kind.starts_with("fuse.")
     }
+
+    /// Whether t3fs made it, of this version or an older one, whose mounts had no type of their own.
+    pub fn is_ours(&self) -> bool {
+        self.is_fuse() && self.source.starts_with(super::SOURCE_PREFIX)
+    }
 }
 
 /// All mounts that this process sees, in the order they were made.

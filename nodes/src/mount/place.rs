@@ -1,15 +1,18 @@
-//! Is DIR a place to mount on? A stale mount of this cluster may be replaced; everything else that
-//! is mounted there is refused with the command that takes it away.
+//! Is DIR a place to mount on? DIR is a folder with nothing in it, or not there: then it is made,
+//! with what is missing above it. A stale mount of this cluster may be replaced; everything else
+//! that is mounted there is refused with the command that takes it away.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use rustix::fs::Access;
 use rustix::io::Errno;
 
 use super::mountinfo::{self, Mount};
-use crate::failure::{Failure, refused};
+use crate::data::folder;
+use crate::failure::{Failure, failed, refused};
 
 /// How long a mount may take to answer before it counts as hanging.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -18,27 +21,34 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Free,
+    /// Nothing; [`make`] makes the folder.
+    Absent,
     /// Left by a killed process of the same cluster.
     Stale,
 }
 
-/// Absolute, without links. Only what is above DIR is looked at: DIR itself may be a dead mount.
+/// Absolute, without links, whether DIR is there or not. Only what is above DIR is looked at: DIR
+/// itself may be a dead mount.
 pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
-    let cannot = |e: io::Error| {
-        let hint = match e.kind() {
-            io::ErrorKind::NotFound => "; make it first with `mkdir -p`",
-            _ => "",
-        };
-        refused(format!("cannot mount on {}: {e}{hint}", dir.display()))
-    };
+    let cannot = |e: io::Error| refused(format!("cannot mount on {}: {e}", dir.display()));
+    let absent = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
     let absolute = std::path::absolute(dir).map_err(cannot)?;
     let real = match (absolute.parent(), absolute.file_name()) {
-        (Some(parent), Some(name)) => parent.canonicalize().map_err(cannot)?.join(name),
+        (Some(parent), Some(name)) => match parent.canonicalize() {
+            Ok(parent) => parent.join(name),
+            Err(e) if absent(&e) => return folder::resolve(dir),
+            Err(e) => return Err(cannot(e)),
+        },
         // `..` at the end, or the root.
         _ => return absolute.canonicalize().map_err(cannot),
     };
-    let mounted = mountinfo::at(&real).map_err(cannot)?.is_some();
-    if mounted { Ok(real) } else { real.canonicalize().map_err(cannot) }
+    if mountinfo::at(&real).map_err(cannot)?.is_some() {
+        return Ok(real);
+    }
+    match real.canonicalize() {
+        Err(e) if absent(&e) => folder::resolve(&real),
+        other => other.map_err(cannot),
+    }
 }
 
 /// Looks at a resolved DIR. `source` is what our own mount would be called; its data lock is free.
@@ -46,24 +56,73 @@ pub fn check(dir: &Path, source: &str) -> Result<Place, Failure> {
     let found = mountinfo::at(dir)
         .map_err(|e| refused(format!("/proc/self/mountinfo cannot be read: {e}; mount /proc")))?;
     match found {
-        None => folder(dir).map(|()| Place::Free),
+        None => empty_folder(dir),
         Some(mount) => mounted(dir, &mount, source, answer(dir)),
     }
 }
 
-fn folder(dir: &Path) -> Result<(), Failure> {
+fn empty_folder(dir: &Path) -> Result<Place, Failure> {
     let shown = dir.display();
-    let meta = std::fs::symlink_metadata(dir)
-        .map_err(|e| refused(format!("cannot mount on {shown}: {e}; make it with `mkdir -p`")))?;
-    if meta.is_dir() {
-        return Ok(());
+    not_in_sources(dir)?;
+    match std::fs::symlink_metadata(dir) {
+        Ok(meta) if meta.is_dir() => {}
+        Ok(_) => {
+            return Err(refused(format!("{shown} is not a folder; give a folder to mount on")));
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return can_be_made(dir),
+        Err(e) => return Err(refused(format!("cannot mount on {shown}: {e}"))),
     }
-    Err(refused(format!("{shown} is not a folder; give a folder to mount on")))
+    // A folder that we may not read is somebody else's, which mounting itself refuses.
+    let first = std::fs::read_dir(dir).ok().and_then(|mut entries| entries.next()?.ok());
+    match first {
+        None => Ok(Place::Free),
+        Some(entry) => Err(refused(format!(
+            "{shown} is not empty (there is {:?} in it), and a mount would hide what it holds; \
+             give an empty folder, or one that is not there",
+            entry.file_name().to_string_lossy()
+        ))),
+    }
 }
 
-/// Whether a mount on DIR, where none is yet, would hide something.
-pub fn is_filled(dir: &Path) -> bool {
-    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+/// What would have to be made is below a folder in which this user may make something.
+fn can_be_made(dir: &Path) -> Result<Place, Failure> {
+    let above = dir.ancestors().skip(1).find(|a| a.exists()).unwrap_or(Path::new("/"));
+    match rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Ok(Place::Absent),
+        Err(e) => Err(refused(format!(
+            "{} is not there, and cannot be made in {}: {e}; choose a place of yours",
+            dir.display(),
+            above.display()
+        ))),
+    }
+}
+
+/// Makes an absent DIR, for its owner to write and everybody to look into, and what is missing
+/// above it. A folder made so stays when the mount ends.
+pub fn make(dir: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(dir);
+    made.map_err(|e| failed(format!("cannot make {}: {e}", dir.display())))
+}
+
+/// A mount on the sources that this command was started from, or among them, would hide them or be
+/// found by every search through them. Below their `target` only builds are.
+fn not_in_sources(dir: &Path) -> Result<(), Failure> {
+    let places = [std::env::current_dir(), std::env::current_exe()];
+    for place in places.iter().flatten() {
+        let Some(sources) = place.ancestors().find(|a| a.join("nodes/Cargo.toml").is_file()) else {
+            continue;
+        };
+        let builds = sources.join("target");
+        if sources.starts_with(dir) || (dir.starts_with(sources) && !dir.starts_with(builds)) {
+            return Err(refused(format!(
+                "{} is where the sources of t3fs are ({}); give a folder outside of them",
+                dir.display(),
+                sources.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// What a mount says when it is looked at.
@@ -108,7 +167,7 @@ fn mounted(dir: &Path, mount: &Mount, source: &str, answer: Answer) -> Result<Pl
         Answer::Silent => format!(
             "{shown} is a mount of {what} that does not answer; take it away with `{lazy} {shown}`"
         ),
-        Answer::Alive if mount.is_fuse() && what.starts_with("hf3fs.") => {
+        Answer::Alive if mount.is_ours() => {
             format!(
                 "{shown} is already a mount of {what}; end it with `t3fs-node down {shown}` \
                  (or, if that knows nothing of it, `{unmount} {shown}`)"
@@ -137,6 +196,7 @@ mod tests {
         let dir = Path::new("/m");
         let look = |kind, source, answer| mounted(dir, &mount(kind, source), "hf3fs.a", answer);
         assert_eq!(look("fuse", "hf3fs.a", Answer::Dead), Ok(Place::Stale));
+        assert_eq!(look("fuse.t3fs", "hf3fs.a", Answer::Dead), Ok(Place::Stale));
         for (kind, source, answer, says) in [
             ("fuse", "hf3fs.b", Answer::Dead, "umount -l /m"),
             ("fuse", "hf3fs.a", Answer::Alive, "t3fs-node down /m"),
@@ -150,12 +210,23 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_mount_point_and_nothing_neither() {
+    fn an_empty_folder_or_none_is_a_place_and_all_else_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("f");
         std::fs::write(&file, "").unwrap();
         assert!(check(&resolve(&file).unwrap(), "x").unwrap_err().line.contains("not a folder"));
-        assert!(resolve(&dir.path().join("none")).unwrap_err().line.contains("mkdir"));
-        assert_eq!(check(&resolve(dir.path()).unwrap(), "x"), Ok(Place::Free));
+        assert!(check(&resolve(dir.path()).unwrap(), "x").unwrap_err().line.contains("\"f\""));
+        let new = resolve(&dir.path().join("not/there")).unwrap();
+        assert_eq!(check(&new, "x"), Ok(Place::Absent));
+        assert!(!new.exists(), "looking makes nothing");
+        make(&new).unwrap();
+        assert_eq!(check(&new, "x"), Ok(Place::Free));
+        assert!(resolve(&file.join("below")).is_err(), "a file has nothing below it");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for inside in [sources.to_owned(), sources.join("nodes/src/none")] {
+            let why = check(&resolve(&inside).unwrap(), "x").unwrap_err().line;
+            assert!(why.contains("sources of t3fs"), "{why}");
+        }
+        assert_eq!(check(&sources.join("target/none"), "x"), Ok(Place::Absent));
     }
 }

@@ -3,16 +3,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use t3fs_runtime::NodeId;
 use t3fs_transport::Address;
 
 use crate::config::Leases;
+use crate::config::host::{Host, Place};
 use crate::config::roles::Roles;
 use crate::config::secret::Secret;
 use crate::data::Data;
 use crate::data::server::Server;
 use crate::fabric::FabricPlan;
+use crate::mount::MountOptions;
 
 /// The number of the only process of a cluster.
 pub const ALONE: NodeId = NodeId(1);
@@ -31,6 +34,10 @@ pub struct Assembly {
     pub targets: Targets,
     /// For people: host name and mount point.
     pub label: String,
+    /// How it mounts, if it is a client.
+    pub mount_options: MountOptions,
+    /// How long an operation of a client waits for a silent cluster. `None`: for ever.
+    pub io_timeout: Option<Duration>,
 }
 
 /// How it meets others.
@@ -41,7 +48,7 @@ pub struct LinkPlan {
     /// What others are told, best first; empty where nobody needs to find it.
     pub advertise: Vec<Address>,
     /// Where mgmtds may be, best first; this process's own may be among them.
-    pub mgmtds: Vec<Address>,
+    pub mgmtds: Vec<Place>,
     pub fabric: FabricPlan,
 }
 
@@ -50,7 +57,7 @@ pub struct LinkPlan {
 pub enum KvPlace {
     /// In this folder.
     Here(PathBuf),
-    There(SocketAddr),
+    There(Host),
     Unused,
 }
 

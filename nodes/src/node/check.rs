@@ -3,12 +3,15 @@
 //! Of each chain every serving target lists its chunks; they are merged by id. A chunk is the same
 //! when version, length and checksum are, and nothing is pending. One that differs is looked at
 //! again for a while: a write may be on its way. Then every target reads what it has and verifies
-//! the bytes.
+//! the bytes. [`names`] checks the namespace, and that every chunk belongs to a file.
+
+mod names;
 
 use core::time::Duration;
 use std::sync::mpsc::{self, Receiver};
 
 use t3fs_actors::agent::Agent;
+use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::proto::agent::GetRouting;
 use t3fs_actors::proto::ids::{ChunkId, InodeId, RoutingVersion, TargetId};
 use t3fs_actors::proto::mgmtd::{Chain, TargetState};
@@ -32,6 +35,8 @@ const TOLD_MAX: u64 = 20;
 pub struct Checker {
     pub remote: Remote,
     pub agent: Addr<Agent>,
+    /// If this process uses the metadata store itself.
+    pub kv: Option<Addr<Kv>>,
 }
 
 /// What a check says on its way.
@@ -61,13 +66,13 @@ impl Checker {
     /// Begins a check; what it says comes over the channel.
     pub fn run(&self) -> Receiver<Said> {
         let (say, hear) = mpsc::channel();
-        let agent = self.agent;
+        let (agent, kv) = (self.agent, self.kv);
         self.remote.run(Box::new(move |shard| {
             let cx = shard.cx();
             cx.clone().spawn(async move {
                 // Who asked may have gone away: then the check has nobody to tell.
                 let tell = |said| _ = say.send(said);
-                let well = match check(&cx, agent, &|line| tell(Said::Line(line))).await {
+                let well = match check(&cx, agent, kv, &|line| tell(Said::Line(line))).await {
                     Ok(well) => well,
                     Err(why) => {
                         tell(Said::Line(format!("check could not finish: {why}")));
@@ -81,7 +86,12 @@ impl Checker {
     }
 }
 
-async fn check(cx: &Cx, agent: Addr<Agent>, tell: &dyn Fn(String)) -> Result<bool, String> {
+async fn check(
+    cx: &Cx,
+    agent: Addr<Agent>,
+    kv: Option<Addr<Kv>>,
+    tell: &dyn Fn(String),
+) -> Result<bool, String> {
     let routing = cx
         .ask(agent, GetRouting { have: RoutingVersion(0), fresh: true })
         .await
@@ -104,7 +114,17 @@ async fn check(cx: &Cx, agent: Addr<Agent>, tell: &dyn Fn(String)) -> Result<boo
     if t.absent_targets > 0 {
         tell(format!("{} targets do not serve and were not checked", t.absent_targets));
     }
-    Ok(t.differences == 0 && t.absent_targets == 0)
+    let wrong = names::check(cx, &routing, kv, tell).await?;
+    Ok(t.differences == 0 && t.absent_targets == 0 && wrong == 0)
+}
+
+/// The replicas of a chain that can be asked.
+fn serving(chain: &Chain) -> impl Iterator<Item = Replica> + '_ {
+    chain
+        .targets
+        .iter()
+        .filter(|t| t.state == TargetState::Serving)
+        .filter_map(|t| Some(Replica { target: t.target, addr: Addr::from_raw(t.addr?) }))
 }
 
 async fn check_chain(

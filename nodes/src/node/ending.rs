@@ -84,6 +84,8 @@ impl Node {
 
     /// Flushes, ends all actors in the order that needs the least recovery, and their threads.
     pub fn stop(self, until: Until<'_>) -> Result<(), Failure> {
+        // From here on it is we who leave.
+        drop(self.reach);
         let remotes = &self.shards.remotes;
         let mut result = Ok(());
         if self.assembly.roles.has(Role::Client) {

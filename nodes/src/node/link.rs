@@ -2,6 +2,7 @@
 //! known. `transport` moves the bytes; what service numbers mean is said here.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,6 +18,8 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
 use t3fs_transport::{Address, Config, NodeLinks, Peers};
 
 use super::assembly::{Assembly, LinkPlan};
+use super::names::Names;
+use super::reach::Parts;
 use crate::failure::{Failure, failed};
 
 /// Services on a node's card (decision 007).
@@ -82,6 +85,18 @@ pub(super) async fn find(at: SocketAddr, service: u16) -> Result<RawAddr, Failur
     Ok(RawAddr { node: known.node, shard, slot, epoch: RawAddr::ANY_EPOCH })
 }
 
+/// The same at the first of several addresses that answers; else what all said.
+pub(super) async fn find_any(all: &[SocketAddr], service: u16) -> Result<RawAddr, Failure> {
+    let mut whys: Vec<String> = Vec::new();
+    for at in all {
+        match find(*at, service).await {
+            Ok(found) => return Ok(found),
+            Err(why) => whys.push(why.line),
+        }
+    }
+    Err(failed(whys.join("; ")))
+}
+
 /// Why mgmtds were not found the last time, for people.
 #[derive(Clone, Default)]
 pub(super) struct Trouble(Arc<Mutex<String>>);
@@ -110,66 +125,66 @@ pub(super) fn keep_finding_mgmtds(
     agent: Addr<Agent>,
     own: Option<RawAddr>,
     peers: Peers,
-    mgmtds: Vec<Address>,
+    mgmtds: Names,
     own_addresses: Vec<Address>,
     trouble: Trouble,
 ) {
-    let mut others: Vec<SocketAddr> = Vec::new();
-    for at in mgmtds.into_iter().map(|a| a.socket) {
-        let own = own_addresses.iter().any(|own| own.socket == at);
-        if !own && !others.contains(&at) {
-            others.push(at);
-        }
-    }
-    if others.is_empty() {
+    let is_own = move |at: &SocketAddr| own_addresses.iter().any(|own| own.socket == *at);
+    if mgmtds.now().iter().all(|k| !k.addresses.is_empty() && k.addresses.iter().all(&is_own)) {
         return;
     }
     let cx = cx.outlive();
     cx.clone().spawn(async move {
-        let mut found: Vec<Option<RawAddr>> = vec![None; others.len()];
+        // By where they were found.
+        let mut found: BTreeMap<SocketAddr, RawAddr> = BTreeMap::new();
+        let mut told: Vec<RawAddr> = Vec::new();
         loop {
-            let before = found.clone();
-            let mut whys = String::new();
+            let (mut whys, mut all_found) = (Vec::new(), true);
             let mut answered: Vec<RawAddr> = Vec::new();
             // One process may be named by several addresses; it is asked at one of them.
             let is_at = |a: &RawAddr, at: SocketAddr| {
                 peers.addresses(a.node).iter().any(|known| known.socket == at)
             };
-            for (at, known) in others.iter().zip(&mut found) {
-                if let Some(same) = answered.iter().find(|a| is_at(a, *at)) {
-                    *known = Some(*same);
-                    continue;
-                }
-                match find(*at, MGMTD).await {
-                    Ok(addr) => {
-                        *known = Some(addr);
-                        answered.push(addr);
+            let mut all: Vec<RawAddr> = own.into_iter().collect();
+            for host in mgmtds.now() {
+                whys.extend(host.why);
+                let mut here = false;
+                // A name may stand for several mgmtds, or for one with several addresses.
+                for at in host.addresses {
+                    if is_own(&at) {
+                        here = true;
+                        continue;
                     }
-                    // What is known stays: it is the agent that finds out who leads.
-                    Err(why) => {
-                        let comma = if whys.is_empty() { "" } else { "; " };
-                        whys += &format!("{comma}{why}");
+                    if let Some(same) = answered.iter().find(|a| is_at(a, at)) {
+                        found.insert(at, *same);
+                    } else {
+                        match find(at, MGMTD).await {
+                            Ok(addr) => {
+                                found.insert(at, addr);
+                                answered.push(addr);
+                            }
+                            // What is known stays: it is the agent that finds out who leads.
+                            Err(why) => whys.push(why.line),
+                        }
                     }
-                }
-            }
-            for (at, known) in others.iter().zip(&mut found) {
-                *known = known.or_else(|| answered.iter().find(|a| is_at(a, *at)).copied());
-            }
-            trouble.note(whys);
-            if found != before {
-                let mut all: Vec<RawAddr> = Vec::new();
-                for addr in own.iter().chain(found.iter().flatten()) {
-                    if !all.contains(addr) {
+                    here |= found.contains_key(&at);
+                    if let Some(addr) = found.get(&at).filter(|a| !all.contains(a)) {
                         all.push(*addr);
                     }
                 }
-                if let Err(e) = cx.ask(agent, SetMgmtds { mgmtds: all }).await {
-                    tracing::warn!("the agent was not told of the mgmtds: {e}");
-                    found = before;
+                all_found &= here;
+            }
+            if !whys.is_empty() {
+                mgmtds.look_again();
+            }
+            trouble.note(whys.join("; "));
+            if all != told {
+                match cx.ask(agent, SetMgmtds { mgmtds: all.clone() }).await {
+                    Ok(_) => told = all,
+                    Err(e) => tracing::warn!("the agent was not told of the mgmtds: {e}"),
                 }
             }
-            let all = found.iter().all(Option::is_some);
-            cx.sleep(if all { LOOK_AGAIN } else { LOOK }).await;
+            cx.sleep(if all_found { LOOK_AGAIN } else { LOOK }).await;
         }
     });
 }
@@ -177,15 +192,17 @@ pub(super) fn keep_finding_mgmtds(
 /// Takes addresses out of the routing.
 pub(super) struct Addresses {
     peers: Peers,
+    parts: Parts,
     known: RefCell<Vec<(NodeId, Vec<String>)>>,
 }
 
 impl Addresses {
-    pub(super) fn new(peers: Peers) -> Addresses {
-        Addresses { peers, known: RefCell::default() }
+    pub(super) fn new(peers: Peers, parts: Parts) -> Addresses {
+        Addresses { peers, parts, known: RefCell::default() }
     }
 
     pub(super) fn learn(&self, routing: &Routing) {
+        self.parts.learn(routing);
         let all: Vec<_> = routing.nodes.iter().map(|n| (n.node, n.addresses.clone())).collect();
         let mut known = self.known.borrow_mut();
         if *known == all {
@@ -221,7 +238,7 @@ mod tests {
             ..Config::default()
         };
         let peers = Peers::new(config).unwrap();
-        let addresses = Addresses::new(peers.clone());
+        let addresses = Addresses::new(peers.clone(), Parts::default());
         let routing = |texts: &[&str]| Routing {
             nodes: vec![NodeInfo {
                 node: NodeId(2),

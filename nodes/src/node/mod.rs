@@ -13,8 +13,10 @@ pub mod ending;
 mod keeper;
 mod latest;
 mod link;
+mod names;
 mod news;
 mod parts;
+mod reach;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,9 +26,10 @@ use t3fs_actors::client::FsSpace;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
-use t3fs_runtime::{Addr, Ask, Cx, Handle, RawAddr};
+use t3fs_runtime::{Addr, Ask, Cx, Handle, NodeId, RawAddr};
 use t3fs_transport::{Fabric, Peers};
 
+use crate::config::host::Host;
 use crate::config::roles::Role;
 use crate::failure::{Failure, failed};
 use crate::fuse::hub::{self, Hub};
@@ -44,7 +47,7 @@ const SPIN: Duration = Duration::from_micros(30);
 /// Between two attempts to reach what is not there yet.
 const RETRY: Duration = Duration::from_millis(200);
 /// For one attempt of a client to begin.
-const ATTEMPT: Duration = Duration::from_secs(5);
+const ATTEMPT: Duration = Duration::from_secs(15);
 /// How often it is said that something is still waited for.
 const REMIND: Duration = Duration::from_secs(10);
 
@@ -55,12 +58,16 @@ pub type GoOn<'a> = &'a dyn Fn() -> Result<(), Failure>;
 pub struct Node {
     shards: Shards,
     peers: Option<Peers>,
+    /// Of this process.
     kv: Option<Addr<Kv>>,
+    /// The one that this process uses, here or elsewhere.
+    store: Option<Addr<Kv>>,
     agent: Addr<Agent>,
     keeper: Option<Keeper>,
     /// With the locks of the folders.
     assembly: Arc<Assembly>,
     trouble: Trouble,
+    reach: Option<reach::Watch>,
     /// How it introduces itself when it serves.
     about: String,
     pub budget: Budget,
@@ -127,14 +134,31 @@ impl Node {
             remotes: shards.remotes.clone(),
             peers: peers.clone(),
             trouble: Trouble::default(),
+            parts: reach::Parts::default(),
+            kv_named: None,
+            reach: None,
             about: String::new(),
         };
         match starting.run() {
-            Ok((kv, agent, keeper)) => {
-                let Starting { a: assembly, about, trouble, .. } = starting;
-                Ok(Node { shards, peers, kv, agent, keeper, assembly, trouble, about, budget })
+            Ok(Started { kv, store, agent, keeper }) => {
+                let Starting { a: assembly, about, trouble, reach, .. } = starting;
+                let node = Node {
+                    shards,
+                    peers,
+                    kv,
+                    store,
+                    agent,
+                    keeper,
+                    assembly,
+                    trouble,
+                    reach,
+                    about,
+                    budget,
+                };
+                Ok(node)
             }
             Err(e) => {
+                drop(starting.reach.take());
                 shards.stop();
                 Err(e)
             }
@@ -143,13 +167,13 @@ impl Node {
 
     /// For the FUSE threads.
     pub fn hub(&self) -> Arc<Hub> {
-        let per_shard = self.budget.read_bytes_in_flight + self.budget.write_buffer_bytes;
-        Hub::new(self.shards.remotes.clone(), per_shard * self.budget.shards)
+        let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
+        Hub::new(self.shards.remotes.clone(), bytes_max, self.assembly.io_timeout)
     }
 
     /// For checks from other threads.
     pub fn checker(&self) -> check::Checker {
-        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent }
+        check::Checker { remote: self.shards.remotes[0].clone(), agent: self.agent, kv: self.store }
     }
 
     /// For the doctor, from other threads.
@@ -193,6 +217,14 @@ impl Node {
     }
 }
 
+/// What the start has made.
+struct Started {
+    kv: Option<Addr<Kv>>,
+    store: Option<Addr<Kv>>,
+    agent: Addr<Agent>,
+    keeper: Option<Keeper>,
+}
+
 /// What the start works with. The order matters: each part asks those before it.
 struct Starting<'a> {
     a: Arc<Assembly>,
@@ -201,15 +233,19 @@ struct Starting<'a> {
     remotes: Vec<Remote>,
     peers: Option<Peers>,
     trouble: Trouble,
+    parts: reach::Parts,
+    /// The node that is the store, and how it was named to us.
+    kv_named: Option<(NodeId, Host)>,
+    reach: Option<reach::Watch>,
     about: String,
 }
 
 impl Starting<'_> {
-    fn run(&mut self) -> Result<(Option<Addr<Kv>>, Addr<Agent>, Option<Keeper>), Failure> {
+    fn run(&mut self) -> Result<Started, Failure> {
         let (local_kv, kv) = self.kv()?;
         let mgmtd = self.mgmtd(kv)?;
         let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
-        let addresses = self.peers.clone().map(Addresses::new);
+        let addresses = self.peers.clone().map(|p| Addresses::new(p, self.parts.clone()));
         let hear = hear.then(|| {
             let (say, inbox) = latest::latest();
             news = Some(inbox);
@@ -220,6 +256,10 @@ impl Starting<'_> {
             parts::start_agent(&cx, &a, mgmtd, addresses, hear)
         })?;
         self.open_the_door(mgmtd.map(Addr::raw), agent, local_kv)?;
+        if let Some(peers) = self.peers.clone().filter(|_| !self.a.roles.is_empty()) {
+            let (parts, named) = (self.parts.clone(), self.kv_named.take());
+            self.reach = Some(reach::watch(peers, parts, self.remotes[0].clone(), named));
+        }
         let mut keeper = None;
         if let Some(news) = news {
             keeper = Some(self.storage(agent, news)?);
@@ -231,11 +271,11 @@ impl Starting<'_> {
         if self.a.roles.has(Role::Client) {
             self.clients(agent)?;
         }
-        Ok((local_kv, agent, keeper))
+        Ok(Started { kv: local_kv, store: kv, agent, keeper })
     }
 
     /// The store of this process, and the one to use.
-    fn kv(&self) -> Result<(Option<Addr<Kv>>, Option<Addr<Kv>>), Failure> {
+    fn kv(&mut self) -> Result<(Option<Addr<Kv>>, Option<Addr<Kv>>), Failure> {
         match self.a.kv.clone() {
             KvPlace::Here(folder) => {
                 let kv = on_shard(&self.remotes[0], "metadata store", async move |cx: Cx| {
@@ -246,10 +286,13 @@ impl Starting<'_> {
             KvPlace::There(at) => {
                 let what = format!("the metadata store at t3fs-kv://{at}");
                 let found = until_done(&what, self.go_on, || {
+                    let all = at.look_up().map_err(failed)?;
                     on_shard(&self.remotes[0], "metadata store", async move |_: Cx| {
-                        link::find(at, link::KV).await
+                        link::find_any(&all, link::KV).await
                     })?
                 })?;
+                self.parts.note(found.node, "kv");
+                self.kv_named = Some((found.node, at));
                 Ok((None, Some(Addr::from_raw(found))))
             }
             KvPlace::Unused => Ok((None, None)),
@@ -299,8 +342,8 @@ impl Starting<'_> {
             let also: String = served.map(|a| format!(" and {a}")).collect();
             self.about += &format!(", node {}, at TCP://{bound}{also}", self.a.node.0);
         }
-        let (mgmtds, own, trouble) =
-            (plan.mgmtds.clone(), plan.advertise.clone(), self.trouble.clone());
+        let mgmtds = names::Names::start(plan.mgmtds.iter().map(|p| p.host.clone()).collect());
+        let (own, trouble) = (plan.advertise.clone(), self.trouble.clone());
         let peers = peers.clone();
         on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
             link::keep_finding_mgmtds(&cx, agent, mgmtd, peers, mgmtds, own, trouble);
@@ -353,10 +396,16 @@ impl Starting<'_> {
         for (index, remote) in self.remotes.iter().enumerate() {
             until_done("the cluster", &go_on, || {
                 let (label, budget) = (format!("{} shard {index}", self.a.label), self.budget);
+                let io_timeout = self.a.io_timeout;
                 let started = on_shard(remote, "client", async move |cx: Cx| {
-                    parts::start_client(&cx.within(ATTEMPT), agent, label, &budget).await
+                    let cx = cx.within(ATTEMPT);
+                    parts::start_client(&cx, agent, &label, io_timeout, &budget).await
                 })?;
-                started.map_err(|e| failed(format!("{e}{}", self.trouble.hint())))
+                // Who finds no mgmtd need not hear what that has led to.
+                started.map_err(|e| match self.trouble.hint() {
+                    why if why.is_empty() => e,
+                    why => failed(format!("no mgmtd can be used{why}")),
+                })
             })?;
         }
         if let Targets::Local(_) = self.a.targets {

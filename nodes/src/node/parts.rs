@@ -18,7 +18,7 @@ use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
 
@@ -135,14 +135,14 @@ pub fn start_agent(
     let config = AgentConfig {
         cluster: a.cluster.clone(),
         mgmtds: mgmtd.into_iter().collect(),
-        server: a.roles.is_server().then(|| server_info(a)),
+        server: a.roles.is_server().then(|| server_info(a, mgmtd)),
         timing: timing(a),
         watch: Some(Rc::new(watch)),
     };
     Agent::start(cx, config)
 }
 
-fn server_info(a: &Assembly) -> ServerInfo {
+fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
     let parts = [
         (Role::Mgmtd, Part::Mgmtd),
         (Role::Kv, Part::Kv),
@@ -156,7 +156,8 @@ fn server_info(a: &Assembly) -> ServerInfo {
         // For who makes chains.
         tags.push((DISKS_TAG.to_owned(), server.disks.len().to_string()));
     }
-    ServerInfo { roles: roles.collect(), addresses: told.map(ToString::to_string).collect(), tags }
+    let addresses = told.map(ToString::to_string).collect();
+    ServerInfo { roles: roles.collect(), addresses, tags, mgmtd: mgmtd.map(Addr::raw) }
 }
 
 /// The tag that says how many disks a storage node has.
@@ -203,6 +204,7 @@ pub async fn start_target(
         chain,
         agent,
         disk,
+        resync_page: RESYNC_PAGE,
         planted_bug: None,
         watch: None,
     };
@@ -275,10 +277,16 @@ fn no_answer(e: AskError) -> Failure {
 pub async fn start_client(
     cx: &Cx,
     agent: Addr<Agent>,
-    label: String,
+    label: &str,
+    io_timeout: Option<Duration>,
     budget: &Budget,
 ) -> Result<(), Failure> {
-    let config = ClientConfig { agent, label, write_buffer_bytes: budget.write_buffer_bytes };
+    let config = ClientConfig {
+        write_buffer_bytes: budget.write_buffer_bytes,
+        read_bytes: budget.read_bytes_in_flight,
+        io_timeout,
+        ..ClientConfig::new(agent, label)
+    };
     let client = Client::start(cx, config)
         .await
         .map_err(|e| failed(format!("the cluster cannot be used: {e}")))?;
@@ -334,7 +342,7 @@ pub async fn close_targets(cx: &Cx, agent: Addr<Agent>) -> Result<(), Failure> {
 
 /// After everyone who could still ask it: all metadata on stable storage.
 pub async fn close_kv(cx: &Cx, kv: Addr<Kv>) -> Result<(), Failure> {
-    match cx.ask(kv, Barrier).await {
+    match cx.ask(kv, Barrier::default()).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(e)) => Err(failed(format!("the metadata store did not sync: {e}"))),
         Err(e) => Err(failed(format!("the metadata store did not answer: {e}"))),

@@ -11,13 +11,24 @@
 //!
 //! Read next: `tcp.rs`.
 
+// The mount's own files: a dependency would bring all of `nodes` along.
+#[allow(dead_code)]
+#[path = "../../../nodes/src/fuse/kernel/abi.rs"]
+mod abi;
 mod agree;
+mod fuse;
 mod handshake;
 mod input;
 mod memory;
 mod messages;
 mod rdma;
+#[allow(dead_code)]
+#[path = "../../../nodes/src/fuse/kernel/request.rs"]
+mod request;
 mod tcp;
+#[allow(dead_code)]
+#[path = "../../../nodes/src/fuse/kernel/types.rs"]
+mod types;
 mod wires;
 
 /// Something that takes bytes from outside.
@@ -28,7 +39,7 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "tcp-bytes", run: tcp::any_bytes, seeds: Vec::new },
     Target { name: "tcp-frames", run: tcp::damaged_frames, seeds: Vec::new },
     Target { name: "handshake", run: handshake::any_peer, seeds: handshake::seeds },
@@ -36,5 +47,6 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "frame", run: messages::any_frame, seeds: messages::frames },
     Target { name: "rdma-packet", run: rdma::any_packet, seeds: Vec::new },
     Target { name: "rdma-side", run: rdma::any_peer, seeds: Vec::new },
+    Target { name: "fuse-request", run: fuse::any_request, seeds: fuse::seeds },
     Target { name: "messages", run: messages::any_message, seeds: messages::seeds },
 ];

@@ -68,13 +68,15 @@ macro_rules! readings {
 const READINGS: &[(u16, u16, [Reading; 2])] = readings! {
     Storage: storage::UpdateChunk, storage::ReadChunk, storage::RemoveChunks, storage::ListChunks,
         storage::ScrubChunks, storage::GetSpace, storage::NewRouting, storage::LeaseHeld,
-        storage::SyncStart, storage::SyncChunk, storage::SyncDone, storage::GetResync;
+        storage::SyncStart, storage::SyncChunk, storage::SyncDone, storage::GetResync,
+        storage::FileExtents, storage::ListInodes;
     Meta: meta::Lookup, meta::SetAttr, meta::ReportWrite, meta::CreateFile, meta::MakeSymlink,
-        meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta;
+        meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta, meta::Append,
+        meta::OpenFile, meta::DropHolds, meta::ShareOpens, meta::ListKeepers;
     Kv: kv::GetKeys, kv::GetRange, kv::Commit, kv::Barrier;
-    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSession, CloseSession, ListNodes;
+    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain;
     Agent: agent::GetRouting, agent::ReportTarget, agent::Announce, agent::SetMgmtds,
-        agent::RoutingChanged, ExtendSession;
+        agent::RoutingChanged, ExtendSession, agent::WatchRouting;
 };
 
 /// Which message or reply, then its payloads, then its archive. The envelope is put right.
@@ -154,8 +156,8 @@ pub fn seeds() -> Vec<Vec<u8>> {
     let replied = [
         pack(tag::<Mgmtd, Heartbeat>(), 3, Ok::<_, MgmtdError>(heartbeat)),
         pack(tag::<Kv, kv::GetKeys>(), 1, Ok::<_, t3fs_actors::meta::kv::KvError>(values)),
-        pack(tag::<Meta, meta::ReadDir>(), 1, Ok::<_, meta::MetaError>(page())),
-        pack(tag::<Meta, meta::SyncMeta>(), 1, Err::<(), _>(meta::MetaError::Damaged("x".into()))),
+        pack(tag::<Meta, meta::ReadDir>(), 2, Ok::<_, meta::MetaError>(page())),
+        pack(tag::<Meta, meta::SyncMeta>(), 2, Err::<(), _>(meta::MetaError::Damaged("x".into()))),
     ];
     let mut seeds: Vec<_> = asked.into_iter().map(|p| seed(0, p)).collect();
     seeds.extend(replied.into_iter().map(|p| seed(1, p)));
@@ -224,6 +226,10 @@ fn page() -> meta::DirPage {
         ctime_ns: 3,
         length: 4,
         truncations: 0,
+        times_set: 0,
+        changes: 0,
+        sparse: false,
+        birth_ns: 0,
         layout: Some(meta::Layout {
             chunk_size: 1 << 20,
             stripes: meta::Stripes::List { chains: vec![ChainId(1), ChainId(2)] },

@@ -153,7 +153,7 @@ fn chosen_rows(words: &[String]) -> Result<Vec<Row>, String> {
 
 /// The binaries to measure. Built with `release`, because that is what a user runs.
 fn build(options: &Options) -> Result<(Option<PathBuf>, PathBuf), String> {
-    steps::build_release("t3fs-ops", "nullfs")?;
+    steps::build_release("t3fs-nodes", "nullfs")?;
     let nullfs = workspace::binary("release", "nullfs");
     if options.without_t3fs {
         return Ok((None, nullfs));

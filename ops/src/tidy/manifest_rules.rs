@@ -19,7 +19,7 @@ const LAYERS: [(&str, &[&str]); 7] = [
 ];
 
 /// Crates that bring threads, sockets or files of their own: never in the actors' dependencies.
-const NOT_FOR_ACTORS: [&str; 6] = ["glommio", "tokio", "fjall", "fuser", "rustix", "libc"];
+const NOT_FOR_ACTORS: [&str; 5] = ["glommio", "tokio", "fjall", "rustix", "libc"];
 
 /// Applies every rule to the manifest of `member`.
 pub fn check(member: &str, path: &Path, text: &str) -> Vec<Finding> {

@@ -76,7 +76,7 @@ fn actors_one_door(source: &Source<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let std_modules = ["time", "fs", "net", "thread"];
-    let crates = ["glommio", "t3fs_transport", "tokio", "fjall", "fuser"];
+    let crates = ["glommio", "t3fs_transport", "tokio", "fjall"];
     let mut findings = Vec::new();
     for path in &source.paths {
         if let Some(module) = std_modules.iter().find(|m| path.begins(&["std", m])) {

@@ -7,6 +7,7 @@
 use std::env;
 use std::ffi::{CString, OsStr};
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -17,6 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use t3fs_ops::command::{self, Finished};
 use t3fs_ops::mounts;
 use t3fs_ops::node::{Node, Setup};
+use t3fs_ops::process::Process;
 
 /// A test that takes longer is stuck. A night works on whole trees.
 pub fn test_limit() -> Duration {
@@ -78,10 +80,15 @@ pub fn binary() -> PathBuf {
     if let Some(binary) = env::var_os("T3FS_NODE") {
         return binary.into();
     }
+    built("t3fs-node")
+}
+
+/// A program of the workspace that was built beside the tests.
+pub fn built(name: &str) -> PathBuf {
     let test = env::current_exe().expect("our own path");
     // target/ci/deps/e2e-1234 -> target/ci/t3fs-node
     let profile = test.ancestors().nth(2).expect("cargo's target folder");
-    let binary = profile.join("t3fs-node");
+    let binary = profile.join(name);
     assert!(binary.exists(), "no {}: build the workspace first", binary.display());
     binary
 }
@@ -238,6 +245,204 @@ impl Mount {
         let mut node = self.node.take().expect("a running node");
         node.kill().expect("kill -9");
         node.setup().clone()
+    }
+}
+
+/// A cluster of processes on this host, as a test wants them, and mounts of it. Dropping it ends and
+/// removes all.
+pub struct Parts {
+    // Dropped in this order, the mounts' processes before.
+    processes: Vec<(String, Process)>,
+    watchdogs: Vec<Watchdog>,
+    mounts: Vec<String>,
+    /// Where the process with mgmtd listens, and that with kv if it is another.
+    addresses: [SocketAddr; 2],
+    shards: Option<u32>,
+    pub site: Site,
+}
+
+impl Parts {
+    /// None yet. All will have so many shards, or as many as they choose.
+    pub fn new(name: &str, shards: Option<u32>) -> Parts {
+        let site = Site::new(name);
+        fs::write(site.path("secret"), "a secret for this test alone").expect("write");
+        run(Command::new("chmod").arg("600").arg(site.path("secret")));
+        // Both at a time, so that they differ.
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        let addresses = listeners.map(|l| l.local_addr().expect("an address"));
+        Parts { processes: vec![], watchdogs: vec![], mounts: vec![], addresses, shards, site }
+    }
+
+    /// A command of the product that knows the cluster.
+    pub fn command<I: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = I>) -> Command {
+        let mut command = t3fs(args);
+        command
+            .env("T3FS_CLUSTER_ID", &self.site.name)
+            .env("T3FS_CLUSTER", format!("TCP://{}", self.addresses[0]))
+            .env("T3FS_SECRET_FILE", self.site.path("secret"))
+            .envs(self.shards.map(|shards| ("T3FS_SHARDS", shards.to_string())));
+        command
+    }
+
+    /// Starts all servers in one process, and gives the cluster its chains.
+    pub fn all_in_one(&mut self) {
+        let mut command = self.command(["--roles", "kv,mgmtd,meta,storage", "--node-id", "5"]);
+        command.arg("--listen").arg(self.addresses[0].to_string());
+        self.serve("server", command, &self.site.path("server.state"));
+        run(&mut self.command(["make-chains", "--replicas", "1"]));
+    }
+
+    /// Starts kv alone, with its state in this folder.
+    pub fn kv(&mut self, state: &Path) {
+        let mut command = self.command(["--roles", "kv", "--node-id", "9"]);
+        command.arg("--listen").arg(self.addresses[1].to_string());
+        self.serve("kv", command, state);
+    }
+
+    /// Starts what is not kv, and gives the cluster its chains.
+    pub fn all_but_kv(&mut self) {
+        let mut command = self.command(["--roles", "mgmtd,meta,storage", "--node-id", "5"]);
+        command.arg("--listen").arg(self.addresses[0].to_string());
+        command.arg("--kv").arg(format!("t3fs-kv://{}", self.addresses[1]));
+        self.serve("server", command, &self.site.path("server.state"));
+        run(&mut self.command(["make-chains", "--replicas", "1"]));
+    }
+
+    fn serve(&mut self, name: &str, mut command: Command, state: &Path) {
+        command.arg("--state").arg(state);
+        self.start(name, command, "serves cluster");
+    }
+
+    fn start(&mut self, name: &str, command: Command, words: &str) {
+        let log = self.site.path(&format!("{name}.log"));
+        let mut process = Process::start(command, &log).expect("t3fs-node");
+        process.wait_for(words, COMMAND_LIMIT).unwrap_or_else(|why| panic!("{name}: {why}"));
+        self.processes.push((name.to_owned(), process));
+    }
+
+    /// Mounts it once more; returns where.
+    pub fn mount(&mut self, name: &str) -> PathBuf {
+        let dir = self.site.path(name);
+        fs::create_dir_all(&dir).expect("a mount point");
+        let mut command = self.command(["mount"]);
+        command.arg(&dir).arg("--state").arg(self.site.path(&format!("{name}.state")));
+        self.watchdogs.push(Watchdog::start(dir.clone()));
+        self.mounts.push(name.to_owned());
+        self.start(name, command, "mounted");
+        dir
+    }
+
+    pub fn process(&mut self, name: &str) -> &mut Process {
+        let found = self.processes.iter_mut().find(|(n, _)| n == name);
+        &mut found.unwrap_or_else(|| panic!("{name} does not run")).1
+    }
+
+    /// `kill -9`. Calls to a mount that hang come back with that, and the dead mount is taken away.
+    pub fn kill(&mut self, name: &str) {
+        self.process(name).kill().expect("kill -9");
+        self.processes.retain(|(n, _)| n != name);
+        if self.mounts.iter().any(|n| n == name) {
+            detach(&self.site.path(name));
+        }
+    }
+
+    /// Waits until nothing is stored, and `check` finds nothing wrong. For a cluster whose files
+    /// have all been removed.
+    #[track_caller]
+    pub fn becomes_empty(&self, mount: &Path, limit: Duration) {
+        let mut last = String::new();
+        let empty = command::poll_until(limit, || {
+            let done = finish(t3fs(["check"]).arg(mount));
+            last = format!("{}{}", done.stdout, done.stderr);
+            let is_empty = last.contains(" 0 chunks");
+            if !is_empty {
+                // Not every few milliseconds: it is work for the cluster.
+                thread::sleep(Duration::from_millis(300));
+            }
+            done.success() && is_empty
+        });
+        assert!(empty, "something stays behind: {last}");
+    }
+
+    /// `down`, which must succeed.
+    #[track_caller]
+    pub fn down(&mut self, name: &str) {
+        let dir = self.site.path(name);
+        let mut process = {
+            let at = self.processes.iter().position(|(n, _)| n == name).expect("it runs");
+            self.processes.remove(at).1
+        };
+        let reap = || _ = process.is_running();
+        let done = command::finish_while(t3fs(["down"]).arg(&dir), COMMAND_LIMIT, reap);
+        let done = done.expect("down ends");
+        assert!(done.success(), "down {name}: {}{}", done.stdout, done.stderr);
+        let ended = process.wait(COMMAND_LIMIT);
+        assert!(ended.is_some_and(|status| status.success()), "{name} ended with {ended:?}");
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            for (name, process) in &self.processes {
+                let log = process.log();
+                let tail: Vec<&str> = log.lines().rev().take(12).collect();
+                eprintln!("---- {name}, newest line first ----\n{}", tail.join("\n"));
+            }
+        }
+        // Mounts first, killed: they would wait for their servers.
+        for name in std::mem::take(&mut self.mounts) {
+            self.processes.retain(|(n, _)| *n != name);
+            detach(&self.site.path(&name));
+        }
+    }
+}
+
+/// An ext4 file system on a loop device, mounted at `disk`. Needs root.
+pub struct LoopDisk {
+    image: PathBuf,
+    pub dir: PathBuf,
+}
+
+impl LoopDisk {
+    /// Below `place`, which exists.
+    pub fn new(place: &Path, mib: u64) -> LoopDisk {
+        let disk = LoopDisk { image: place.join("image"), dir: place.join("disk") };
+        fs::File::create(&disk.image).and_then(|f| f.set_len(mib << 20)).expect("an image");
+        fs::create_dir(&disk.dir).expect("a folder");
+        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image));
+        disk.mount();
+        disk
+    }
+
+    /// Writes by itself as rarely as can be: what is not synced shall not be there by luck.
+    fn mount(&self) {
+        let mut mount = Command::new("mount");
+        run(mount.args(["-o", "loop,commit=300"]).arg(&self.image).arg(&self.dir));
+    }
+
+    /// What the machine's power loss does to it: everything is gone that was not synced. Nothing is
+    /// written any more from here on; mount it again with `power_on`.
+    ///
+    /// This is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH of the kernel's fs/ext4/ext4.h, as
+    /// xfstests use it. perl, since a call of ioctl is `unsafe`; each Debian has it.
+    pub fn power_off(&self) {
+        let script = "open my $f, '<', $ARGV[0] or die $!; my $how = pack('L', 2); \
+                      ioctl($f, 0x8004587d, $how) or die $!";
+        run(Command::new("perl").args(["-e", script]).arg(&self.dir));
+    }
+
+    /// Nobody may have anything open there.
+    pub fn power_on(&self) {
+        run(Command::new("umount").arg(&self.dir));
+        self.mount();
+    }
+}
+
+impl Drop for LoopDisk {
+    fn drop(&mut self) {
+        // Something may still use it; then it goes with that.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.dir).status();
     }
 }
 

@@ -73,6 +73,26 @@ fn detach_returns_when_mounted_and_down_ends_it() {
     run(t3fs(["down"]).arg(site.mount_point()));
 }
 
+/// README's first command failed in every fresh home, where its folder is not there.
+#[test]
+fn a_folder_that_is_not_there_is_made_and_stays() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("made");
+    fs::remove_dir(site.mount_point()).expect("rmdir");
+    let setup = site.setup(1);
+    let mut mount = Mount::with(site, setup.clone());
+    fs::write(mount.path("file"), "content").expect("write");
+    let said = run(t3fs(["check"]).arg(mount.dir()));
+    assert!(said.contains("namespace: 1 files") && said.contains("0 of them"), "{said}");
+    mount.down();
+    assert!(mount.dir().is_dir(), "what up has made stays");
+    mount.up(setup);
+    assert_eq!(fs::read_to_string(mount.path("file")).expect("read"), "content");
+    mount.down();
+}
+
 /// Ends a detached node whose test failed.
 struct Detached(PathBuf);
 

@@ -9,16 +9,20 @@
 
 mod harness;
 
+mod beside_ext4;
 mod cluster;
 mod crash;
 mod fabric;
 mod hosts;
+mod interrupts;
 mod large;
 mod lifecycle;
 mod load;
 mod mounting;
 mod networks;
+mod pauses;
 mod posix;
+mod power_loss;
 mod rack;
 mod refusals;
 mod replicas;
@@ -26,4 +30,5 @@ mod space;
 mod strangers;
 mod tools;
 mod trees;
+mod two_mounts;
 mod vm;

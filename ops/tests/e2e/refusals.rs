@@ -9,8 +9,8 @@ use t3fs_ops::mounts;
 use t3fs_ops::node::{Node, Setup};
 
 use crate::harness::{
-    Mount, Site, Watchdog, assert_refused, binary, finish, run, skip_without, skip_without_root,
-    t3fs,
+    Mount, Site, Watchdog, assert_refused, binary, built, finish, run, skip_without,
+    skip_without_root, t3fs,
 };
 
 /// Names and sizes of all files below `dir`.
@@ -30,6 +30,39 @@ fn a_mount_point_that_is_no_folder() {
     assert_refused(t3fs(["up"]).arg(&file).arg("--data").arg(&data), &[&file.to_string_lossy()]);
     assert_eq!(fs::read_to_string(&file).expect("read"), "content");
     assert!(!data.exists(), "nothing is made");
+}
+
+/// A mount would hide what is in the folder, be it the clone that the command was started from.
+#[test]
+fn a_mount_point_with_something_in_it() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("filled");
+    let (data, filled) = (site.data(0), site.path("filled"));
+    fs::create_dir(&filled).expect("mkdir");
+    fs::write(filled.join("mine"), "content").expect("write");
+    let up = |dir: &Path, data: &Path| {
+        let mut up = t3fs(["up"]);
+        up.arg(dir).arg("--data").arg(data);
+        up
+    };
+    assert_refused(&mut up(&filled, &data), &["not empty", "mine"]);
+    let mut mount = t3fs(["mount", "--cluster", "127.0.0.1:1"]);
+    mount.arg(&filled).env("T3FS_SECRET", "0123456789abcdef");
+    mount.arg("--state").arg(site.path("state"));
+    assert_refused(&mut mount, &["not empty", "mine"]);
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let elsewhere = tempfile::tempdir().expect("a folder");
+    let far = elsewhere.path().join("data");
+    assert_refused(&mut up(sources, &far), &["sources of t3fs"]);
+    assert_refused(&mut up(&sources.join("nodes/none"), &far), &["sources of t3fs"]);
+    assert!(!sources.join("nodes/none").exists(), "nothing is made");
+    let mut inside = t3fs(["mount", "--cluster", "127.0.0.1:1"]);
+    inside.arg(site.mount_point()).env("T3FS_SECRET", "0123456789abcdef");
+    inside.arg("--state").arg(site.mount_point().join("state"));
+    assert_refused(&mut inside, &["--state"]);
+    assert!(!data.exists() && !far.exists() && !site.path("state").exists(), "nothing is made");
 }
 
 #[test]
@@ -95,9 +128,9 @@ fn a_mount_point_that_others_use() {
     }
     let site = Site::new("foreign");
     let _watchdog = Watchdog::start(site.mount_point());
-    let nullfs = Path::new(env!("CARGO_BIN_EXE_nullfs"));
+    let nullfs = built("nullfs");
     let log = site.path("null.log");
-    let mut other = Node::start(Setup::nullfs(nullfs, &site.mount_point(), &log)).expect("nullfs");
+    let mut other = Node::start(Setup::nullfs(&nullfs, &site.mount_point(), &log)).expect("nullfs");
     let setup = site.setup(1);
     assert_refused(&mut t3fs(&setup.args), &["umount", &site.mount_point().to_string_lossy()]);
     // Dead, but not ours either.

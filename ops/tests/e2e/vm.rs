@@ -3,13 +3,13 @@
 //! processors, so everything is 10 to 20 times slower there.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use t3fs_ops::process::Process;
 
-use crate::harness::{Watchdog, binary, conformance, run};
+use crate::harness::{LoopDisk, Watchdog, binary, conformance, run};
 use crate::networks::{Net, passes};
 use crate::rack::Rack;
 
@@ -176,7 +176,7 @@ fn a_disk_that_cannot_be_polled_is_used() {
     let mount_point = place.path().join("mnt");
     fs::create_dir(&mount_point).expect("a mount point");
     let _watchdog = Watchdog::start(mount_point.clone());
-    let data = disk.0.join("data");
+    let data = disk.dir.join("data");
     run(within_a_minute(binary())
         .arg("up")
         .arg(&mount_point)
@@ -194,25 +194,4 @@ fn within_a_minute(program: PathBuf) -> Command {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", "60"]).arg(program);
     command
-}
-
-/// An ext4 file system on a loop device, mounted.
-struct LoopDisk(PathBuf);
-
-impl LoopDisk {
-    fn new(place: &Path, mib: u64) -> LoopDisk {
-        let (image, dir) = (place.join("image"), place.join("disk"));
-        fs::File::create(&image).and_then(|f| f.set_len(mib << 20)).expect("an image");
-        fs::create_dir(&dir).expect("a folder");
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image));
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&dir));
-        LoopDisk(dir)
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        // Something may still use it; the VM ends soon.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
 }

@@ -357,5 +357,9 @@ fn space(path: &Path) -> io::Result<DiskSpace> {
         }
         s.assume_init()
     };
-    Ok(DiskSpace { capacity: s.f_blocks * s.f_frsize, free: s.f_bavail * s.f_frsize })
+    Ok(DiskSpace {
+        capacity: s.f_blocks * s.f_frsize,
+        free: s.f_bavail * s.f_frsize,
+        file_system: std::fs::metadata(path)?.dev(),
+    })
 }

@@ -11,15 +11,17 @@ use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
-use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{PlantedBug, Storage, StorageConfig};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
-use super::{Check, Run};
+use super::mutants::planted;
+use super::{Check, Run, bursts};
 use crate::faults::{Menu, Swarm};
 use crate::node::{Boot, NodeSpec};
 use crate::oracles::history::History;
@@ -31,7 +33,12 @@ pub(super) const CHECK: Check = Check {
     name: "chain",
     about: "a chain of three under two clients is linearizable per chunk and converges",
     run,
-    mutants: &["commit-early"],
+    mutants: &[
+        "commit-early",
+        "drive-only-sixteen",
+        "remove-chunks-says-nothing-left",
+        "successor-no-space-is-done",
+    ],
 };
 
 const CHAIN: ChainId = ChainId(1);
@@ -73,20 +80,59 @@ pub(super) fn engine_config() -> EngineConfig {
     }
 }
 
+/// What is on a disk grows in small steps, so that a full one is noticed.
+fn small_config() -> EngineConfig {
+    EngineConfig { journal_segment_bytes: 72 << 10, group_bytes: 16 << 10, ..engine_config() }
+}
+
+/// Fills the disk of one replica now and then.
+fn fill_disks(sim: &Sim, rng: &Rng, servers: &[NodeId]) {
+    let (rng, servers) = (rng.clone(), servers.to_vec());
+    let at = sim.now_us() + rng.below(1_000_000);
+    let end = STORM.as_micros() as u64;
+    sim.at(at, move |sim| {
+        if sim.now_us() >= end {
+            return;
+        }
+        let full = *rng.pick(&servers);
+        sim.with_disk(full, DiskId(0), |d| d.faults.no_space_ppm = 1_000_000);
+        let again = servers.clone();
+        sim.at(sim.now_us() + 1 + rng.below(1_500_000), move |sim| {
+            sim.with_disk(full, DiskId(0), |d| d.faults.no_space_ppm = 0);
+            fill_disks(sim, &rng, &again);
+        });
+    });
+}
+
 /// Starts a storage node: opens (or makes) its target, serves it, registers.
 async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<PlantedBug>) {
     let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
     let disk = DiskId(0);
     let names = cx.disk(disk).list("target").await.unwrap_or_default();
     let made = names.iter().any(|n| n == "superblock");
-    let opened = match made {
-        true => Engine::open(&cx, disk, "target", &identity, engine_config()).await,
-        false => Engine::create(&cx, disk, "target", &identity, engine_config()).await,
+    let engine = loop {
+        let opened = match made {
+            true => Engine::open(&cx, disk, "target", &identity, small_config()).await,
+            false => Engine::create(&cx, disk, "target", &identity, small_config()).await,
+        };
+        match opened {
+            Ok(engine) => break engine,
+            // The disk is full for a while.
+            Err(EngineError::NoSpace) if made => cx.sleep(Duration::from_millis(200)).await,
+            Err(e) => panic!("target {target} does not open: {e}"),
+        }
     };
-    let engine = opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
     let agent = start_agent(&cx, mgmtd, Some(ServerInfo::default()));
-    let config =
-        StorageConfig { engine, target, chain: CHAIN, agent, disk, planted_bug: bug, watch: None };
+    let config = StorageConfig {
+        engine,
+        target,
+        chain: CHAIN,
+        agent,
+        disk,
+        resync_page: RESYNC_PAGE,
+        planted_bug: bug,
+        watch: None,
+    };
     let addr = Storage::start(&cx, config).raw();
     let m = Announce { metas: Vec::new(), targets: vec![TargetReport::online(target, addr)] };
     while cx.ask(agent, m.clone()).await.is_err() {
@@ -96,7 +142,7 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
 
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
-    let bug = run.has("commit-early").then_some(PlantedBug::CommitBeforeSuccessor);
+    let bug = planted(run.mutant);
     let manager = world.add_node(NodeSpec::new().boot(|b: &Boot| {
         let cx = b.cx.clone();
         b.cx.spawn(async move {
@@ -147,6 +193,19 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let menu = Menu::new(&servers, &all);
     let swarm = Swarm::draw(&world.rng(7), &menu);
     world.unleash(swarm, menu, STORM);
+    let rng = world.rng(9);
+    if rng.below(3) == 0 {
+        fill_disks(world, &rng, &servers);
+    }
+    if rng.below(3) == 0 {
+        let (sim, head) = (world.handle(), [servers[0], servers[1]]);
+        world.spawn(clients[0], 0, move |cx| async move {
+            let agent = agent_addr(cx.node());
+            if let Ok(link) = Link::open_chains(&cx, agent, "burst").await {
+                bursts::burst(cx, sim, link, rng, CHAIN, head).await;
+            }
+        });
+    }
     let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
     if let Err(h) = world.run_until(finished, STORM)
         && h != crate::drive::Halt::Late
@@ -178,11 +237,13 @@ async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Resu
         }
     };
     let pause = Duration::from_millis(200);
-    let client = ChunkClient { me, chains: vec![CHAIN], chunks: CHUNKS, ops: OPS, pause };
+    let client =
+        ChunkClient { me, chains: vec![CHAIN], chunks: CHUNKS, ops: OPS, pause, cell_bytes: 2048 };
     client.run(cx, sim, &link, &rng, &history).await
 }
 
-/// All replicas list the same chunks, nothing pending, within bounded time.
+/// All replicas list the same chunks, nothing pending, within bounded time; and go on as they
+/// should.
 async fn converge(cx: &Cx) -> Result<(), String> {
     let opened = Link::open_chains(cx, agent_addr(cx.node()), "check").await;
     let link = opened.map_err(|e| e.to_string())?;
@@ -200,7 +261,7 @@ async fn converge(cx: &Cx) -> Result<(), String> {
         }
         let settled = lists.iter().flatten().all(|c| !c.pending);
         if lists.len() == REPLICAS as usize && settled && lists.windows(2).all(|w| w[0] == w[1]) {
-            return Ok(());
+            return bursts::write_and_remove(cx, &link, CHAIN).await;
         }
         last = format!("{lists:?}");
         cx.sleep(Duration::from_millis(100)).await;

@@ -15,9 +15,12 @@ use bytes::Bytes;
 use t3fs_actors::proto::ids::{
     ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId,
 };
-use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, Op, TargetIdentity, Update};
+use t3fs_actors::storage::engine::{
+    ChunkInfo, Engine, EngineConfig, EngineError, Op, TargetIdentity, Update,
+};
 use t3fs_runtime::{Cx, DiskId, join_all};
 
+use super::mutants::planted;
 use super::{Check, Run};
 use crate::crashpoints::Go;
 use crate::disk::SimDisk;
@@ -30,7 +33,7 @@ pub(super) const CHECK: Check = Check {
     name: "engine",
     about: "the chunk engine keeps what it answered through every crash, torn write and reordering",
     run,
-    mutants: &[],
+    mutants: &["full-writers-table-evicts", "read-skips-granule-check"],
 };
 
 /// Crash states explored for one seed.
@@ -39,13 +42,16 @@ const DISK_BYTES: u64 = 256 << 20;
 const DIR: &str = "targets/t";
 const CLIENTS: u64 = 3;
 const CHUNKS_PER_CLIENT: u64 = 3;
+/// Sessions of one client, and how many of them a chunk remembers.
+const SESSIONS: u64 = 5;
+const WRITERS_MAX: usize = 3;
 
 fn identity() -> TargetIdentity {
     TargetIdentity { cluster: "sim".into(), target: TargetId(3), chain: ChainId(4) }
 }
 
 /// Small limits, so that segments, checkpoints, the overlay and files turn over quickly.
-fn config(rng: &Rng) -> EngineConfig {
+fn config(rng: &Rng, mutant: Option<&str>) -> EngineConfig {
     EngineConfig {
         overlay_bytes: *rng.pick(&[40 << 10, 256 << 10, 4 << 20]),
         checksum_cache_bytes: *rng.pick(&[0, 8 << 10, 1 << 20]),
@@ -54,6 +60,8 @@ fn config(rng: &Rng) -> EngineConfig {
         small_update_max: *rng.pick(&[4 << 10, 16 << 10, 20 << 10]),
         reserve_bytes: 0,
         group_bytes: *rng.pick(&[16 << 10, 256 << 10]),
+        writers_max: WRITERS_MAX,
+        planted_bug: planted(mutant),
     }
 }
 
@@ -65,7 +73,10 @@ struct ChunkState {
     committed: Option<(u64, Content)>,
     /// Without content: a removal.
     pending: Option<(u64, Option<Content>)>,
-    last: Option<RequestId>,
+    /// The last request of each session.
+    writers: BTreeMap<u64, u64>,
+    /// The request of the pending version.
+    by: Option<RequestId>,
 }
 
 impl ChunkState {
@@ -76,25 +87,44 @@ impl ChunkState {
     fn updated(&self, version: u64, to: Option<Content>, commit: bool, by: RequestId) -> Self {
         let mut s = self.clone();
         s.pending = Some((version, to));
-        s.last = Some(by);
+        s.by = Some(by);
         if commit { s.settled() } else { s }
     }
 
     fn settled(&self) -> Self {
         let mut s = self.clone();
         if let Some((version, to)) = s.pending.take() {
+            s.writers = s.known();
+            s.by = None;
             s.committed = to.map(|c| (version, c));
             if s.committed.is_none() {
-                s.last = None;
+                s.writers.clear();
             }
         }
         s
     }
 
+    /// What is remembered of writers, with that of the pending version.
+    fn known(&self) -> BTreeMap<u64, u64> {
+        let by = self.by.iter().map(|r| (r.session.0, r.seq));
+        self.writers.iter().map(|(s, n)| (*s, *n)).chain(by).collect()
+    }
+
+    /// Whether what was found is this. Found writers are all in one table.
+    fn shows(&self, found: &ChunkState) -> bool {
+        (&self.committed, &self.pending, self.known())
+            == (&found.committed, &found.pending, found.known())
+    }
+
+    /// Whether a new update of this session may be refused for the many writers there are.
+    fn full_for(&self, session: u64) -> bool {
+        self.writers.len() >= WRITERS_MAX && !self.writers.contains_key(&session)
+    }
+
     fn text(&self) -> String {
         let c = self.committed.as_ref().map(|c| (c.0, c.1.len()));
         let p = self.pending.as_ref().map(|p| (p.0, p.1.as_ref().map(|c| c.len())));
-        format!("committed {c:?} pending {p:?} last {:?}", self.last.map(|r| r.seq))
+        format!("committed {c:?} pending {p:?} writers {:?}", self.known())
     }
 }
 
@@ -117,19 +147,34 @@ struct Shared {
     writing: Cell<u64>,
     /// Injected disk errors are about: updates may fail.
     faulty: bool,
+    /// Bits flip on the way from the disk.
+    flips: bool,
+    /// Draws which session an update is of.
+    sessions: Rng,
     wrong: RefCell<Option<String>>,
 }
 
 impl Shared {
-    fn new(model: Model, seq: u64, faulty: bool) -> Rc<Shared> {
+    fn new(model: Model, seq: u64, faulty: bool, flips: bool, sessions: Rng) -> Rc<Shared> {
         Rc::new(Shared {
             model: RefCell::new(model),
             seq: Cell::new(seq),
             sent: RefCell::default(),
             writing: Cell::new(0),
             faulty,
+            flips,
+            sessions,
             wrong: RefCell::default(),
         })
+    }
+
+    /// Whether this error is an answer, and nothing was done.
+    fn refuses(&self, e: &EngineError) -> bool {
+        match e {
+            EngineError::NoSpace => self.faulty,
+            EngineError::Corrupt { .. } => self.flips,
+            _ => false,
+        }
     }
 
     fn complain(&self, what: String) {
@@ -253,9 +298,13 @@ async fn update(
     };
     let commit = rng.coin();
     s.seq.set(s.seq.get() + 1);
-    let by = RequestId { session: SessionId(who), seq: s.seq.get() };
+    let by = RequestId {
+        session: SessionId(who * SESSIONS + s.sessions.below(SESSIONS)),
+        seq: s.seq.get(),
+    };
     s.sent.borrow_mut().entry((chunk, version)).or_default().push(to.clone());
     let after = c.now.updated(version, to, commit, by);
+    let full = c.now.full_for(by.session.0);
     {
         let mut model = s.model.borrow_mut();
         let m = model.entry(chunk).or_default();
@@ -283,6 +332,11 @@ async fn update(
             if (done.version.0, done.len as usize) != (version, len) {
                 s.complain(format!("{chunk}: answered {done:?} to {version} of {len} bytes"));
             }
+            // Unless a commit is on its way, which shows when it is there.
+            let known = e.info(chunk).map_or_else(BTreeMap::new, |i| writers_of(&i));
+            if known != after.known() {
+                s.complain(format!("{chunk}: knows {known:?}, wrote {}", after.text()));
+            }
             let mut model = s.model.borrow_mut();
             let m = model.get_mut(&chunk).expect("entered above");
             m.now = after.clone();
@@ -290,7 +344,7 @@ async fn update(
         }
         // Its disk operation failed: nothing is known until the target opens again.
         Err(EngineError::Failed(_) | EngineError::Disk(_)) if s.faulty => {}
-        Err(EngineError::NoSpace) if s.faulty => {
+        Err(e) if s.refuses(&e) || e == EngineError::TooManyWriters && full => {
             let mut model = s.model.borrow_mut();
             let m = model.get_mut(&chunk).expect("entered above");
             m.allowed.pop();
@@ -309,7 +363,7 @@ async fn overwrite(cx: &Cx, e: &Engine, s: &Rc<Shared>, rng: &Rng, chunk: ChunkI
     let version = 1 + rng.below(c.now.version() + 3);
     let content = to.as_ref().map(|c: &Content| Bytes::from(c.to_vec()));
     s.sent.borrow_mut().entry((chunk, version)).or_default().push(to.clone());
-    let after = ChunkState { committed: to.map(|c| (version, c)), pending: None, last: None };
+    let after = ChunkState { committed: to.map(|c| (version, c)), ..ChunkState::default() };
     {
         let mut model = s.model.borrow_mut();
         let m = model.entry(chunk).or_default();
@@ -328,7 +382,7 @@ async fn overwrite(cx: &Cx, e: &Engine, s: &Rc<Shared>, rng: &Rng, chunk: ChunkI
         }
         // Its disk operation failed: nothing is known until the target opens again.
         Err(EngineError::Failed(_) | EngineError::Disk(_)) if s.faulty => {}
-        Err(EngineError::NoSpace) if s.faulty => {
+        Err(e) if s.refuses(&e) => {
             let mut model = s.model.borrow_mut();
             let m = model.get_mut(&chunk).expect("entered above");
             m.allowed.pop();
@@ -368,6 +422,7 @@ async fn read_some(cx: &Cx, e: &Engine, s: &Rc<Shared>, rng: &Rng, chunk: ChunkI
         }
         (Err(EngineError::NotFound), None) => {}
         (Err(EngineError::Disk(_)), _) if s.faulty => {}
+        (Err(EngineError::Corrupt { .. }), _) if s.flips => {}
         (r, c) => s.complain(format!("{chunk}: read gave {r:?}, model {:?}", c.map(|x| x.0))),
     }
 }
@@ -395,6 +450,7 @@ async fn reader(cx: Cx, e: Engine, s: Rc<Shared>, rng: Rng) {
             }
             Err(EngineError::NotFound) => {}
             Err(EngineError::Disk(_)) if s.faulty => {}
+            Err(EngineError::Corrupt { .. }) if s.flips => {}
             Err(why) => s.complain(format!("{chunk}: a reader got: {why}")),
         }
         cx.sleep(Duration::from_micros(rng.below(500))).await;
@@ -431,7 +487,8 @@ async fn history(cx: Cx, s: Rc<Shared>, rng: Rng, cfg: EngineConfig) {
         }
         match rng.below(4) {
             0 => cx.sleep(Duration::from_secs(1)).await,
-            1 => {
+            // A flipped bit of the journal is the end of it.
+            1 if !s.flips => {
                 match engine.close(&cx).await {
                     Ok(()) => {}
                     Err(_) if s.faulty => return,
@@ -450,6 +507,10 @@ async fn history(cx: Cx, s: Rc<Shared>, rng: Rng, cfg: EngineConfig) {
             _ => {}
         }
     }
+}
+
+fn writers_of(info: &ChunkInfo) -> BTreeMap<u64, u64> {
+    info.recent.iter().map(|r| (r.session.0, r.seq)).collect()
 }
 
 /// What the engine holds, chunk by chunk.
@@ -472,8 +533,7 @@ async fn observe(cx: &Cx, e: &Engine) -> Result<BTreeMap<ChunkId, ChunkState>, S
             };
             state.pending = Some((p.version.0, to));
         }
-        let last = info.recent.iter().max_by_key(|r| r.seq);
-        state.last = last.map(|r| RequestId { session: r.session, seq: r.seq });
+        state.writers = writers_of(&info);
         found.insert(chunk, state);
     }
     Ok(found)
@@ -485,7 +545,7 @@ fn compare(found: &BTreeMap<ChunkId, ChunkState>, model: &Model) -> Result<Model
         let is = found.get(chunk).cloned().unwrap_or_default();
         let empty = [ChunkState::default()];
         let allowed = if m.allowed.is_empty() { &empty[..] } else { &m.allowed };
-        if !allowed.contains(&is) {
+        if !allowed.iter().any(|a| a.shows(&is)) {
             let may: Vec<String> = allowed.iter().map(ChunkState::text).collect();
             return Err(format!("{chunk} is {}\n  may be {}", is.text(), may.join("\n      or ")));
         }
@@ -509,7 +569,7 @@ async fn recovered(cx: Cx, model: Model, rng: Rng, cfg: EngineConfig) -> Result<
     if rng.below(4) != 0 {
         return Ok(());
     }
-    let s = Shared::new(now, 1_000_000, false);
+    let s = Shared::new(now, 1_000_000, false, false, rng.fork(77));
     let clients = (0..CLIENTS)
         .map(|who| client(cx.clone(), engine.clone(), Rc::clone(&s), rng.fork(who), who, 4));
     join_all(clients).await;
@@ -610,7 +670,7 @@ fn missing(why: &EngineError, model: &Model) -> bool {
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
     let rng = world.rng(1);
-    let cfg = config(&rng);
+    let cfg = config(&rng, run.mutant);
     let faulty = rng.below(5) == 0;
     let mut disk = SimDisk::new(0, DISK_BYTES);
     if faulty {
@@ -618,8 +678,13 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         disk.faults.write_error_ppm = *rng.pick(&[0, 500]);
         disk.faults.sync_error_ppm = *rng.pick(&[0, 500]);
     }
+    let more = world.rng(5);
+    let flips = faulty && more.coin();
+    if flips {
+        disk.faults.flip_on_read_ppm = 100_000;
+    }
     let node = world.add_node(NodeSpec::new().disk_image(disk));
-    let shared = Shared::new(Model::new(), 0, faulty);
+    let shared = Shared::new(Model::new(), 0, faulty, flips, more);
     let points: Rc<RefCell<Vec<Point>>> = Rc::default();
     // A sample of fixed size over a run of unknown length (reservoir; Vitter 1985).
     let (keep, sample, s) = (Rc::clone(&points), rng.fork(7), Rc::clone(&shared));

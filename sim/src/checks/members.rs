@@ -14,15 +14,17 @@ use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig};
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
-use t3fs_actors::proto::mgmtd::{CreateChains, Routing, TargetReport, TargetState};
+use t3fs_actors::proto::mgmtd::{CreateChains, Role, Routing, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
-use t3fs_actors::storage::engine::{Engine, EngineError, TargetIdentity};
-use t3fs_actors::storage::{PlantedBug, Seen, Storage, StorageConfig};
+use t3fs_actors::storage::engine::{ChunkInfo, Engine, EngineError, TargetIdentity};
+use t3fs_actors::storage::{RESYNC_PAGE, Seen, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::chain::engine_config;
+use super::mutants::planted;
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
 use crate::node::{Boot, NodeSpec};
@@ -35,7 +37,13 @@ pub(super) const CHECK: Check = Check {
     name: "members",
     about: "chains whose members leave and return stay linearizable, and are whole at the end",
     run,
-    mutants: &["serve-before-sync", "no-lease-check"],
+    mutants: &[
+        "no-lease-check",
+        "resync-drops-recents",
+        "resync-stops-after-one-page",
+        "serve-before-sync",
+        "whole-sends-cut",
+    ],
 };
 
 const REPLICAS: u32 = 3;
@@ -104,6 +112,8 @@ impl Watcher {
 }
 
 type Watch = Rc<RefCell<Watcher>>;
+/// The engines of the targets that run, or ran last.
+type Engines = Rc<RefCell<BTreeMap<TargetId, Engine>>>;
 
 /// Where things are, and what is shared by all of a run.
 #[derive(Clone)]
@@ -112,6 +122,9 @@ struct Plan {
     mgmtds: Vec<NodeId>,
     chains: Vec<(ChainId, Vec<TargetId>)>,
     bug: Option<PlantedBug>,
+    resync_page: u32,
+    cell_bytes: usize,
+    engines: Engines,
     /// Disks fail now and then: a target may not open at the first attempt.
     bad_disks: bool,
     /// Of each chain.
@@ -144,7 +157,10 @@ impl Plan {
             })),
             ..MgmtdConfig::new(first_actor(self.kv), "sim")
         };
-        Mgmtd::start(cx, config);
+        let (roles, mgmtd) = (vec![Role::Mgmtd], Some(Mgmtd::start(cx, config).raw()));
+        let agent = self.agent(cx, Some(ServerInfo { roles, mgmtd, ..ServerInfo::default() }));
+        // Told to the actor beside it, at its start: it arrives.
+        let _ = cx.tell(agent, Announce { metas: Vec::new(), targets: Vec::new() });
     }
 
     /// Starts a storage node: opens (or makes) its targets, serves them, announces them.
@@ -186,6 +202,7 @@ impl Plan {
                 Err(e) => panic!("target {target} does not open: {e}"),
             }
         };
+        self.engines.borrow_mut().insert(target, engine.clone());
         let watch = Rc::clone(&self.watch);
         let config = StorageConfig {
             engine,
@@ -193,10 +210,34 @@ impl Plan {
             chain,
             agent,
             disk,
+            resync_page: self.resync_page,
             planted_bug: self.bug,
             watch: Some(Rc::new(move |seen: &Seen| watch.borrow_mut().target(seen))),
         };
         Storage::start(cx, config).raw()
+    }
+}
+
+impl Plan {
+    /// All replicas remember the same last update of each client to each chunk: any of them may be
+    /// the head tomorrow, and has to recognise what is repeated.
+    fn same_writers(&self) -> Result<(), String> {
+        let engines = self.engines.borrow();
+        for (chain, targets) in &self.chains {
+            let writers = |t: &TargetId| {
+                let rows = engines[t].list(ChunkId::default(), 10_000);
+                let of = |(chunk, info): (ChunkId, ChunkInfo)| {
+                    let known = info.recent.iter().map(|r| (r.session, r.seq)).collect();
+                    (chunk, known)
+                };
+                rows.into_iter().map(of).collect::<BTreeMap<_, BTreeSet<_>>>()
+            };
+            let all: Vec<_> = targets.iter().map(writers).collect();
+            if all.windows(2).any(|w| w[0] != w[1]) {
+                return Err(format!("replicas of chain {chain} know different writers: {all:?}"));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -223,17 +264,16 @@ impl Cluster {
             let of = |i: u32| TargetId(c * 10 + 1 + (c + i) % REPLICAS);
             (ChainId(c), (0..REPLICAS).map(of).collect())
         });
-        let bug = match run.mutant {
-            Some("serve-before-sync") => Some(PlantedBug::ServeBeforeSync),
-            Some("no-lease-check") => Some(PlantedBug::NoLeaseCheck),
-            _ => None,
-        };
+        let sizes = world.rng(9);
         let (ops, pause) = *rng.pick(&[(60, 800), (60, 800), (150, 200)]);
         let plan = Plan {
             kv,
             mgmtds,
             chains: chains.collect(),
-            bug,
+            bug: planted(run.mutant),
+            resync_page: *sizes.pick(&[4, RESYNC_PAGE]),
+            cell_bytes: *sizes.pick(&[2048, 2048, 2048, 16 << 10]),
+            engines: Engines::default(),
             bad_disks: rng.below(5) == 0,
             chunks: *rng.pick(&[2, 3, 30]),
             ops,
@@ -322,6 +362,23 @@ fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], mgmtds: &[NodeId], every: D
     });
 }
 
+/// In some runs the store stands still for a while, or is cut off from everyone, or from a mgmtd.
+fn store_pauses(sim: &Sim, rng: &Rng, kv: NodeId) {
+    let (at, long) = (rng.below(10_000_000), 500_000 + rng.below(8_000_000));
+    let kind = rng.below(6);
+    sim.at(sim.now_us() + at, move |sim| match kind {
+        0 | 1 => sim.pause(kv, Duration::from_micros(long)),
+        2 | 3 => {
+            match kind {
+                2 => sim.part(&[kv], &sim.nodes()),
+                _ => sim.part(&[kv], &[NodeId(kv.0 + 1)]),
+            }
+            sim.at(sim.now_us() + long, |sim| sim.rejoin());
+        }
+        _ => {}
+    });
+}
+
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
     let cluster = Cluster::build(run);
@@ -358,6 +415,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         let every = Duration::from_millis(*rng.pick(&[700, 1_500, 4_000]));
         outages(world, &world.rng(8), servers, &plan.mgmtds, every);
     }
+    store_pauses(world, &world.rng(9), plan.kv);
     let finished =
         || done.get() == CLIENTS || wrong.borrow().is_some() || plan.watch.borrow().wrong.is_some();
     if let Err(h) = world.run_until(finished, STORM)
@@ -411,8 +469,8 @@ async fn client(
         }
     };
     let chains = plan.chains.iter().map(|c| c.0).collect();
-    let Plan { chunks, ops, pause, .. } = *plan;
-    let client = ChunkClient { me, chains, chunks, ops, pause };
+    let Plan { chunks, ops, pause, cell_bytes, .. } = *plan;
+    let client = ChunkClient { me, chains, chunks, ops, pause, cell_bytes };
     client.run(cx, sim, &link, rng, history).await
 }
 
@@ -443,7 +501,7 @@ async fn converge(cx: &Cx, plan: &Plan) -> Result<(), String> {
             }
         }
         if same {
-            return Ok(());
+            return plan.same_writers();
         }
         cx.sleep(Duration::from_millis(100)).await;
         link.refresh(cx).await;

@@ -155,11 +155,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
 }
 
 async fn open(cx: &Cx) -> Result<Client, String> {
-    let config = ClientConfig {
-        agent: first_actor(cx.node()),
-        label: "sim".into(),
-        write_buffer_bytes: 1 << 20,
-    };
+    let config = ClientConfig::new(first_actor(cx.node()), "sim");
     loop {
         match Client::start(cx, config.clone()).await {
             Ok(c) => return Ok(c),
@@ -208,7 +204,7 @@ async fn user(cx: &Cx, me: u32, rng: &Rng) -> Result<Tree, String> {
                 ("rmdir", got, want)
             }
             4 => {
-                let got = client.unlink(cx, ROOT, &a).await.map(drop);
+                let got = client.unlink(cx, ROOT, &a, None).await.map(drop);
                 let want = match has {
                     None => Err(FsError::NotFound),
                     Some(Has::Directory) => Err(FsError::IsDirectory),
@@ -221,7 +217,7 @@ async fn user(cx: &Cx, me: u32, rng: &Rng) -> Result<Tree, String> {
             }
             _ => {
                 let mode = RenameMode::NoReplace;
-                let got = client.rename(cx, ROOT, &a, ROOT, &b, mode).await;
+                let got = client.rename(cx, (ROOT, &a), (ROOT, &b), mode, None).await;
                 let want = match (has, other) {
                     (None, _) => Err(FsError::NotFound),
                     (Some(_), Some(_)) => Err(FsError::Exists),

@@ -3,7 +3,7 @@
 //! Whatever fails: no two mgmtds act at the same time, a routing version has one content for
 //! everyone who ever sees it, chains change by the rules, and no target is taken out of service
 //! while it may still believe that it serves. When all is well again, one primary leads a complete
-//! cluster soon.
+//! cluster soon. If then the store alone is away for a while, no target loses its lease.
 //!
 //! The agents are real, and so is everything they talk to; targets are scripts that report to their
 //! agent what a storage actor would.
@@ -16,7 +16,8 @@ use std::rc::Rc;
 use t3fs_actors::agent::{self, Agent, AgentConfig, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig, PlantedBug, Timing};
+use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use t3fs_actors::proto::mgmtd::{
@@ -37,7 +38,7 @@ pub(super) const CHECK: Check = Check {
     name: "mgmtd",
     about: "one primary at a time, one content a version, chains by the rules, and life after heal",
     run,
-    mutants: &["no-fence", "grant-to-condemned"],
+    mutants: &["no-fence", "grant-to-condemned", "promise-forgotten", "gap-counts"],
 };
 
 const MGMTDS: u32 = 3;
@@ -49,6 +50,10 @@ const CHAINS_AT_FIRST: u32 = 2;
 /// Node numbers, in the order in which they are added.
 const KV: NodeId = NodeId(1);
 const STORM: Duration = Duration::from_secs(8);
+/// From the death of a primary to the next one.
+const FAILOVER: Duration = Duration::from_secs(3);
+/// The store may be away for so long while data is read and written.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// From the end of all faults to a complete cluster.
 const CALM: Duration = Duration::from_secs(20);
 
@@ -82,12 +87,11 @@ fn nobody(node: NodeId, epoch: u32, t: TargetId) -> RawAddr {
     RawAddr { node, shard: 0, slot: 1000 + t.0 as u16, epoch }
 }
 
-fn start_agent(b: &Boot, members: &Rc<Members>, server: bool) -> Addr<Agent> {
+fn start_agent(b: &Boot, members: &Rc<Members>, server: Option<ServerInfo>) -> Addr<Agent> {
     let (node, seen) = (b.node, Rc::clone(members));
     let watch = Rc::new(move |what: &agent::Seen<'_>| seen.agent(node, what));
-    let roles = vec![Role::Storage];
     let config = AgentConfig {
-        server: server.then(|| ServerInfo { roles, ..ServerInfo::default() }),
+        server,
         timing: timing(),
         watch: Some(watch),
         ..AgentConfig::new("sim", mgmtds().into_iter().map(first_actor).collect())
@@ -140,7 +144,8 @@ async fn play_target(cx: Cx, agent: Addr<Agent>, addr: RawAddr, rng: Rng, member
 }
 
 fn boot_server(b: &Boot, rng: &Rng, members: &Rc<Members>) {
-    let agent = start_agent(b, members, true);
+    let server = ServerInfo { roles: vec![Role::Storage], ..ServerInfo::default() };
+    let agent = start_agent(b, members, Some(server));
     let rng = rng.fork(u64::from(b.epoch));
     let mine: Vec<RawAddr> = (1..=CHAINS)
         .flat_map(self::members)
@@ -166,7 +171,7 @@ fn boot_server(b: &Boot, rng: &Rng, members: &Rc<Members>) {
 
 /// A process of clients: one session, extended until the process is killed.
 fn boot_client(b: &Boot, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u32, SessionId>>>) {
-    let agent = start_agent(b, members, false);
+    let agent = start_agent(b, members, None);
     let (cx, sessions) = (b.cx.clone(), Rc::clone(sessions));
     sessions.borrow_mut().remove(&b.node.0);
     b.cx.spawn(async move {
@@ -182,6 +187,14 @@ fn boot_client(b: &Boot, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u
             cx.sleep(Duration::from_millis(50)).await;
         }
     });
+}
+
+/// The agent of a process that runs an mgmtd alone.
+fn accompany(b: &Boot, mgmtd: Addr<Mgmtd>, members: &Rc<Members>) {
+    let (roles, mgmtd) = (vec![Role::Mgmtd], Some(mgmtd.raw()));
+    let agent = start_agent(b, members, Some(ServerInfo { roles, mgmtd, ..ServerInfo::default() }));
+    // Told to the actor beside it, at its start: it arrives.
+    let _ = b.cx.tell(agent, Announce { metas: Vec::new(), targets: Vec::new() });
 }
 
 fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u32, SessionId>>>) {
@@ -210,6 +223,8 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
     let bug = match run.mutant {
         Some("no-fence") => Some(PlantedBug::NoFence),
         Some("grant-to-condemned") => Some(PlantedBug::GrantToCondemned),
+        Some("promise-forgotten") => Some(PlantedBug::PromiseForgotten),
+        Some("gap-counts") => Some(PlantedBug::GapCounts),
         _ => None,
     };
     for i in 0..MGMTDS {
@@ -218,6 +233,7 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
         add(Box::new(move |b| {
             let (node, seen) = (b.node, Rc::clone(&seen));
             let (sim, pauses) = (sim.clone(), pauses.fork(u64::from(b.epoch)));
+            let beside = Rc::clone(&seen);
             let watch = Rc::new(move |what: &mgmtd::Seen<'_>| {
                 seen.mgmtd(node, what);
                 let decided = matches!(what, mgmtd::Seen::Decided { .. });
@@ -232,7 +248,7 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
                 watch: Some(watch),
                 ..MgmtdConfig::new(first_actor(KV), "sim")
             };
-            Mgmtd::start(&b.cx, config);
+            accompany(b, Mgmtd::start(&b.cx, config), &beside);
         }));
     }
     for i in 0..SERVERS {
@@ -309,7 +325,7 @@ fn whole(members: &Members, sessions: &BTreeMap<u32, SessionId>) -> Result<(), S
     let mut living: Vec<SessionId> = sessions.values().copied().collect();
     living.sort();
     let complete = newest.chains.len() == CHAINS as usize
-        && newest.nodes.len() == SERVERS as usize
+        && newest.nodes.len() == (MGMTDS + SERVERS) as usize
         && living.len() == CLIENTS as usize
         && newest.sessions == living;
     if complete && behind.is_empty() && dead.is_empty() && ill.is_empty() {
@@ -357,16 +373,80 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     members.storm(false);
     world.heal();
-    let well = || members.acting().is_some() && whole(&members, &sessions.borrow()).is_ok();
-    let done = || wrong().is_some() || well();
-    let healed = world.run_until(done, CALM);
-    if let Some(w) = wrong() {
+    become_whole(world, &members, &sessions)?;
+    let outage = world.rng(9);
+    if outage.below(3) > 0 {
+        store_away(world, &members, &outage)?;
+        become_whole(world, &members, &sessions)?;
+    }
+    Ok(())
+}
+
+fn become_whole(
+    world: &World,
+    members: &Rc<Members>,
+    sessions: &RefCell<BTreeMap<u32, SessionId>>,
+) -> Result<(), String> {
+    let well = || members.acting().is_some() && whole(members, &sessions.borrow()).is_ok();
+    let healed = world.run_until(|| members.wrong().is_some() || well(), CALM);
+    if let Some(w) = members.wrong() {
         return Err(w);
     }
     healed.map_err(|h| {
-        let why = whole(&members, &sessions.borrow()).err().unwrap_or_default();
+        let why = whole(members, &sessions.borrow()).err().unwrap_or_default();
         format!("{h:?} after the heal: {why}")
     })
+}
+
+/// All are well but the store, which is away for a while: for all, or for the primary alone.
+///
+/// As long as [`PAUSE_MAX`] for all costs no target its lease. However long it was, the primary is
+/// the same afterwards. If the primary alone lacks the store, another leads soon.
+fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), String> {
+    // Mgmtds that have just started are named in the record soon, and a change whose write was lost
+    // in the storm is written when the store's answer has been waited for.
+    world.run_for(Duration::from_secs(8)).map_err(|h| format!("{h:?}"))?;
+    let settled = world.run_until(|| members.lapsed().is_none(), CALM);
+    settled.map_err(|h| format!("{h:?} after the heal: {:?}", members.lapsed()))?;
+    let (term, primary) = (members.term(), members.acting().ok_or("nobody leads")?);
+    let long = |most: Duration| {
+        Duration::from_micros(rng.below(most.as_micros() as u64 >> rng.below(6)).max(1))
+    };
+    let kind = rng.below(5);
+    let away = long(if kind == 0 { PAUSE_MAX * 3 } else { PAUSE_MAX });
+    match kind {
+        1 => {
+            let ways = 1 + rng.below(3);
+            if ways & 1 != 0 {
+                world.cut(primary, KV);
+            }
+            if ways & 2 != 0 {
+                world.cut(KV, primary);
+            }
+        }
+        0 | 2 => world.pause(KV, away),
+        3 => world.part(&[KV], &world.nodes()),
+        _ => world.crash(KV, if rng.coin() { Crash::Power } else { Crash::Process }),
+    }
+    let ends = world.now_us() + away.as_micros() as u64;
+    let lost = || members.lapsed().filter(|_| kind != 1 && away < PAUSE_MAX);
+    let failed = || members.wrong().or_else(lost);
+    let halted = world.run_until(|| failed().is_some() || world.now_us() >= ends, PAUSE_MAX * 3);
+    halted.map_err(|h| format!("the outage ended with {h:?}"))?;
+    world.rejoin();
+    world.restart(KV);
+    let back = world.run_until(|| failed().is_some(), Duration::from_secs(3));
+    if let Some(why) = failed() {
+        return Err(format!("without the store for {away:?} (kind {kind}): {why}"));
+    }
+    assert_eq!(back, Err(Halt::Late));
+    let (later, long) = (members.term(), Duration::from_secs(4));
+    match kind {
+        1 if away > long && later == term => Err(format!("{primary:?} leads without the store")),
+        1 => Ok(()),
+        _ if later == term => Ok(()),
+        _ => Err(format!("{away:?} without the store (kind {kind}) changed the primary")),
+    }
 }
 
 /// Without any other fault: the primary dies, another leads, and no chain has changed.
@@ -388,7 +468,7 @@ fn change_primary(world: &World, members: &Rc<Members>) -> Result<(), String> {
     let primary = members.acting().ok_or("nobody leads")?;
     world.crash(primary, Crash::Process);
     world
-        .run_until(|| members.term() > term, CALM)
+        .run_until(|| members.term() > term, FAILOVER)
         .map_err(|h| format!("no second primary: {h:?}"))?;
     world.run_for(Duration::from_secs(4)).map_err(|h| format!("{h:?}"))?;
     world.restart(primary);

@@ -4,6 +4,7 @@
 //! a swarm, heals, demands progress, and says what was violated. What it draws comes from
 //! `run.world.rng(..)`, so a seed is the whole of it.
 
+mod bursts;
 mod chain;
 mod disk;
 pub mod engine;
@@ -11,6 +12,7 @@ mod files;
 mod members;
 mod metas;
 mod mgmtd;
+mod mutants;
 
 use crate::trace::Sink;
 use crate::world::World;

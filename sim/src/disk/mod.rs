@@ -166,6 +166,7 @@ pub struct SimDisk {
     /// Counts starts and completions, so that a sync knows what came before it.
     clock: u64,
     capacity: u64,
+    number: u16,
     pub speed: DiskSpeed,
     pub faults: DiskFaults,
     stats: DiskStats,
@@ -186,6 +187,7 @@ impl SimDisk {
             doing: BTreeMap::new(),
             clock: 1,
             capacity,
+            number,
             speed: DiskSpeed::default(),
             faults: DiskFaults::default(),
             stats: DiskStats::default(),
@@ -445,7 +447,11 @@ impl SimDisk {
     }
 
     pub fn space(&self) -> DiskSpace {
-        DiskSpace { capacity: self.capacity, free: self.capacity.saturating_sub(self.used()) }
+        DiskSpace {
+            capacity: self.capacity,
+            free: self.capacity.saturating_sub(self.used()),
+            file_system: u64::from(self.number) + 1,
+        }
     }
 
     pub fn set_capacity(&mut self, bytes: u64) {

@@ -188,6 +188,18 @@ impl Members {
         }
     }
 
+    /// A target that may not serve now although it would, and is up.
+    pub fn lapsed(&self) -> Option<String> {
+        let now = self.sim.now_us();
+        let s = self.state.borrow();
+        let stopped = |key| s.stopped.get(key).copied().unwrap_or(false);
+        let mut over = s.leases.iter().filter(|(_, until)| **until <= now);
+        let lapsed = over.find(|(key, _)| self.sim.is_up(key.0) && !stopped(key));
+        lapsed.map(|((node, t), until)| {
+            format!("at {now} us: target {t} on node {} might serve until {until} only", node.0)
+        })
+    }
+
     /// The newest routing that anyone has seen.
     pub fn newest(&self) -> Routing {
         self.state.borrow().contents.last_key_value().map(|(_, r)| r.clone()).unwrap_or_default()

@@ -21,17 +21,21 @@ pub struct ChunkClient {
     pub ops: u64,
     /// Longest pause, which follows every fourth action.
     pub pause: Duration,
+    /// A chunk has up to eight cells.
+    pub cell_bytes: usize,
 }
 
-const CELLS: Cells = Cells {
-    cell_bytes: 2048,
-    cells_max: 8,
-    write_ppm: 450_000,
-    truncate_ppm: 50_000,
-    remove_ppm: 50_000,
-};
-
 impl ChunkClient {
+    fn cells(&self) -> Cells {
+        Cells {
+            cell_bytes: self.cell_bytes,
+            cells_max: 8,
+            write_ppm: 450_000,
+            truncate_ppm: 50_000,
+            remove_ppm: 50_000,
+        }
+    }
+
     /// An outcome that stays unknown is no error; an answer that no chunk can give is one.
     pub async fn run(
         &self,
@@ -47,14 +51,15 @@ impl ChunkClient {
             let chain = self.chains[(which / self.chunks) as usize];
             let chunk = ChunkId { inode: InodeId(9), index: which as u32 };
             let value = u64::from(me + 1) << 32 | (n + 1);
-            let action = CELLS.draw(rng, value);
+            let action = self.cells().draw(rng, value);
             let id = history.invoke(which, me, action.clone());
             match self.act(cx, link, chain, chunk, &action).await {
                 Ok(told) => {
                     sim.note(&[u64::from(me), n], format_args!("client {me} op {n}: {told:?}"));
                     history.returned(id, told);
                 }
-                Err(FsError::Unavailable(_)) => {}
+                // A full disk may have been met by a second attempt: nothing is known of the first.
+                Err(FsError::Unavailable(_) | FsError::NoSpace) => {}
                 Err(e) => return Err(format!("client {me}, {action:?} of {chunk}: {e}")),
             }
             if rng.below(4) == 0 {
@@ -73,7 +78,8 @@ impl ChunkClient {
         chunk: ChunkId,
         action: &Action,
     ) -> Result<Told, FsError> {
-        let bytes_of = |cell: u32| cell * CELLS.cell_bytes as u32;
+        let cells_of = self.cells();
+        let bytes_of = |cell: u32| cell * cells_of.cell_bytes as u32;
         let (kind, data) = match action {
             Action::Read { cells } => {
                 let (from, len) = (bytes_of(cells.start), bytes_of(cells.len() as u32));
@@ -86,11 +92,11 @@ impl ChunkClient {
                 };
                 let torn = |e| FsError::Io(format!("version {}: {e}", d.version));
                 // Versions jump when a chunk is made anew, so order comes from values alone.
-                let seen = CELLS.understand(&d.data).map_err(torn)?;
+                let seen = cells_of.understand(&d.data).map_err(torn)?;
                 return Ok(Told { version: None, cells: Some(seen) });
             }
             Action::Write { cells, value } => {
-                let (offset, data) = CELLS.bytes(cells, *value);
+                let (offset, data) = cells_of.bytes(cells, *value);
                 (UpdateKind::Write { offset: offset as u32 }, Bulk::from(data))
             }
             Action::Truncate { len } => {
@@ -99,7 +105,7 @@ impl ChunkClient {
             Action::Remove => (UpdateKind::Remove, Bulk::default()),
         };
         if cx.rand().is_multiple_of(3) {
-            link.read_ahead(cx, chain, chunk, 0, bytes_of(CELLS.cells_max));
+            link.read_ahead(cx, chain, chunk, 0, bytes_of(cells_of.cells_max));
         }
         link.update(cx, chain, chunk, kind, data, link.request()).await?;
         Ok(Told::default())

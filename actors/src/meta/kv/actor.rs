@@ -14,6 +14,7 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot, Time};
 
 use super::{CommitRequest, Committed, KvError, Resolver, Store, StoreError, Version, WINDOW_US};
+use crate::planted::PlantedBug;
 use crate::proto::kv::*;
 
 /// Longest time between a commit and the beginning of the sync that covers it, unless another sync
@@ -26,6 +27,7 @@ pub struct Kv {
     syncs: Syncs,
     /// A task waits to release what leaves the window.
     expiring: bool,
+    planted_bug: Option<PlantedBug>,
 }
 
 /// What is not durable yet, and who waits for it.
@@ -73,8 +75,35 @@ impl Actor for Kv {
 impl Kv {
     /// Takes over `store` and serves it from this shard. An error is a sentence.
     pub fn start(cx: &Cx, store: Box<dyn Store>) -> Result<Addr<Kv>, String> {
+        Kv::start_planted(cx, store, None)
+    }
+
+    /// The same with a mistake, for tests.
+    pub fn start_planted(
+        cx: &Cx,
+        store: Box<dyn Store>,
+        planted_bug: Option<PlantedBug>,
+    ) -> Result<Addr<Kv>, String> {
         let resolver = Resolver::open(store).map_err(|e| format!("the metadata store: {e}"))?;
-        Ok(cx.start(Kv { resolver, syncs: Syncs::default(), expiring: false }))
+        let mut kv = Kv { resolver, syncs: Syncs::default(), expiring: false, planted_bug };
+        // The opening is a commit, which nobody may be told of before it is on its way.
+        let start = kv.committed(cx.now());
+        assert!(start, "nobody else has");
+        let (addr, me) = cx.start_with(kv);
+        cx.spawn(syncer(me, cx.outlive()));
+        Ok(addr)
+    }
+
+    /// What a barrier waits for, if anything, or that what it stands for is gone.
+    fn barrier(&mut self, version: Version) -> Result<Option<Waiter>, KvError> {
+        let forgets = self.planted_bug == Some(PlantedBug::BarrierForgetsVersion);
+        if version != Version(0) && !forgets && !self.resolver.survived(version) {
+            return Err(KvError::Lost);
+        }
+        match self.planted_bug {
+            Some(PlantedBug::BarrierAnswersAtOnce) => Ok(None),
+            _ => Ok(self.wait_durable()),
+        }
     }
 
     /// The version to read at, and whether the task that lets it go again must be started.
@@ -263,8 +292,8 @@ impl Handle<Commit> for Kv {
 }
 
 impl Handle<Barrier> for Kv {
-    async fn handle(me: &Me<Self>, _: Barrier, _: &Cx) -> Result<(), KvError> {
-        match me.with(Kv::wait_durable) {
+    async fn handle(me: &Me<Self>, m: Barrier, _: &Cx) -> Result<(), KvError> {
+        match me.with(|kv| kv.barrier(m.version))? {
             Some(waiter) => waiter.await,
             None => Ok(()),
         }
@@ -293,14 +322,15 @@ mod tests {
             cx.ask(kv, set("a", Durability::Soon)).await.unwrap().unwrap();
             assert_eq!(disk.syncs_held(), 0);
             cx.sleep(SYNC_DELAY * 2).await;
-            assert_eq!((disk.syncs_held(), disk.batches_unsynced()), (1, 1));
+            // The opening and the commit.
+            assert_eq!((disk.syncs_held(), disk.batches_unsynced()), (1, 2));
 
             // While that sync runs, two more commits fill the next batch.
             let (one, two) = (set("b", Durability::Now), set("c", Durability::Now));
             let both = t3fs_runtime::join(cx.ask(kv, one), cx.ask(kv, two));
             let release = async {
                 cx.sleep(SYNC_DELAY).await;
-                assert_eq!((disk.syncs_held(), disk.batches_unsynced()), (1, 3));
+                assert_eq!((disk.syncs_held(), disk.batches_unsynced()), (1, 4));
                 disk.end_syncs(1);
                 cx.sleep(SYNC_DELAY).await;
                 assert_eq!((disk.syncs_held(), disk.batches_unsynced()), (1, 2));
@@ -310,7 +340,7 @@ mod tests {
             assert!(matches!((one, two), (Ok(Ok(_)), Ok(Ok(_)))));
 
             // A barrier with nothing to wait for, and silence afterwards.
-            cx.ask(kv, Barrier).await.unwrap().unwrap();
+            cx.ask(kv, Barrier::default()).await.unwrap().unwrap();
             cx.sleep(SYNC_DELAY * 3).await;
             assert_eq!((disk.syncs_held(), disk.batches_unsynced()), (0, 0));
         })

@@ -118,14 +118,15 @@ impl<'a> Txn<'a> {
         &mut self.buffer
     }
 
-    /// Commits what was written, if anything was.
-    pub async fn commit(self, durability: Durability) -> Result<(), KvError> {
+    /// Commits what was written, if anything was; with the version of the commit, or without one
+    /// the version that was read.
+    pub async fn commit(self, durability: Durability) -> Result<Version, KvError> {
         if self.buffer.is_read_only() && durability == Durability::Soon {
-            return Ok(());
+            return Ok(self.version.unwrap_or_default());
         }
         let request: CommitRequest = self.buffer.into_commit(self.version.unwrap_or_default());
         match self.cx.ask(self.kv, Commit { request, durability }).await {
-            Ok(committed) => committed.map(drop),
+            Ok(committed) => committed.map(|committed| committed.version),
             Err(AskError::NotSent(_)) => Err(KvError::Throttled),
             Err(AskError::Unknown(_)) => Err(KvError::Unknown),
         }
@@ -173,30 +174,52 @@ impl<E: fmt::Display> fmt::Display for Stop<E> {
 const PAUSE_MIN: Duration = Duration::from_micros(250);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Runs `body` and commits, again from the start until that succeeds, it refuses, or `cx`'s
-/// deadline comes. An attempt whose outcome is unknown is repeated as well, so running `body` a
+/// A store that has not answered for so long is told to whoever waits, who can say so and try again.
+const SILENT_MAX: Duration = Duration::from_millis(1500);
+
+/// Runs `body` and commits, again from the start until that succeeds, it refuses, `cx`'s deadline
+/// comes, or the store has been silent for a while. An attempt whose outcome is unknown is repeated as well, so running `body` a
 /// second time after it was committed must be harmless, and should return the first answer.
 pub async fn transact<T, E>(
     cx: &Cx,
     kv: Addr<Kv>,
     durability: Durability,
-    mut body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
+    body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
 ) -> Result<T, Stop<E>> {
+    Ok(transact_at(cx, kv, durability, body).await?.0)
+}
+
+/// The same, with the version that a later [`Barrier`] can name: of the commit, or of what was read
+/// when nothing was written.
+pub async fn transact_at<T, E>(
+    cx: &Cx,
+    kv: Addr<Kv>,
+    durability: Durability,
+    mut body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
+) -> Result<(T, Version), Stop<E>> {
     let mut limit = PAUSE_MIN;
     let mut unknown = false;
+    let mut silent_since = None;
     loop {
         let mut txn = Txn::new(cx, kv);
         let error = match body(&mut txn).await {
             Ok(value) => match txn.commit(durability).await {
-                Ok(()) => return Ok(value),
+                Ok(version) => return Ok((value, version)),
                 Err(e) => e,
             },
             Err(Stop::Kv(e)) => e,
             Err(refused) => return Err(refused),
         };
         unknown |= error.is_maybe_committed();
+        let silent = match error {
+            KvError::Throttled => cx.now() - *silent_since.get_or_insert(cx.now()),
+            _ => {
+                silent_since = None;
+                Duration::ZERO
+            }
+        };
         let pause = Duration::from_micros(cx.rand() % limit.as_micros() as u64);
-        if !error.is_retryable() || cx.now() + pause >= cx.deadline() {
+        if silent >= SILENT_MAX || !error.is_retryable() || cx.now() + pause >= cx.deadline() {
             return Err(Stop::Kv(if unknown { KvError::Unknown } else { error }));
         }
         cx.sleep(pause).await;

@@ -25,7 +25,8 @@
 //!
 //! *Acknowledged is not durable.* A commit is visible, ordered and survives the end of the process;
 //! after power loss the content is a prefix of the commits that holds all that
-//! [`Resolver::sync`] covered. Who needs more waits for the sync.
+//! [`Resolver::sync`] covered. Who needs more waits for the sync, and asks [`Resolver::survived`]
+//! whether a crash took the commit before.
 
 use bytes::Bytes;
 use core::fmt;
@@ -34,6 +35,7 @@ pub mod actor;
 pub mod client;
 mod conflicts;
 pub mod conformance;
+mod ends;
 mod local;
 mod memory;
 mod mutate;
@@ -73,6 +75,8 @@ pub const KEYS_END: &[u8] = b"\xff";
 pub const METADATA_VERSION_KEY: &[u8] = b"\xff/metadataVersion";
 /// Where the resolver keeps the version of the last commit (u64 big-endian).
 pub(crate) const VERSION_KEY: &[u8] = b"\xff/version";
+/// Where the resolver keeps the last version of each earlier opening (see `ends`).
+pub(crate) const ENDS_KEY: &[u8] = b"\xff/ends";
 
 /// Place of a commit in the one order of all commits; also names the snapshot right after it.
 #[derive(
@@ -180,7 +184,7 @@ pub enum KvError {
     TooOld,
     /// The read version has not been given out by this resolver. Nothing was written.
     FutureVersion,
-    /// Too much is under way; try later. Nothing was written.
+    /// The store does not answer, or too much waits for it; try later. Nothing was written.
     Throttled,
     /// `commit_unknown_result`: the commit may or may not have happened.
     Unknown,
@@ -190,6 +194,8 @@ pub enum KvError {
     Invalid(String),
     /// The store failed. Nothing of this request was written.
     Store(String),
+    /// What was acknowledged with this version is not there any more: a crash took it.
+    Lost,
 }
 
 impl KvError {
@@ -199,7 +205,7 @@ impl KvError {
         match self {
             Self::Conflict | Self::TooOld | Self::FutureVersion => true,
             Self::Throttled | Self::Unknown => true,
-            Self::TooLarge { .. } | Self::Invalid(_) | Self::Store(_) => false,
+            Self::TooLarge { .. } | Self::Invalid(_) | Self::Store(_) | Self::Lost => false,
         }
     }
 
@@ -215,11 +221,12 @@ impl fmt::Display for KvError {
             Self::Conflict => f.write_str("conflict with another commit"),
             Self::TooOld => write!(f, "read version older than {} s", WINDOW_US / 1_000_000),
             Self::FutureVersion => f.write_str("read version not given out by this store"),
-            Self::Throttled => f.write_str("too much under way, try later"),
+            Self::Throttled => f.write_str("it does not answer"),
             Self::Unknown => f.write_str("commit result unknown: it may have happened"),
             Self::TooLarge { what, size, max } => write!(f, "{what} of {size}, at most {max}"),
             Self::Invalid(why) => write!(f, "invalid request: {why}"),
             Self::Store(why) => write!(f, "store failed: {why}"),
+            Self::Lost => f.write_str("a crash of the store took what it had acknowledged"),
         }
     }
 }

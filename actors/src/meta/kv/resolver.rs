@@ -8,22 +8,23 @@
 //! the store opens, so versions grow across restarts even if a crash lost commits that had been
 //! acknowledged, and no read version from before a restart passes for one of now. The version of
 //! the last commit is kept in the store itself, in the batch of the commit, at `\xff/version`.
+//! Opening is a commit as well, of nothing but the list of `ends`, which tells for good what
+//! crashes took.
 
 use super::conflicts::Conflicts;
+use super::ends::{COUNT_BITS, Ends, opening};
 use super::mutate::{effects, failed};
 use super::request::{check_range, check_read_key};
 use super::store::{RangeLimit, RangePage, Snapshot, Store, SyncDone};
 use super::{
-    CommitRequest, KvError, RANGE_BYTES_MAX, RANGE_ROWS_MAX, VERSION_KEY, Version, Versionstamp,
-    WINDOW_US,
+    CommitRequest, ENDS_KEY, KvError, RANGE_BYTES_MAX, RANGE_ROWS_MAX, VERSION_KEY, Version,
+    Versionstamp, WINDOW_US,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Most versions whose snapshot is held at a time.
 pub const SNAPSHOTS_MAX: usize = 1 << 17;
-/// Bits of a version that count commits since the store was opened.
-const COUNT_BITS: u32 = 40;
 
 /// What a commit was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
@@ -38,6 +39,8 @@ pub struct Resolver {
     store: Box<dyn Store>,
     /// Of the last commit.
     current: Version,
+    /// Of the last commit of each earlier opening.
+    ends: Ends,
     conflicts: Conflicts,
     /// Snapshots of the versions that were asked for; later versions were asked for later.
     held: BTreeMap<Version, Held>,
@@ -54,20 +57,29 @@ struct Held {
 
 impl Resolver {
     /// Takes over `store`, as it is.
-    pub fn open(store: Box<dyn Store>) -> Result<Self, KvError> {
+    pub fn open(mut store: Box<dyn Store>) -> Result<Self, KvError> {
         let incarnation = store.incarnation();
         assert!(incarnation < 1 << (64 - COUNT_BITS), "too many openings of one store");
-        let last = store.snapshot().get(VERSION_KEY).map_err(failed)?;
+        let snapshot = store.snapshot();
+        let last = snapshot.get(VERSION_KEY).map_err(failed)?;
         let last = match last.as_deref().map(<[u8; 8]>::try_from) {
             None => 0,
             Some(Ok(version)) => u64::from_be_bytes(version),
             Some(Err(_)) => return Err(KvError::Store("corrupt: version of the store".into())),
         };
+        let mut ends = Ends::open(snapshot.get(ENDS_KEY).map_err(failed)?.as_deref())?;
+        drop(snapshot);
+        ends.note(Version(last));
         // The count restarts at 1, so that version 0, the default, is never current.
-        let current = Version(last.max(incarnation << COUNT_BITS | 1));
+        let current = Version((last + 1).max(incarnation << COUNT_BITS | 1));
+        let version = Bytes::copy_from_slice(&current.0.to_be_bytes());
+        let batch = [(ENDS_KEY, ends.seal()), (VERSION_KEY, version)];
+        let batch = batch.map(|(key, value)| (Bytes::from_static(key), Some(value)));
+        store.apply(&batch).map_err(failed)?;
         Ok(Resolver {
             store,
             current,
+            ends,
             conflicts: Conflicts::new(current),
             held: BTreeMap::new(),
             now_us: 0,
@@ -149,6 +161,13 @@ impl Resolver {
         effects.ranges.append(&mut request.write_conflicts);
         self.conflicts.record(self.now_us, version, effects.keys, &effects.ranges);
         Ok(Committed { version, versionstamp: Versionstamp::new(version, 0) })
+    }
+
+    /// Whether the commit that was given this version is still there: no crash has taken it. So is
+    /// each commit before it then. Of a read version: whether what it showed is still there.
+    pub fn survived(&self, version: Version) -> bool {
+        let ours = opening(version) == opening(self.current);
+        if ours { version <= self.current } else { self.ends.survived(version) }
     }
 
     /// Calls `done` when all commits up to the returned version are durable.

@@ -1,19 +1,31 @@
-//! Changing attributes.
+//! Changing attributes, and what writers say of a file.
 //!
-//! *Lengths.* `(truncations, length)` of a file never decreases lexicographically: a writer's
-//! report can only raise it, and a cut through `SetAttr` raises `truncations`. So a report that was
-//! sent before a cut and arrives after it does not bring the length back.
+//! *Lengths.* `truncations` of a file never decreases, and between two cuts its length only grows.
+//! A report or an append names the cut that its sender knows; if a later one has been made, nothing
+//! is taken, and the sender learns how the file is now. A cut names the content that its caller has
+//! seen: the caller has removed the chunks behind the new end, which must be nobody else's.
+//!
+//! *Times.* A time that was set by hand stands until somebody writes after it; a report of earlier
+//! writes is told apart by `times_set`.
 
 use super::create::MODE_BITS;
 use super::*;
-use crate::proto::meta::{Layout, ReportWrite, SetAttr, SetTime};
+use crate::proto::meta::{
+    Append, Appended, Changed, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength,
+    SetTime,
+};
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
 
 /// Changes what is given; `ctime` also without being named.
-pub async fn set_attr(txn: &mut Txn<'_>, m: &SetAttr, now_ns: i64) -> Done<Attr> {
+pub async fn set_attr(
+    txn: &mut Txn<'_>,
+    m: &SetAttr,
+    now_ns: i64,
+    bug: Option<PlantedBug>,
+) -> Done<Attr> {
     let (key, recent) = (inode_key(m.inode), recent_key(m.op));
     let (times, subdirs) = (times_key(m.inode), subdirs_key(m.inode));
     let [found, times, subdirs, recent] = txn.fetch([&key, &times, &subdirs, &recent]).await?;
@@ -25,45 +37,61 @@ pub async fn set_attr(txn: &mut Txn<'_>, m: &SetAttr, now_ns: i64) -> Done<Attr>
     let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     inode.refresh(times.as_ref(), subdirs.as_ref())?;
     if let Some(length) = m.length {
-        set_length(&mut inode.attr, length)?;
+        set_length(&mut inode.attr, length, bug)?;
+        set_mtime(&mut inode, now_ns, false);
     }
     let at = |time: SetTime| match time {
         SetTime::Now => now_ns,
         SetTime::At { ns } => ns,
     };
+    if let Some(mtime) = m.mtime {
+        set_mtime(&mut inode, at(mtime), matches!(mtime, SetTime::At { .. }));
+        inode.attr.times_set += 1;
+    }
     let attr = &mut inode.attr;
     attr.mode = m.mode.map_or(attr.mode, |mode| mode & MODE_BITS);
     attr.uid = m.uid.unwrap_or(attr.uid);
     attr.gid = m.gid.unwrap_or(attr.gid);
     attr.atime_ns = m.atime.map_or(attr.atime_ns, at);
-    let cut = m.length.map(|_| SetTime::Now);
-    let mtime = m.mtime.or(cut).map(at);
-    attr.mtime_ns = mtime.unwrap_or(attr.mtime_ns);
     attr.ctime_ns = m.ctime.map_or(now_ns, at);
-    if let Some(mtime_ns) = mtime.filter(|_| attr.kind == FileType::Directory) {
+    if m.mtime.is_some() && attr.kind == FileType::Directory {
         // Where its later changes by entries go: the last of both to commit counts.
-        let times = TimesV1 { mtime_ns, ctime_ns: attr.ctime_ns };
+        let times = TimesV1 { mtime_ns: attr.mtime_ns, ctime_ns: attr.ctime_ns };
         txn.set(times_key(m.inode), seal_times(times));
     }
-    txn.set(key, inode.seal());
+    store(txn, &mut inode);
     keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
     Ok(inode.attr)
 }
 
-fn set_length(attr: &mut Attr, length: u64) -> Result<(), MetaError> {
-    let layout = match attr.kind {
-        FileType::File => attr.layout.as_ref(),
-        FileType::Directory => return Err(MetaError::IsDirectory),
-        FileType::Symlink | FileType::Special { .. } => None,
-    };
-    let Some(layout) = layout else {
-        return Err(MetaError::InvalidArgument("only a file has a length to set".into()));
-    };
-    check_length(layout, length)?;
-    if length < attr.length {
-        attr.truncations += 1;
+fn set_mtime(inode: &mut Inode, mtime_ns: i64, by_hand: bool) {
+    inode.attr.mtime_ns = mtime_ns;
+    inode.note_mtime_set(by_hand);
+}
+
+/// A write is newer than a time that was set by hand before it. Of two writes the later counts,
+/// whichever is heard of first.
+fn written(inode: &mut Inode, mtime_ns: i64) {
+    let before = if inode.mtime_set() { i64::MIN } else { inode.attr.mtime_ns };
+    set_mtime(inode, mtime_ns.max(before), false);
+}
+
+/// The layout of something that has content.
+fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
+    attr.layout.as_ref().ok_or_else(|| match attr.kind {
+        FileType::Directory => MetaError::IsDirectory,
+        _ => MetaError::InvalidArgument("only a file has content".into()),
+    })
+}
+
+fn set_length(attr: &mut Attr, m: SetLength, bug: Option<PlantedBug>) -> Result<(), MetaError> {
+    check_length(layout_of(attr)?, m.length)?;
+    if m.seen != SeenContent::of(attr) && bug != Some(PlantedBug::SeenContentIgnored) {
+        return Err(MetaError::Changed);
     }
-    attr.length = length;
+    attr.truncations += u64::from(m.length < attr.length);
+    attr.sparse |= m.length > attr.length;
+    attr.length = m.length;
     Ok(())
 }
 
@@ -75,38 +103,95 @@ fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
     Ok(())
 }
 
+/// Writing by other than root takes what makes a program somebody else.
+fn clear_suid(attr: &mut Attr) {
+    attr.mode &= !SETUID;
+    // Without group execution the bit means mandatory locking, not an identity.
+    if attr.mode & GROUP_EXECUTE != 0 {
+        attr.mode &= !SETGID;
+    }
+}
+
 /// Takes a writer's report. One that brings nothing new writes nothing.
-pub async fn report_write(txn: &mut Txn<'_>, m: &ReportWrite, now_ns: i64) -> Done<Attr> {
+///
+/// A writer may know of a later cut than is stored: the store lost it in a crash. Its number is
+/// taken then, so that the writer's next reports are not taken for stale.
+pub async fn report_write(
+    txn: &mut Txn<'_>,
+    m: &ReportWrite,
+    now_ns: i64,
+    bug: Option<PlantedBug>,
+) -> Done<Reported> {
     let key = inode_key(m.inode);
     let [found] = txn.read([&key]).await?;
     let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
-    let before = inode.attr.clone();
+    check_length(layout_of(&inode.attr)?, m.end)?;
+    let mut end = m.end;
+    if m.truncations < inode.attr.truncations || m.times_set < inode.attr.times_set {
+        if bug != Some(PlantedBug::ReportIgnoresTruncations) {
+            return Ok(Reported::Stale(inode.attr));
+        }
+        end = if m.truncations < inode.attr.truncations { 0 } else { end };
+    }
+    let before = inode.clone();
     let attr = &mut inode.attr;
-    let Some(layout) = &attr.layout else {
-        return Err(match attr.kind {
-            FileType::Directory => MetaError::IsDirectory,
-            _ => MetaError::InvalidArgument("only a file is written to".into()),
-        }
-        .into());
-    };
-    check_length(layout, m.length)?;
-    (attr.truncations, attr.length) =
-        (attr.truncations, attr.length).max((m.truncations, m.length));
-    attr.mtime_ns = attr.mtime_ns.max(m.mtime_ns.unwrap_or(i64::MIN));
-    attr.atime_ns = attr.atime_ns.max(m.atime_ns.unwrap_or(i64::MIN));
+    attr.length = attr.length.max(end);
+    attr.truncations = attr.truncations.max(m.truncations);
+    attr.times_set = attr.times_set.max(m.times_set);
+    attr.sparse |= m.sparse;
     if m.clear_suid {
-        attr.mode &= !SETUID;
-        // Without group execution the bit means mandatory locking, not an identity.
-        if attr.mode & GROUP_EXECUTE != 0 {
-            attr.mode &= !SETGID;
-        }
+        clear_suid(attr);
     }
-    let atime_only = Attr { atime_ns: before.atime_ns, ..attr.clone() } == before;
-    if !atime_only {
-        attr.ctime_ns = attr.ctime_ns.max(now_ns);
+    if let Some(mtime_ns) = m.mtime_ns {
+        written(&mut inode, mtime_ns);
     }
-    if inode.attr != before {
-        txn.set(key, inode.seal());
+    if inode != before {
+        inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
     }
-    Ok(inode.attr)
+    let atime_ns = inode.attr.atime_ns;
+    inode.attr.atime_ns = atime_ns.max(m.atime_ns.unwrap_or(i64::MIN));
+    if inode != before {
+        store(txn, &mut inode);
+    }
+    Ok(Reported::Taken(Changed { attr: inode.attr, stamp: Stamp::default() }))
+}
+
+/// Gives the sender the bytes behind the end, which moves.
+pub async fn append(
+    txn: &mut Txn<'_>,
+    m: &Append,
+    now_ns: i64,
+    bug: Option<PlantedBug>,
+) -> Done<Appended> {
+    let (key, recent) = (inode_key(m.inode), recent_key(m.op));
+    let [found, recent] = txn.read([&key, &recent]).await?;
+    let given = |attr: Attr| {
+        let changed = Changed { stamp: Stamp::default(), attr };
+        Appended::At { offset: changed.attr.length.saturating_sub(m.len), changed }
+    };
+    if let Some(attr) = answered_attr(m.op, recent.as_ref())? {
+        return Ok(given(attr));
+    }
+    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
+    let mut base = inode.attr.length;
+    if m.truncations >= inode.attr.truncations {
+        base = base.max(m.end);
+    } else if m.end > 0 {
+        return Ok(Appended::Stale(inode.attr));
+    }
+    let length = base.checked_add(m.len).ok_or(MetaError::FileTooLarge)?;
+    check_length(layout_of(&inode.attr)?, length)?;
+    inode.attr.length = length;
+    if bug == Some(PlantedBug::AppendAtKnownEnd) {
+        return Ok(given(inode.attr));
+    }
+    inode.attr.truncations = inode.attr.truncations.max(m.truncations);
+    written(&mut inode, now_ns);
+    inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
+    if m.clear_suid {
+        clear_suid(&mut inode.attr);
+    }
+    store(txn, &mut inode);
+    keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
+    Ok(given(inode.attr))
 }

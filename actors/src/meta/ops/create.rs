@@ -18,11 +18,12 @@ pub struct NewInode {
     pub target: Vec<u8>,
 }
 
-/// Makes an inode and the entry that names it.
+/// Makes an inode and the entry that names it; a file for `hold` to write to.
 pub async fn create(
     txn: &mut Txn<'_>,
     entry: &NewEntry,
     new: &NewInode,
+    hold: Option<SessionId>,
     now_ns: i64,
 ) -> Done<Attr> {
     check_name(&entry.name)?;
@@ -39,12 +40,14 @@ pub async fn create(
     if taken.is_some() {
         return Err(MetaError::Exists.into());
     }
-    let inode = Inode {
-        attr: new_attr(entry, new, &directory.attr, now_ns),
-        parent: if new.kind == FileType::Directory { entry.parent } else { InodeId(0) },
-        target: new.target.clone(),
-    };
-    txn.set(inode_key(new.inode), inode.seal());
+    let attr = new_attr(entry, new, &directory.attr, now_ns);
+    let parent = if new.kind == FileType::Directory { entry.parent } else { InodeId(0) };
+    let mut inode = Inode::new(attr, parent, new.target.clone());
+    store(txn, &mut inode);
+    if let Some(session) = hold.filter(|_| new.kind == FileType::File) {
+        let hold = HoldV1 { write: true, since_ns: now_ns };
+        txn.set(hold_key(new.inode, session), hold.seal());
+    }
     txn.set(name_key, seal_dirent(new.inode, new.kind));
     touch(txn, entry.parent, now_ns);
     add_subdirs(txn, entry.parent, i64::from(inode.is_directory()));
@@ -78,6 +81,10 @@ fn new_attr(entry: &NewEntry, new: &NewInode, directory: &Attr, now_ns: i64) -> 
         ctime_ns: now_ns,
         length: new.target.len() as u64,
         truncations: 0,
+        times_set: 0,
+        changes: 0,
+        sparse: false,
+        birth_ns: now_ns,
         layout: new.layout.clone(),
     }
 }
@@ -107,7 +114,7 @@ pub async fn link(txn: &mut Txn<'_>, m: &MakeLink, now_ns: i64) -> Done<Attr> {
     }
     inode.attr.nlink += 1;
     inode.attr.ctime_ns = now_ns;
-    txn.set(target, inode.seal());
+    store(txn, &mut inode);
     txn.set(name, seal_dirent(m.inode, inode.attr.kind));
     touch(txn, m.parent, now_ns);
     keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));

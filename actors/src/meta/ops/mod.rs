@@ -13,12 +13,14 @@ use bytes::Bytes;
 
 use super::kv::client::{Stop, Txn};
 use super::schema::*;
-use crate::proto::ids::{InodeId, RequestId};
-use crate::proto::meta::{Attr, FileType, Gone, MetaError, NAME_MAX};
+use crate::planted::PlantedBug;
+use crate::proto::ids::{InodeId, RequestId, SessionId};
+use crate::proto::meta::{Attr, FileType, Gone, MetaError, NAME_MAX, Stamp};
 
 pub mod attr;
 pub mod create;
 pub mod lookup;
+pub mod opens;
 pub mod readdir;
 pub mod remove;
 pub mod rename;
@@ -79,6 +81,12 @@ async fn read_named(txn: &mut Txn<'_>, inode: InodeId, kind: FileType) -> Done<I
     };
     txn.depend(&key);
     Ok(found)
+}
+
+/// Stores an inode that has changed.
+fn store(txn: &mut Txn<'_>, inode: &mut Inode) {
+    inode.attr.changes += 1;
+    txn.set(inode_key(inode.attr.inode), inode.seal());
 }
 
 /// Notes that entries of a directory changed now. Conflicts with nobody.

@@ -1,7 +1,6 @@
 //! Taking names away, and what an inode without a name leaves behind.
 
 use super::*;
-use crate::proto::ids::SessionId;
 use crate::proto::meta::{RemoveDir, Unlink};
 
 /// Removes a name that is not a directory.
@@ -20,7 +19,7 @@ pub async fn unlink(txn: &mut Txn<'_>, m: &Unlink, now_ns: i64) -> Done<Gone> {
     txn.clear(name_key);
     touch(txn, m.parent, now_ns);
     let removed = drop_link(txn, inode, m.hold, now_ns);
-    Ok(finish(txn, m.op, Gone { removed: Some(removed), moved: None }))
+    Ok(finish(txn, m.op, Gone { removed: Some(removed), ..Gone::default() }))
 }
 
 /// Removes an empty directory.
@@ -44,7 +43,7 @@ pub async fn remove_dir(txn: &mut Txn<'_>, m: &RemoveDir, now_ns: i64) -> Done<G
     touch(txn, m.parent, now_ns);
     add_subdirs(txn, m.parent, -1);
     let removed = drop_directory(txn, directory, now_ns);
-    Ok(finish(txn, m.op, Gone { removed: Some(removed), moved: None }))
+    Ok(finish(txn, m.op, Gone { removed: Some(removed), ..Gone::default() }))
 }
 
 enum Found {
@@ -86,15 +85,17 @@ pub(super) fn drop_link(
     inode.attr.nlink = inode.attr.nlink.saturating_sub(1);
     inode.attr.ctime_ns = now_ns;
     if inode.attr.nlink > 0 {
-        txn.set(key, inode.seal());
+        store(txn, &mut inode);
     } else if inode.attr.kind != FileType::File && hold.is_none() {
         txn.clear(key);
         txn.add(count_key(), -1);
     } else {
-        txn.set(key, inode.seal());
+        store(txn, &mut inode);
         txn.set(garbage_key(inode.attr.inode), seal_garbage(now_ns));
         if let Some(session) = hold {
-            txn.set(hold_key(inode.attr.inode, session), Bytes::new());
+            // Without a name it does not matter any more whether the session may write.
+            let hold = HoldV1 { write: false, since_ns: now_ns };
+            txn.set(hold_key(inode.attr.inode, session), hold.seal());
         }
     }
     inode.attr

@@ -46,7 +46,7 @@ pub async fn rename(txn: &mut Txn<'_>, m: &Rename, now_ns: i64) -> Done<Gone> {
     if to.as_ref().is_some_and(|to| to.inode == from.inode) {
         // Two names of one file, or one name twice: POSIX asks for nothing to happen.
         let moved = read_named(txn, from.inode, from.kind).await?;
-        return Ok(Gone { removed: None, moved: Some(moved.attr) });
+        return Ok(Gone { moved: Some(moved.attr), ..Gone::default() });
     }
     check_no_loop(txn, &from, m.new_parent).await?;
     let gone = match to {
@@ -94,7 +94,7 @@ async fn replace(
     }
     let moved = settle(txn, moved, m.new_parent, now_ns);
     touch_both(txn, m.parent, m.new_parent, now_ns);
-    Ok(Gone { removed, moved: Some(moved) })
+    Ok(Gone { removed, moved: Some(moved), stamp: Stamp::default() })
 }
 
 async fn exchange(txn: &mut Txn<'_>, from: Side, to: Side, now_ns: i64) -> Done<Gone> {
@@ -111,7 +111,7 @@ async fn exchange(txn: &mut Txn<'_>, from: Side, to: Side, now_ns: i64) -> Done<
     let moved = settle(txn, moved, to.directory, now_ns);
     settle(txn, other, from.directory, now_ns);
     touch_both(txn, from.directory, to.directory, now_ns);
-    Ok(Gone { removed: None, moved: Some(moved) })
+    Ok(Gone { moved: Some(moved), ..Gone::default() })
 }
 
 /// Stores a moved inode: changed now, and a directory's `..` is where it is.
@@ -120,7 +120,7 @@ fn settle(txn: &mut Txn<'_>, mut moved: Inode, directory: InodeId, now_ns: i64) 
     if moved.is_directory() {
         moved.parent = directory;
     }
-    txn.set(inode_key(moved.attr.inode), moved.seal());
+    store(txn, &mut moved);
     moved.attr
 }
 

@@ -48,7 +48,7 @@ fn a_held_file_stays_until_it_is_released() {
         w.cx.sleep(Duration::from_millis(50)).await;
         assert_eq!(w.attr(f).await.unwrap().nlink, 0);
         assert_eq!(w.check().await.garbage, 1);
-        w.ask(ReleaseHold { inode: f, session }).await.unwrap();
+        w.ask(DropHolds { session, inodes: vec![f], op: w.op() }).await.unwrap();
         settle(&w).await;
         assert_eq!(w.attr(f).await, Err(MetaError::Stale));
     });
@@ -97,7 +97,7 @@ fn garbage_of_an_earlier_run_is_collected_at_the_start() {
         w.beside.not_ready.set(u32::MAX);
         w.file(ROOT, "f").await.unwrap();
         w.unlink(ROOT, "f").await.unwrap();
-        w.ask(SyncMeta).await.unwrap();
+        w.ask(SyncMeta::default()).await.unwrap();
         w.disk.crash();
         let beside = Rc::new(Beside::default());
         *beside.routing.borrow_mut() = routing();

@@ -108,7 +108,7 @@ fn creates_in_one_directory_do_not_conflict() {
         for n in 0..50 {
             let mut txn = Txn::new(&w.cx, w.kv);
             let entry = w.entry(ROOT, &format!("{n}"));
-            create::create(&mut txn, &entry, &new_file(0x1800 + n), 1).await.unwrap();
+            create::create(&mut txn, &entry, &new_file(0x1800 + n), None, 1).await.unwrap();
             open.push(txn);
         }
         for txn in open {
@@ -129,8 +129,8 @@ fn operations_that_exclude_each_other_conflict() {
 
         // Two of one name.
         let (mut one, mut two) = (Txn::new(&w.cx, w.kv), Txn::new(&w.cx, w.kv));
-        create::create(&mut one, &entry, &new_file(0x1801), 1).await.unwrap();
-        create::create(&mut two, &other, &new_file(0x1802), 1).await.unwrap();
+        create::create(&mut one, &entry, &new_file(0x1801), None, 1).await.unwrap();
+        create::create(&mut two, &other, &new_file(0x1802), None, 1).await.unwrap();
         // A directory that goes away under a create.
         let mut rmdir = Txn::new(&w.cx, w.kv);
         remove::remove_dir(&mut rmdir, &remove, 1).await.unwrap();

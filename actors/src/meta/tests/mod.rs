@@ -51,6 +51,14 @@ impl Outside for Beside {
         Box::pin(async { Some(self.routing.borrow().clone()) })
     }
 
+    fn fresh_routing<'a>(
+        &'a self,
+        _: &'a Cx,
+        _: RoutingVersion,
+    ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>> {
+        Box::pin(async { Ok(Some(self.routing.borrow().clone())) })
+    }
+
     fn remove_chunks<'a>(
         &'a self,
         _: &'a Cx,
@@ -82,6 +90,11 @@ fn routing() -> Routing {
         session_max: SessionId(10),
         ..Routing::default()
     }
+}
+
+/// The inode after a change.
+fn attr(changed: Changed) -> Attr {
+    changed.attr
 }
 
 struct World {
@@ -130,12 +143,12 @@ impl World {
 
     async fn file(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
         let entry = self.entry(parent, name);
-        self.ask(CreateFile { entry, kind: FileType::File }).await
+        self.ask(CreateFile { entry, kind: FileType::File, hold: None }).await.map(attr)
     }
 
     async fn dir(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
         let entry = NewEntry { mode: 0o755, ..self.entry(parent, name) };
-        self.ask(MakeDir { entry }).await
+        self.ask(MakeDir { entry }).await.map(attr)
     }
 
     async fn look(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
@@ -148,7 +161,7 @@ impl World {
 
     async fn link(&self, inode: InodeId, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
         let name = name.as_bytes().to_vec();
-        self.ask(MakeLink { inode, parent, name, op: self.op() }).await
+        self.ask(MakeLink { inode, parent, name, op: self.op() }).await.map(attr)
     }
 
     async fn unlink(&self, parent: InodeId, name: &str) -> Result<Gone, MetaError> {

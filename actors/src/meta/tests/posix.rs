@@ -30,7 +30,7 @@ fn files_are_spread_over_the_chain_table() {
         assert_eq!((one.stripes, two.stripes), (range(0), range(0)));
         let entry = w.entry(ROOT, "fifo");
         let kind = FileType::Special { mode_type: 0o010000, rdev: 0 };
-        let fifo = w.ask(CreateFile { entry, kind }).await.unwrap();
+        let fifo = w.ask(CreateFile { entry, kind, hold: None }).await.unwrap().attr;
         assert_eq!((fifo.kind, fifo.layout), (kind, None));
     });
 }
@@ -96,7 +96,7 @@ fn bad_names_are_refused() {
 fn setgid_is_inherited() {
     in_world(async |w| {
         let entry = NewEntry { mode: 0o2775, gid: 50, ..w.entry(ROOT, "d") };
-        let d = w.ask(MakeDir { entry }).await.unwrap();
+        let d = w.ask(MakeDir { entry }).await.unwrap().attr;
         let file = w.file(d.inode, "f").await.unwrap();
         assert_eq!((file.gid, file.mode), (50, 0o644));
         let sub = w.dir(d.inode, "s").await.unwrap();
@@ -129,7 +129,7 @@ fn symlinks_keep_their_target() {
     in_world(async |w| {
         let target = b"../some where".to_vec();
         let entry = w.entry(ROOT, "s");
-        let made = w.ask(MakeSymlink { entry, target: target.clone() }).await.unwrap();
+        let made = w.ask(MakeSymlink { entry, target: target.clone() }).await.unwrap().attr;
         assert_eq!((made.mode, made.length), (0o777, target.len() as u64));
         assert_eq!(w.ask(ReadLink { inode: made.inode }).await, Ok(target));
         assert!(w.ask(ReadLink { inode: ROOT }).await.is_err());
@@ -204,44 +204,49 @@ fn renames_move_replace_and_exchange() {
 fn lengths_grow_by_reports_and_shrink_by_truncation_only() {
     in_world(async |w| {
         let inode = w.file(ROOT, "f").await.unwrap().inode;
-        let report = async |length, truncations, mtime_ns| {
-            let m = ReportWrite {
-                mtime_ns: Some(mtime_ns),
-                durable: true,
-                ..report(inode, length, truncations)
-            };
-            let a = w.ask(m).await.unwrap();
-            (a.length, a.truncations)
+        let report = async |end, truncations| {
+            let m = ReportWrite { durable: true, ..report(inode, end, truncations) };
+            match w.ask(m).await.unwrap() {
+                Reported::Taken(taken) => (taken.attr.length, taken.attr.truncations, true),
+                Reported::Stale(attr) => (attr.length, attr.truncations, false),
+            }
         };
         let set = async |length| {
-            let a = w.ask(set_length(inode, length, w.op())).await.unwrap();
-            (a.length, a.truncations)
+            let seen = SeenContent::of(&w.attr(inode).await.unwrap());
+            let a = w.ask(set_length(inode, length, seen, w.op())).await.unwrap().attr;
+            (a.length, a.truncations, a.sparse)
         };
-        assert_eq!(report(100, 0, 5).await, (100, 0));
-        assert_eq!(report(50, 0, 6).await, (100, 0));
-        let mtime = w.attr(inode).await.unwrap().mtime_ns;
-        assert!(mtime > 1000, "5 ns after 1970 is not forward");
-        assert_eq!(report(50, 0, mtime + 1).await, (100, 0));
-        assert_eq!(w.attr(inode).await.unwrap().mtime_ns, mtime + 1);
-        assert_eq!(set(200).await, (200, 0));
-        assert_eq!(set(10).await, (10, 1));
-        assert_eq!(report(300, 0, 0).await, (10, 1));
-        assert_eq!(report(20, 1, 0).await, (20, 1));
-        let huge = w.ask(set_length(inode, 1 << 62, w.op())).await;
+        assert_eq!(report(100, 0).await, (100, 0, true));
+        assert_eq!(report(50, 0).await, (100, 0, true));
+        assert_eq!(set(60).await, (60, 1, false));
+        assert_eq!(report(300, 0).await, (60, 1, false));
+        assert_eq!(set(200).await, (200, 1, true));
+        assert_eq!(report(20, 1).await, (200, 1, true));
+        let seen = SeenContent::of(&w.attr(inode).await.unwrap());
+        let huge = w.ask(set_length(inode, 1 << 62, seen, w.op())).await;
         assert_eq!(huge, Err(MetaError::FileTooLarge));
-        let dir = w.ask(set_length(ROOT, 0, w.op())).await;
+        let dir = w.ask(set_length(ROOT, 0, seen, w.op())).await;
         assert_eq!(dir, Err(MetaError::IsDirectory));
         w.check().await;
     });
 }
 
-pub(super) fn report(inode: InodeId, length: u64, truncations: u64) -> ReportWrite {
-    let (mtime_ns, atime_ns, clear_suid, durable) = (None, None, false, false);
-    ReportWrite { inode, length, truncations, mtime_ns, atime_ns, clear_suid, durable }
+pub(super) fn report(inode: InodeId, end: u64, truncations: u64) -> ReportWrite {
+    ReportWrite {
+        inode,
+        end,
+        truncations,
+        times_set: 0,
+        mtime_ns: None,
+        atime_ns: None,
+        clear_suid: false,
+        sparse: false,
+        durable: false,
+    }
 }
 
-pub(super) fn set_length(inode: InodeId, length: u64, op: RequestId) -> SetAttr {
-    SetAttr { length: Some(length), ..nothing(inode, op) }
+pub(super) fn set_length(inode: InodeId, length: u64, seen: SeenContent, op: RequestId) -> SetAttr {
+    SetAttr { length: Some(SetLength { length, seen }), ..nothing(inode, op) }
 }
 
 pub(super) fn nothing(inode: InodeId, op: RequestId) -> SetAttr {
@@ -256,13 +261,13 @@ fn attributes_change_as_asked() {
         let d = w.dir(ROOT, "d").await.unwrap();
         let at = |ns| Some(SetTime::At { ns });
         let m = SetAttr { mode: Some(0o100700), uid: Some(3), ..nothing(d.inode, w.op()) };
-        let changed = w.ask(m).await.unwrap();
+        let changed = w.ask(m).await.unwrap().attr;
         assert_eq!((changed.mode, changed.uid, changed.gid), (0o700, 3, 8));
         assert_eq!((changed.mtime_ns, changed.ctime_ns >= d.ctime_ns), (d.mtime_ns, true));
         // A directory's mtime may be set back, also after entries have changed it.
         w.file(d.inode, "f").await.unwrap();
         let m = SetAttr { mtime: at(5), atime: at(6), ..nothing(d.inode, w.op()) };
-        let changed = w.ask(m).await.unwrap();
+        let changed = w.ask(m).await.unwrap().attr;
         assert_eq!((changed.mtime_ns, changed.atime_ns), (5, 6));
         assert_eq!(w.attr(d.inode).await, Ok(changed));
         w.unlink(d.inode, "f").await.unwrap();
@@ -271,7 +276,8 @@ fn attributes_change_as_asked() {
         let f = w.file(ROOT, "f").await.unwrap().inode;
         w.ask(SetAttr { mode: Some(0o6755), ..nothing(f, w.op()) }).await.unwrap();
         let m = ReportWrite { clear_suid: true, ..report(f, 1, 0) };
-        assert_eq!(w.ask(m).await.unwrap().mode, 0o755);
+        let Ok(Reported::Taken(taken)) = w.ask(m).await else { panic!() };
+        assert_eq!(taken.attr.mode, 0o755);
     });
 }
 
@@ -311,7 +317,7 @@ fn a_directory_is_listed_in_pages_in_byte_order() {
 fn after_a_power_failure_the_synced_prefix_is_there() {
     in_world(async |w| {
         w.file(ROOT, "a").await.unwrap();
-        w.ask(SyncMeta).await.unwrap();
+        w.ask(SyncMeta::default()).await.unwrap();
         w.disk.hold_syncs(true);
         let lost = w.file(ROOT, "b").await.unwrap().inode;
         w.disk.crash();

@@ -6,7 +6,7 @@ use super::*;
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::{Stop, Txn, transact};
 use crate::meta::ops::create::NewInode;
-use crate::meta::ops::{Done, attr, create, remove, rename};
+use crate::meta::ops::{self, Done, create, remove, rename};
 use crate::proto::kv::Durability;
 
 /// Runs a body so that it commits and nobody learns of it, then again as a retry would.
@@ -36,12 +36,12 @@ fn a_retry_after_an_unknown_outcome_gets_the_first_answer() {
         let entry = w.entry(ROOT, "f");
         let file = new(0x1f00, FileType::File, layout);
         let made =
-            twice(&w, async |txn| create::create(txn, &entry, &file, 1).await).await.unwrap();
+            twice(&w, async |txn| create::create(txn, &entry, &file, None, 1).await).await.unwrap();
         assert_eq!(w.look(ROOT, "f").await, Ok(made.clone()));
 
         let entry = w.entry(ROOT, "d");
         let dir = new(0x1f01, FileType::Directory, None);
-        twice(&w, async |txn| create::create(txn, &entry, &dir, 1).await).await.unwrap();
+        twice(&w, async |txn| create::create(txn, &entry, &dir, None, 1).await).await.unwrap();
         assert_eq!(w.attr(ROOT).await.unwrap().nlink, 3);
 
         let (op, name) = (w.op(), b"g".to_vec());
@@ -66,8 +66,9 @@ fn a_retry_after_an_unknown_outcome_gets_the_first_answer() {
         let gone = twice(&w, async |txn| remove::unlink(txn, &unlink, 4).await).await.unwrap();
         assert_eq!(gone.removed.map(|m| m.nlink), Some(1));
 
-        let set = super::posix::set_length(made.inode, 9, w.op());
-        let set = async |txn: &mut Txn<'_>| attr::set_attr(txn, &set, 5).await;
+        let seen = SeenContent::of(&made);
+        let set = super::posix::set_length(made.inode, 9, seen, w.op());
+        let set = async |txn: &mut Txn<'_>| ops::attr::set_attr(txn, &set, 5, None).await;
         assert_eq!(twice(&w, set).await.unwrap().length, 9);
 
         let rmdir = RemoveDir { parent: ROOT, name: b"d".to_vec(), op: w.op() };
@@ -82,14 +83,15 @@ fn a_retry_after_an_unknown_outcome_gets_the_first_answer() {
 #[test]
 fn a_late_duplicate_has_no_effect() {
     in_world(async |w| {
-        let create = CreateFile { entry: w.entry(ROOT, "f"), kind: FileType::File };
+        let create = CreateFile { entry: w.entry(ROOT, "f"), kind: FileType::File, hold: None };
         let made = w.ask(create.clone()).await.unwrap();
         let unlink = Unlink { parent: ROOT, name: b"f".to_vec(), hold: None, op: w.op() };
         let gone = w.ask(unlink.clone()).await.unwrap();
-        assert_eq!(w.ask(create).await, Ok(made));
+        assert_eq!(w.ask(create).await.map(attr), Ok(made.attr));
         assert_eq!(w.names(ROOT).await, Vec::<String>::new());
         w.file(ROOT, "f").await.unwrap();
-        assert_eq!(w.ask(unlink).await, Ok(gone));
+        let again = w.ask(unlink).await.unwrap();
+        assert_eq!((again.removed, again.stamp >= gone.stamp), (gone.removed, true));
         assert_eq!(w.names(ROOT).await, ["f"]);
     });
 }
@@ -120,7 +122,7 @@ fn a_late_duplicate_of_a_refused_request_is_refused() {
 #[test]
 fn a_request_older_than_the_record_is_refused() {
     in_world(async |w| {
-        let create = CreateFile { entry: w.entry(ROOT, "f"), kind: FileType::File };
+        let create = CreateFile { entry: w.entry(ROOT, "f"), kind: FileType::File, hold: None };
         w.ask(create.clone()).await.unwrap();
         w.seq.set(w.seq.get() + crate::meta::schema::RECENT_SLOTS - 1);
         w.unlink(ROOT, "f").await.unwrap();

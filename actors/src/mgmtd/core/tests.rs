@@ -77,6 +77,7 @@ impl Primary {
                 roles: vec![Role::Storage],
                 addresses: vec![format!("h{node}:1")],
                 tags: Vec::new(),
+                mgmtd: None,
                 actors,
             }),
             sessions: Vec::new(),
@@ -99,6 +100,12 @@ impl Primary {
         let targets = (1..=chains).map(report).collect();
         let m = self.message(node, 1, Some(Actors { metas: Vec::new(), targets }));
         self.hear(&m, now).unwrap();
+    }
+
+    fn open(&mut self, node: u32, epoch: u32, nonce: u64, now: Time) -> Result<SessionId, String> {
+        let open = OpenSession { label: "x".into(), nonce };
+        let (m, live) = (OpenSessionFor { agent: raw(node, 0, epoch), open }, self.live.clone());
+        self.change(now, |s| s.open_session(&m, &live))
     }
 
     fn states(&self) -> Vec<(u32, TargetState)> {
@@ -281,10 +288,9 @@ fn one_syncs_at_a_time() {
 #[test]
 fn sessions_live_and_end() {
     let mut p = Primary::new();
-    let ask = |n| OpenSession { label: "x".into(), nonce: n };
-    let a = p.change(at(0), |s| s.open_session(&ask(1)));
-    assert_eq!(p.change(at(0), |s| s.open_session(&ask(1))), a);
-    let b = p.change(at(0), |s| s.open_session(&ask(2)));
+    let a = p.open(9, 1, 1, at(0)).unwrap();
+    assert_eq!(p.open(9, 1, 1, at(0)), Ok(a));
+    let b = p.open(9, 1, 2, at(0)).unwrap();
     let mut p = p.succeeded(at(10));
     let alive = |p: &Primary, s| p.state.routing.session_alive(s);
     assert!(alive(&p, a) && alive(&p, b));
@@ -295,8 +301,43 @@ fn sessions_live_and_end() {
     assert!(!alive(&p, a) && alive(&p, b));
     p.change(at(60_012), |s| s.sessions.remove(&b));
     assert!(!alive(&p, b));
-    assert!(p.change(at(60_013), |s| s.open_session(&ask(3))) > b);
+    assert!(p.open(9, 1, 3, at(60_013)).unwrap() > b);
     assert!(alive(&p, SessionId(99)), "newer than this routing knows");
+}
+
+/// Regression: a killed server that started again left its sessions alive for a session lease.
+/// Goal: a later run of a server, heard of or opening a session, ends those of earlier runs, and
+/// those alone; what an earlier run asks late is refused. Numbers of clients are drawn anew for
+/// every run: a lower incarnation under one is another process, whose sessions go on.
+#[test]
+fn a_later_run_ends_the_sessions_of_earlier_ones() {
+    let mut p = Primary::new();
+    let server = p.message(1, 5, None);
+    p.hear(&server, at(1)).unwrap();
+    p.settle(at(1));
+    let old = p.open(1, 5, 1, at(2)).unwrap();
+    let other = p.open(2, 3, 2, at(2)).unwrap();
+    let open = |p: &Primary| p.state.sessions.keys().copied().collect::<Vec<_>>();
+    let server = p.message(1, 6, None);
+    p.hear(&server, at(3)).unwrap();
+    assert!(p.live.is_due(&p.state, at(3)));
+    p.settle(at(3));
+    assert_eq!(open(&p), [other]);
+    assert!(p.open(1, 5, 3, at(4)).unwrap_err().contains("incarnation 6"), "it comes late");
+    let new = p.open(1, 6, 4, at(4)).unwrap();
+    assert!(new > old);
+    // Another primary has heard of nobody yet.
+    let mut p = p.succeeded(at(5));
+    assert_eq!(p.open(1, 6, 4, at(5)), Ok(new));
+    let newer = p.open(1, 7, 5, at(6)).unwrap();
+    assert_eq!(open(&p), [other, newer]);
+    // Processes of clients.
+    let mut client = p.message(2, 8, None);
+    client.node = None;
+    p.hear(&client, at(7)).unwrap();
+    let drew_the_same = p.open(2, 8, 6, at(8)).unwrap();
+    p.settle(at(9));
+    assert_eq!(open(&p), [other, newer, drew_the_same]);
 }
 
 #[derive(Clone, Debug)]
@@ -356,8 +397,8 @@ proptest! {
                 }
                 Do::Wait(ms) => now += ms,
                 Do::Open(nonce) => {
-                    let m = OpenSession { label: "p".into(), nonce };
-                    p.change(at(now), |s| s.open_session(&m));
+                    let node = nonce as u32 % 3 + 1;
+                    p.open(node, epochs[node as usize], nonce, at(now)).unwrap();
                 }
                 Do::Close => {
                     p.change(at(now), |s| s.sessions.pop_first());

@@ -47,6 +47,12 @@ fn info_of(row: &Row) -> Option<ChunkInfo> {
     Some(ChunkInfo { committed, pending, recent })
 }
 
+/// The length of the committed content or of the pending one, whichever is longer.
+fn longest(row: &Row) -> u32 {
+    let committed = row.view().map_or(0, |v| v.state.len);
+    committed.max(row.pending().map_or(0, |p| if p.committing { 0 } else { p.state.len }))
+}
+
 impl Engine {
     /// Makes a new target in a folder that holds none.
     pub async fn create(
@@ -233,6 +239,13 @@ impl Engine {
             let rows = s.index.range(from).filter_map(|(c, r)| Some((*c, info_of(r)?)));
             rows.take(limit).collect()
         })
+    }
+
+    /// The next `rows` chunks from `from` (inclusive) on, in order, with the length that each has or
+    /// will have once its pending version is committed, whichever is longer. Costs no more than a
+    /// walk over the rows.
+    pub fn lengths(&self, from: ChunkId, rows: usize) -> Vec<(ChunkId, u32)> {
+        self.0.with(|s| s.index.range(from).take(rows).map(|(c, r)| (*c, longest(r))).collect())
     }
 
     /// Why the target takes no updates any more, if so: its disk has failed.

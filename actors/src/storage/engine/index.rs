@@ -77,6 +77,13 @@ impl Index {
         }
     }
 
+    /// A planted mistake: forgets the first of a chunk's writers.
+    pub fn evict_writer(&mut self, chunk: ChunkId) {
+        if let Some(x) = self.rows.get_mut(&chunk).and_then(|r| r.extra.as_mut()) {
+            x.recent.remove(0);
+        }
+    }
+
     /// Takes a record that is durable. `Err`: the log contradicts itself.
     pub fn install(&mut self, usn: u64, record: Record) -> Result<Effects, String> {
         let chunk = record.chunk();

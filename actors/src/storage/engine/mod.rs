@@ -47,9 +47,10 @@ pub use layout::{CHUNK_MAX, GRANULE};
 pub use row::{Recent, State};
 pub use superblock::TargetIdentity;
 
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, RequestId};
 
-/// Most sessions a chunk remembers the last update of.
+/// Most sessions a chunk remembers the last update of, unless a test wants fewer.
 pub const WRITERS_MAX: usize = 64;
 
 #[derive(Clone, Debug)]
@@ -67,6 +68,10 @@ pub struct EngineConfig {
     pub reserve_bytes: u64,
     /// Data files grow and shrink by so much, or by one block.
     pub group_bytes: u64,
+    /// Sessions that a chunk remembers the last update of; a new one is refused when it is full.
+    pub writers_max: usize,
+    /// `None` outside of tests.
+    pub planted_bug: Option<PlantedBug>,
 }
 
 impl Default for EngineConfig {
@@ -79,6 +84,8 @@ impl Default for EngineConfig {
             small_update_max: 64 << 10,
             reserve_bytes: 64 << 20,
             group_bytes: 4 << 20,
+            writers_max: WRITERS_MAX,
+            planted_bug: None,
         }
     }
 }

@@ -14,7 +14,8 @@ use super::journal::{Done, Entry, Journal};
 use super::layout::{CHUNK_MAX, Class, Extent};
 use super::pins::Pins;
 use super::record::Record;
-use super::{EngineConfig, Op, Update, WRITERS_MAX};
+use super::{EngineConfig, Op, Update};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 
 /// What becomes of an update that needs overlay room.
@@ -220,10 +221,13 @@ impl State {
             return Err(EngineError::TooManyChunks);
         }
         if let (Some(row), Some(r)) = (row, u.request)
-            && row.recent().len() >= WRITERS_MAX
+            && row.recent().len() >= cfg.writers_max
             && row.recent().iter().all(|x| x.session != r.session)
         {
-            return Err(EngineError::TooManyWriters);
+            if cfg.planted_bug != Some(PlantedBug::FullWritersTableEvicts) {
+                return Err(EngineError::TooManyWriters);
+            }
+            self.index.evict_writer(u.chunk);
         }
         // A full disk takes what makes room, and needs none itself.
         let frees = match &u.op {

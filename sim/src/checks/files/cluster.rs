@@ -9,11 +9,12 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
-use t3fs_actors::storage::engine::{Engine, TargetIdentity};
-use t3fs_actors::storage::{PlantedBug, Storage, StorageConfig};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::door::first_actor;
@@ -29,7 +30,28 @@ pub(super) const DISK_BYTES: u64 = 256 << 20;
 const SESSION_LEASE: Duration = Duration::from_secs(20);
 
 /// Deliberate bugs, by name: a line each.
-const MUTANTS: [(&str, PlantedBug); 1] = [("commit-early", PlantedBug::CommitBeforeSuccessor)];
+const MUTANTS: [(&str, PlantedBug); 15] = [
+    ("append-at-known-end", PlantedBug::AppendAtKnownEnd),
+    ("append-at-own-end", PlantedBug::AppendAtOwnEnd),
+    ("barrier-at-once", PlantedBug::BarrierAnswersAtOnce),
+    ("barrier-forgets", PlantedBug::BarrierForgetsVersion),
+    ("commit-early", PlantedBug::CommitBeforeSuccessor),
+    ("failed-flight-silent", PlantedBug::FailedFlightIsSilent),
+    ("holds-ignored", PlantedBug::HoldsIgnored),
+    ("nothing-left", PlantedBug::RemoveChunksSaysNothingLeft),
+    ("open-without-hold", PlantedBug::OpenWithoutHold),
+    ("read-unchecked", PlantedBug::ReadSkipsGranuleCheck),
+    ("report-ignores-cuts", PlantedBug::ReportIgnoresTruncations),
+    ("seen-ignored", PlantedBug::SeenContentIgnored),
+    ("stale-is-success", PlantedBug::StaleIsSuccess),
+    ("stale-report-taken", PlantedBug::StaleReportIsTaken),
+    ("whole-sends-cut", PlantedBug::WholeSendsCut),
+];
+
+/// The deliberate bug that a run was asked for.
+pub(super) fn mutant(run: &Run<'_>) -> Option<PlantedBug> {
+    MUTANTS.iter().find_map(|(name, bug)| run.has(name).then_some(*bug))
+}
 
 pub(super) const MUTANT_NAMES: &[&str] = &{
     let mut names = [""; MUTANTS.len()];
@@ -98,8 +120,12 @@ impl Plan {
     async fn meta_node(self, cx: Cx) {
         let agent = self.agent(&cx, Some(ServerInfo::default()));
         let Sizes { chunk_size, stripe, .. } = self.sizes;
-        let config =
-            MetaConfig { chunk_size, stripe, ..MetaConfig::new(first_actor(self.kv), agent) };
+        let config = MetaConfig {
+            chunk_size,
+            stripe,
+            planted_bug: self.bug,
+            ..MetaConfig::new(first_actor(self.kv), agent)
+        };
         let meta = loop {
             let limit = cx.within(Duration::from_secs(5));
             match Meta::start(&limit, config.clone()).await {
@@ -134,9 +160,10 @@ impl Plan {
         let engine = loop {
             let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
             let made = names.iter().any(|n| n == "superblock");
+            let config = EngineConfig { planted_bug: self.bug, ..engine_config() };
             let opened = match made {
-                true => Engine::open(cx, disk, &dir, &identity, engine_config()).await,
-                false => Engine::create(cx, disk, &dir, &identity, engine_config()).await,
+                true => Engine::open(cx, disk, &dir, &identity, config).await,
+                false => Engine::create(cx, disk, &dir, &identity, config).await,
             };
             match opened {
                 Ok(engine) => break engine,
@@ -147,7 +174,16 @@ impl Plan {
             }
         };
         let (planted_bug, watch) = (self.bug, None);
-        let config = StorageConfig { engine, target, chain, agent, disk, planted_bug, watch };
+        let config = StorageConfig {
+            engine,
+            target,
+            chain,
+            agent,
+            disk,
+            planted_bug,
+            resync_page: RESYNC_PAGE,
+            watch,
+        };
         Storage::start(cx, config).raw()
     }
 }
@@ -180,9 +216,9 @@ impl Cluster {
     pub(super) fn build(run: &Run<'_>, sizes: Sizes, stage: &Rc<Stage>) -> Cluster {
         let world = run.world;
         let store = MemoryDisk::new();
-        let disk = store.clone();
+        let (disk, bug) = (store.clone(), mutant(run));
         let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            Kv::start(&b.cx, Box::new(disk.open())).expect("a store");
+            Kv::start_planted(&b.cx, Box::new(disk.open()), bug).expect("a store");
         }));
         let mgmtd = |_| {
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {
@@ -192,14 +228,8 @@ impl Cluster {
             }))
         };
         let mgmtds: Vec<NodeId> = (0..2).map(mgmtd).collect();
-        let mutant = |(name, bug): &(&str, PlantedBug)| run.has(name).then_some(*bug);
-        let plan = Plan {
-            sizes,
-            kv,
-            mgmtds: mgmtds.clone(),
-            bug: MUTANTS.iter().find_map(mutant),
-            bad_disks: stage.options.bad_disks(),
-        };
+        let plan =
+            Plan { sizes, kv, mgmtds: mgmtds.clone(), bug, bad_disks: stage.options.bad_disks() };
         let meta = |_| {
             let p = plan.clone();
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {

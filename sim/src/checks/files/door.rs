@@ -5,8 +5,9 @@ use core::time::Duration;
 
 use bytes::Bytes;
 use t3fs_actors::client::{
-    Client, ClientConfig, DirEntry, FileType, FsError, Owner, RenameMode, SetAttrs,
+    At, Client, ClientConfig, DirEntry, FsError, HandleId, Owner, RenameMode, SetAttrs,
 };
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::Attr;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
@@ -27,20 +28,26 @@ pub(super) struct Door(Client);
 #[derive(Clone, Copy)]
 pub(super) struct Handle {
     pub(super) file: InodeId,
+    id: HandleId,
 }
 
 impl Door {
     /// Waits for the cluster, however long that takes. `patience`: how long requests are tried.
-    pub(super) async fn open(cx: &Cx, buffer: usize, patience: Option<Duration>) -> Door {
+    pub(super) async fn open(
+        cx: &Cx,
+        buffer: usize,
+        patience: Option<Duration>,
+        planted_bug: Option<PlantedBug>,
+    ) -> Door {
         let config = ClientConfig {
-            agent: first_actor(cx.node()),
-            label: "sim".into(),
             write_buffer_bytes: buffer,
+            planted_bug,
+            ..ClientConfig::new(first_actor(cx.node()), "sim")
         };
         loop {
             // The storm may outlast one attempt's patience.
             if let Ok(client) = Client::start(cx, config.clone()).await {
-                if let Some(patience) = patience {
+                if patience.is_some() {
                     client.cluster().set_patience(patience);
                 }
                 return Door(client);
@@ -62,9 +69,9 @@ impl Door {
         dir: InodeId,
         name: &[u8],
     ) -> Result<(Attr, Handle), FsError> {
-        let attr = self.0.create(cx, dir, name, OWNER, FileType::File).await?;
+        let (attr, id) = self.0.create(cx, dir, name, OWNER).await?;
         let file = attr.inode;
-        Ok((attr, Handle { file }))
+        Ok((attr, Handle { file, id }))
     }
 
     /// Opens what a name holds. A name that went stale in between is looked up once more, as the
@@ -74,12 +81,12 @@ impl Door {
         cx: &Cx,
         dir: InodeId,
         name: &[u8],
-        _write: bool,
+        write: bool,
     ) -> Result<(Attr, Handle), FsError> {
         for _ in 0..2 {
             let file = self.0.lookup(cx, dir, name).await?.inode;
-            match self.0.open(cx, file).await {
-                Ok(attr) => return Ok((attr, Handle { file })),
+            match self.0.open(cx, file, write).await {
+                Ok((attr, id)) => return Ok((attr, Handle { file, id })),
                 Err(FsError::Stale) => {}
                 Err(e) => return Err(e),
             }
@@ -94,14 +101,12 @@ impl Door {
         at: u64,
         data: Bytes,
     ) -> Result<(), FsError> {
-        self.0.write(cx, h.file, at, data, false).await
+        self.0.write(cx, h.file, At::Offset(at), data, false).await.map(drop)
     }
 
     /// Writes at the end; gives where that was.
     pub(super) async fn append(&self, cx: &Cx, h: Handle, data: Bytes) -> Result<u64, FsError> {
-        let at = self.0.getattr(cx, h.file).await?.length;
-        self.0.write(cx, h.file, at, data, false).await?;
-        Ok(at)
+        self.0.write(cx, h.file, At::End, data, false).await
     }
 
     pub(super) async fn read(
@@ -116,17 +121,17 @@ impl Door {
 
     /// What close(2) does before the descriptor goes; also for dup and close.
     pub(super) async fn flush(&self, cx: &Cx, h: Handle) -> Result<(), FsError> {
-        self.0.flush(cx, h.file).await
+        self.0.flush(cx, h.file, h.id).await
     }
 
     pub(super) async fn fsync(&self, cx: &Cx, h: Handle, data_only: bool) -> Result<(), FsError> {
-        self.0.fsync(cx, h.file, data_only).await
+        self.0.fsync(cx, h.file, Some(h.id), data_only).await
     }
 
     /// The answer is that of the flush: nobody hears of a release.
     pub(super) async fn close(&self, cx: &Cx, h: Handle) -> Result<(), FsError> {
-        let flushed = self.0.flush(cx, h.file).await;
-        let _ = self.0.release(cx, h.file).await;
+        let flushed = self.0.flush(cx, h.file, h.id).await;
+        let _ = self.0.release(cx, h.file, h.id).await;
         flushed
     }
 
@@ -144,7 +149,7 @@ impl Door {
     }
 
     pub(super) async fn unlink(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<(), FsError> {
-        self.0.unlink(cx, dir, name).await.map(drop)
+        self.0.unlink(cx, dir, name, None).await.map(drop)
     }
 
     pub(super) async fn rename(
@@ -159,7 +164,7 @@ impl Door {
             Move::NoReplace => RenameMode::NoReplace,
             Move::Exchange => RenameMode::Exchange,
         };
-        self.0.rename(cx, from.0, from.1, to.0, to.1, mode).await
+        self.0.rename(cx, from, to, mode, None).await
     }
 
     pub(super) async fn list(&self, cx: &Cx, dir: InodeId) -> Result<Vec<DirEntry>, FsError> {

@@ -42,7 +42,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let sizes = Sizes::draw(&world.rng(1));
     let options = Options::draw(run, sizes.chunk_size);
     world.note(&[], format_args!("{sizes:?} {options:?}"));
-    let stage = Rc::new(Stage::new(options));
+    let stage = Rc::new(Stage::new(options, cluster::mutant(run)));
     let cluster = Cluster::build(run, sizes, &stage);
     cluster.make_chains(run)?;
     let (s, sim) = (Rc::clone(&stage), world.handle());

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_actors::client::FsError;
+use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{Attr, ROOT};
 use t3fs_runtime::Cx;
@@ -24,6 +25,8 @@ const OPEN_MAX: usize = 4;
 /// What all users of a run share.
 pub(super) struct Stage {
     pub(super) options: Options,
+    /// What clients do wrong on purpose.
+    bug: Option<PlantedBug>,
     pub(super) files: RefCell<Files>,
     /// The second directory, once users may begin.
     pub(super) dir: Cell<Option<InodeId>>,
@@ -36,11 +39,12 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(options: Options) -> Stage {
+    pub(super) fn new(options: Options, bug: Option<PlantedBug>) -> Stage {
         let left = (0..options.clients).map(|_| Cell::new(options.ops)).collect();
         Stage {
             files: RefCell::new(Files::new(options.excuses())),
             options,
+            bug,
             dir: Cell::new(None),
             calm: Cell::new(false),
             left,
@@ -67,7 +71,7 @@ impl Stage {
     /// A client, from its start to its end or its crash.
     pub(super) async fn client(self: Rc<Self>, cx: Cx, sim: Sim, client: u32) {
         let life = self.files.borrow_mut().life();
-        let door = Door::open(&cx, self.options.buffer, self.options.patience).await;
+        let door = Door::open(&cx, self.options.buffer, self.options.patience, self.bug).await;
         while self.dir.get().is_none() {
             cx.sleep(Duration::from_millis(10)).await;
         }
@@ -112,7 +116,7 @@ pub(super) struct User {
 impl User {
     /// One who looks from outside of the storm.
     pub(super) async fn outside(stage: Rc<Stage>, cx: Cx, sim: Sim) -> User {
-        let door = Door::open(&cx, 1 << 20, None).await;
+        let door = Door::open(&cx, 1 << 20, None, None).await;
         let life = stage.files.borrow_mut().life();
         let rng = sim.rng(999);
         User { stage, door, cx, sim, rng, life, client: 0, open: Vec::new() }

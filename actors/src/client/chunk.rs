@@ -1,16 +1,10 @@
-//! What the client keeps of a file that is open or being written: its length, and its dirty ranges.
-//!
-//! Synchronous. Per chunk there are some disjoint dirty ranges, and at most one range in flight to
-//! storage; all are readable, dirty ones on top.
+//! The write buffer of one chunk: disjoint dirty ranges, and at most one range in flight to storage.
+//! All of them are readable, dirty ones on top. Synchronous.
 
-use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use t3fs_runtime::{Slot, Time};
-
-use super::FsError;
-use crate::proto::meta::Attr;
 
 /// Dirty ranges of one chunk; the next one that touches none of them waits for a flight.
 pub(super) const RANGES_MAX: usize = 64;
@@ -57,9 +51,15 @@ impl Dirty {
 
 /// A range on its way to storage.
 pub(super) struct Flight {
-    start: u32,
-    data: Bytes,
+    pub(super) start: u32,
+    pub(super) data: Bytes,
     since: Time,
+}
+
+impl Flight {
+    fn end(&self) -> u32 {
+        self.start + self.data.len() as u32
+    }
 }
 
 /// Dirty and flying bytes of one chunk.
@@ -71,7 +71,7 @@ pub(super) struct ChunkBuffer {
     /// What became dirty until then is to go, one flight after the other.
     wanted: Option<Time>,
     /// Who waits for the flight to end.
-    pub(super) landed: Vec<Slot<()>>,
+    landed: Vec<Slot<()>>,
 }
 
 /// What a write did to its chunk's buffer.
@@ -148,6 +148,14 @@ impl ChunkBuffer {
         self.flying.is_some()
     }
 
+    /// Fills when the flight that is under way has ended; `None` when there is none.
+    pub(super) fn landing(&mut self) -> Option<Slot<()>> {
+        self.flying.as_ref()?;
+        let slot = Slot::new();
+        self.landed.push(slot.clone());
+        Some(slot)
+    }
+
     /// From now on what is dirty at this moment goes, one flight after the other.
     pub(super) fn send(&mut self, now: Time) {
         self.wanted = Some(now);
@@ -169,9 +177,25 @@ impl ChunkBuffer {
         Some((start, data))
     }
 
-    /// The flight is over.
-    pub(super) fn land(&mut self) {
+    /// The flight is over. Who has waited for it is to be told.
+    pub(super) fn land(&mut self) -> Vec<Slot<()>> {
         self.flying = None;
+        std::mem::take(&mut self.landed)
+    }
+
+    /// Drops everything that was sent and has not taken off: it would fail as the flight before it
+    /// did. Gives how many bytes.
+    pub(super) fn drop_sent(&mut self) -> usize {
+        let Some(wanted) = self.wanted.take() else { return 0 };
+        let before: usize = self.dirty.values().map(|d| d.len as usize).sum();
+        self.dirty.retain(|_, d| d.since > wanted);
+        before - self.dirty.values().map(|d| d.len as usize).sum::<usize>()
+    }
+
+    /// Behind the last buffered byte.
+    pub(super) fn end(&self) -> u32 {
+        let dirty = self.dirty.values().next_back().map_or(0, Dirty::end);
+        dirty.max(self.flying.as_ref().map_or(0, Flight::end))
     }
 
     /// Whether something is still on its way that was dirty at that moment.
@@ -191,7 +215,7 @@ impl ChunkBuffer {
 
     /// Whether any buffered byte lies in `[from, to)`.
     pub(super) fn touches(&self, from: u32, to: u32) -> bool {
-        let flies = |f: &Flight| f.start < to && from < f.start + f.data.len() as u32;
+        let flies = |f: &Flight| f.start < to && from < f.end();
         self.dirties(from, to) || self.flying.as_ref().is_some_and(flies)
     }
 
@@ -207,8 +231,7 @@ impl ChunkBuffer {
             return None; // part dirty, part not: the flight alone would be stale
         }
         let f = self.flying.as_ref()?;
-        let end = f.start + f.data.len() as u32;
-        (f.start <= from && to <= end)
+        (f.start <= from && to <= f.end())
             .then(|| f.data.slice((from - f.start) as usize..(to - f.start) as usize))
     }
 
@@ -228,94 +251,9 @@ impl ChunkBuffer {
     }
 }
 
-/// Whether reads come one behind the other.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Sequence {
-    next: u64,
-    reads: u32,
-}
-
-impl Sequence {
-    /// Reads in sequence before the next one is foreseen.
-    const READS: u32 = 2;
-
-    /// A read came; whether the next one is foreseen.
-    pub(super) fn goes_on(&mut self, offset: u64, len: u64) -> bool {
-        self.reads = if offset == self.next { self.reads.saturating_add(1) } else { 1 };
-        self.next = offset + len;
-        self.reads >= Self::READS
-    }
-}
-
-/// A file that is open or has data on its way.
-pub(super) struct File {
-    /// As meta last told, with what this client did since.
-    pub(super) attr: RefCell<Attr>,
-    pub(super) opens: Cell<u32>,
-    pub(super) chunks: RefCell<BTreeMap<u32, ChunkBuffer>>,
-    /// Writes so far: a report speaks for those that came before it.
-    pub(super) writes: Cell<u64>,
-    /// The length or times have changed and meta has not said that it knows.
-    pub(super) unreported: Cell<bool>,
-    pub(super) length_unreported: Cell<bool>,
-    pub(super) clear_suid: Cell<bool>,
-    pub(super) reading: Cell<Sequence>,
-    /// The last name is gone; content goes with the last close.
-    pub(super) held: Cell<bool>,
-    /// Requests under way that may take the last name, or whose outcome is not known.
-    pub(super) leaving: Cell<u32>,
-    /// A background failure, told to the next flush or fsync.
-    pub(super) error: RefCell<Option<FsError>>,
-    /// Truncation is under way: writes, reads and flushes wait in line.
-    pub(super) gate: super::data::Gate,
-}
-
-impl File {
-    pub(super) fn new(attr: Attr) -> File {
-        File {
-            attr: RefCell::new(attr),
-            opens: Cell::new(0),
-            chunks: RefCell::default(),
-            writes: Cell::new(0),
-            unreported: Cell::new(false),
-            length_unreported: Cell::new(false),
-            clear_suid: Cell::new(false),
-            reading: Cell::new(Sequence::default()),
-            held: Cell::new(false),
-            leaving: Cell::new(0),
-            error: RefCell::default(),
-            gate: super::data::Gate::default(),
-        }
-    }
-
-    pub(super) fn is_idle(&self) -> bool {
-        self.opens.get() == 0 && !self.unreported.get() && self.chunks.borrow().is_empty()
-    }
-
-    /// What meta says now, with what it does not know yet laid over.
-    pub(super) fn merge(&self, mut fresh: Attr) -> Attr {
-        let mine = self.attr.borrow();
-        if fresh.truncations < mine.truncations {
-            return mine.clone(); // an answer that was overtaken by a truncation
-        }
-        if fresh.truncations == mine.truncations {
-            fresh.length = fresh.length.max(mine.length);
-        }
-        if self.unreported.get() {
-            fresh.mtime_ns = fresh.mtime_ns.max(mine.mtime_ns);
-            fresh.ctime_ns = fresh.ctime_ns.max(mine.ctime_ns);
-        }
-        drop(mine);
-        *self.attr.borrow_mut() = fresh.clone();
-        fresh
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::ids::InodeId;
-    use crate::proto::meta::FileType;
 
     fn put(b: &mut ChunkBuffer, at: u32, bytes: &[u8]) -> Put {
         b.put(at, &Bytes::copy_from_slice(bytes), 64, Time::from_us(1))
@@ -423,29 +361,5 @@ mod tests {
         }
         assert_eq!(b.put(900, &byte, 1000, Time::from_us(2)), Put::Apart);
         assert_eq!((b.oldest(), b.holds(Time::from_us(0))), (Some(Time::from_us(1)), false));
-    }
-
-    /// Regression (review): a listing that was read before a truncation and arrived after it put
-    /// the old length back, and what was written next was never reported.
-    #[test]
-    fn an_answer_from_before_a_truncation_changes_nothing() {
-        let attr = |truncations, length| Attr {
-            inode: InodeId(1),
-            kind: FileType::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            length,
-            truncations,
-            layout: None,
-        };
-        let file = File::new(attr(1, 0));
-        assert_eq!(file.merge(attr(0, 1000)).length, 0);
-        assert_eq!(file.merge(attr(1, 10)).length, 10);
-        assert_eq!(file.merge(attr(2, 5)).length, 5);
     }
 }

@@ -4,16 +4,17 @@ use std::ffi::OsStr;
 use std::io;
 use std::time::SystemTime;
 
-use fuser::{
-    BsdFileFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
-    Request, TimeOrNow, WriteFlags,
-};
-
 use rustix::fs::OFlags;
 
-use crate::options::{self, TTL};
+use t3fs_actors::client::CACHE_TIME as TTL;
+use t3fs_nodes::fuse::kernel::{
+    Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite,
+    Request, SetAttr, TimeOrNow, WriteFlags,
+};
+use t3fs_nodes::fuse::options;
+
 use crate::tree::Tree;
 
 /// What every read is answered from; as long as the longest read that the kernel sends.
@@ -44,21 +45,21 @@ fn answer_entry(reply: ReplyEntry, attr: Option<FileAttr>) {
     match attr {
         Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
         None => reply.error(Errno::ENOENT),
-    }
+    };
 }
 
 fn answer_attr(reply: ReplyAttr, attr: Option<FileAttr>) {
     match attr {
         Some(attr) => reply.attr(&TTL, &attr),
         None => reply.error(Errno::ENOENT),
-    }
+    };
 }
 
 fn answer_empty(reply: ReplyEmpty, done: Option<()>) {
     match done {
         Some(()) => reply.ok(),
         None => reply.error(Errno::ENOENT),
-    }
+    };
 }
 
 impl Filesystem for NullFs {
@@ -74,24 +75,8 @@ impl Filesystem for NullFs {
         answer_attr(reply, self.tree.attr(ino.0));
     }
 
-    fn setattr(
-        &self,
-        _req: &Request,
-        ino: INodeNo,
-        mode: Option<u32>,
-        uid: Option<u32>,
-        gid: Option<u32>,
-        size: Option<u64>,
-        atime: Option<TimeOrNow>,
-        mtime: Option<TimeOrNow>,
-        _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
-        _crtime: Option<SystemTime>,
-        _chgtime: Option<SystemTime>,
-        _bkuptime: Option<SystemTime>,
-        _flags: Option<BsdFileFlags>,
-        reply: ReplyAttr,
-    ) {
+    fn setattr(&self, _req: &Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
+        let SetAttr { mode, uid, gid, size, atime, mtime, .. } = set;
         let changed = self.tree.change(ino.0, |attr| {
             attr.perm = mode.map_or(attr.perm, permissions);
             attr.uid = uid.unwrap_or(attr.uid);
@@ -123,7 +108,8 @@ impl Filesystem for NullFs {
 
     fn rmdir(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         if self.tree.is_full(parent.0, name) {
-            return reply.error(Errno::ENOTEMPTY);
+            reply.error(Errno::ENOTEMPTY);
+            return;
         }
         answer_empty(reply, self.tree.remove(parent.0, name));
     }
@@ -139,7 +125,8 @@ impl Filesystem for NullFs {
         reply: ReplyEmpty,
     ) {
         if !flags.is_empty() {
-            return reply.error(Errno::EINVAL);
+            reply.error(Errno::EINVAL);
+            return;
         }
         answer_empty(reply, self.tree.rename((parent.0, name), (newparent.0, newname)));
     }
@@ -149,7 +136,8 @@ impl Filesystem for NullFs {
         if flags.0 as u32 & OFlags::TRUNC.bits() != 0 {
             self.tree.change(ino.0, |attr| attr.size = 0);
         }
-        reply.opened(FileHandle(0), options::of_open(flags.0));
+        // Nothing is kept for an open file, so there is nothing to close if its caller was killed.
+        let _ = reply.opened(FileHandle(0), options::of_open(flags.0));
     }
 
     fn create(
@@ -166,9 +154,10 @@ impl Filesystem for NullFs {
         match self.tree.add(parent.0, name, FileType::RegularFile, perm, owner(req)) {
             Some(attr) => {
                 let open_flags = options::of_open(flags);
-                reply.created(&TTL, &attr, Generation(0), FileHandle(0), open_flags);
+                // As above.
+                let _ = reply.created(&TTL, &attr, Generation(0), FileHandle(0), open_flags);
             }
-            None => reply.error(Errno::ENOENT),
+            None => _ = reply.error(Errno::ENOENT),
         }
     }
 
@@ -244,8 +233,12 @@ impl Filesystem for NullFs {
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         match self.tree.open_listing(ino.0) {
-            Some(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
-            None => reply.error(Errno::ENOENT),
+            Some(handle) => {
+                if !reply.opened(FileHandle(handle), FopenFlags::empty()) {
+                    self.tree.close_listing(handle);
+                }
+            }
+            None => _ = reply.error(Errno::ENOENT),
         }
     }
 
@@ -258,7 +251,8 @@ impl Filesystem for NullFs {
         mut reply: ReplyDirectory,
     ) {
         let Some(listing) = self.tree.listing(fh.0) else {
-            return reply.error(Errno::EBADF);
+            reply.error(Errno::EBADF);
+            return;
         };
         for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
             let next = index as u64 + 1;
@@ -278,7 +272,8 @@ impl Filesystem for NullFs {
         mut reply: ReplyDirectoryPlus,
     ) {
         let Some(listing) = self.tree.listing(fh.0) else {
-            return reply.error(Errno::EBADF);
+            reply.error(Errno::EBADF);
+            return;
         };
         for (index, entry) in listing.iter().enumerate().skip(offset as usize) {
             let next = index as u64 + 1;

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use dashmap::DashMap;
-use fuser::{FileAttr, FileType, INodeNo};
 
-use crate::options;
+use t3fs_nodes::fuse::kernel::{FileAttr, FileType, INodeNo};
+use t3fs_nodes::fuse::options;
 
 /// One line of a folder listing.
 #[derive(Clone)]
@@ -58,7 +58,6 @@ fn new_attr(ino: u64, kind: FileType, perm: u16, (uid, gid): (u32, u32)) -> File
         atime: now,
         mtime: now,
         ctime: now,
-        crtime: now,
         kind,
         perm,
         nlink: if kind == FileType::Directory { 2 } else { 1 },
@@ -66,7 +65,6 @@ fn new_attr(ino: u64, kind: FileType, perm: u16, (uid, gid): (u32, u32)) -> File
         gid,
         rdev: 0,
         blksize: options::PREFERRED_IO_BYTES,
-        flags: 0,
     }
 }
 

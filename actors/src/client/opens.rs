@@ -1,0 +1,284 @@
+//! Opens: handles, and the holds by which meta keeps a file's content for those who have it open.
+//!
+//! A client that is alone keeps to itself what it has open for reading, and says so when it removes
+//! a name ([`Client::leaving`]). As soon as there are others it opens every file with a hold
+//! (`sharing`). What it may write it holds in any case: if the client dies, meta makes what it has
+//! stored part of the file. A hold is not dropped at once: files are often opened again soon.
+
+use core::time::Duration;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use t3fs_runtime::{Cx, Slot};
+
+use super::file::{File, HandleId, Hold};
+use super::wait::until_deadline;
+use super::{Attr, Client, FileType, FsError, PlantedBug};
+use crate::proto::ids::{InodeId, SessionId};
+use crate::proto::meta::{DropHolds, GetAttr, HOLDS_MAX, OpenFile};
+
+/// How long a hold outlives the last close.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// Holds of closed files that are kept at most.
+const IDLE_COUNT_MAX: usize = 4096;
+
+/// Opens of an inode wait while its holds or its last name are on their way.
+pub(super) struct Changing {
+    client: Client,
+    inodes: Vec<InodeId>,
+}
+
+impl Drop for Changing {
+    fn drop(&mut self) {
+        let mut changing = self.client.0.changing.borrow_mut();
+        let waiters: Vec<Slot<()>> =
+            self.inodes.iter().filter_map(|i| changing.remove(i)).flatten().collect();
+        drop(changing);
+        for w in waiters {
+            w.fill(());
+        }
+    }
+}
+
+/// An open that was asked and not answered.
+struct Opening {
+    client: Client,
+    inode: InodeId,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut opening = self.client.0.opening.borrow_mut();
+        let n = opening.get_mut(&self.inode).expect("counted when made");
+        *n -= 1;
+        if *n == 0 {
+            opening.remove(&self.inode);
+        }
+    }
+}
+
+impl Client {
+    /// Pairs with `release`; the content of an open file stays when its last name goes.
+    ///
+    /// # Errors
+    /// `Stale` also when the last name has gone and this client has it not open.
+    pub async fn open(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        write: bool,
+    ) -> Result<(Attr, HandleId), FsError> {
+        let opened = loop {
+            self.settled(cx, inode).await?;
+            *self.0.opening.borrow_mut().entry(inode).or_default() += 1;
+            let _opening = Opening { client: self.clone(), inode };
+            match self.try_open(cx, inode, write).await {
+                Ok(None) => {}
+                Ok(Some(opened)) => return Ok(opened),
+                Err(e) => break Err(e),
+            }
+        };
+        // A name that was removed meanwhile may have left the file to this open.
+        if let Some(file) = self.file(inode) {
+            self.let_go(cx, &file).await;
+        }
+        opened
+    }
+
+    /// `None`: others have come meanwhile, so that it has to be asked anew.
+    async fn try_open(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        write: bool,
+    ) -> Result<Option<(Attr, HandleId)>, FsError> {
+        let had = self.file(inode).and_then(|f| f.core.borrow().hold);
+        let enough = had.is_some_and(|h| h.write || !write);
+        let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
+        let hold = (needed && !enough).then(|| self.0.link.session());
+        let attr = match hold {
+            None => self.0.link.meta(cx, GetAttr { inode }).await?,
+            Some(_) => {
+                let op = self.0.link.op();
+                self.0.link.meta(cx, OpenFile { inode, hold, write, op }).await?
+            }
+        };
+        if attr.kind != FileType::File {
+            return Ok(Some((attr, HandleId::default())));
+        }
+        let open = self.file(inode).is_some_and(|f| f.core.borrow().is_open());
+        if attr.nlink == 0 && !open && hold.is_none() {
+            return Err(FsError::Stale);
+        }
+        if self.is_shared() && !needed && !enough && !self.has(PlantedBug::OpenWithoutHold) {
+            return Ok(None);
+        }
+        let file = self.entry(attr);
+        if let Some(session) = hold {
+            file.core.borrow_mut().hold = Some(Hold { session, write });
+        }
+        Ok(Some(self.handle(&file)))
+    }
+
+    /// A file that was made with a hold of this session, which is of the same process as this
+    /// client: opens it for writing.
+    pub fn adopt(&self, attr: Attr, session: SessionId) -> (Attr, HandleId) {
+        let file = self.entry(attr);
+        file.core.borrow_mut().hold.get_or_insert(Hold { session, write: true });
+        self.handle(&file)
+    }
+
+    fn handle(&self, file: &File) -> (Attr, HandleId) {
+        let handle = HandleId(self.0.next_handle.get());
+        self.0.next_handle.set(handle.0 + 1);
+        let mut core = file.core.borrow_mut();
+        core.add_handle(handle);
+        (core.attr(), handle)
+    }
+
+    /// Ends what `open` began. Never waits for storage: what is dirty goes on its way.
+    pub async fn release(&self, cx: &Cx, inode: InodeId, handle: HandleId) -> Result<(), FsError> {
+        let Some(file) = self.file(inode) else { return Ok(()) };
+        file.core.borrow_mut().remove_handle(handle);
+        self.let_go(cx, &file).await;
+        Ok(())
+    }
+
+    /// After the last close: the hold goes after a while, with the last name at once.
+    pub(super) async fn let_go(&self, cx: &Cx, file: &Rc<File>) {
+        let (inode, open, nameless, hold) = {
+            let core = file.core.borrow();
+            (core.inode(), core.is_open(), core.known().nlink == 0, core.hold)
+        };
+        if open {
+            return;
+        }
+        if nameless {
+            self.discard(cx, file).await;
+        }
+        match hold {
+            None => self.settle(inode),
+            Some(_) if nameless => self.0.nameless.borrow_mut().push(inode),
+            Some(_) => self.0.idle.borrow_mut().push_back((cx.now(), inode)),
+        }
+        self.sweep(cx);
+    }
+
+    /// Drops what was buffered for a file whose last name and descriptor are gone.
+    async fn discard(&self, cx: &Cx, file: &Rc<File>) {
+        let cx = cx.outlive();
+        let Ok(_alone) = file.gate.alone(&cx).await else { return };
+        let indexes: Vec<u32> = file.core.borrow().chunks.keys().copied().collect();
+        for i in indexes {
+            let dropped = file.core.borrow_mut().chunks.get_mut(&i).map_or(0, |c| c.cut(0));
+            self.leave_room(file, i, dropped);
+            // What flies lands somewhere; it goes with the inode.
+            let _ = self.landing(&cx, file, i).await;
+        }
+        let mut core = file.core.borrow_mut();
+        core.chunks.retain(|_, c| !c.is_clean());
+        core.forget_unreported();
+    }
+
+    /// Whether this client has an inode open or is about to.
+    pub(super) fn uses(&self, inode: InodeId) -> bool {
+        let open = self.file(inode).is_some_and(|f| {
+            let core = f.core.borrow();
+            core.is_open() || core.is_busy()
+        });
+        open || self.0.opening.borrow().contains_key(&inode)
+    }
+
+    /// Opens of these inodes wait until the value is dropped.
+    pub(super) fn changing(&self, inodes: Vec<InodeId>) -> Changing {
+        let mut changing = self.0.changing.borrow_mut();
+        let inodes = inodes.into_iter().filter(|i| !changing.contains_key(i)).collect::<Vec<_>>();
+        for i in &inodes {
+            changing.insert(*i, Vec::new());
+        }
+        Changing { client: self.clone(), inodes }
+    }
+
+    /// Waits until nothing that decides about the inode's hold or last name is under way.
+    async fn settled(&self, cx: &Cx, inode: InodeId) -> Result<(), FsError> {
+        loop {
+            let place = {
+                let mut changing = self.0.changing.borrow_mut();
+                let Some(line) = changing.get_mut(&inode) else { return Ok(()) };
+                line.retain(|w: &Slot<()>| !w.abandoned());
+                let place = Slot::new();
+                line.push(place.clone());
+                place
+            };
+            until_deadline(cx, place, "a name of the file is being removed").await?;
+        }
+    }
+
+    /// Drops the holds of files that were closed a while ago, or have no name any more.
+    pub(super) fn drop_idle_holds(&self, cx: &Cx) {
+        let now = cx.now();
+        let mut due = self.0.nameless.take();
+        {
+            let mut idle = self.0.idle.borrow_mut();
+            while let Some((since, inode)) = idle.front().copied() {
+                if now.since(since) < IDLE_MAX && idle.len() <= IDLE_COUNT_MAX {
+                    break;
+                }
+                idle.pop_front();
+                due.push(inode);
+            }
+        }
+        due.sort_unstable();
+        due.dedup();
+        for some in due.chunks(HOLDS_MAX) {
+            self.drop_holds(cx, some.to_vec());
+        }
+    }
+
+    /// Drops the holds of these files, unless they are in use again.
+    fn drop_holds(&self, cx: &Cx, inodes: Vec<InodeId>) {
+        let mut by_session = BTreeMap::<SessionId, Vec<InodeId>>::new();
+        for inode in inodes {
+            let Some(file) = self.file(inode) else { continue };
+            let mut core = file.core.borrow_mut();
+            if core.is_open() {
+                continue; // its next close comes here again
+            }
+            let opening = self.0.opening.borrow().contains_key(&inode);
+            if core.is_busy() || opening || self.0.changing.borrow().contains_key(&inode) {
+                self.0.idle.borrow_mut().push_back((cx.now(), inode));
+                continue;
+            }
+            if let Some(hold) = core.hold.take() {
+                by_session.entry(hold.session).or_default().push(inode);
+            }
+        }
+        for (session, inodes) in by_session {
+            let changing = self.changing(inodes.clone());
+            let (client, cx) = (self.clone(), cx.outlive());
+            cx.clone().spawn(async move {
+                let op = client.0.link.op();
+                let message = DropHolds { session, inodes: inodes.clone(), op };
+                if let Err(e) = client.0.link.meta(&cx, message).await {
+                    // They end with the session.
+                    tracing::warn!("{} files stay held: {e}", inodes.len());
+                }
+                drop(changing);
+                inodes.into_iter().for_each(|i| client.settle(i));
+            });
+        }
+    }
+
+    /// Drops every hold that nobody needs, and waits for it: at the end, and for tests.
+    pub(super) async fn drop_all_holds(&self, cx: &Cx) {
+        self.0.idle.borrow_mut().clear();
+        let all: Vec<InodeId> = self.0.files.borrow().keys().copied().collect();
+        for some in all.chunks(HOLDS_MAX) {
+            self.drop_holds(cx, some.to_vec());
+        }
+        let waits: Vec<InodeId> = self.0.changing.borrow().keys().copied().collect();
+        for inode in waits {
+            let _ = self.settled(cx, inode).await; // best effort: they end with the session
+        }
+    }
+}

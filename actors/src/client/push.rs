@@ -1,0 +1,240 @@
+//! From write buffers to storage: flights of dirty ranges, and the task that sends them by age.
+
+use core::time::Duration;
+use std::rc::Rc;
+
+use t3fs_runtime::{Bulk, Cx, join_all};
+
+use super::file::File;
+use super::wait::until_deadline;
+use super::{Client, FsError, PlantedBug};
+use crate::proto::ids::{ChainId, ChunkId};
+use crate::proto::meta::SyncMeta;
+use crate::proto::storage::UpdateKind;
+
+/// Dirty bytes go to storage after this long at the latest.
+const AGE_MAX: Duration = Duration::from_millis(200);
+const SWEEP_EVERY: Duration = Duration::from_millis(100);
+/// Sweeps from one barrier in the background to the next.
+const BARRIER_EVERY: u32 = 10;
+
+impl Client {
+    /// The chain of a chunk, and its place in the room for dirty bytes.
+    pub(super) fn chain(&self, file: &File, index: u32) -> Result<ChainId, FsError> {
+        let core = file.core.borrow();
+        let layout = core.known().layout.as_ref().ok_or(FsError::InvalidArgument)?;
+        self.0.link.chain_of(layout, index)
+    }
+
+    /// Sends on their way the dirty ranges that are at least this old.
+    pub(super) fn push_aged(&self, cx: &Cx, age: Duration) {
+        let now = cx.now();
+        let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
+        for f in files {
+            let due = f.core.borrow().due(now, age);
+            for index in due {
+                self.launch(cx, &f, index);
+            }
+        }
+    }
+
+    /// While anything is dirty, unreported, or held without need, a task sees to it by age.
+    pub(super) fn sweep(&self, cx: &Cx) {
+        if self.0.sweeping.replace(true) {
+            return;
+        }
+        let (client, long) = (self.clone(), cx.outlive());
+        cx.spawn(async move {
+            let mut rounds = 0_u32;
+            loop {
+                long.sleep(SWEEP_EVERY).await;
+                client.push_aged(&long, AGE_MAX);
+                client.report_settled(&long);
+                client.drop_idle_holds(&long);
+                client.settle_all();
+                rounds = rounds.wrapping_add(1);
+                if rounds % BARRIER_EVERY == 0 {
+                    client.barrier_in_background(&long);
+                }
+                if client.is_quiet() {
+                    client.0.sweeping.set(false);
+                    return;
+                }
+            }
+        });
+    }
+
+    fn is_quiet(&self) -> bool {
+        let files = self.0.files.borrow();
+        self.0.room.total() == 0
+            && self.0.stamps.borrow().next_barrier().is_none()
+            && self.0.idle.borrow().is_empty()
+            && self.0.nameless.borrow().is_empty()
+            && files.values().all(|f| {
+                let core = f.core.borrow();
+                !core.is_busy() && !core.is_idle()
+            })
+    }
+
+    /// Reports files that have landed whole.
+    fn report_settled(&self, cx: &Cx) {
+        let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
+        for f in files {
+            let ready = {
+                let core = f.core.borrow();
+                core.unreported() && core.chunks.is_empty()
+            };
+            if !ready || f.reporter.replace(true) {
+                continue;
+            }
+            let (client, cx) = (self.clone(), cx.clone());
+            cx.clone().spawn(async move {
+                let inode = f.core.borrow().inode();
+                // A failure leaves it unreported: the next round or fsync sees to it.
+                if let Err(e) = client.report(&cx, &f, false).await {
+                    tracing::warn!("length of {:#x} not reported: {e}", inode.0);
+                }
+                f.reporter.set(false);
+                drop(f);
+                client.settle(inode);
+            });
+        }
+    }
+
+    /// Keeps the list of changes that may not be durable short.
+    fn barrier_in_background(&self, cx: &Cx) {
+        let Some(stamp) = self.0.stamps.borrow().next_barrier() else { return };
+        if self.0.barrier.replace(true) {
+            return;
+        }
+        let (client, cx) = (self.clone(), cx.clone());
+        cx.clone().spawn(async move {
+            match client.0.link.meta(&cx, SyncMeta { stamp }).await {
+                Ok(()) => client.0.stamps.borrow_mut().durable(stamp),
+                // Each file asks for itself, and is told whether its own changes are there.
+                Err(FsError::Lost) => client.0.stamps.borrow_mut().suspect(stamp),
+                Err(e) => tracing::debug!("no barrier in the background: {e}"),
+            }
+            client.0.barrier.set(false);
+        });
+    }
+
+    /// Sends all that is dirty in a chunk now, one range after the other.
+    pub(super) fn launch(&self, cx: &Cx, file: &Rc<File>, index: u32) {
+        if let Some(c) = file.core.borrow_mut().chunks.get_mut(&index) {
+            c.send(cx.now());
+        }
+        self.fly(cx, file, index);
+    }
+
+    /// Starts the next flight of a chunk, unless one is under way.
+    fn fly(&self, cx: &Cx, file: &Rc<File>, index: u32) {
+        let Some((start, data, truncations)) = file.core.borrow_mut().take_off(index) else {
+            return;
+        };
+        let (client, file, cx) = (self.clone(), Rc::clone(file), cx.outlive());
+        let task = cx.clone();
+        cx.spawn(async move {
+            let (inode, size) = {
+                let core = file.core.borrow();
+                (core.inode(), core.known().layout.as_ref().map_or(0, |l| l.chunk_size))
+            };
+            let len = data.len();
+            let chunk = ChunkId { inode, index };
+            let sent = match client.chain(&file, index) {
+                Err(e) => Err(e),
+                Ok(chain) => client.send(&task, chain, chunk, start, Bulk(data)).await,
+            };
+            let mut dropped = len;
+            let landed = {
+                let mut core = file.core.borrow_mut();
+                let c = core.chunks.get_mut(&index).expect("in flight");
+                let landed = c.land();
+                if sent.is_err() {
+                    dropped += c.drop_sent();
+                }
+                if c.is_clean() {
+                    core.chunks.remove(&index);
+                }
+                match sent {
+                    Ok(()) => {
+                        let at = u64::from(index) * u64::from(size) + u64::from(start);
+                        core.landed(at + len as u64, truncations);
+                    }
+                    Err(e) => {
+                        tracing::warn!("{dropped} bytes of {:#x} were not written: {e}", inode.0);
+                        if !client.has(PlantedBug::FailedFlightIsSilent) {
+                            core.fail(e);
+                        }
+                    }
+                }
+                landed
+            };
+            client.fly(&task, &file, index);
+            client.leave_room(&file, index, dropped);
+            for l in landed {
+                l.fill(());
+            }
+            drop(file);
+            client.settle(inode);
+        });
+    }
+
+    /// One update of one chunk, for as long as requests are tried. It goes again under another number
+    /// when the session of the first has ended, or storage may have forgotten it: written twice, the
+    /// same bytes are the same.
+    async fn send(
+        &self,
+        cx: &Cx,
+        chain: ChainId,
+        chunk: ChunkId,
+        start: u32,
+        data: Bulk,
+    ) -> Result<(), FsError> {
+        let link = &self.0.link;
+        let kind = UpdateKind::Write { offset: start };
+        let cx = &cx.within(link.patience());
+        loop {
+            let request = link.request();
+            let sent = link.update(cx, chain, chunk, kind, data.clone(), request).await;
+            match sent {
+                Err(_) if link.session() != request.session => {}
+                Err(FsError::Unavailable(_)) if !cx.expired() => {}
+                sent => return sent.map(drop),
+            }
+        }
+    }
+
+    /// Bytes of a chunk are dirty no more.
+    pub(super) fn leave_room(&self, file: &File, index: u32, bytes: usize) {
+        let chain = self.chain(file, index).unwrap_or_default();
+        self.0.room.give_back(chain, bytes);
+    }
+
+    /// Waits until the chunk's bytes in flight, if any, have landed.
+    pub(super) async fn landing(&self, cx: &Cx, file: &File, index: u32) -> Result<(), FsError> {
+        let slot = file.core.borrow_mut().chunks.get_mut(&index).and_then(|c| c.landing());
+        match slot {
+            Some(slot) => until_deadline(cx, slot, "bytes on their way to storage").await,
+            None => Ok(()),
+        }
+    }
+
+    /// Brings what is dirty now in this chunk to storage.
+    pub(super) async fn push(&self, cx: &Cx, file: &Rc<File>, index: u32) -> Result<(), FsError> {
+        let now = cx.now();
+        self.launch(cx, file, index);
+        let holds = || file.core.borrow().chunks.get(&index).is_some_and(|c| c.holds(now));
+        while holds() {
+            self.landing(cx, file, index).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings all that is dirty now to storage. What failed on the way is counted in the core.
+    pub(super) async fn push_all(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+        let all: Vec<u32> = file.core.borrow().chunks.keys().copied().collect();
+        let pushed = join_all(all.into_iter().map(|i| self.push(cx, file, i))).await;
+        pushed.into_iter().collect()
+    }
+}

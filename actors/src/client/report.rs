@@ -1,0 +1,198 @@
+//! What meta is told of writes, and flush and fsync, which are about that.
+
+use std::rc::Rc;
+
+use t3fs_runtime::{Cx, join_all};
+
+use super::file::{File, HandleId};
+use super::link::layout_chains;
+use super::{Client, FsError, PlantedBug};
+use crate::proto::ids::InodeId;
+use crate::proto::meta::{Attr, Changed, ReportWrite, Reported, Stamp, SyncMeta};
+
+/// Times that a file may be cut under a report before its caller is told to come back.
+const ATTEMPTS: u32 = 50;
+
+impl Client {
+    /// Takes note of a change that this client was told of.
+    pub(super) fn changed(&self, cx: &Cx, c: &Changed) {
+        self.note(cx, c.attr.inode, c.stamp);
+    }
+
+    /// The same by inode, or for a directory whose entries have changed.
+    pub(super) fn note(&self, cx: &Cx, inode: InodeId, stamp: Stamp) {
+        self.0.stamps.borrow_mut().note(inode, stamp);
+        self.sweep(cx);
+    }
+
+    /// Tells meta the length and times: those of bytes that storage has acknowledged. The stamp is
+    /// that of what meta has taken.
+    pub(super) async fn report(
+        &self,
+        cx: &Cx,
+        file: &Rc<File>,
+        durable: bool,
+    ) -> Result<Stamp, FsError> {
+        for _ in 0..ATTEMPTS {
+            if file.core.borrow().is_doubtful() {
+                let end = self.stored_end(cx, file).await?;
+                file.core.borrow_mut().settle_doubt(end);
+            }
+            let (claim, message) = {
+                let mut core = file.core.borrow_mut();
+                let claim = core.begin_report();
+                let a = core.known();
+                let message = ReportWrite {
+                    inode: a.inode,
+                    end: claim.end,
+                    truncations: a.truncations,
+                    times_set: a.times_set,
+                    mtime_ns: claim.mtime_ns,
+                    atime_ns: None,
+                    clear_suid: claim.clear_suid,
+                    sparse: claim.sparse,
+                    durable,
+                };
+                (claim, message)
+            };
+            let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
+            let mut core = file.core.borrow_mut();
+            match told {
+                Ok(Reported::Taken(Changed { attr, stamp })) => {
+                    core.merge(attr);
+                    core.end_report(claim, true);
+                    return Ok(stamp);
+                }
+                Ok(Reported::Stale(attr)) => {
+                    core.end_report(claim, false);
+                    core.merge(attr);
+                    if self.has(PlantedBug::StaleReportIsTaken) {
+                        core.forget_unreported();
+                        return Ok(Stamp::default());
+                    }
+                }
+                Err(FsError::Stale) if self.has(PlantedBug::StaleIsSuccess) => {
+                    core.forget_unreported();
+                    return Ok(Stamp::default());
+                }
+                Err(FsError::Stale) => {
+                    core.lose();
+                    return Err(FsError::Stale);
+                }
+                Err(e) => {
+                    core.end_report(claim, false);
+                    return Err(e);
+                }
+            }
+        }
+        Err(FsError::Unavailable("the file is being truncated again and again".into()))
+    }
+
+    /// Where the content of a file ends, as storage has it.
+    async fn stored_end(&self, cx: &Cx, file: &File) -> Result<u64, FsError> {
+        let (inode, layout) = {
+            let core = file.core.borrow();
+            (core.inode(), core.known().layout.clone().ok_or(FsError::InvalidArgument)?)
+        };
+        let chains = layout_chains(&self.0.link.routing(), &layout);
+        let asked = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, 0, 1));
+        let mut end = 0;
+        for extents in join_all(asked).await {
+            if let Some((index, len)) = extents?.last {
+                let chunk = u64::from(index) * u64::from(layout.chunk_size);
+                end = end.max(chunk + u64::from(len));
+            }
+        }
+        Ok(end)
+    }
+
+    /// close(2): hands everything to storage and the length to meta, so that whoever opens the file
+    /// from now on sees it.
+    ///
+    /// # Errors
+    /// What went wrong with writes since the handle was opened or was told last.
+    pub async fn flush(&self, cx: &Cx, inode: InodeId, handle: HandleId) -> Result<(), FsError> {
+        let Some(file) = self.file(inode) else { return Ok(()) };
+        let _inside = file.gate.share(cx).await?;
+        self.push_all(cx, &file).await?;
+        file.core.borrow_mut().hear(handle)?;
+        self.report_if_needed(cx, &file).await
+    }
+
+    async fn report_if_needed(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+        if !file.core.borrow().unreported() {
+            return Ok(());
+        }
+        let stamp = self.report(cx, file, false).await?;
+        let inode = file.core.borrow().inode();
+        self.note(cx, inode, stamp);
+        Ok(())
+    }
+
+    /// `flush` by nobody in particular: fails when anything fails that was dirty when it began.
+    pub(super) async fn flush_all(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+        let _inside = file.gate.share(cx).await?;
+        let failures = file.core.borrow().failures();
+        self.push_all(cx, file).await?;
+        file.core.borrow().failed_since(failures)?;
+        self.report_if_needed(cx, file).await
+    }
+
+    /// Content and attributes are on stable storage when it returns, and so are the name and all
+    /// that this client was told of the inode before.
+    ///
+    /// # Errors
+    /// As `flush`; `Stale` when the inode is gone though the handle is open; `Lost` when the
+    /// metadata store has lost what it had acknowledged for this inode.
+    pub async fn fsync(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        handle: Option<HandleId>,
+        datasync: bool,
+    ) -> Result<(), FsError> {
+        let mut reported = None;
+        if let Some(file) = self.file(inode) {
+            let _inside = file.gate.share(cx).await?;
+            self.push_all(cx, &file).await?;
+            if let Some(handle) = handle {
+                file.core.borrow_mut().hear(handle)?;
+            }
+            let (length, anything) = {
+                let core = file.core.borrow();
+                if core.is_gone() && !self.has(PlantedBug::StaleIsSuccess) {
+                    return Err(FsError::Stale);
+                }
+                (core.length_unreported(), core.unreported())
+            };
+            if length || (anything && !datasync) {
+                reported = Some(self.report(cx, &file, true).await?);
+            }
+        }
+        // Its name and earlier changes. What a run of the store has taken durably covers all that it
+        // took before; with nothing to ask for, all that others were told of is made durable.
+        let mut stamps: Vec<Stamp> = self.0.stamps.borrow().of(inode).collect();
+        stamps.retain(|s| reported.is_none_or(|r| r.run() != s.run()));
+        if stamps.is_empty() && reported.is_none() {
+            stamps.push(Stamp::default());
+        }
+        for stamp in stamps {
+            self.0.link.meta(cx, SyncMeta { stamp }).await?;
+            self.0.stamps.borrow_mut().durable(stamp);
+        }
+        Ok(())
+    }
+
+    /// With the length as this client's own unflushed writes make it.
+    pub async fn getattr(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
+        let attr = self.0.link.meta(cx, crate::proto::meta::GetAttr { inode }).await?;
+        let Some(file) = self.file(inode) else { return Ok(attr) };
+        file.core.borrow_mut().merge(attr);
+        if file.core.borrow().is_doubtful() {
+            // Others may have cut what this client has stored: the length is what is there.
+            self.report(cx, &file, false).await?;
+        }
+        let attr = file.core.borrow().attr();
+        Ok(attr)
+    }
+}

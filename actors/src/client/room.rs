@@ -1,0 +1,146 @@
+//! How many bytes a client holds for storage: a limit over all chains, of which one chain that does
+//! not answer cannot take all.
+//!
+//! Up to three quarters of the limit go to whoever comes; the rest only to chains that hold less
+//! than an eighth of it. So several chains that stand still leave room for the others.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+
+use t3fs_runtime::{Cx, Slot};
+
+use super::FsError;
+use super::wait::until_deadline;
+use crate::proto::ids::ChainId;
+
+/// From this length on, those who have given up waiting are taken out of a line.
+const LINE_CLEANED: usize = 64;
+
+#[derive(Default)]
+struct Share {
+    bytes: usize,
+    line: VecDeque<Slot<()>>,
+}
+
+pub(super) struct Room {
+    max: usize,
+    total: Cell<usize>,
+    shares: RefCell<BTreeMap<ChainId, Share>>,
+}
+
+/// Bytes that are given back when this is dropped.
+pub(super) struct Held<'a> {
+    room: &'a Room,
+    chain: ChainId,
+    bytes: usize,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.room.give_back(self.chain, self.bytes);
+    }
+}
+
+impl Room {
+    pub(super) fn new(max: usize) -> Room {
+        Room { max, total: Cell::new(0), shares: RefCell::default() }
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total.get()
+    }
+
+    /// Whether a chain may take more. A limit may be passed by the one that finds room.
+    fn is_free(&self, bytes: usize) -> bool {
+        let total = self.total.get();
+        total < self.max / 4 * 3 || total < self.max && bytes < self.max / 8
+    }
+
+    /// Waits until the chain may hold more bytes; calls `hurry` before each wait.
+    ///
+    /// # Errors
+    /// `Unavailable` when the deadline comes first.
+    pub(super) async fn find(
+        &self,
+        cx: &Cx,
+        chain: ChainId,
+        mut hurry: impl FnMut(),
+    ) -> Result<(), FsError> {
+        loop {
+            let place = {
+                let mut shares = self.shares.borrow_mut();
+                let share = shares.entry(chain).or_default();
+                if self.is_free(share.bytes) {
+                    return Ok(());
+                }
+                if share.line.len() >= LINE_CLEANED {
+                    share.line.retain(|place: &Slot<()>| !place.abandoned());
+                }
+                let place = Slot::new();
+                share.line.push_back(place.clone());
+                place
+            };
+            hurry();
+            let what = format!("chain {chain} does not take what is written");
+            until_deadline(cx, place, &what).await?;
+        }
+    }
+
+    /// Takes bytes until the value is dropped.
+    pub(super) fn hold(&self, chain: ChainId, bytes: usize) -> Held<'_> {
+        self.take(chain, bytes);
+        Held { room: self, chain, bytes }
+    }
+
+    pub(super) fn take(&self, chain: ChainId, bytes: usize) {
+        self.total.set(self.total.get() + bytes);
+        self.shares.borrow_mut().entry(chain).or_default().bytes += bytes;
+    }
+
+    pub(super) fn give_back(&self, chain: ChainId, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.total.set(self.total.get() - bytes);
+        let mut woken = Vec::new();
+        {
+            let mut shares = self.shares.borrow_mut();
+            shares.get_mut(&chain).expect("it has taken them").bytes -= bytes;
+            shares.retain(|_, share| {
+                if self.is_free(share.bytes) {
+                    woken.extend(share.line.drain(..));
+                }
+                share.bytes > 0 || !share.line.is_empty()
+            });
+        }
+        for place in woken {
+            place.fill(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::time::Duration;
+    use t3fs_runtime::glommio::run_alone;
+
+    /// Goal: a chain that gives nothing back fills three quarters, and others still find room.
+    #[test]
+    fn a_dead_chain_leaves_room_for_others() {
+        run_alone(vec![], async |shard| {
+            let (room, dead, well) = (Room::new(800), ChainId(1), ChainId(2));
+            let short = shard.cx().within(Duration::from_millis(5));
+            while room.find(&short, dead, || {}).await.is_ok() {
+                room.take(dead, 10);
+            }
+            assert_eq!(room.total(), 600);
+            room.find(&shard.cx(), well, || {}).await.unwrap();
+            room.take(well, 90);
+            room.give_back(well, 90);
+            room.give_back(dead, 600);
+            assert_eq!((room.total(), room.shares.borrow().len()), (0, 0));
+        })
+        .unwrap();
+    }
+}

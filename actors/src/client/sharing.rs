@@ -1,0 +1,191 @@
+//! Alone or not: what a client may keep to itself.
+//!
+//! While no other process has a session, nobody else can remove a name or write a file: the client
+//! lets the kernel remember names and attributes for [`CACHE_TIME`] and keeps to itself what it has
+//! open for reading. With others it is *shared*: nothing is remembered by the kernel, and every
+//! open is known to meta.
+//!
+//! No operation runs while two clients disagree about that. A client that comes (1) opens its
+//! session, (2) sees that there are others and is shared from the start, (3) waits until no living
+//! session keeps its opens to itself. One that was alone (1) hears of the new session, (2) is shared
+//! from then on, (3) waits until the kernel has forgotten what it remembers, (4) tells meta all that
+//! it has open. One that does not get there in time may still have cached what it may not: its
+//! session keeps meta from removing any content (`meta/garbage.rs`) until it is over.
+
+use core::time::Duration;
+use std::rc::Rc;
+
+use t3fs_runtime::{Cx, Time};
+
+use super::file::{File, Hold};
+use super::{Client, FsError, Inner};
+use crate::proto::ids::{InodeId, SessionId};
+use crate::proto::meta::{HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
+
+/// How long the kernel may answer from what it remembers while this client is alone.
+pub const CACHE_TIME: Duration = Duration::from_secs(1);
+/// Until what the kernel remembers is over: its clock has ticks.
+const FORGOTTEN: Duration = Duration::from_millis(1_100);
+/// How long a client that comes waits for one that was alone and does not answer.
+const KEEPERS_MAX: Duration = Duration::from_secs(4);
+const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
+/// How long the others have to be gone before a client is alone again.
+const LONELY: Duration = Duration::from_secs(10);
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How often the session is looked at when there is no news.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A client's part of what is said above.
+#[derive(Default)]
+pub(super) struct Sharing {
+    shared: core::cell::Cell<bool>,
+    /// Under which session meta knows the holds.
+    session: core::cell::Cell<SessionId>,
+    lonely_since: core::cell::Cell<Option<Time>>,
+}
+
+impl Client {
+    /// Whether other processes use the file system.
+    pub fn is_shared(&self) -> bool {
+        self.0.sharing.shared.get()
+    }
+
+    /// How long names and attributes that this client tells may be remembered.
+    pub fn cache_time(&self) -> Duration {
+        if self.is_shared() { Duration::ZERO } else { CACHE_TIME }
+    }
+
+    /// Before the first operation.
+    pub(super) async fn join(&self, cx: &Cx) -> Result<(), FsError> {
+        let sharing = &self.0.sharing;
+        sharing.session.set(self.0.link.session());
+        self.0.link.learn(cx, true).await?;
+        if self.0.link.has_others() {
+            sharing.shared.set(true);
+            self.share(cx, true).await?;
+            self.await_keepers(cx).await?;
+        }
+        let (inner, long) = (Rc::downgrade(&self.0), cx.outlive());
+        cx.spawn(async move {
+            while let Some(client) = inner.upgrade().filter(|c: &Rc<Inner>| c.link.is_open()) {
+                Client(client).follow(&long).await;
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits until all who live tell what they have open, as long as that may take.
+    async fn await_keepers(&self, cx: &Cx) -> Result<(), FsError> {
+        let until = cx.now() + KEEPERS_MAX;
+        loop {
+            let keepers: Vec<SessionId> = self.0.link.meta(cx, ListKeepers).await?;
+            let others = keepers.into_iter().filter(|s| !self.0.link.is_own(*s)).count();
+            if others == 0 {
+                return Ok(());
+            }
+            if cx.now() >= until {
+                tracing::warn!(
+                    "{others} other sessions do not answer: until they have ended, names may be \
+                     old on their mounts, and removed files keep their space"
+                );
+                return Ok(());
+            }
+            cx.sleep(KEEPERS_PAUSE).await;
+            self.0.link.learn(cx, false).await?;
+        }
+    }
+
+    /// Waits for news of sessions, once, and does what follows.
+    async fn follow(&self, cx: &Cx) {
+        let sharing = &self.0.sharing;
+        if self.0.link.learn(&cx.within(LOOK_EVERY), false).await.is_err() {
+            cx.sleep(RETRY_PAUSE).await;
+        }
+        if self.0.link.session() != sharing.session.get() {
+            // What was held under the old one is held no more.
+            sharing.session.set(self.0.link.session());
+            self.share_patiently(cx).await;
+        }
+        match (self.is_shared(), self.0.link.has_others()) {
+            (false, true) => {
+                tracing::info!("others use the file system too: opens are told from now on");
+                sharing.shared.set(true);
+                sharing.lonely_since.set(None);
+                cx.sleep(FORGOTTEN).await;
+                self.share_patiently(cx).await;
+            }
+            (true, false) => {
+                let since = sharing.lonely_since.get().unwrap_or(cx.now());
+                sharing.lonely_since.set(Some(since));
+                if cx.now().since(since) >= LONELY {
+                    self.part(cx).await;
+                }
+            }
+            _ => sharing.lonely_since.set(None),
+        }
+    }
+
+    /// The others are gone. Who comes from now on has to wait for this client, so nobody may have
+    /// come before that is so.
+    async fn part(&self, cx: &Cx) {
+        let session = self.0.link.session();
+        let kept = self.0.link.meta(cx, KeepOpens { session }).await;
+        let learned = self.0.link.learn(cx, true).await;
+        if kept.is_ok() && learned.is_ok() && !self.0.link.has_others() {
+            self.0.sharing.shared.set(false);
+        } else {
+            self.share_patiently(cx).await;
+        }
+        self.0.sharing.lonely_since.set(None);
+    }
+
+    async fn share_patiently(&self, cx: &Cx) {
+        while let Err(e) = self.share(cx, self.is_shared()).await {
+            tracing::warn!("what is open here could not be told yet: {e}");
+            if !self.0.link.is_open() {
+                return;
+            }
+            cx.sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Has meta hold what this client has open or may have written; with `all`, meta hears that
+    /// there is nothing else.
+    async fn share(&self, cx: &Cx, all: bool) -> Result<(), FsError> {
+        let session = self.0.link.session();
+        let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
+        let mut holds: Vec<(InodeId, bool)> = Vec::new();
+        for file in &files {
+            let core = file.core.borrow();
+            let write = core.hold.is_some_and(|h| h.write);
+            let held = core.hold.is_some_and(|h| self.0.link.is_own(h.session));
+            if !held && (core.is_open() || core.is_busy()) && (all || write) {
+                holds.push((core.inode(), write));
+            }
+        }
+        let mut pages: Vec<&[(InodeId, bool)]> = holds.chunks(HOLDS_MAX).collect();
+        if pages.is_empty() {
+            pages.push(&[]);
+        }
+        let last = pages.len() - 1;
+        for (i, page) in pages.into_iter().enumerate() {
+            let changing = self.changing(page.iter().map(|(inode, _)| *inode).collect());
+            let (holds, all) = (page.to_vec(), all && i == last);
+            let op = self.0.link.op();
+            let message = ShareOpens { session, holds, all, op };
+            let gone: Vec<InodeId> = self.0.link.meta(cx, message).await?;
+            for (inode, write) in page {
+                let Some(file) = self.file(*inode) else { continue };
+                let mut core = file.core.borrow_mut();
+                if gone.contains(inode) {
+                    core.lose();
+                    core.hold = None;
+                } else {
+                    core.hold = Some(Hold { session, write: *write });
+                }
+            }
+            drop(changing);
+        }
+        Ok(())
+    }
+}

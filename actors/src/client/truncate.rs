@@ -1,0 +1,146 @@
+//! Setting attributes, and lengths above all.
+//!
+//! A truncation (1) removes the chunks behind the new end, (2) sets the length at meta, which
+//! refuses if anybody has written or cut since the file was looked at: then it begins again. So
+//! nothing that was acknowledged between the two stays behind the end, to appear when the file grows
+//! again. Bytes behind the end are always somebody's who has not reported them yet, so a file that
+//! is extended loses nothing.
+
+use std::rc::Rc;
+
+use t3fs_runtime::{Bulk, Cx, join_all};
+
+use super::data::chunk_size;
+use super::file::File;
+use super::link::layout_chains;
+use super::{Attr, Client, FsError, SetAttrs};
+use crate::proto::ids::{ChunkId, InodeId};
+use crate::proto::meta::{Changed, GetAttr, Layout, SeenContent, SetAttr, SetLength};
+use crate::proto::storage::UpdateKind;
+
+/// Times that others may change the content under a truncation.
+const ATTEMPTS: u32 = 50;
+
+impl Client {
+    pub async fn setattr(&self, cx: &Cx, inode: InodeId, s: SetAttrs) -> Result<Attr, FsError> {
+        if let Some(length) = s.length {
+            return self.truncate(cx, inode, &s, length).await;
+        }
+        // Times set by hand must not be overtaken by those of buffered writes.
+        if s.mtime.is_some()
+            && let Some(file) = self.file(inode)
+        {
+            self.flush_all(cx, &file).await?;
+        }
+        let message = self.message(inode, &s, None);
+        let changed: Changed = self.0.link.meta(cx, message).await?;
+        self.changed(cx, &changed);
+        Ok(self.with_mine(changed.attr))
+    }
+
+    fn message(&self, inode: InodeId, s: &SetAttrs, length: Option<SetLength>) -> SetAttr {
+        SetAttr {
+            inode,
+            mode: s.mode,
+            uid: s.uid,
+            gid: s.gid,
+            atime: s.atime,
+            mtime: s.mtime,
+            ctime: s.ctime,
+            length,
+            op: self.0.link.op(),
+        }
+    }
+
+    async fn truncate(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        s: &SetAttrs,
+        length: u64,
+    ) -> Result<Attr, FsError> {
+        let file = self.load(cx, inode).await?;
+        let _alone = file.gate.alone(cx).await?;
+        let (size, layout) = {
+            let core = file.core.borrow();
+            let a = core.known();
+            (chunk_size(a)?, a.layout.clone().expect("files have a layout"))
+        };
+        if length > u64::from(size) * u64::from(u32::MAX) {
+            return Err(FsError::FileTooLarge);
+        }
+        self.cut_buffers(&file, length, size);
+        self.push_all(cx, &file).await?;
+        for _ in 0..ATTEMPTS {
+            // What this client has stored counts, or meta would keep a shorter file than it has.
+            if file.core.borrow().length_unreported() {
+                self.report(cx, &file, false).await?;
+            }
+            let seen = SeenContent::of(file.core.borrow().known());
+            if length < seen.length {
+                self.cut_chunks(cx, inode, &layout, length).await?;
+            }
+            let message = self.message(inode, s, Some(SetLength { length, seen }));
+            match self.0.link.meta(cx, message).await {
+                Ok(changed) => {
+                    let changed: Changed = changed;
+                    self.changed(cx, &changed);
+                    let mut core = file.core.borrow_mut();
+                    core.cut(changed.attr);
+                    return Ok(core.attr());
+                }
+                Err(FsError::Changed) => {
+                    let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+                    file.core.borrow_mut().look(attr);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Err(FsError::Unavailable("others change the file again and again".into()))
+    }
+
+    /// Drops what is buffered behind the new end.
+    fn cut_buffers(&self, file: &Rc<File>, length: u64, size: u32) {
+        let indexes: Vec<u32> = file.core.borrow().chunks.keys().copied().collect();
+        for i in indexes {
+            let keep = length.saturating_sub(u64::from(i) * u64::from(size)).min(size.into());
+            let dropped = {
+                let mut core = file.core.borrow_mut();
+                let Some(c) = core.chunks.get_mut(&i) else { continue };
+                let dropped = c.cut(keep as u32);
+                if c.is_clean() {
+                    core.chunks.remove(&i);
+                }
+                dropped
+            };
+            self.leave_room(file, i, dropped);
+        }
+    }
+
+    /// Removes everything behind `length` from storage.
+    async fn cut_chunks(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        layout: &Layout,
+        length: u64,
+    ) -> Result<(), FsError> {
+        let link = &self.0.link;
+        let size = u64::from(layout.chunk_size);
+        let (last, rest) = ((length / size) as u32, (length % size) as u32);
+        if rest > 0 {
+            let chunk = ChunkId { inode, index: last };
+            let chain = link.chain_of(layout, last)?;
+            let found = link.read(cx, chain, chunk, rest, 1).await?;
+            if found.is_some_and(|d| d.chunk_len > rest) {
+                let kind = UpdateKind::Truncate { len: rest };
+                let request = link.request();
+                link.update(cx, chain, chunk, kind, Bulk::default(), request).await?;
+            }
+        }
+        let from = last + u32::from(rest > 0);
+        let chains = layout_chains(&link.routing(), layout);
+        let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from, link.request()));
+        join_all(removals).await.into_iter().collect()
+    }
+}

@@ -1,0 +1,268 @@
+//! Which operation answers which message.
+
+use t3fs_runtime::{Cx, Handle, Me};
+
+use super::garbage::News;
+use super::kv::client::Txn;
+use super::kv::{KvError, Version};
+use super::ops::create::NewInode;
+use super::ops::{attr, create, lookup, opens, readdir, remove, rename};
+use super::schema::*;
+use super::{Meta, fresh_routing, garbage, inode_id, layout, look, now_ns, once, run};
+use crate::planted::PlantedBug;
+use crate::proto::ids::{InodeId, SessionId};
+use crate::proto::kv::{Barrier, Durability};
+use crate::proto::meta::*;
+
+fn changed((attr, stamp): (Attr, Stamp)) -> Changed {
+    Changed { attr, stamp }
+}
+
+fn gone((gone, stamp): (Gone, Stamp)) -> Gone {
+    Gone { stamp, ..gone }
+}
+
+fn planted(me: &Me<Meta>) -> Option<PlantedBug> {
+    me.with(|m| m.planted_bug)
+}
+
+async fn make(
+    me: &Me<Meta>,
+    cx: &Cx,
+    entry: &NewEntry,
+    kind: FileType,
+    target: Vec<u8>,
+    hold: Option<SessionId>,
+) -> Result<Changed, MetaError> {
+    let layout = match kind {
+        FileType::File => Some(layout(me, cx).await?),
+        _ => None,
+    };
+    let new = NewInode { inode: inode_id(me, cx).await?, kind, layout, target };
+    let now_ns = now_ns(cx);
+    let body = async |txn: &mut Txn<'_>| create::create(txn, entry, &new, hold, now_ns).await;
+    once(me, cx, entry.op, body).await.map(changed)
+}
+
+/// Has what an operation left without a name collected.
+fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
+    if let Some(r) = &gone.removed
+        && r.nlink == 0
+        && r.kind != FileType::Directory
+    {
+        garbage::kick(me, cx, News::File(r.inode));
+    }
+}
+
+impl Handle<Lookup> for Meta {
+    async fn handle(me: &Me<Self>, m: Lookup, cx: &Cx) -> Result<Attr, MetaError> {
+        look(me, cx, async |txn| lookup::lookup(txn, m.parent, &m.name).await).await
+    }
+}
+
+impl Handle<GetAttr> for Meta {
+    async fn handle(me: &Me<Self>, m: GetAttr, cx: &Cx) -> Result<Attr, MetaError> {
+        look(me, cx, async |txn| lookup::get_attr(txn, m.inode).await).await
+    }
+}
+
+impl Handle<ReadLink> for Meta {
+    async fn handle(me: &Me<Self>, m: ReadLink, cx: &Cx) -> Result<Vec<u8>, MetaError> {
+        look(me, cx, async |txn| lookup::read_link(txn, m.inode).await).await
+    }
+}
+
+impl Handle<ReadDir> for Meta {
+    async fn handle(me: &Me<Self>, m: ReadDir, cx: &Cx) -> Result<DirPage, MetaError> {
+        look(me, cx, async |txn| readdir::read_dir(txn, &m).await).await
+    }
+}
+
+impl Handle<CountInodes> for Meta {
+    async fn handle(me: &Me<Self>, _: CountInodes, cx: &Cx) -> Result<u64, MetaError> {
+        look(me, cx, async |txn| {
+            let [count] = txn.fetch([&count_key()]).await?;
+            Ok(counter(count.as_ref()))
+        })
+        .await
+    }
+}
+
+impl Handle<SetAttr> for Meta {
+    async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Changed, MetaError> {
+        let (now_ns, bug) = (now_ns(cx), planted(me));
+        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, bug).await;
+        once(me, cx, m.op, body).await.map(changed)
+    }
+}
+
+impl Handle<ReportWrite> for Meta {
+    async fn handle(me: &Me<Self>, m: ReportWrite, cx: &Cx) -> Result<Reported, MetaError> {
+        let durability = if m.durable { Durability::Now } else { Durability::Soon };
+        let (now_ns, bug) = (now_ns(cx), planted(me));
+        let body = async |txn: &mut Txn<'_>| attr::report_write(txn, &m, now_ns, bug).await;
+        let (mut reported, stamp) = run(me, cx, durability, body).await?;
+        if let Reported::Taken(taken) = &mut reported {
+            taken.stamp = stamp;
+        }
+        Ok(reported)
+    }
+}
+
+impl Handle<Append> for Meta {
+    async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
+        let (now_ns, bug) = (now_ns(cx), planted(me));
+        let body = async |txn: &mut Txn<'_>| attr::append(txn, &m, now_ns, bug).await;
+        let (mut appended, stamp) = once(me, cx, m.op, body).await?;
+        if let Appended::At { changed, .. } = &mut appended {
+            changed.stamp = stamp;
+        }
+        Ok(appended)
+    }
+}
+
+impl Handle<OpenFile> for Meta {
+    async fn handle(me: &Me<Self>, m: OpenFile, cx: &Cx) -> Result<Attr, MetaError> {
+        let (now_ns, bug) = (now_ns(cx), planted(me));
+        let body = async |txn: &mut Txn<'_>| opens::open(txn, &m, now_ns, bug).await;
+        match m.hold {
+            Some(_) => Ok(once(me, cx, m.op, body).await?.0),
+            None => look(me, cx, body).await,
+        }
+    }
+}
+
+impl Handle<DropHolds> for Meta {
+    async fn handle(me: &Me<Self>, m: DropHolds, cx: &Cx) -> Result<(), MetaError> {
+        check_holds(m.inodes.len())?;
+        once(me, cx, m.op, async |txn| opens::drop_holds(txn, &m).await).await?;
+        // A name that goes after this look goes without the holds.
+        let keys: Vec<_> = m.inodes.iter().map(|inode| garbage_key(*inode)).collect();
+        let garbage = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
+        for (inode, _) in m.inodes.iter().zip(garbage).filter(|(_, garbage)| garbage.is_some()) {
+            garbage::kick(me, cx, News::File(*inode));
+        }
+        Ok(())
+    }
+}
+
+fn check_holds(count: usize) -> Result<(), MetaError> {
+    if count > HOLDS_MAX {
+        return Err(MetaError::InvalidArgument(format!("more than {HOLDS_MAX} holds at a time")));
+    }
+    Ok(())
+}
+
+impl Handle<ShareOpens> for Meta {
+    async fn handle(me: &Me<Self>, m: ShareOpens, cx: &Cx) -> Result<Vec<InodeId>, MetaError> {
+        check_holds(m.holds.len())?;
+        let now_ns = now_ns(cx);
+        let gone = once(me, cx, m.op, async |txn| opens::share(txn, &m, now_ns).await).await?.0;
+        // Content may have waited for this session to say what it has open.
+        garbage::kick(me, cx, News::Any);
+        Ok(gone)
+    }
+}
+
+impl Handle<KeepOpens> for Meta {
+    async fn handle(me: &Me<Self>, m: KeepOpens, cx: &Cx) -> Result<(), MetaError> {
+        // A record that comes back after a crash would speak for opens that nobody sees.
+        run(me, cx, Durability::Now, async |txn| {
+            txn.clear(shares_key(m.session));
+            Ok(())
+        })
+        .await
+        .map(drop)
+    }
+}
+
+impl Handle<ListKeepers> for Meta {
+    async fn handle(me: &Me<Self>, _: ListKeepers, cx: &Cx) -> Result<Vec<SessionId>, MetaError> {
+        fresh_routing(me, cx).await?;
+        let sessions = me.with(|m| m.place.routing.sessions.clone());
+        let keys: Vec<_> = sessions.iter().map(|session| shares_key(*session)).collect();
+        let shares = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
+        let keepers = sessions.into_iter().zip(shares).filter(|(_, shares)| shares.is_none());
+        Ok(keepers.map(|(session, _)| session).collect())
+    }
+}
+
+impl Handle<CreateFile> for Meta {
+    async fn handle(me: &Me<Self>, m: CreateFile, cx: &Cx) -> Result<Changed, MetaError> {
+        match m.kind {
+            FileType::File | FileType::Special { .. } => {
+                make(me, cx, &m.entry, m.kind, Vec::new(), m.hold).await
+            }
+            FileType::Directory | FileType::Symlink => {
+                Err(MetaError::InvalidArgument("not a kind of file to create".into()))
+            }
+        }
+    }
+}
+
+impl Handle<MakeDir> for Meta {
+    async fn handle(me: &Me<Self>, m: MakeDir, cx: &Cx) -> Result<Changed, MetaError> {
+        make(me, cx, &m.entry, FileType::Directory, Vec::new(), None).await
+    }
+}
+
+impl Handle<MakeSymlink> for Meta {
+    async fn handle(me: &Me<Self>, m: MakeSymlink, cx: &Cx) -> Result<Changed, MetaError> {
+        make(me, cx, &m.entry, FileType::Symlink, m.target, None).await
+    }
+}
+
+impl Handle<MakeLink> for Meta {
+    async fn handle(me: &Me<Self>, m: MakeLink, cx: &Cx) -> Result<Changed, MetaError> {
+        let now_ns = now_ns(cx);
+        once(me, cx, m.op, async |txn| create::link(txn, &m, now_ns).await).await.map(changed)
+    }
+}
+
+impl Handle<Unlink> for Meta {
+    async fn handle(me: &Me<Self>, m: Unlink, cx: &Cx) -> Result<Gone, MetaError> {
+        let now_ns = now_ns(cx);
+        let gone = once(me, cx, m.op, async |txn| remove::unlink(txn, &m, now_ns).await)
+            .await
+            .map(gone)?;
+        collect(me, cx, &gone);
+        Ok(gone)
+    }
+}
+
+impl Handle<RemoveDir> for Meta {
+    async fn handle(me: &Me<Self>, m: RemoveDir, cx: &Cx) -> Result<Gone, MetaError> {
+        let now_ns = now_ns(cx);
+        once(me, cx, m.op, async |txn| remove::remove_dir(txn, &m, now_ns).await).await.map(gone)
+    }
+}
+
+impl Handle<Rename> for Meta {
+    async fn handle(me: &Me<Self>, m: Rename, cx: &Cx) -> Result<Gone, MetaError> {
+        let now_ns = now_ns(cx);
+        let gone = once(me, cx, m.op, async |txn| rename::rename(txn, &m, now_ns).await)
+            .await
+            .map(gone)?;
+        collect(me, cx, &gone);
+        Ok(gone)
+    }
+}
+
+impl Handle<SyncMeta> for Meta {
+    async fn handle(me: &Me<Self>, m: SyncMeta, cx: &Cx) -> Result<(), MetaError> {
+        let failed = |why: String| MetaError::Unavailable(format!("the metadata store: {why}"));
+        let barrier = Barrier { version: Version(m.stamp.0) };
+        match cx.ask(me.with(|m| m.kv), barrier).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(KvError::Lost)) => Err(MetaError::Lost),
+            Ok(Err(e)) => Err(failed(e.to_string())),
+            Err(e) => Err(failed(e.to_string())),
+        }
+    }
+}
+
+impl Handle<CollectGarbage> for Meta {
+    async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) {
+        garbage::kick(me, cx, News::Any);
+    }
+}

@@ -1,0 +1,95 @@
+//! Who has files open: holds of sessions, and which sessions make them.
+//!
+//! A hold on a file depends on its inode, which the removal of its last name writes. So either the
+//! hold comes first, and whoever removes content finds it, or the name is gone first, and the open
+//! is refused.
+
+use super::*;
+use crate::proto::meta::{DropHolds, OpenFile, ShareOpens};
+
+/// Opens a file. With a hold that is there already nothing is written.
+pub async fn open(
+    txn: &mut Txn<'_>,
+    m: &OpenFile,
+    now_ns: i64,
+    bug: Option<PlantedBug>,
+) -> Done<Attr> {
+    let Some(session) = m.hold.filter(|_| bug != Some(PlantedBug::OpenWithoutHold)) else {
+        let attr = lookup::get_attr(txn, m.inode).await?;
+        return if attr.nlink == 0 { Err(MetaError::Stale.into()) } else { Ok(attr) };
+    };
+    let (key, hold_key) = (inode_key(m.inode), hold_key(m.inode, session));
+    let [found, held, recent] = txn.read([&key, &hold_key, &recent_key(m.op)]).await?;
+    if let Some(attr) = answered_attr(m.op, recent.as_ref())? {
+        return Ok(attr);
+    }
+    let inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
+    if inode.attr.kind != FileType::File {
+        return lookup::get_attr(txn, m.inode).await;
+    }
+    let held = held.map(|held| HoldV1::open(m.inode, &held)).transpose()?;
+    if inode.attr.nlink == 0 && held.is_none() {
+        return Err(MetaError::Stale.into());
+    }
+    if hold(txn, hold_key, held, m.write, now_ns) {
+        keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
+    }
+    Ok(inode.attr)
+}
+
+/// Makes a hold, or one for reading a hold for writing; whether there was anything to do.
+fn hold(txn: &mut Txn<'_>, key: Bytes, held: Option<HoldV1>, write: bool, now_ns: i64) -> bool {
+    let HoldV1 { write: writes, since_ns } = match held {
+        Some(held) if held.write || !write => return false,
+        Some(held) => held,
+        None => HoldV1 { write, since_ns: now_ns },
+    };
+    txn.set(key, HoldV1 { write: writes || write, since_ns }.seal());
+    true
+}
+
+/// Clears holds. A duplicate that comes late clears nothing that was made since.
+pub async fn drop_holds(txn: &mut Txn<'_>, m: &DropHolds) -> Done<()> {
+    let [recent] = txn.read([&recent_key(m.op)]).await?;
+    if answered_gone(m.op, recent.as_ref())?.is_some() {
+        return Ok(());
+    }
+    for inode in &m.inodes {
+        txn.clear(hold_key(*inode, m.session));
+    }
+    keep_answer(txn, m.op, &Answer::Gone(Gone::default()));
+    Ok(())
+}
+
+/// Holds for what a session has open, whether or not it still has a name: nothing that a session
+/// keeps to itself is removed. Gives what is gone all the same.
+pub async fn share(txn: &mut Txn<'_>, m: &ShareOpens, now_ns: i64) -> Done<Vec<InodeId>> {
+    let ShareOpens { session, holds, all, op } = m;
+    let session = *session;
+    let [recent] = txn.read([&recent_key(*op)]).await?;
+    if answered_gone(*op, recent.as_ref())?.is_some() {
+        // Nobody waits for a duplicate but one that lost the answer, and that asks about the files
+        // that are gone when it uses them.
+        return Ok(Vec::new());
+    }
+    let keys = |(inode, _): &(InodeId, bool)| [inode_key(*inode), hold_key(*inode, session)];
+    let keys: Vec<Bytes> = holds.iter().flat_map(keys).collect();
+    let stored = txn.fetch_all(keys.clone()).await?;
+    for key in &keys {
+        txn.depend(key);
+    }
+    let mut gone = Vec::new();
+    for ((inode, write), stored) in holds.iter().zip(stored.chunks(2)) {
+        if stored[0].is_none() {
+            gone.push(*inode);
+            continue;
+        }
+        let held = stored[1].as_deref().map(|held| HoldV1::open(*inode, held)).transpose()?;
+        hold(txn, hold_key(*inode, session), held, *write, now_ns);
+    }
+    if *all {
+        txn.set(shares_key(session), seal_shares(now_ns));
+    }
+    keep_answer(txn, *op, &Answer::Gone(Gone::default()));
+    Ok(gone)
+}

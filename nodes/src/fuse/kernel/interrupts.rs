@@ -1,0 +1,104 @@
+//! FUSE_INTERRUPT: a signal has come for a thread that waits for an answer.
+//!
+//! The kernel tells of a signal once for each request, whatever the signal is, and then waits for
+//! the answer; only an answer lets even a killed process go. What the signal means is found out
+//! here, by one thread that sleeps while nothing is interrupted: [`super::fatal`] has the rules. A
+//! call that ends early is answered EINTR. What was begun on a shard goes on, and its answer is
+//! swallowed ([`super::channel::Channel::answer`] says so to the one who gives it).
+//!
+//! What the kernel does by itself (Linux 6.18, fs/fuse/dev.c and file.c):
+//! - A request that nobody has read yet is taken back when its caller is killed, unless it is
+//!   forced. RELEASE and read-ahead are sent in the background: nobody waits, nothing is interrupted.
+//! - FLUSH is forced: a caller waits until it is answered. Yet close(2) is interrupted as any other
+//!   call is, so an answer of EINTR ends it. A process that exits with files open does not wait for
+//!   their FLUSH since Linux 6.2 (`fuse_flush` leaves it to a kernel thread). Before, it does, and
+//!   the signal that ended it is still in its pending set, so that it counts as dying here.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::channel::Channel;
+use super::fatal;
+use super::inflight::{Entry, Marks};
+use super::types::Errno;
+
+#[derive(Default)]
+struct State {
+    marks: Marks,
+    ended: bool,
+}
+
+/// The interrupted requests of a mount.
+#[derive(Default)]
+pub struct Interrupts {
+    state: Mutex<State>,
+    changed: Condvar,
+    any_ending: AtomicBool,
+}
+
+impl Interrupts {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn interrupted(&self, request: &Entry) {
+        self.lock().marks.interrupted(request, Instant::now());
+        self.changed.notify_one();
+    }
+
+    /// Whether [`Interrupts::closing`] wants to know. One load on the way of each FLUSH.
+    pub fn any_ending(&self) -> bool {
+        self.any_ending.load(Ordering::Relaxed)
+    }
+
+    pub fn closing(&self, request: &Entry) {
+        let mut state = self.lock();
+        state.marks.closing(request, Instant::now());
+        self.any_ending.store(state.marks.any_ending(), Ordering::Relaxed);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Lets [`watch`] return.
+    pub fn end(&self) {
+        self.lock().ended = true;
+        self.changed.notify_one();
+    }
+}
+
+/// Ends the calls of threads that die, until the mount ends.
+pub fn watch(channel: &Channel) {
+    let interrupts = channel.interrupts();
+    let mut state = interrupts.lock();
+    while !state.ended {
+        let now = Instant::now();
+        let Some(look) = state.marks.next_look() else {
+            let woken = interrupts.changed.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+            continue;
+        };
+        if look > now {
+            let woken = interrupts.changed.wait_timeout(state, look - now);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+            continue;
+        }
+        let due = state.marks.due(now);
+        drop(state);
+        let looks = due.into_iter().map(|(unique, thread)| {
+            let waits = channel.in_flight().get(unique).is_some();
+            (unique, waits.then(|| fatal::fate(thread)))
+        });
+        let looks: Vec<_> = looks.collect();
+        state = interrupts.lock();
+        let ended =
+            looks.into_iter().filter(|(unique, fate)| state.marks.looked(*unique, *fate, now));
+        let ended: Vec<u64> = ended.map(|(unique, _)| unique).collect();
+        interrupts.any_ending.store(state.marks.any_ending(), Ordering::Relaxed);
+        drop(state);
+        for unique in ended {
+            channel.answer(unique, -Errno::EINTR.0, &[]);
+        }
+        state = interrupts.lock();
+    }
+}

@@ -1,0 +1,131 @@
+//! Many chunks of one file at once, for the check `chain`: written in one burst that nobody tries
+//! again while the head is cut off from the next replica and then goes down, so that many pending
+//! updates wait for the head's return; and removed in small bites at the end.
+
+use core::time::Duration;
+
+use t3fs_actors::client::Link;
+use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId};
+use t3fs_actors::proto::storage::{
+    FileExtents, ListInodes, RemoveChunks, StorageError, UpdateKind,
+};
+use t3fs_actors::storage::Storage;
+use t3fs_runtime::{Addr, Bulk, Cx, NodeId, join_all};
+
+use crate::rng::Rng;
+use crate::world::{Crash, Sim};
+
+/// The file that the burst writes.
+const BURST: InodeId = InodeId(10);
+const WIDTH: u32 = 40;
+/// The file that is written and removed when all is well.
+const LAST: InodeId = InodeId(11);
+const LAST_CHUNKS: u32 = 8;
+/// Chunks removed at a time.
+const BITE: u32 = 3;
+
+async fn write(cx: &Cx, link: &Link, chain: ChainId, chunk: ChunkId, len: usize) -> bool {
+    let data = Bulk::from(vec![chunk.index as u8 + 1; len]);
+    let kind = UpdateKind::Write { offset: 0 };
+    link.update(cx, chain, chunk, kind, data, link.request()).await.is_ok()
+}
+
+/// Cuts the head off from the next replica, writes many chunks there with little patience, and lets
+/// it go down and come back.
+pub(super) async fn burst(
+    cx: Cx,
+    sim: Sim,
+    link: Link,
+    rng: Rng,
+    chain: ChainId,
+    head: [NodeId; 2],
+) {
+    cx.sleep(Duration::from_millis(500 + rng.below(5_000))).await;
+    sim.part(&[head[0]], &[head[1]]);
+    let hasty = cx.within(Duration::from_millis(200));
+    let chunks = (0..WIDTH).map(|index| ChunkId { inode: BURST, index });
+    join_all(chunks.map(|c| write(&hasty, &link, chain, c, 600))).await;
+    let how = if rng.coin() { Crash::Power } else { Crash::Process };
+    sim.crash(head[0], how);
+    let back = sim.now_us() + 1 + rng.below(400_000);
+    sim.at(back, move |sim| sim.restart(head[0]));
+    sim.at(back, |sim| sim.rejoin());
+}
+
+/// When all is well: what was written is told, as it is, by each replica, and what was removed is
+/// gone from all of them.
+pub(super) async fn write_and_remove(cx: &Cx, link: &Link, chain: ChainId) -> Result<(), String> {
+    for index in 0..LAST_CHUNKS {
+        if !write(cx, link, chain, ChunkId { inode: LAST, index }, 100 + index as usize).await {
+            return Err(format!("chunk {index} could not be written in the calm"));
+        }
+    }
+    let want: Vec<(u32, u32)> = (0..LAST_CHUNKS).map(|i| (i, 100 + i)).collect();
+    extents(cx, link, chain, LAST, &want).await?;
+    for inode in [BURST, LAST] {
+        remove(cx, link, chain, inode).await?;
+        extents(cx, link, chain, inode, &[]).await?;
+    }
+    Ok(())
+}
+
+async fn remove(cx: &Cx, link: &Link, chain: ChainId, inode: InodeId) -> Result<(), String> {
+    let request = link.request();
+    for _ in 0..100 {
+        let routing = link.routing();
+        let chain = routing.chain(chain).ok_or("the chain is gone")?;
+        let head = chain.targets[0].addr.ok_or("the head is nowhere")?;
+        let (inodes, chain_version) = (vec![inode], chain.version);
+        let m = RemoveChunks { inodes, chain_version, from: 0, limit: BITE, request };
+        match cx.ask(Addr::<Storage>::from_raw(head), m).await {
+            Ok(Ok(r)) if r.left.is_empty() => return Ok(()),
+            Ok(Ok(_)) => {}
+            _ => cx.sleep(Duration::from_millis(100)).await,
+        }
+    }
+    Err(format!("inode {inode} is never removed"))
+}
+
+/// Whether every replica says that the file has just these chunks.
+async fn extents(
+    cx: &Cx,
+    link: &Link,
+    chain: ChainId,
+    inode: InodeId,
+    want: &[(u32, u32)],
+) -> Result<(), String> {
+    let routing = link.routing();
+    let chain = routing.chain(chain).ok_or("the chain is gone")?;
+    for t in &chain.targets {
+        let target = Addr::<Storage>::from_raw(t.addr.ok_or("a replica is nowhere")?);
+        let m = FileExtents { inode, chain_version: chain.version, from: 0, limit: 100 };
+        let told = patient(cx, async || cx.ask(target, m).await.ok()).await?;
+        let stored = want.iter().map(|c| u64::from(c.1)).sum::<u64>();
+        if (&told.chunks[..], told.stored, told.last) != (want, stored, want.last().copied()) {
+            return Err(format!("target {} has {told:?} of inode {inode}, not {want:?}", t.target));
+        }
+        let m = ListInodes { from: InodeId(0), limit: 100 };
+        let listed = patient(cx, async || cx.ask(target, m).await.ok()).await?;
+        if listed.contains(&inode) == want.is_empty() {
+            return Err(format!("target {} lists {listed:?}, inode {inode} {want:?}", t.target));
+        }
+    }
+    Ok(())
+}
+
+/// Asks until there is an answer.
+async fn patient<T>(
+    cx: &Cx,
+    ask: impl AsyncFn() -> Option<Result<T, StorageError>>,
+) -> Result<T, String> {
+    let mut last = None;
+    for _ in 0..100 {
+        match ask().await {
+            Some(Ok(told)) => return Ok(told),
+            Some(Err(e)) => last = Some(e),
+            None => {}
+        }
+        cx.sleep(Duration::from_millis(100)).await;
+    }
+    Err(format!("no answer in the calm: {last:?}"))
+}

@@ -1,0 +1,170 @@
+//! Who waits for a chunk's lock on a target waits until the deadline of the request, and what is
+//! late does not begin. The target is real; its agent and its successor are toys.
+
+use core::time::Duration;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use t3fs_actors::agent::Agent;
+use t3fs_actors::proto::agent::GetRouting;
+use t3fs_actors::proto::ids::{
+    ChainId, ChainVersion, ChunkId, RequestId, RoutingVersion, SessionId, TargetId,
+};
+use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::storage::{LeaseHeld, StorageError, UpdateChunk, UpdateKind, Updated};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
+use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
+use t3fs_runtime::{
+    Actor, Addr, AskError, Bulk, Cx, DiskId, Handle, Me, NodeId, RawAddr, join_all, protocol,
+};
+use t3fs_sim::{Boot, NodeSpec, World};
+
+/// The toys, and who asks.
+const TOYS: NodeId = NodeId(1);
+const STORE: NodeId = NodeId(2);
+const CHAIN: ChainId = ChainId(1);
+
+fn addr(node: NodeId, slot: u16) -> RawAddr {
+    RawAddr { node, shard: 0, slot, epoch: RawAddr::ANY_EPOCH }
+}
+
+struct ToyAgent;
+
+protocol! { ToyAgent as ToyAgentMsg = 0x0600 {
+    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
+} }
+
+impl Actor for ToyAgent {
+    type Msg = ToyAgentMsg;
+}
+
+impl Handle<GetRouting> for ToyAgent {
+    async fn handle(_: &Me<Self>, _: GetRouting, _: &Cx) -> Option<Routing> {
+        let target = |id, addr: RawAddr| ChainTarget {
+            target: TargetId(id),
+            node: addr.node,
+            addr: Some(addr),
+            state: TargetState::Serving,
+        };
+        let targets = vec![target(1, addr(STORE, 0)), target(2, addr(TOYS, 1))];
+        let chains = vec![Chain { id: CHAIN, version: ChainVersion(1), targets }];
+        Some(Routing { version: RoutingVersion(1), chains, ..Routing::default() })
+    }
+}
+
+/// Has no space, until it has.
+struct ToyTarget {
+    full: Rc<Cell<bool>>,
+    asked: Rc<Cell<u32>>,
+}
+
+protocol! { ToyTarget as ToyTargetMsg = 0x0300 {
+    1 v 2 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
+} }
+
+impl Actor for ToyTarget {
+    type Msg = ToyTargetMsg;
+}
+
+impl Handle<UpdateChunk> for ToyTarget {
+    async fn handle(me: &Me<Self>, m: UpdateChunk, _: &Cx) -> Result<Updated, StorageError> {
+        me.with(|s| s.asked.set(s.asked.get() + 1));
+        if me.with(|s| s.full.get()) {
+            return Err(StorageError::NoSpace);
+        }
+        Ok(Updated { version: m.version.expect("a predecessor names it"), len: 0, checksum: 0 })
+    }
+}
+
+async fn start_target(cx: Cx) -> Engine {
+    let (disk, target) = (DiskId(0), TargetId(1));
+    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
+    let config = EngineConfig { reserve_bytes: 0, ..EngineConfig::default() };
+    let engine = Engine::create(&cx, disk, "target", &identity, config).await.unwrap();
+    let config = StorageConfig {
+        engine: engine.clone(),
+        target,
+        chain: CHAIN,
+        agent: Addr::<Agent>::from_raw(addr(TOYS, 0)),
+        disk,
+        resync_page: RESYNC_PAGE,
+        planted_bug: None,
+        watch: None,
+    };
+    Storage::start(&cx, config);
+    engine
+}
+
+async fn write(cx: &Cx, seq: u64) -> Result<Result<Updated, StorageError>, AskError> {
+    let u = UpdateChunk {
+        chunk: ChunkId::default(),
+        chain_version: ChainVersion(1),
+        kind: UpdateKind::Write { offset: 0 },
+        data: Bulk::from(vec![seq as u8; 100]),
+        request: RequestId { session: SessionId(0), seq },
+        version: None,
+        born: ChainVersion(1),
+        hops: 1,
+    };
+    cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), u).await
+}
+
+/// Goal: behind an update that cannot go on, requests are answered that they are to ask again, at
+/// their deadlines at the latest; none of them runs when the way is free again.
+///
+/// Regression (issue 10): `Locked::take` waited whatever the deadline was, and all of them ran, one
+/// after another, when their senders had long gone.
+#[test]
+fn late_requests_leave_the_line_and_do_not_run() {
+    let world = World::new(1);
+    let (full, asked) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
+    let (f, a) = (Rc::clone(&full), Rc::clone(&asked));
+    world.add_node(NodeSpec::new().boot(move |b: &Boot| {
+        b.cx.start(ToyAgent);
+        b.cx.start(ToyTarget { full: Rc::clone(&f), asked: Rc::clone(&a) });
+    }));
+    let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
+    let e = Rc::clone(&engine);
+    world.add_node(NodeSpec::new().disk(256 << 20).boot(move |b: &Boot| {
+        let (cx, e) = (b.cx.clone(), Rc::clone(&e));
+        b.cx.spawn(async move { *e.borrow_mut() = Some(start_target(cx).await) });
+    }));
+    world.run_until(|| engine.borrow().is_some(), Duration::from_secs(5)).unwrap();
+    let granted = world.block_on(TOYS, |cx| async move {
+        let until_us = cx.now().us() + 3_600_000_000;
+        let m = LeaseHeld { until_us, routing: RoutingVersion(1) };
+        cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await
+    });
+    granted.unwrap().unwrap();
+    world.run_for(Duration::from_secs(1)).unwrap();
+    let engine = engine.borrow().clone().unwrap();
+
+    // The first holds the lock; the others are more than may wait.
+    let said = world.block_on(TOYS, |cx| async move {
+        let first = write(&cx.within(Duration::from_millis(300)), 1).await;
+        let hasty = cx.within(Duration::from_millis(500));
+        let begun = cx.now();
+        let rest = join_all((2..102).map(|seq| write(&hasty, seq))).await;
+        assert!(cx.now().since(begun) < Duration::from_millis(600));
+        (first, rest)
+    });
+    let (first, rest) = said.unwrap();
+    assert!(matches!(first, Err(AskError::Unknown(_))), "{first:?}");
+    let refused = rest.iter().filter(|r| **r == Ok(Err(StorageError::NotReady))).count();
+    assert!(refused >= 36, "64 may wait, so at least 36 are told at once: {refused}");
+    assert!(rest.iter().all(|r| !matches!(r, Ok(Ok(_)))), "{rest:?}");
+    let begun = engine.info(ChunkId::default()).unwrap().pending.unwrap().version;
+
+    full.set(false);
+    world.run_for(Duration::from_secs(5)).unwrap();
+    let info = engine.info(ChunkId::default()).unwrap();
+    assert_eq!(
+        (info.committed.unwrap().version, info.pending),
+        (begun, None),
+        "only the first ran"
+    );
+    assert!(asked.get() > 1, "it was tried again");
+    // Who asks now is served.
+    let now = world.block_on(TOYS, |cx| async move { write(&cx, 200).await }).unwrap();
+    assert_eq!(now.unwrap().unwrap().version.0, begun.0 + 1);
+}
