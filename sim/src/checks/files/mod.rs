@@ -33,7 +33,7 @@ pub(super) const CHECK: Check = Check {
 };
 
 /// Faults end here at the latest; then everything must get done.
-const STORM: Duration = Duration::from_secs(6);
+const STORM: Duration = Duration::from_secs(12);
 /// Longer than any client tries.
 const CALM: Duration = Duration::from_secs(150);
 

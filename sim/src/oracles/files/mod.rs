@@ -370,7 +370,10 @@ impl Files {
 
     /// Everything that has to do with a file, or with the names of an operation.
     fn story(&self, view: &settle::View, file: Option<File>, broken: &Op) -> String {
-        let names = names::names_of(&broken.act);
+        let mut names = names::names_of(&broken.act);
+        if let Act::List { dir } = &broken.act {
+            names.extend(view.names.keys().filter(|n| n.dir == *dir));
+        }
         let about = |op: &Op| match file.is_some() && view.file_of(op) == file {
             true => true,
             false => names::names_of(&op.act).iter().any(|n| names.contains(n)),

@@ -1,6 +1,6 @@
 //! Names: registers that hold a file or nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::settle::View;
 use super::*;
@@ -8,8 +8,10 @@ use super::*;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Holds {
     Nothing,
-    /// The file that this create made; not known to anybody if it was never seen.
-    Made(Option<File>),
+    /// The file that this create made.
+    Made(File),
+    /// The file of a create that nobody heard of: one of the foundlings, or none.
+    Unheard,
     /// What the other name held.
     From(Name),
 }
@@ -32,8 +34,8 @@ enum Want {
     Any,
 }
 
-/// Renames of renames that are followed; beyond that everything is allowed.
-const DEPTH_MAX: u32 = 8;
+/// Renames that were followed for one observation: each explains it at most once.
+type Followed = BTreeSet<(usize, Name)>;
 
 impl NameChange {
     fn before(&self, later: &NameChange) -> bool {
@@ -60,6 +62,15 @@ pub(super) fn names_of(act: &Act) -> Vec<Name> {
     }
 }
 
+/// A create that may have made a file that nobody was told of.
+pub(super) fn is_unheard_create(op: &Op) -> bool {
+    let unknown = match &op.told {
+        None => true,
+        Some((_, told)) => matches!(told, Told::Failed(Failure::Unavailable { .. })),
+    };
+    unknown && matches!(op.act, Act::Create { .. })
+}
+
 /// Every change of every name.
 pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<NameChange>> {
     let mut all: BTreeMap<Name, Vec<NameChange>> = BTreeMap::new();
@@ -76,7 +87,7 @@ pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<Nam
                 let made = view.made.iter().find(|(_, c)| **c == i).map(|(f, _)| *f);
                 let synced = made.and_then(|f| view.created_hard.get(&f).copied());
                 hard = [hard, synced].into_iter().flatten().min();
-                vec![(*name, Holds::Made(made))]
+                vec![(*name, made.map_or(Holds::Unheard, Holds::Made))]
             }
             Act::Unlink { name } => vec![(*name, Holds::Nothing)],
             Act::Rename { from, to, how: Move::Exchange } => {
@@ -116,18 +127,22 @@ impl View {
         change: &NameChange,
         want: Want,
         sight: Sight,
-        depth: u32,
+        followed: &mut Followed,
     ) -> bool {
         match (change.holds, want) {
             (Holds::Nothing, Want::Nothing) => true,
             (Holds::Nothing, _) | (_, Want::Nothing) => false,
-            (Holds::Made(_), Want::Any) => true,
-            (Holds::Made(made), Want::File(file)) => made == Some(file),
+            (Holds::Made(_) | Holds::Unheard, Want::Any) => true,
+            (Holds::Made(made), Want::File(file)) => made == file,
+            (Holds::Unheard, Want::File(file)) => self.foundlings.contains(&file),
             (Holds::From(other), want) => {
+                if !followed.insert((change.op, other)) {
+                    return false;
+                }
                 // What the rename itself saw, whenever between its two ends.
                 let ended = change.ended.unwrap_or(sight.ended);
                 let inner = Sight { begun: change.begun, ended, ..sight };
-                self.explained(files, other, want, inner, change.op, depth + 1).is_ok()
+                self.explained(files, other, want, inner, change.op, followed).is_ok()
             }
         }
     }
@@ -139,27 +154,26 @@ impl View {
         want: Want,
         sight: Sight,
         not: usize,
-        depth: u32,
+        followed: &mut Followed,
     ) -> Result<(), String> {
-        if depth > DEPTH_MAX {
-            return Ok(());
-        }
         let all = self.names.get(&name).map_or(&[][..], Vec::as_slice);
         let begun = || all.iter().filter(|c| c.begun < sight.ended && c.op != not);
         let must = || begun().filter(|c| c.seen(files, &sight));
-        let mut why = match (want, must().last()) {
-            (Want::Nothing, None) => return Ok(()), // as in the beginning
-            (_, Some(c)) => format!("it was changed: {}", files.line(c.op)),
-            (_, None) => "nobody put it there".to_owned(),
-        };
+        let mut after = must().last();
+        if matches!(want, Want::Nothing) && after.is_none() {
+            return Ok(()); // as in the beginning
+        }
         for source in begun() {
-            if let Some(x) = must().find(|x| source.before(x)) {
-                why = format!("it was changed: {}", files.line(x.op));
-            } else if self.holds(files, source, want, sight, depth) {
-                return Ok(());
+            match must().find(|x| source.before(x)) {
+                Some(x) => after = Some(x),
+                None if self.holds(files, source, want, sight, followed) => return Ok(()),
+                None => {}
             }
         }
-        Err(why)
+        Err(match after {
+            Some(x) => format!("it was changed: {}", files.line(x.op)),
+            None => "nobody put it there".to_owned(),
+        })
     }
 
     /// Whether a name may hold this.
@@ -175,7 +189,7 @@ impl View {
             None => (Want::Nothing, "nothing".to_owned()),
             Some(f) => (Want::File(f), format!("file {f:#x}")),
         };
-        let explained = self.explained(files, name, want, sight, not, 0);
+        let explained = self.explained(files, name, want, sight, not, &mut Followed::new());
         explained.map_err(|why| format!("{name:?} holds {what}, {why}"))
     }
 
@@ -186,7 +200,7 @@ impl View {
         sight: Sight,
         not: usize,
     ) -> Result<(), String> {
-        let explained = self.explained(files, name, Want::Any, sight, not, 0);
+        let explained = self.explained(files, name, Want::Any, sight, not, &mut Followed::new());
         explained.map_err(|why| format!("{name:?} holds a file, {why}"))
     }
 
@@ -232,7 +246,9 @@ impl View {
 
     /// Whether a power loss of the store may have taken the file itself.
     pub(super) fn create_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
-        let Some(create) = self.made.get(&file).map(|c| &files.ops[*c]) else { return true };
+        let Some(create) = self.made.get(&file).map(|c| &files.ops[*c]) else {
+            return files.losses.iter().any(|l| *l < sight.ended);
+        };
         let ended = create.told.as_ref().map_or(Stamp::LAST, |t| t.0);
         let until = ended.at_us.saturating_add(SOFT_US);
         let hard = self.created_hard.get(&file).copied();

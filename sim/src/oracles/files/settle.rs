@@ -1,7 +1,7 @@
 //! What the record says of each change: when it was settled, whether it is hard or doubtful. Built
 //! once, in the order in which operations returned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::names::{NameChange, name_changes};
 use super::*;
@@ -44,8 +44,10 @@ pub(super) struct View {
     pub(super) changes: ByFile<Vec<Change>>,
     pub(super) names: BTreeMap<Name, Vec<NameChange>>,
     pub(super) handles: BTreeMap<HandleNo, Handle>,
-    /// When each file was made, and when that became hard. A crash may hide who made one.
+    /// The create of each file, and when that became hard.
     pub(super) made: ByFile<usize>,
+    /// Files that were seen, and were made by creates that nobody heard of.
+    pub(super) foundlings: BTreeSet<File>,
     pub(super) created_hard: ByFile<Stamp>,
 }
 
@@ -54,12 +56,13 @@ type Open = BTreeMap<(Life, File), Vec<usize>>;
 
 impl View {
     pub(super) fn build(files: &Files) -> Result<View, String> {
-        let made = who_made(files)?;
+        let (made, foundlings) = who_made(files)?;
         let mut view = View {
             changes: BTreeMap::new(),
             names: BTreeMap::new(),
             handles: BTreeMap::new(),
             made,
+            foundlings,
             created_hard: BTreeMap::new(),
         };
         let mut place = BTreeMap::new();
@@ -231,49 +234,33 @@ fn change(i: usize, op: &Op) -> Option<(File, Change)> {
     Some((file, change))
 }
 
-/// Which create made each file. One whose answer nobody heard is known by its name when somebody
-/// finds the file there, or else anywhere.
-fn who_made(files: &Files) -> Result<ByFile<usize>, String> {
-    let mut made = BTreeMap::new();
-    let mut unheard = Vec::new();
+/// Which create made each file, and the files that somebody saw whose create nobody heard of.
+fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
+    let (mut made, mut foundlings) = (BTreeMap::new(), BTreeSet::new());
     for (i, op) in files.ops.iter().enumerate() {
-        match (&op.act, &op.told) {
-            (Act::Create { .. }, Some((_, Told::File { file, .. }))) => {
-                if let Some(other) = made.insert(*file, i) {
-                    let both = format!("{}\n  {}", files.line(other), files.line(i));
-                    return Err(format!("two creates made one file:\n  {both}"));
-                }
-            }
-            (
-                Act::Create { name, .. },
-                None | Some((_, Told::Failed(Failure::Unavailable { .. }))),
-            ) => {
-                unheard.push((*name, i));
-            }
-            _ => {}
+        if let (Act::Create { .. }, Some((_, Told::File { file, .. }))) = (&op.act, &op.told)
+            && let Some(other) = made.insert(*file, i)
+        {
+            let both = format!("{}\n  {}", files.line(other), files.line(i));
+            return Err(format!("two creates made one file:\n  {both}"));
         }
     }
     for (i, op) in files.ops.iter().enumerate() {
-        let Some((at, told)) = &op.told else { continue };
-        let seen: Vec<(Option<Name>, File)> = match (&op.act, told) {
-            (Act::Open { name, .. } | Act::Look { name }, Told::File { file, .. }) => {
-                vec![(Some(*name), *file)]
-            }
-            (_, Told::Entries(all)) => all.iter().map(|e| (Some(e.name), e.file)).collect(),
+        let seen: Vec<File> = match &op.told {
+            Some((_, Told::File { file, .. })) => vec![*file],
+            Some((_, Told::Entries(all))) => all.iter().map(|e| e.file).collect(),
             _ => continue,
         };
-        for (name, file) in seen {
-            if made.contains_key(&file) {
-                continue;
+        for file in seen {
+            if !made.contains_key(&file) {
+                foundlings.insert(file);
             }
-            let could = |(_, c): &&(Name, usize)| files.ops[*c].begun < *at;
-            let same = unheard.iter().filter(could).find(|(n, _)| Some(*n) == name);
-            let Some((_, create)) = same.or_else(|| unheard.iter().find(could)).copied() else {
-                return Err(format!("nobody made file {file:#x}: {}", files.line(i)));
-            };
-            unheard.retain(|(_, c)| *c != create);
-            made.insert(file, create);
+        }
+        let begun = |o: &&Op| o.begun.order <= op.told.as_ref().map_or(0, |t| t.0.order);
+        let unheard = files.ops.iter().filter(begun).filter(|o| names::is_unheard_create(o));
+        if foundlings.len() > unheard.count() {
+            return Err(format!("nobody made one of {foundlings:x?}: {}", files.line(i)));
         }
     }
-    Ok(made)
+    Ok((made, foundlings))
 }
