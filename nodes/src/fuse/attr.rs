@@ -197,6 +197,10 @@ mod tests {
             ctime_ns: 0,
             length: 0,
             truncations: 0,
+            times_set: 0,
+            changes: 0,
+            sparse: false,
+            birth_ns: 0,
             layout: None,
         }
     }

@@ -19,15 +19,15 @@ async fn open(
     session: SessionId,
     write: bool,
 ) -> Result<Attr, MetaError> {
-    w.ask(OpenFile { inode, hold: Some(session), write }).await
+    w.ask(OpenFile { inode, hold: Some(session), write, op: w.op() }).await
 }
 
 async fn share(w: &World, session: SessionId, holds: &[(InodeId, bool)]) -> Vec<InodeId> {
-    w.ask(ShareOpens { session, holds: holds.to_vec(), all: true }).await.unwrap()
+    w.ask(ShareOpens { session, holds: holds.to_vec(), all: true, op: w.op() }).await.unwrap()
 }
 
 async fn drop_hold(w: &World, inode: InodeId, session: SessionId) {
-    w.ask(DropHolds { session, inodes: vec![inode] }).await.unwrap();
+    w.ask(DropHolds { session, inodes: vec![inode], op: w.op() }).await.unwrap();
 }
 
 async fn stored(w: &World, key: bytes::Bytes) -> Option<bytes::Bytes> {
@@ -56,7 +56,7 @@ fn a_file_opened_with_a_hold_stays_when_another_takes_its_last_name() {
         // Who holds it may open it again, nobody else.
         assert_eq!(open(&w, f, TWO, true).await.unwrap().nlink, 0);
         assert_eq!(open(&w, f, ONE, false).await, Err(MetaError::Stale));
-        let without = OpenFile { inode: f, hold: None, write: false };
+        let without = OpenFile { inode: f, hold: None, write: false, op: w.op() };
         assert_eq!(w.ask(without).await, Err(MetaError::Stale));
         w.check().await;
         drop_hold(&w, f, TWO).await;
@@ -102,7 +102,7 @@ fn an_open_and_an_unlink_conflict() {
     in_world(async |w| {
         for open_first in [true, false] {
             let f = w.file(ROOT, "f").await.unwrap().inode;
-            let m = OpenFile { inode: f, hold: Some(TWO), write: true };
+            let m = OpenFile { inode: f, hold: Some(TWO), write: true, op: w.op() };
             let unlink = Unlink { parent: ROOT, name: b"f".to_vec(), hold: None, op: w.op() };
             let (mut one, mut two) = (Txn::new(&w.cx, w.kv), Txn::new(&w.cx, w.kv));
             ops::opens::open(&mut one, &m, 1, None).await.unwrap();

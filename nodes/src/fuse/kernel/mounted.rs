@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::*;
-use crate::mount;
+use crate::mount::{self, MountOptions};
 
 /// So long that only a notification makes the kernel forget.
 const TTL: Duration = Duration::from_secs(3600);
@@ -128,12 +128,14 @@ struct Mounted {
 
 impl Mounted {
     fn new() -> Option<Mounted> {
-        if !rustix::process::geteuid().is_root() || mount::preflight().is_err() {
+        if !rustix::process::geteuid().is_root()
+            || mount::preflight(MountOptions::default()).is_err()
+        {
             eprintln!("\n******** SKIPPED: needs root and /dev/fuse ********\n");
             return None;
         }
         let dir = tempfile::tempdir().expect("a folder");
-        let device = mount::mount(dir.path(), "test").expect("a mount");
+        let device = mount::mount(dir.path(), "test", MountOptions::default()).expect("a mount");
         let devices = mount::device::several(device, 2).expect("two descriptors");
         let small = Small(Arc::default());
         *small.0.text.lock().unwrap() = "old".into();
