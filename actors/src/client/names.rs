@@ -34,16 +34,21 @@ impl Client {
     }
 
     /// Lays this client's own unreported writes over what meta says.
-    pub(super) fn with_mine(&self, attr: Attr) -> Attr {
+    pub(super) async fn with_mine(&self, cx: &Cx, attr: Attr) -> Attr {
         let Some(file) = self.file(attr.inode) else { return attr };
-        let mut core = file.core.borrow_mut();
-        core.merge(attr);
-        core.attr()
+        file.core.borrow_mut().merge(attr);
+        if file.core.borrow().is_doubtful() {
+            // Others may have cut what this client has stored: the length is what is there. Who
+            // cannot be told that now is told what is known.
+            let _ = self.report(cx, &file, false).await;
+        }
+        let attr = file.core.borrow().attr();
+        attr
     }
 
     pub async fn lookup(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
         let m = Lookup { parent, name: name.to_vec() };
-        Ok(self.with_mine(self.0.link.meta(cx, m).await?))
+        Ok(self.with_mine(cx, self.0.link.meta(cx, m).await?).await)
     }
 
     /// Makes a file or special file. A file is held for writing by the session in the answer:
@@ -123,7 +128,7 @@ impl Client {
         let op = self.0.link.op();
         let m = MakeLink { inode, parent, name: name.to_vec(), op };
         let attr = self.made(cx, parent, self.0.link.meta(cx, m).await?);
-        Ok(self.with_mine(attr))
+        Ok(self.with_mine(cx, attr).await)
     }
 
     /// What is to be done about the inode that a name is about to lose. If it is not in use here,
@@ -259,7 +264,7 @@ impl Client {
         let mut page: DirPage = self.0.link.meta(cx, m).await?;
         for e in &mut page.entries {
             if self.file(e.attr.inode).is_some() {
-                e.attr = self.with_mine(e.attr.clone());
+                e.attr = self.with_mine(cx, e.attr.clone()).await;
             }
         }
         Ok(page)

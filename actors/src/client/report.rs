@@ -186,13 +186,6 @@ impl Client {
     /// With the length as this client's own unflushed writes make it.
     pub async fn getattr(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
         let attr = self.0.link.meta(cx, crate::proto::meta::GetAttr { inode }).await?;
-        let Some(file) = self.file(inode) else { return Ok(attr) };
-        file.core.borrow_mut().merge(attr);
-        if file.core.borrow().is_doubtful() {
-            // Others may have cut what this client has stored: the length is what is there.
-            self.report(cx, &file, false).await?;
-        }
-        let attr = file.core.borrow().attr();
-        Ok(attr)
+        Ok(self.with_mine(cx, attr).await)
     }
 }

@@ -44,7 +44,7 @@ impl Client {
         let message = self.message(inode, &s, None);
         let changed: Changed = self.0.link.meta(cx, message).await?;
         self.changed(cx, &changed);
-        Ok(self.with_mine(changed.attr))
+        Ok(self.with_mine(cx, changed.attr).await)
     }
 
     fn message(&self, inode: InodeId, s: &SetAttrs, length: Option<SetLength>) -> SetAttr {
