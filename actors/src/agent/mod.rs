@@ -168,8 +168,8 @@ impl Agent {
         });
     }
 
-    /// Passes what is new on to watchers and targets: routing always before the lease that came with
-    /// it.
+    /// Passes what is new on to watchers and targets: routing always before the lease that came
+    /// with it.
     fn tell(&mut self, cx: &Cx, took: Took) {
         self.watchers.tell(self.core.newest());
         if took.routing {

@@ -202,8 +202,8 @@ fn something() -> impl Strategy<Value = (u64, Do)> {
 proptest! {
     /// Goal: whatever the order and outcome of attempts and promises and the rates of clocks (1 %
     /// apart), no two act at the same time. Method: three mgmtds over one record, in true time,
-    /// each told another length of its lease; each attempt reads, then writes if the record is still the
-    /// same. Who has leave to act asks for promises now and then; the store is away for some.
+    /// each told another length of its lease; each attempt reads, then writes if the record is
+    /// still the same. A holder asks for promises now and then; the store is away for some.
     #[test]
     fn never_two_at_once(steps in prop::collection::vec(something(), 1..160)) {
         let rates = [990u64, 1000, 1010];
