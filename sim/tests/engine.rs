@@ -1,6 +1,8 @@
 //! Single stories of the chunk engine on one disk. Random ones are in the check `engine`.
 
-use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, TargetId};
+use t3fs_actors::proto::ids::{
+    ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId,
+};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, Op, TargetIdentity, Update};
 use t3fs_runtime::disk::OpenMode;
 use t3fs_runtime::{Cx, DiskId, NodeId, join};
@@ -144,4 +146,32 @@ fn a_closing_engine_ends_reads_and_takes_no_more() {
         assert_eq!(late.unwrap_err(), EngineError::Failed("it is closed".into()));
     });
     done.unwrap();
+}
+
+/// Regression (sim check engine, seed 12): a chunk with as many writers as it may have was removed,
+/// and as long as the record of that was on its way a new client was refused for the many writers.
+#[test]
+fn a_removed_chunk_has_no_writers() {
+    let world = machine();
+    let done = world.block_on(NODE, |cx| async move {
+        let cfg = EngineConfig { writers_max: 1, ..config() };
+        let engine = Engine::create(&cx, DISK, DIR, &identity(), cfg).await.unwrap();
+        let update = |version: ChunkVersion, session, op, commit| Update {
+            chunk: chunk(1),
+            version,
+            chain_version: ChainVersion(1),
+            op,
+            request: Some(RequestId { session: SessionId(session), seq: 1 }),
+            commit,
+        };
+        let write = || Op::Write { offset: 0, data: vec![1; 10].into() };
+        let (first, second) = (ChunkVersion(1), ChunkVersion(2));
+        engine.apply(&cx, update(first, 1, write(), true)).await.unwrap();
+        let refused = engine.apply(&cx, update(second, 2, write(), true)).await;
+        assert_eq!(refused, Err(EngineError::TooManyWriters));
+        engine.apply(&cx, update(second, 1, Op::Remove, false)).await.unwrap();
+        engine.commit(&cx, chunk(1), second, ChainVersion(1)).unwrap();
+        engine.apply(&cx, update(engine.fresh_version(), 2, write(), true)).await
+    });
+    assert_eq!(done.unwrap().map(|a| a.len), Ok(10));
 }

@@ -6,6 +6,7 @@ use core::time::Duration;
 
 use t3fs_actors::client::Link;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId};
+use t3fs_actors::proto::mgmtd::Chain;
 use t3fs_actors::proto::storage::{
     FileExtents, ListInodes, RemoveChunks, StorageError, UpdateKind,
 };
@@ -86,7 +87,10 @@ async fn remove(cx: &Cx, link: &Link, chain: ChainId, inode: InodeId) -> Result<
         match cx.ask(Addr::<Storage>::from_raw(head), m).await {
             Ok(Ok(r)) if r.left.is_empty() => return Ok(()),
             Ok(Ok(_)) => {}
-            _ => cx.sleep(Duration::from_millis(100)).await,
+            _ => {
+                cx.sleep(Duration::from_millis(100)).await;
+                link.refresh(cx).await;
+            }
         }
     }
     Err(format!("inode {inode} is never removed"))
@@ -100,38 +104,48 @@ async fn extents(
     inode: InodeId,
     want: &[(u32, u32)],
 ) -> Result<(), String> {
-    let routing = link.routing();
-    let chain = routing.chain(chain).ok_or("the chain is gone")?;
-    for t in &chain.targets {
-        let target = Addr::<Storage>::from_raw(t.addr.ok_or("a replica is nowhere")?);
-        let m = FileExtents { inode, chain_version: chain.version, from: 0, limit: 100 };
-        let told = patient(cx, async || cx.ask(target, m).await.ok()).await?;
+    let replicas = link.routing().chain(chain).ok_or("the chain is gone")?.targets.len();
+    for n in 0..replicas {
+        let ask = async |c: &Chain, target| {
+            let m = FileExtents { inode, chain_version: c.version, from: 0, limit: 100 };
+            cx.ask(target, m).await.ok()
+        };
+        let told = patient(cx, link, chain, n, ask).await?;
         let stored = want.iter().map(|c| u64::from(c.1)).sum::<u64>();
         if (&told.chunks[..], told.stored, told.last) != (want, stored, want.last().copied()) {
-            return Err(format!("target {} has {told:?} of inode {inode}, not {want:?}", t.target));
+            return Err(format!("replica {n} has {told:?} of inode {inode}, not {want:?}"));
         }
         let m = ListInodes { from: InodeId(0), limit: 100 };
-        let listed = patient(cx, async || cx.ask(target, m).await.ok()).await?;
+        let ask = async |_: &Chain, target| cx.ask(target, m).await.ok();
+        let listed = patient(cx, link, chain, n, ask).await?;
         if listed.contains(&inode) == want.is_empty() {
-            return Err(format!("target {} lists {listed:?}, inode {inode} {want:?}", t.target));
+            return Err(format!("replica {n} lists {listed:?}, inode {inode} {want:?}"));
         }
     }
     Ok(())
 }
 
-/// Asks until there is an answer.
+/// Asks a replica, wherever it is by now, until there is an answer.
 async fn patient<T>(
     cx: &Cx,
-    ask: impl AsyncFn() -> Option<Result<T, StorageError>>,
+    link: &Link,
+    chain: ChainId,
+    replica: usize,
+    ask: impl AsyncFn(&Chain, Addr<Storage>) -> Option<Result<T, StorageError>>,
 ) -> Result<T, String> {
     let mut last = None;
     for _ in 0..100 {
-        match ask().await {
-            Some(Ok(told)) => return Ok(told),
-            Some(Err(e)) => last = Some(e),
-            None => {}
+        let routing = link.routing();
+        let chain = routing.chain(chain).ok_or("the chain is gone")?;
+        if let Some(addr) = chain.targets[replica].addr {
+            match ask(chain, Addr::from_raw(addr)).await {
+                Some(Ok(told)) => return Ok(told),
+                Some(Err(e)) => last = Some(e),
+                None => {}
+            }
         }
         cx.sleep(Duration::from_millis(100)).await;
+        link.refresh(cx).await;
     }
     Err(format!("no answer in the calm: {last:?}"))
 }

@@ -14,7 +14,7 @@ use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, TargetId};
-use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
+use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
 use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
@@ -27,7 +27,7 @@ use crate::node::{Boot, NodeSpec};
 use crate::oracles::history::History;
 use crate::rng::Rng;
 use crate::workloads::chunks::{ChunkClient, check};
-use crate::world::Sim;
+use crate::world::{Crash, Sim};
 
 pub(super) const CHECK: Check = Check {
     name: "chain",
@@ -194,7 +194,8 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let swarm = Swarm::draw(&world.rng(7), &menu);
     world.unleash(swarm, menu, STORM);
     let rng = world.rng(9);
-    if rng.below(3) == 0 {
+    let full_disks = rng.below(3) == 0;
+    if full_disks {
         fill_disks(world, &rng, &servers);
     }
     if rng.below(3) == 0 {
@@ -213,6 +214,13 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         return Err(format!("the storm ended with {h:?}"));
     }
     world.heal();
+    if full_disks {
+        // A target whose journal had no space left is out until its process starts again.
+        for n in &servers {
+            world.crash(*n, Crash::Process);
+            world.restart(*n);
+        }
+    }
     world
         .run_until(finished, CALM)
         .map_err(|h| format!("{} of {CLIENTS} clients got done: {h:?}", done.get()))?;
@@ -242,13 +250,13 @@ async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Resu
     client.run(cx, sim, &link, &rng, &history).await
 }
 
-/// All replicas list the same chunks, nothing pending, within bounded time; and go on as they
+/// All replicas serve and list the same chunks, nothing pending, within bounded time; and go on as they
 /// should.
 async fn converge(cx: &Cx) -> Result<(), String> {
     let opened = Link::open_chains(cx, agent_addr(cx.node()), "check").await;
     let link = opened.map_err(|e| e.to_string())?;
     let mut last = String::new();
-    for _ in 0..100 {
+    for _ in 0..300 {
         let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();
         let routing = link.routing();
         let chain = routing.chain(CHAIN).ok_or("the chain is gone")?;
@@ -259,7 +267,8 @@ async fn converge(cx: &Cx) -> Result<(), String> {
                 lists.push(l);
             }
         }
-        let settled = lists.iter().flatten().all(|c| !c.pending);
+        let serve = chain.targets.iter().all(|t| t.state == TargetState::Serving);
+        let settled = serve && lists.iter().flatten().all(|c| !c.pending);
         if lists.len() == REPLICAS as usize && settled && lists.windows(2).all(|w| w[0] == w[1]) {
             return bursts::write_and_remove(cx, &link, CHAIN).await;
         }

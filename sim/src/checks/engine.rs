@@ -116,11 +116,6 @@ impl ChunkState {
             == (&found.committed, &found.pending, found.known())
     }
 
-    /// Whether a new update of this session may be refused for the many writers there are.
-    fn full_for(&self, session: u64) -> bool {
-        self.writers.len() >= WRITERS_MAX && !self.writers.contains_key(&session)
-    }
-
     fn text(&self) -> String {
         let c = self.committed.as_ref().map(|c| (c.0, c.1.len()));
         let p = self.pending.as_ref().map(|p| (p.0, p.1.as_ref().map(|c| c.len())));
@@ -304,7 +299,9 @@ async fn update(
     };
     s.sent.borrow_mut().entry((chunk, version)).or_default().push(to.clone());
     let after = c.now.updated(version, to, commit, by);
-    let full = c.now.full_for(by.session.0);
+    // What the engine tells of writers is compared with the model after each update.
+    let known = e.info(chunk).map_or_else(BTreeMap::new, |i| writers_of(&i));
+    let full = known.len() >= WRITERS_MAX && !known.contains_key(&by.session.0);
     {
         let mut model = s.model.borrow_mut();
         let m = model.entry(chunk).or_default();

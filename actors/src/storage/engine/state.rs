@@ -220,7 +220,8 @@ impl State {
         if row.is_none() && self.index.len() + self.busy.len() >= cfg.chunks_max {
             return Err(EngineError::TooManyChunks);
         }
-        if let (Some(row), Some(r)) = (row, u.request)
+        // With a removal that is on its way its writers go.
+        if let (Some(row), Some(r)) = (row.filter(|_| exists), u.request)
             && row.recent().len() >= cfg.writers_max
             && row.recent().iter().all(|x| x.session != r.session)
         {
