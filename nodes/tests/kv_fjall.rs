@@ -12,7 +12,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use t3fs_actors::meta::kv::{RangeLimit, Resolver, Snapshot, Store, StoreError, conformance};
+use t3fs_actors::meta::kv::{
+    CommitRequest, Mutation, RangeLimit, Resolver, Snapshot, Store, StoreError, conformance,
+};
 use t3fs_nodes::kv_fjall::{FjallStore, MEMTABLE_BYTES};
 
 const CHILD_DIRECTORY: &str = "T3FS_TEST_KV_CHILD_DIRECTORY";
@@ -80,6 +82,29 @@ fn reopening_keeps_content_and_raises_the_incarnation() {
         let now = Some(resolver.read_version(0).unwrap());
         assert!(now > version, "{now:?} after {version:?}");
         version = now;
+    }
+}
+
+/// Goal: the resolver knows which commits a loss of power took, also after another restart. Method:
+/// a copy of the store as it was before the last commit.
+#[test]
+fn what_power_loss_took_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    let (original, copied) = (directory.path().join("original"), directory.path().join("copied"));
+    let mut kv = Resolver::open(Box::new(FjallStore::open(&original).unwrap())).unwrap();
+    let commit = |kv: &mut Resolver, key: &'static str| {
+        let mutations = vec![Mutation::Set { key: key.into(), value: "1".into() }];
+        let request = CommitRequest { mutations, ..CommitRequest::default() };
+        kv.commit(0, request).unwrap().version
+    };
+    let kept = commit(&mut kv, "a");
+    copy(&original, &copied);
+    let lost = commit(&mut kv, "b");
+    assert!(kv.survived(kept) && kv.survived(lost));
+    drop(kv);
+    for (path, both) in [(&copied, false), (&copied, false), (&original, true)] {
+        let kv = Resolver::open(Box::new(FjallStore::open(path).unwrap())).unwrap();
+        assert_eq!((kv.survived(kept), kv.survived(lost)), (true, both));
     }
 }
 
