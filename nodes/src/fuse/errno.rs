@@ -98,7 +98,7 @@ mod tests {
             (FsError::Io("x".into()), libc::EIO),
         ];
         for (e, number) in table {
-            assert_eq!(errno(&e).code(), number, "{e:?}");
+            assert_eq!(errno(&e).0, number, "{e:?}");
         }
     }
 

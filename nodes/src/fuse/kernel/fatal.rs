@@ -18,7 +18,7 @@ use super::inflight::Fate;
 
 /// For how long a call goes on whose program was asked to end and handles that itself. Calls that
 /// the cluster answers in its usual time are never broken by a signal with a handler.
-pub const ASKED_MAX: Duration = Duration::from_millis(500);
+pub const ASKED_MAX: Duration = Duration::from_millis(300);
 
 /// What is to become of the call of this thread.
 pub fn fate(thread: u32) -> Fate {
