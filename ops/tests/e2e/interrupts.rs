@@ -43,11 +43,12 @@ impl Drop for Pair {
                 eprintln!("---- newest line first ----\n{}", tail.join("\n"));
             }
         }
-        let killed = self.client.kill();
-        detach(&self.site.mount_point());
-        if let Err(why) = killed {
+        if self.client.is_running()
+            && let Err(why) = self.client.kill()
+        {
             eprintln!("{why}");
         }
+        detach(&self.site.mount_point());
     }
 }
 
@@ -131,8 +132,13 @@ impl Drop for Program {
 
 impl Program {
     fn start(name: &str, folder: &Path, line: &str) -> Program {
-        let mut command = Command::new("bash");
-        command.args(["-c", line]).current_dir("/").env("D", folder).process_group(0);
+        // Whoever starts the tests in the background has them ignore SIGINT.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT,QUIT", "bash", "-c", line])
+            .current_dir("/")
+            .env("D", folder)
+            .process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let child = command.spawn().expect("bash");
         Program { name: name.to_owned(), child, feed: None }

@@ -156,8 +156,14 @@ impl Mounted {
     }
 
     fn program(&self, program: &str, args: &[&str]) -> Program {
-        let mut command = Command::new(program);
-        command.args(args).arg(self.file()).stdin(Stdio::piped()).stdout(Stdio::null());
+        // Whoever starts the tests in the background has them ignore SIGINT.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT,QUIT", program])
+            .args(args)
+            .arg(self.file())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         Program(command.stderr(Stdio::null()).spawn().expect("a program"))
     }
 }
