@@ -2,8 +2,9 @@
 //! against.
 //!
 //! Names and attributes live in memory, written data is dropped, reads answer zeros of the file's
-//! length. It promises the product's own settings towards the kernel, for it is compiled with the
-//! product's files of them and of the way to the kernel, and as little work per request as a FUSE file system can do (`tree.rs`).
+//! length. It promises the product's own settings towards the kernel and the product's own way to
+//! it, for it is compiled with these files, and as little work per request as a FUSE file system
+//! can do (`tree.rs`).
 //! Runs until SIGTERM, SIGINT or umount.
 
 /// As `t3fs_nodes::limits`, of which the settings need this.

@@ -194,8 +194,8 @@ impl Program {
     }
 }
 
-/// The eleven of the issue, and one that only has a file open. Those that must have opened something
-/// before the servers are silent have done so.
+/// The eleven of the issue, and one that only has a file open. Those that must have opened
+/// something before the server is silent have done so.
 fn programs(pair: &Pair, tag: &str) -> (Vec<Program>, Vec<Box<dyn FnOnce() -> Program>>) {
     let folder = |name: &str| {
         let folder = pair.folder(&format!("{tag}-{name}"));
