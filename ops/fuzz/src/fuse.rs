@@ -1,6 +1,7 @@
 //! Requests that a mount gets from the kernel (`nodes/src/fuse/kernel/request.rs`).
 //!
-//! What must hold: whatever the bytes are, they are read or refused; what was read lies within them.
+//! What must hold: whatever the bytes are, they are read or refused; what was read lies within
+//! them.
 
 use crate::input::Input;
 use crate::request::{Operation, Request};

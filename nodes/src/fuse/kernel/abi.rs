@@ -1,5 +1,5 @@
-//! The bytes of the FUSE protocol: numbers, and how structures are read and written. Safe code only:
-//! a structure is its fields, one after the other, in the machine's byte order.
+//! The bytes of the FUSE protocol: numbers, and how structures are read and written. Safe code
+//! only: a structure is its fields, one after the other, in the machine's byte order.
 //!
 //! Source: Linux, include/uapi/linux/fuse.h, protocol 7.31 (Linux 5.4) to 7.45. Every structure
 //! that is used here has kept its layout since 7.31; newer kernels put more behind it only after a

@@ -6,9 +6,14 @@
 //! | pending | what becomes of the call |
 //! |---|---|
 //! | SIGKILL | ends at once |
-//! | another that is not blocked, ignored or handled, and ends a process (SIGQUIT, which dumps core; any while the process exits already) | ends at once |
-//! | SIGINT, SIGTERM, SIGHUP, SIGQUIT with a handler: somebody wants the program to end, `dd` and `ls` on a terminal among them, and it would if its call returned | ends after [`ASKED_MAX`] |
+//! | another that ends a process, and is not blocked, ignored or handled (1) | ends at once |
+//! | SIGINT, SIGTERM, SIGHUP, SIGQUIT with a handler (2) | ends after [`ASKED_MAX`] |
 //! | any other: timers, children, windows, profilers | goes on |
+//!
+//! 1. SIGQUIT, which dumps core, is not turned into SIGKILL; and a process that exits already has
+//!    only the signal that ended it.
+//! 2. Somebody wants the program to end, and it would if its call returned: `dd`, `ls` on a
+//!    terminal.
 //!
 //! A debugger may take a signal away from its process: of a traced one only SIGKILL counts.
 
@@ -18,7 +23,7 @@ use super::inflight::Fate;
 
 /// For how long a call goes on whose program was asked to end and handles that itself. Calls that
 /// the cluster answers in its usual time are never broken by a signal with a handler.
-pub const ASKED_MAX: Duration = Duration::from_millis(500);
+pub const ASKED_MAX: Duration = Duration::from_millis(300);
 
 /// What is to become of the call of this thread.
 pub fn fate(thread: u32) -> Fate {
@@ -84,8 +89,9 @@ mod tests {
 
     fn status(pending: u64, shared: u64, blocked: u64, ignored: u64, handled: u64) -> Fate {
         let text = format!(
-            "Name:\tstat\nTracerPid:\t0\nSigQ:\t1/2\nSigPnd:\t{pending:016x}\nShdPnd:\t{shared:016x}\n\
-             SigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\nSigCgt:\t{handled:016x}\n"
+            "Name:\tstat\nTracerPid:\t0\nSigQ:\t1/2\nSigPnd:\t{pending:016x}\n\
+             ShdPnd:\t{shared:016x}\nSigBlk:\t{blocked:016x}\n\
+             SigIgn:\t{ignored:016x}\nSigCgt:\t{handled:016x}\n"
         );
         of_status(text.as_bytes())
     }

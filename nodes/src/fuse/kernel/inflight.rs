@@ -225,7 +225,7 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         for (fate, ends_at) in [
             (Fate::Dies, Some(0)),
-            (Fate::Asked, Some(500)),
+            (Fate::Asked, Some(300)),
             (Fate::Unseen, Some(1000)),
             (Fate::Lives, None),
         ] {
@@ -270,7 +270,7 @@ mod tests {
         marks.closing(&entry(2, 7), at(0));
         assert_eq!(marks.next_look(), None, "nobody is ending");
         marks.interrupted(&entry(4, 7), at(0));
-        assert!(marks.looked(4, Some(Fate::Asked), at(500)));
+        assert!(marks.looked(4, Some(Fate::Asked), at(300)));
         assert!(marks.any_ending());
         marks.closing(&entry(6, 8), at(510));
         assert_eq!(marks.next_look(), None, "another thread");

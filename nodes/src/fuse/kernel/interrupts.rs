@@ -6,13 +6,15 @@
 //! call that ends early is answered EINTR. What was begun on a shard goes on, and its answer is
 //! swallowed ([`super::channel::Channel::answer`] says so to the one who gives it).
 //!
-//! What the kernel does by itself (Linux 6.18, fs/fuse/dev.c and file.c):
+//! What the kernel does by itself (fs/fuse/dev.c and file.c; seen on Linux 6.18):
 //! - A request that nobody has read yet is taken back when its caller is killed, unless it is
-//!   forced. RELEASE and read-ahead are sent in the background: nobody waits, nothing is interrupted.
+//!   forced. RELEASE and read-ahead are sent in the background: nobody waits, none is interrupted.
 //! - FLUSH is forced: a caller waits until it is answered. Yet close(2) is interrupted as any other
-//!   call is, so an answer of EINTR ends it. A process that exits with files open does not wait for
-//!   their FLUSH since Linux 6.2 (`fuse_flush` leaves it to a kernel thread). Before, it does, and
-//!   the signal that ended it is still in its pending set, so that it counts as dying here.
+//!   call is, so an answer of EINTR ends it.
+//! - A process that exits with files open does not wait for their FLUSH: `fuse_flush` leaves that
+//!   to a kernel thread. Kernels that do not have this yet wait. There, one that a signal has ended
+//!   still has it in its pending set and counts as dying; one that exits by itself waits until
+//!   FLUSH is answered, and no signal reaches it any more.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

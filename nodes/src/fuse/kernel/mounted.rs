@@ -158,8 +158,14 @@ impl Mounted {
     }
 
     fn program(&self, program: &str, args: &[&str]) -> Program {
-        let mut command = Command::new(program);
-        command.args(args).arg(self.file()).stdin(Stdio::null()).stdout(Stdio::null());
+        // Whoever starts the tests in the background has them ignore SIGINT.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT,QUIT", program])
+            .args(args)
+            .arg(self.file())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null());
         Program(command.stderr(Stdio::null()).spawn().expect("a program"))
     }
 }
@@ -221,15 +227,20 @@ const SECOND: Duration = Duration::from_secs(1);
 fn the_kernel_forgets_what_it_is_told_to() {
     let Some(m) = Mounted::new() else { return };
     let (file, len) = (m.file(), || fs::metadata(m.file()).expect("stat").len());
-    assert_eq!(fs::read_to_string(&file).expect("read"), "old");
+    let read = || fs::read_to_string(&file).expect("read");
+    assert_eq!(read(), "old");
+    assert_eq!(len(), 3); // reading has made it forget the time of access
     *m.small.0.text.lock().unwrap() = "newer".into();
     assert_eq!(len(), 3, "remembered");
-
     m.notifier().inval_attributes(INodeNo(2)).expect("told");
     assert_eq!(len(), 5);
-    assert!(fs::read_to_string(&file).expect("read").starts_with("old"), "pages stay");
+    assert_eq!(read(), "newer", "pages go with a length");
+
+    *m.small.0.text.lock().unwrap() = "other".into();
+    m.notifier().inval_attributes(INodeNo(2)).expect("told");
+    assert_eq!((len(), read()), (5, "newer".into()), "pages stay");
     m.notifier().inval_pages(INodeNo(2), 0, 0).expect("room");
-    assert!(eventually(LONG, || fs::read_to_string(&file).expect("read") == "newer"));
+    assert!(eventually(LONG, || read() == "other"));
 
     let lookups = || m.small.0.lookups.load(Ordering::Relaxed);
     let before = lookups();
@@ -288,13 +299,13 @@ fn flush_holds_nobody_who_dies() {
     };
     m.stick("flush");
     for signal in [Signal::KILL, Signal::INT] {
-        let mut holds = m.program("bash", &["-c", "exec 9<$0; read < <(sleep 600)"]);
+        let mut holds = m.program("bash", &["-c", "exec 9<$0; read"]);
         assert!(eventually(LONG, || has_it_open(holds.0.id())));
         holds.signal(signal);
         assert!(holds.is_gone_within(SECOND), "{signal:?} at exit");
 
         m.small.0.kept.lock().unwrap().clear();
-        let mut closes = m.program("bash", &["-c", "exec 9<$0; exec 9<&-; sleep 600"]);
+        let mut closes = m.program("bash", &["-c", "exec 9<$0; exec 9<&-; read"]);
         assert!(eventually(LONG, || !m.small.0.kept.lock().unwrap().is_empty()));
         closes.signal(signal);
         assert!(closes.is_gone_within(SECOND), "{signal:?} in close");

@@ -5,7 +5,6 @@
 use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
@@ -429,6 +428,7 @@ fn strangers_are_kept_out() {
     fake.ask(opcode::RELEASE, 6, 0, &[0; 24]);
     let Kept::Empty(reply) = fake.kept() else { panic!("a release") };
     assert!(reply.ok());
+    assert_eq!(fake.heard(), (0, 6, vec![]));
     fake.end();
 }
 
@@ -438,7 +438,7 @@ struct Victim(Child);
 impl Victim {
     fn start(line: &str) -> Victim {
         let mut command = Command::new("sh");
-        command.args(["-c", line]).stdin(Stdio::null()).stdout(Stdio::null()).process_group(0);
+        command.args(["-c", line]).stdin(Stdio::piped()).stdout(Stdio::null());
         Victim(command.spawn().expect("sh"))
     }
 
@@ -485,7 +485,7 @@ fn an_interrupted_call_of_an_unseen_thread_ends_after_a_second() {
 #[test]
 fn an_interrupted_call_of_a_living_thread_goes_on() {
     let fake = Fake::new(SessionAcl::All);
-    let victim = Victim::start("sleep 600");
+    let victim = Victim::start("read line");
     fake.ask(opcode::OPEN, 4, victim.pid(), &words(&[0, 0]));
     interrupt(&fake, 4);
     assert!(fake.is_silent_for(Duration::from_millis(1500)));
@@ -511,5 +511,6 @@ fn interrupts_of_what_is_not_under_way() {
     fake.ask(opcode::FLUSH, 8, 0, &[0; 24]);
     let Kept::Empty(reply) = fake.kept() else { panic!("a flush") };
     assert!(reply.ok());
+    assert_eq!(fake.heard(), (0, 8, vec![]));
     fake.end();
 }

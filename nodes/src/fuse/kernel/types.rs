@@ -49,7 +49,9 @@ pub struct AccessFlags(pub i32);
 
 /// A set of bits with names.
 macro_rules! flags {
-    ($(#[$doc:meta])* $name:ident($bits:ty) { $($(#[$flag_doc:meta])* $flag:ident = $value:expr;)* }) => {
+    ($(#[$doc:meta])* $name:ident($bits:ty) {
+        $($(#[$flag_doc:meta])* $flag:ident = $value:expr;)*
+    }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub struct $name($bits);
