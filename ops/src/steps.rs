@@ -26,7 +26,7 @@ const CHECKS: [(&str, u32); 6] = [
 const NIGHTLY: u32 = 20;
 
 /// What the end-to-end tests run on the mount; `.ci/run` installs them.
-const E2E_TOOLS: [&str; 15] = [
+const E2E_TOOLS: [&str; 17] = [
     "bash",
     "cp",
     "diff",
@@ -34,8 +34,10 @@ const E2E_TOOLS: [&str; 15] = [
     "fusermount3",
     "git",
     "ip",
+    "mkfs.ext4",
     "nft",
     "nsenter",
+    "perl",
     "rsync",
     "setpriv",
     "sqlite3",

@@ -17,6 +17,7 @@ mod hosts;
 mod large;
 mod lifecycle;
 mod load;
+mod loop_disk;
 mod mounting;
 mod networks;
 mod posix;
