@@ -14,7 +14,8 @@ use rustix::io::Errno;
 use t3fs_ops::command;
 use t3fs_ops::noise::Noise;
 
-use crate::harness::{LoopDisk, Mount, Parts, binary, run, shell, skip_without, skip_without_root};
+use crate::harness::{Mount, Parts, binary, run, shell, skip_without, skip_without_root};
+use crate::loop_disk::LoopDisk;
 
 const LINE_LIMIT: Duration = Duration::from_secs(60);
 const CHUNK: u64 = 1 << 20;
