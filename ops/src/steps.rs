@@ -27,7 +27,7 @@ const CHECKS: [(&str, u32); 7] = [
 const NIGHTLY: u32 = 20;
 
 /// What the end-to-end tests run on the mount; `.ci/run` installs them.
-const E2E_TOOLS: [&str; 15] = [
+const E2E_TOOLS: [&str; 17] = [
     "bash",
     "cp",
     "diff",
@@ -35,8 +35,10 @@ const E2E_TOOLS: [&str; 15] = [
     "fusermount3",
     "git",
     "ip",
+    "mkfs.ext4",
     "nft",
     "nsenter",
+    "perl",
     "rsync",
     "setpriv",
     "sqlite3",

@@ -29,18 +29,39 @@ const BATCH: u64 = 12;
 const LENGTHS: [usize; 4] = [0, 100, 5_000, 70_000];
 /// What is appended to some.
 const MORE: usize = 3_000;
+/// How long all is made and nothing is synced.
+const UNSYNCED: Duration = Duration::from_millis(25);
 /// After an error.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// One line of the log. A file's number is also the seed of its content.
 #[derive(Debug, Serialize, Deserialize)]
 enum Event {
-    Synced { file: u64, name: String, length: usize },
-    Renaming { file: u64, to: String },
-    Renamed { file: u64, from: String, to: String },
-    Removing { file: u64 },
-    Removed { file: u64 },
-    Failed { why: String },
+    /// From here until the next promise, what is new is not synced.
+    Made,
+    Synced {
+        file: u64,
+        name: String,
+        length: usize,
+    },
+    Renaming {
+        file: u64,
+        to: String,
+    },
+    Renamed {
+        file: u64,
+        from: String,
+        to: String,
+    },
+    Removing {
+        file: u64,
+    },
+    Removed {
+        file: u64,
+    },
+    Failed {
+        why: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -108,6 +129,8 @@ fn run(log: &Path, dirs: &[PathBuf]) -> io::Result<()> {
                 .collect();
             made.into_iter().map(|thread| thread.join().expect("no panic")).collect()
         });
+        log.say(&Event::Made);
+        thread::sleep(UNSYNCED);
         thread::scope(|scope| {
             for made in made {
                 let log = &log;
@@ -258,7 +281,7 @@ impl Promises {
                         p.not.extend(names);
                     });
                 }
-                Event::Failed { .. } => {}
+                Event::Made | Event::Failed { .. } => {}
             }
         }
         Promises(files)

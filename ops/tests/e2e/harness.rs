@@ -348,20 +348,22 @@ impl Parts {
 
     /// Waits until nothing is stored, and `check` finds nothing wrong. For a cluster whose files
     /// have all been removed.
-    #[track_caller]
-    pub fn becomes_empty(&self, mount: &Path, limit: Duration) {
+    ///
+    /// # Errors
+    /// What `check` says when `limit` is over.
+    pub fn becomes_empty(&self, mount: &Path, limit: Duration) -> Result<(), String> {
         let mut last = String::new();
         let empty = command::poll_until(limit, || {
             let done = finish(t3fs(["check"]).arg(mount));
             last = format!("{}{}", done.stdout, done.stderr);
-            let is_empty = last.contains(" 0 chunks");
+            let is_empty = done.success() && last.contains(" 0 chunks");
             if !is_empty {
                 // Not every few milliseconds: it is work for the cluster.
                 thread::sleep(Duration::from_millis(300));
             }
-            done.success() && is_empty
+            is_empty
         });
-        assert!(empty, "something stays behind: {last}");
+        if empty { Ok(()) } else { Err(format!("after {limit:?} something is left: {last}")) }
     }
 
     /// `down`, which must succeed.
@@ -395,54 +397,6 @@ impl Drop for Parts {
             self.processes.retain(|(n, _)| *n != name);
             detach(&self.site.path(&name));
         }
-    }
-}
-
-/// An ext4 file system on a loop device, mounted at `disk`. Needs root.
-pub struct LoopDisk {
-    image: PathBuf,
-    pub dir: PathBuf,
-}
-
-impl LoopDisk {
-    /// Below `place`, which exists.
-    pub fn new(place: &Path, mib: u64) -> LoopDisk {
-        let disk = LoopDisk { image: place.join("image"), dir: place.join("disk") };
-        fs::File::create(&disk.image).and_then(|f| f.set_len(mib << 20)).expect("an image");
-        fs::create_dir(&disk.dir).expect("a folder");
-        run(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image));
-        disk.mount();
-        disk
-    }
-
-    /// Writes by itself as rarely as can be: what is not synced shall not be there by luck.
-    fn mount(&self) {
-        let mut mount = Command::new("mount");
-        run(mount.args(["-o", "loop,commit=300"]).arg(&self.image).arg(&self.dir));
-    }
-
-    /// What the machine's power loss does to it: everything is gone that was not synced. Nothing is
-    /// written any more from here on; mount it again with `power_on`.
-    ///
-    /// This is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH of the kernel's fs/ext4/ext4.h, as
-    /// xfstests use it. perl, since a call of ioctl is `unsafe`; each Debian has it.
-    pub fn power_off(&self) {
-        let script = "open my $f, '<', $ARGV[0] or die $!; my $how = pack('L', 2); \
-                      ioctl($f, 0x8004587d, $how) or die $!";
-        run(Command::new("perl").args(["-e", script]).arg(&self.dir));
-    }
-
-    /// Nobody may have anything open there.
-    pub fn power_on(&self) {
-        run(Command::new("umount").arg(&self.dir));
-        self.mount();
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        // Something may still use it; then it goes with that.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.dir).status();
     }
 }
 

@@ -18,6 +18,7 @@ mod interrupts;
 mod large;
 mod lifecycle;
 mod load;
+mod loop_disk;
 mod mounting;
 mod networks;
 mod pauses;

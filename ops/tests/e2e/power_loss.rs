@@ -13,7 +13,8 @@ use rustix::process::Signal;
 use t3fs_ops::command::{self, poll_until};
 use t3fs_ops::noise::Noise;
 
-use crate::harness::{LoopDisk, Parts, is_nightly, program_limit, skip_without, skip_without_root};
+use crate::harness::{Parts, is_nightly, program_limit, skip_without, skip_without_root};
+use crate::loop_disk::LoopDisk;
 
 /// For the load to go on after the store has come back: others must find it again.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
@@ -45,6 +46,13 @@ impl Load {
     fn said(&self, word: &str) -> usize {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         log.lines().filter(|line| line.contains(word)).count()
+    }
+
+    /// Waits until it has made what it syncs in a moment.
+    #[track_caller]
+    fn has_made(&self) {
+        let before = self.said("Made");
+        assert!(poll_until(PAUSE_MAX, || self.said("Made") > before), "the load stands still");
     }
 
     #[track_caller]
@@ -86,13 +94,13 @@ fn synced_files_survive_power_loss_of_the_store() {
     if skip_without_root() || skip_without(&["mkfs.ext4", "mount", "umount", "perl"]) {
         return;
     }
-    let rounds = if is_nightly() { 20 } else { 3 };
+    let rounds = if is_nightly() { 20 } else { 5 };
     let mut dice = Noise::new(Noise::any_seed());
-    let mut parts = Parts::new("powerloss", None);
-    let place = parts.site.path("kv");
-    fs::create_dir(&place).expect("a folder");
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     // The store makes a journal of 64 MiB, and the next before the last has gone.
-    let disk = LoopDisk::new(&place, 1024);
+    let disk = LoopDisk::new(place.path(), 1024);
+    // Dropped first, with the process that uses the disk.
+    let mut parts = Parts::new("powerloss", None);
     let state = disk.dir.join("state");
     parts.kv(&state);
     parts.all_but_kv();
@@ -100,8 +108,11 @@ fn synced_files_survive_power_loss_of_the_store() {
     let mut load = Load::start(parts.site.path("load.log"), &dirs);
     for round in 0..rounds {
         load.goes_on();
-        // No condition to wait for: the moment is meant to be a random one.
-        thread::sleep(Duration::from_millis(dice.word() % 1_000));
+        // Every other time when much is there that is not synced, else at a random moment.
+        load.has_made();
+        if round % 2 == 1 {
+            thread::sleep(Duration::from_millis(dice.word() % 500));
+        }
         // Stopped first: a machine without power tells nobody that its disk has gone.
         parts.process("kv").signal(Signal::STOP);
         disk.power_off();
@@ -121,7 +132,4 @@ fn synced_files_survive_power_loss_of_the_store() {
     for name in ["a", "b", "fresh"] {
         parts.down(name);
     }
-    // Processes first, then the disk that one of them uses.
-    drop(parts);
-    drop(disk);
 }

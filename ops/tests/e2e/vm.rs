@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use t3fs_ops::process::Process;
 
-use crate::harness::{LoopDisk, Watchdog, binary, conformance, run};
+use crate::harness::{Watchdog, binary, conformance, run};
+use crate::loop_disk::LoopDisk;
 use crate::networks::{Net, passes};
 use crate::rack::Rack;
 

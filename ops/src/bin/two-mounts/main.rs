@@ -1,4 +1,4 @@
-//! `two-mounts A B [--rounds N] [CASE..]`: what programs on two mounts of one cluster may rely on,
+//! `two-mounts A B [--rounds N | --times N] [CASE..]`: what programs on two mounts of one cluster may rely on,
 //! tried case by case. A and B are folders on two mounts that show the same.
 //!
 //! Prints one line a case, `CASE: N tried, M wrong`, below it the first few that were wrong, and
@@ -73,6 +73,9 @@ struct Args {
     /// Instead of what each case has.
     #[arg(long)]
     rounds: Option<u32>,
+    /// So many times what each case has.
+    #[arg(long, default_value_t = 1)]
+    times: u32,
     #[arg(required_unless_present = "list")]
     a: Option<PathBuf>,
     #[arg(required_unless_present = "list")]
@@ -99,7 +102,7 @@ fn main() -> ExitCode {
         let two = Two {
             a: a.join(name),
             b: b.join(name),
-            rounds: args.rounds.unwrap_or(rounds),
+            rounds: args.rounds.unwrap_or(rounds * args.times),
             until: Instant::now() + CASE_MAX,
         };
         if let Err(err) = fs::create_dir(&two.a) {
