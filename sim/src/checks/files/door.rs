@@ -179,6 +179,7 @@ pub(super) fn failure(e: FsError) -> Failure {
         FsError::Exists => Failure::Exists,
         FsError::Stale => Failure::Stale,
         FsError::NoSpace => Failure::NoSpace,
+        FsError::Lost => Failure::Lost,
         FsError::Unavailable(text) => Failure::Unavailable { text },
         FsError::Io(text) => Failure::Damaged { text },
         other => Failure::Other { text: other.to_string() },

@@ -170,6 +170,8 @@ impl View {
                 reach > length && !cuts.iter().any(|t| cut_after(t))
             })
         };
+        // A cut that is under way takes one chunk after the other.
+        let cutting = cuts.iter().any(|t| t.ended.is_none_or(|e| e > sight.begun));
         let appended: u64 = begun().filter(|c| c.from.is_none()).map(|c| c.len).sum();
         let most = begun().filter_map(Change::reach).max().unwrap_or(0);
         let mut candidates: Vec<u64> = begun().filter_map(Change::reach).collect();
@@ -178,7 +180,7 @@ impl View {
         let mut why = None;
         // Where a length may come from: the lengths that a change may leave behind.
         let sources = begun().map(|c| {
-            let whole = c.is_cut() || c.seen(files, &sight);
+            let whole = c.is_cut() || (c.seen(files, &sight) && !cutting);
             let range = match (c.from, c.reach()) {
                 (Some(_), Some(reach)) if whole => (reach, reach),
                 // Only part of it may have been stored.

@@ -20,6 +20,7 @@ impl Files {
             (Failure::Unavailable { .. }, _) if self.excuses.faults => Ok(()),
             (Failure::NoSpace, _) if self.excuses.no_space => Ok(()),
             (Failure::Damaged { .. }, _) if self.excuses.bad_disks => Ok(()),
+            (Failure::Lost, _) if self.losses.iter().any(|l| *l < sight.ended) => Ok(()),
             (Failure::Exists, Act::Create { name, .. }) => {
                 view.name_may_be_taken(self, *name, sight, i)
             }

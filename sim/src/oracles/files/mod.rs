@@ -8,6 +8,8 @@
 //! - *A change* is a write or a cut (truncation). Each write fills its range with a byte of its own
 //!   (its tag), so a byte that is read names the change that put it there; 0 is a hole or a cut.
 //! - *Settled*: a change is settled when a flush, close or fsync that began after it returned Ok.
+//!   If that came through a descriptor that was opened later, an error that somebody else hears
+//!   afterwards takes it back: such a descriptor is not told of failures from before its open.
 //!   A cut is settled when it returns. From then on every open that begins later must see it.
 //! - *Hard*: a change is hard when an fsync covered it. Before that, a power loss of the metadata
 //!   store within [`SOFT_US`] may have taken it back; a later fsync that returns Ok says that it is
@@ -146,6 +148,8 @@ pub enum Failure {
     Damaged {
         text: String,
     },
+    /// The metadata store has lost what it had acknowledged.
+    Lost,
     /// Anything else, which nobody has a reason to say.
     Other {
         text: String,
@@ -315,9 +319,10 @@ impl Files {
             return self.excused(view, i, op, sight, failure);
         }
         match (&op.act, told) {
-            (Act::Create { name, .. }, Told::File { length, .. }) => {
+            (Act::Create { name, .. }, Told::File { file, length }) => {
+                // Others may have found and written it before its maker was told.
                 view.name_may_be(self, *name, None, sight, i)?;
-                if *length != 0 { Err(format!("a new file has {length} bytes")) } else { Ok(()) }
+                view.length_may_be(self, *file, (*length, *length), sight)
             }
             (Act::Open { name, .. } | Act::Look { name }, Told::File { file, length }) => {
                 view.name_may_be(self, *name, Some(*file), sight, i)?;

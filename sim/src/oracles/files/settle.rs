@@ -27,6 +27,8 @@ pub(super) struct Change {
     pub(super) settled: Option<Stamp>,
     pub(super) hard: Option<Stamp>,
     pub(super) doubtful: bool,
+    /// Settled through a descriptor that would have been told of its failure.
+    sure: bool,
     /// Its client has had the file closed since: it may have forgotten what it was told of it.
     let_go: bool,
 }
@@ -108,11 +110,12 @@ impl View {
             (_, Told::Failed(_)) => {
                 errors.insert(key, *ended);
                 let list = self.changes.entry(file).or_default();
-                let pending = open.entry(key).or_default();
-                pending.retain(|p| list[*p].settled.is_some());
-                for c in list.iter_mut().filter(|c| c.life == op.life && c.settled.is_none()) {
-                    c.doubtful |= c.begun < *ended;
+                for c in list.iter_mut().filter(|c| c.life == op.life && !c.sure) {
+                    if c.begun < *ended {
+                        (c.doubtful, c.settled, c.hard) = (true, None, None);
+                    }
                 }
+                open.entry(key).or_default().retain(|p| list[*p].sure);
             }
             (Act::Write { .. }, _) => {
                 let place = place.expect("a write is a change");
@@ -125,16 +128,19 @@ impl View {
             }
             (Act::Cut { .. }, _) => {
                 let place = place.expect("a cut is a change");
-                self.changes.entry(file).or_default()[place].settled = Some(*ended);
+                let cut = &mut self.changes.entry(file).or_default()[place];
+                (cut.settled, cut.sure) = (Some(*ended), true);
                 open.entry(key).or_default().push(place);
             }
-            (Act::Push { durable, .. }, _) => {
+            (Act::Push { durable, handle, .. }, _) => {
                 if *durable {
                     self.created_hard.entry(file).or_insert(*ended);
                 }
-                self.settle(files, key, op.begun, *ended, *durable, open);
+                self.settle(files, key, *handle, (op.begun, *ended), *durable, open);
             }
-            (Act::Close { .. }, _) => self.settle(files, key, op.begun, *ended, false, open),
+            (Act::Close { handle, .. }, _) => {
+                self.settle(files, key, *handle, (op.begun, *ended), false, open);
+            }
             _ => {}
         }
     }
@@ -160,11 +166,12 @@ impl View {
         &mut self,
         files: &Files,
         key: (Life, File),
-        begun: Stamp,
-        ended: Stamp,
+        handle: HandleNo,
+        (begun, ended): (Stamp, Stamp),
         durable: bool,
         open: &mut Open,
     ) {
+        let opened = self.handles.get(&handle).map_or(Stamp::LAST, |h| h.opened);
         let list = self.changes.entry(key.1).or_default();
         open.entry(key).or_default().retain(|p| {
             let c = &mut list[*p];
@@ -172,6 +179,7 @@ impl View {
                 return true;
             }
             c.settled.get_or_insert(ended);
+            c.sure |= opened < c.begun;
             let lost = files.losses.iter().any(|l| c.begun < *l && *l < ended);
             if durable && !(c.let_go && lost) {
                 c.hard = Some(ended);
@@ -229,6 +237,7 @@ fn change(i: usize, op: &Op) -> Option<(File, Change)> {
         settled: None,
         hard: None,
         doubtful: false,
+        sure: false,
         let_go: false,
     };
     Some((file, change))

@@ -225,6 +225,24 @@ fn every_descriptor_hears_of_a_failure() {
     told(Told::Failed(Failure::Unavailable { text: "chain 1".into() })).allowed();
 }
 
+/// An Ok through a descriptor that was opened after the write is no promise to its writer.
+#[test]
+fn who_opens_later_hears_nothing_and_promises_nothing() {
+    let told = |failed: bool, length: u64| {
+        let mut s = story();
+        s.write(A, 0, 3);
+        s.says(A, Act::Open { name: N, handle: 2 }, Told::File { file: F, length: 3 });
+        s.says(A, Act::Push { file: F, handle: 2, durable: true }, Told::Done);
+        if failed {
+            s.fails(A, Act::Close { file: F, handle: 1 });
+        }
+        s.open(B, length);
+        s
+    };
+    told(true, 0).allowed();
+    told(false, 0).refused("the length is 0");
+}
+
 #[test]
 fn appends_are_all_there() {
     let told = |second: u64| {
@@ -307,6 +325,21 @@ fn an_open_file_stays() {
     };
     told(false).refused("until the close");
     told(true).allowed();
+}
+
+#[test]
+fn a_store_that_lost_nothing_does_not_say_so() {
+    let told = |lost: bool| {
+        let mut s = story();
+        if lost {
+            s.loses_power();
+        }
+        let push = Act::Push { file: F, handle: 1, durable: true };
+        s.says(A, push, Told::Failed(Failure::Lost));
+        s
+    };
+    told(true).allowed();
+    told(false).refused("no reason");
 }
 
 /// What was fsynced is there, whatever becomes of the store and of the client that made it.
