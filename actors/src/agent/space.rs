@@ -53,7 +53,10 @@ pub fn cluster_space(nodes: &[NodeSpaces], replicas: u64) -> ClusterSpace {
 
 /// What tells the file systems of one node apart.
 fn file_system(space: &TargetSpace) -> u64 {
-    u64::from(space.disk) // PLACE: `space.file_system`, if it is not 0, once storage tells it
+    match space.file_system {
+        0 => u64::from(space.disk), // not known: each data folder counts as one
+        id => id,
+    }
 }
 
 impl Agent {

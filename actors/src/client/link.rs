@@ -18,7 +18,9 @@ use crate::meta::Meta;
 use crate::proto::agent::{GetRouting, RoutingNews, WatchRouting};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
 use crate::proto::meta::{Layout, MetaError, Stripes};
-use crate::proto::mgmtd::{Chain, CloseSession, ExtendSession, OpenSession, Routing, TargetState};
+use crate::proto::mgmtd::{
+    Chain, CloseSession, ExtendSession, GetSpaces, NodeSpaces, OpenSession, Routing, TargetState,
+};
 use crate::proto::storage::{
     ChunkData, Extents, FileExtents, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk,
     UpdateKind, Updated,
@@ -212,6 +214,19 @@ impl Link {
         if routing.version > self.routing().version {
             let old = self.0.routing.replace(Rc::new(routing));
             self.0.watchers.news(&old, &self.routing());
+        }
+    }
+
+    /// How full the storage nodes are, as they last said.
+    pub async fn spaces(&self, cx: &Cx) -> Result<Vec<NodeSpaces>, FsError> {
+        let mut retry = Retry::new(cx, self.patience());
+        loop {
+            if let Ok(Some(nodes)) = cx.ask(self.0.agent, GetSpaces).await {
+                return Ok(nodes);
+            }
+            if !retry.again(cx, Slot::new()).await {
+                return Err(FsError::Unavailable("no mgmtd says how full the cluster is".into()));
+            }
         }
     }
 

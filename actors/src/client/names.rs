@@ -5,9 +5,9 @@ use t3fs_runtime::Cx;
 use super::file::{HandleId, Hold};
 use super::opens::Changing;
 use super::{Attr, Client, DirPage, FileType, FsError, FsSpace, Owner, RenameMode};
+use crate::agent::{ClusterSpace, cluster_space};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
-use crate::proto::storage::GetSpace;
 
 /// How long a space report is good for.
 const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
@@ -42,8 +42,7 @@ impl Client {
             // cannot be told that now is told what is known.
             let _ = self.report(cx, &file, false).await;
         }
-        let attr = file.core.borrow().attr();
-        attr
+        file.core.borrow().attr()
     }
 
     pub async fn lookup(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
@@ -276,28 +275,12 @@ impl Client {
         {
             return Ok(space);
         }
-        let routing = self.0.link.routing();
-        let mut disks = std::collections::BTreeMap::new();
-        let mut reusable = 0;
-        let mut replicas = 1;
-        for c in &routing.chains {
-            replicas = replicas.max(c.targets.len() as u64);
-            for t in &c.targets {
-                let Some(addr) = t.addr else { continue };
-                let to = t3fs_runtime::Addr::<crate::storage::Storage>::from_raw(addr);
-                // A target that does not answer has no space to offer now.
-                if let Ok(Ok(s)) = cx.ask(to, GetSpace).await {
-                    disks.insert((t.node, s.disk), (s.disk_capacity, s.disk_free));
-                    reusable += s.reusable;
-                }
-            }
-        }
-        let (capacity, free) = disks.values().fold((0, 0), |a, d| (a.0 + d.0, a.1 + d.1));
-        let space = FsSpace {
-            capacity: capacity / replicas,
-            free: (free + reusable) / replicas,
-            inodes: self.0.link.meta(cx, CountInodes).await?,
-        };
+        let nodes = self.0.link.spaces(cx).await?;
+        let chains = &self.0.link.routing().chains;
+        let replicas = chains.iter().map(|c| c.targets.len() as u64).max().unwrap_or(1).max(1);
+        let ClusterSpace { capacity, free } = cluster_space(&nodes, replicas);
+        let inodes = self.0.link.meta(cx, CountInodes).await?;
+        let space = FsSpace { capacity, free, inodes };
         self.0.space.set(Some((cx.now(), space)));
         Ok(space)
     }

@@ -53,7 +53,7 @@ impl Client {
                 client.drop_idle_holds(&long);
                 client.settle_all();
                 rounds = rounds.wrapping_add(1);
-                if rounds % BARRIER_EVERY == 0 {
+                if rounds.is_multiple_of(BARRIER_EVERY) {
                     client.barrier_in_background(&long);
                 }
                 if client.is_quiet() {
