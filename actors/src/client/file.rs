@@ -136,6 +136,15 @@ impl FileCore {
         &self.known
     }
 
+    /// A program has read; whether `moves` says that the time of access follows.
+    pub(super) fn was_read(&mut self, now_ns: i64, moves: impl FnOnce(&Attr) -> bool) -> bool {
+        let moved = moves(&self.known);
+        if moved {
+            self.known.atime_ns = now_ns;
+        }
+        moved
+    }
+
     /// Behind the last byte that this client has written and meta does not count yet.
     pub(super) fn own_end(&self) -> u64 {
         let size = self.known.layout.as_ref().map_or(0, |l| u64::from(l.chunk_size));

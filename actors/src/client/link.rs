@@ -12,7 +12,7 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Slot};
 
 use super::FsError;
-use super::retry::{Retry, Subject, Watchers};
+use super::retry::{Retry, Silence, Subject, Watchers};
 use crate::agent::Agent;
 use crate::meta::Meta;
 use crate::proto::agent::{GetRouting, RoutingNews, WatchRouting};
@@ -58,6 +58,7 @@ struct State {
     own: RefCell<(Vec<SessionId>, u64)>,
     /// The meta server that answered last.
     meta: Cell<Option<RawAddr>>,
+    silence: Silence,
     watchers: Watchers,
 }
 
@@ -93,6 +94,7 @@ impl Link {
             patience: Cell::new(super::IO_TIMEOUT),
             own: RefCell::default(),
             meta: Cell::new(None),
+            silence: Silence::default(),
             watchers: Watchers::default(),
         }));
         let nonce = cx.rand();
@@ -305,6 +307,7 @@ impl Link {
         Meta: Handle<M>,
     {
         let mut retry = Retry::new(cx, self.0.patience.get());
+        let began = cx.now();
         let mut failed = None;
         loop {
             let to = self.pick_meta(cx, failed);
@@ -319,6 +322,7 @@ impl Link {
                         Ok(Err(MetaError::Unavailable(why))) => why,
                         Ok(reply) => {
                             self.0.meta.set(Some(to));
+                            self.0.silence.end("meta");
                             return reply.map_err(FsError::from);
                         }
                         Err(e @ (AskError::NotSent(_) | AskError::Unknown(_))) => e.to_string(),
@@ -326,6 +330,7 @@ impl Link {
                 }
             };
             (failed, _) = (to, self.0.meta.take());
+            self.0.silence.lasts("meta", cx.now().since(began), cx.now(), &why);
             if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("meta: {why}")));
             }
@@ -364,6 +369,7 @@ impl Link {
     ) -> Result<T, FsError> {
         let mut retry = Retry::new(cx, self.0.patience.get());
         let (mut bad, mut failed) = (Vec::new(), None);
+        let began = cx.now();
         loop {
             let news = self.watch(cx, Subject::Chain(chain));
             let mut fresh = false;
@@ -375,7 +381,10 @@ impl Link {
                     let changed = Err(AskError::Unknown("the chain has changed"));
                     let answer = before(attempt(to, version, hops), news.clone()).await;
                     match answer.unwrap_or(changed) {
-                        Ok(Ok(v)) => return Ok(v),
+                        Ok(Ok(v)) => {
+                            self.0.silence.end("storage");
+                            return Ok(v);
+                        }
                         Ok(Err(e @ StorageError::StaleChain { .. })) => {
                             fresh = true;
                             e.to_string()
@@ -401,6 +410,7 @@ impl Link {
                     }
                 }
             };
+            self.0.silence.lasts("storage", cx.now().since(began), cx.now(), &why);
             if !retry.again(cx, news).await {
                 return Err(FsError::Unavailable(format!("chain {chain}: {why}")));
             }

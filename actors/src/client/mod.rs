@@ -199,6 +199,8 @@ struct Inner {
     idle: RefCell<VecDeque<(Time, InodeId)>>,
     /// Closed files without a name that are still held.
     nameless: RefCell<Vec<InodeId>>,
+    /// Files whose time of access meta is to hear of.
+    reads: RefCell<BTreeMap<InodeId, i64>>,
     next_handle: Cell<u64>,
     sharing: Sharing,
     stamps: RefCell<Stamps>,
@@ -230,6 +232,7 @@ impl Client {
             changing: RefCell::default(),
             idle: RefCell::default(),
             nameless: RefCell::default(),
+            reads: RefCell::default(),
             next_handle: Cell::new(1),
             sharing: Sharing::default(),
             stamps: RefCell::default(),

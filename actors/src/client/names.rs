@@ -34,7 +34,10 @@ impl Client {
     }
 
     /// Lays this client's own unreported writes over what meta says.
-    pub(super) async fn with_mine(&self, cx: &Cx, attr: Attr) -> Attr {
+    pub(super) async fn with_mine(&self, cx: &Cx, mut attr: Attr) -> Attr {
+        if let Some(read_ns) = self.0.reads.borrow().get(&attr.inode) {
+            attr.atime_ns = attr.atime_ns.max(*read_ns);
+        }
         let Some(file) = self.file(attr.inode) else { return attr };
         file.core.borrow_mut().merge(attr);
         if file.core.borrow().is_doubtful() {
@@ -262,11 +265,43 @@ impl Client {
         let m = ReadDir { inode, after: after.to_vec(), limit };
         let mut page: DirPage = self.0.link.meta(cx, m).await?;
         for e in &mut page.entries {
-            if self.file(e.attr.inode).is_some() {
+            let read = self.0.reads.borrow().contains_key(&e.attr.inode);
+            if read || self.file(e.attr.inode).is_some() {
                 e.attr = self.with_mine(cx, e.attr.clone()).await;
             }
         }
         Ok(page)
+    }
+
+    /// A program has read a file. `moves` says whether its time of access follows; meta hears of it
+    /// within seconds, with others.
+    pub fn was_read(&self, cx: &Cx, inode: InodeId, moves: impl FnOnce(&Attr) -> bool) {
+        let Some(file) = self.file(inode) else { return };
+        let now_ns = cx.wall_us() as i64 * 1000;
+        if file.core.borrow_mut().was_read(now_ns, moves) {
+            let full = {
+                let mut reads = self.0.reads.borrow_mut();
+                reads.insert(inode, now_ns);
+                reads.len() >= HOLDS_MAX
+            };
+            if full {
+                self.tell_reads(cx);
+            }
+            self.sweep(cx);
+        }
+    }
+
+    /// Tells meta of reads. Times of access that do not arrive are lost: nobody waits for them.
+    pub(super) fn tell_reads(&self, cx: &Cx) {
+        let all: Vec<(InodeId, i64)> = self.0.reads.take().into_iter().collect();
+        for reads in all.chunks(HOLDS_MAX).map(<[_]>::to_vec) {
+            let (client, cx) = (self.clone(), cx.outlive());
+            cx.clone().spawn(async move {
+                if let Err(e) = client.0.link.meta(&cx, NoteReads { reads }).await {
+                    tracing::debug!("times of access are lost: {e}");
+                }
+            });
+        }
     }
 
     pub async fn statfs(&self, cx: &Cx) -> Result<FsSpace, FsError> {

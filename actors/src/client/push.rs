@@ -55,6 +55,7 @@ impl Client {
                 rounds = rounds.wrapping_add(1);
                 if rounds.is_multiple_of(BARRIER_EVERY) {
                     client.barrier_in_background(&long);
+                    client.tell_reads(&long);
                 }
                 if client.is_quiet() {
                     client.0.sweeping.set(false);
@@ -70,6 +71,7 @@ impl Client {
             && self.0.stamps.borrow().next_barrier().is_none()
             && self.0.idle.borrow().is_empty()
             && self.0.nameless.borrow().is_empty()
+            && self.0.reads.borrow().is_empty()
             && files.values().all(|f| {
                 let core = f.core.borrow();
                 !core.is_busy() && !core.is_idle()

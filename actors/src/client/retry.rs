@@ -92,6 +92,37 @@ impl Retry {
     }
 }
 
+/// Operations that wait this long are told of.
+const SILENCE_MIN: Duration = Duration::from_millis(1_500);
+/// Between two lines about one silence.
+const SILENCE_LINES: Duration = Duration::from_secs(10);
+
+/// Says, not too often, who keeps operations waiting, and when that is over.
+#[derive(Default)]
+pub(super) struct Silence {
+    /// Who does not answer, and when that was said last.
+    said: Cell<Option<(&'static str, Time)>>,
+}
+
+impl Silence {
+    /// An operation has waited for so long.
+    pub(super) fn lasts(&self, who: &'static str, waited: Duration, now: Time, why: &str) {
+        let said = self.said.get();
+        if waited >= SILENCE_MIN && said.is_none_or(|(_, at)| now.since(at) >= SILENCE_LINES) {
+            tracing::warn!("operations wait for {who}: {why}");
+            self.said.set(Some((who, now)));
+        }
+    }
+
+    /// It has answered.
+    pub(super) fn end(&self, who: &'static str) {
+        if self.said.get().is_some_and(|(silent, _)| silent == who) {
+            tracing::info!("{who} answers again");
+            self.said.set(None);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -164,6 +164,14 @@ impl Handle<ShareOpens> for Meta {
     }
 }
 
+impl Handle<NoteReads> for Meta {
+    async fn handle(me: &Me<Self>, m: NoteReads, cx: &Cx) -> Result<(), MetaError> {
+        check_holds(m.reads.len())?;
+        let body = async |txn: &mut Txn<'_>| attr::note_reads(txn, &m.reads).await;
+        run(me, cx, Durability::Soon, body).await.map(drop)
+    }
+}
+
 impl Handle<KeepOpens> for Meta {
     async fn handle(me: &Me<Self>, m: KeepOpens, cx: &Cx) -> Result<(), MetaError> {
         // A record that comes back after a crash would speak for opens that nobody sees.

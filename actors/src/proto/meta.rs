@@ -17,7 +17,7 @@ pub const ROOT: InodeId = InodeId(1);
 pub const NAME_MAX: usize = 255;
 /// Longest symlink target, bytes.
 pub const SYMLINK_MAX: usize = 4095;
-/// Most files in one [`DropHolds`] or [`ShareOpens`].
+/// Most files in one [`DropHolds`], [`ShareOpens`] or [`NoteReads`].
 pub const HOLDS_MAX: usize = 256;
 /// Most hard links of a file.
 pub const LINKS_MAX: u32 = 65_000;
@@ -269,6 +269,13 @@ pub struct KeepOpens {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ListKeepers;
 
+/// Files that were read, and when: their time of access becomes at least that. Files that are gone
+/// are passed over. At most [`HOLDS_MAX`] at a time.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct NoteReads {
+    pub reads: Vec<(InodeId, i64)>,
+}
+
 /// What is common to everything that makes a name.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct NewEntry {
@@ -461,6 +468,7 @@ no_bulk!(
     ShareOpens,
     KeepOpens,
     ListKeepers,
+    NoteReads,
     CreateFile,
     MakeDir,
     MakeSymlink,
@@ -501,4 +509,5 @@ protocol! { Meta as MetaMsg = 0x0200 {
     21 v 1 ShareOpens -> Result<Vec<InodeId>, MetaError>, Control, 10_000 ms;
     22 v 1 KeepOpens -> Result<(), MetaError>, Bulk, 10_000 ms;
     23 v 1 ListKeepers -> Result<Vec<SessionId>, MetaError>, Control, 10_000 ms;
+    24 v 1 NoteReads -> Result<(), MetaError>, Bulk, 10_000 ms;
 } }

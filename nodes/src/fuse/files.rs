@@ -1,9 +1,12 @@
 //! Content: open, write, and what goes with them.
 
+use std::time::SystemTime;
+
 use bytes::Bytes;
 use t3fs_actors::client::{At, Attr, FileType, FsError, HandleId, Owner, SetAttrs, SetTime};
 use t3fs_actors::proto::ids::InodeId;
 
+use super::attr::{Atime, wants_atime};
 use super::hub::Here;
 use super::names;
 
@@ -142,6 +145,16 @@ pub async fn close_unheard(here: &Here, inode: InodeId, handle: HandleId, flags:
     if let Err(e) = release(here, inode, handle, flags).await {
         tracing::warn!("inode {inode} was not released after its caller was killed: {e:?}");
     }
+}
+
+/// Reads, and takes note of that.
+pub async fn read(here: &Here, inode: InodeId, offset: u64, len: u32) -> Result<Bytes, FsError> {
+    let data = here.client.read(&here.cx, inode, offset, len).await?;
+    let atime = here.hub.atime;
+    if atime != Atime::Never {
+        here.client.was_read(&here.cx, inode, |attr| wants_atime(atime, attr, SystemTime::now()));
+    }
+    Ok(data)
 }
 
 /// One write(2), as the kernel passes it on.

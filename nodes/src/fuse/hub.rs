@@ -15,6 +15,7 @@ use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
+use super::attr::Atime;
 use super::admit::{Admission, Permit};
 use super::kernel::Ttl;
 
@@ -43,6 +44,8 @@ pub struct Hub {
     /// Inodes that are open for writing, and how often: only their shard knows their length.
     writers: DashMap<u64, u32>,
     admission: Arc<Admission>,
+    /// When reading moves times of access.
+    pub atime: Atime,
     /// How long requests wait for a cluster that does not answer; `None`: for ever.
     io_timeout: Option<Duration>,
 }
@@ -60,9 +63,10 @@ impl Hub {
         remotes: Vec<Remote>,
         bytes_in_flight_max: usize,
         io_timeout: Option<Duration>,
+        atime: Atime,
     ) -> Arc<Hub> {
         let admission = Admission::new(bytes_in_flight_max);
-        Arc::new(Hub { remotes, writers: DashMap::new(), admission, io_timeout })
+        Arc::new(Hub { remotes, writers: DashMap::new(), admission, io_timeout, atime })
     }
 
     pub fn shards(&self) -> usize {

@@ -345,7 +345,7 @@ impl Filesystem for Fs {
         reply: ReplyData,
     ) {
         self.run(ino, async move |here| {
-            match here.client.read(&here.cx, InodeId(ino.0), offset, size).await {
+            match files::read(&here, InodeId(ino.0), offset, size).await {
                 Ok(data) => reply.data(&data),
                 Err(e) => reply.error(errno(&e)),
             };

@@ -168,7 +168,8 @@ impl Node {
     /// For the FUSE threads.
     pub fn hub(&self) -> Arc<Hub> {
         let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
-        Hub::new(self.shards.remotes.clone(), bytes_max, self.assembly.io_timeout)
+        let (io_timeout, atime) = (self.assembly.io_timeout, self.assembly.mount_options.atime());
+        Hub::new(self.shards.remotes.clone(), bytes_max, io_timeout, atime)
     }
 
     /// For checks from other threads.

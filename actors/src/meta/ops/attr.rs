@@ -112,6 +112,22 @@ fn clear_suid(attr: &mut Attr) {
     }
 }
 
+/// Moves times of access forward. They are no change that anybody waits for: `ctime` stays.
+pub async fn note_reads(txn: &mut Txn<'_>, reads: &[(InodeId, i64)]) -> Done<()> {
+    let keys: Vec<Bytes> = reads.iter().map(|(inode, _)| inode_key(*inode)).collect();
+    let stored = txn.fetch_all(keys.clone()).await?;
+    for (((inode, read_ns), key), stored) in reads.iter().zip(&keys).zip(stored) {
+        let Some(stored) = stored else { continue };
+        let mut inode = Inode::open(*inode, &stored)?;
+        if inode.attr.atime_ns < *read_ns {
+            txn.depend(key);
+            inode.attr.atime_ns = *read_ns;
+            store(txn, &mut inode);
+        }
+    }
+    Ok(())
+}
+
 /// Takes a writer's report. One that brings nothing new writes nothing.
 ///
 /// A writer may know of a later cut than is stored: the store lost it in a crash. Its number is
