@@ -51,8 +51,10 @@ fn planted_barriers_lie() {
         assert_eq!(sync(&w, lost).await, Ok(()));
         let (bug, beside) = (Some(PlantedBug::BarrierAnswersAtOnce), Rc::clone(&w.beside));
         let next = World::start_planted(w.cx.clone(), w.disk.clone(), beside, bug).await;
-        next.disk.hold_syncs(true);
         next.seq.set(w.seq.get());
+        // The first number waits for the disk, whatever the barrier does.
+        next.file(ROOT, "first").await.unwrap();
+        next.disk.hold_syncs(true);
         next.file(ROOT, "unsynced").await.unwrap();
         assert_eq!(sync(&next, Stamp(0)).await, Ok(()));
     });
