@@ -227,7 +227,7 @@ fn space_and_holes_are_as_they_are() {
     let mut both = Beside::new("holes");
     // 20 MiB, of which the sixth has something in it.
     let sparse = "truncate -s 20M s
-    head -c 1048576 /dev/urandom | dd of=s bs=1M seek=5 conv=notrunc status=none
+                  head -c 1048576 /dev/urandom | dd of=s bs=1M seek=5 conv=notrunc status=none
                   # Up to one chunk more for each piece of data counts as the same.
                   about() {
                       [ $1 -ge $2 ] && [ $1 -le $(($2 + 1024)) ] && echo $2 || echo \"$1 for $2\"
@@ -363,12 +363,12 @@ fn positions_stay(dir: &Path, seed: u64) -> Result<(), String> {
     let mut rest = names_from(&mut listing)?;
     // Most of what came before, and some of what comes.
     for name in before.iter().filter(|name| name.starts_with("name")) {
-        if dice.word() % 4 > 0 {
+        if !dice.word().is_multiple_of(4) {
             fs::remove_file(dir.join(name)).map_err(|e| e.to_string())?;
         }
     }
     rest.retain(|name| {
-        let stays = !name.starts_with("name") || dice.word() % 4 > 0;
+        let stays = !name.starts_with("name") || !dice.word().is_multiple_of(4);
         if !stays {
             fs::remove_file(dir.join(name)).expect("unlink");
         }
