@@ -1,7 +1,7 @@
-//! `synced-load LOG DIR..`: writes and fsyncs files with several threads, until standard input ends,
-//! whatever fails meanwhile, and says in LOG, which lies elsewhere, what an fsync that returned 0 has
-//! promised. Each DIR is the same folder on another mount. `synced-load --verify LOG DIR` compares, in
-//! the form of `two-mounts`.
+//! `synced-load LOG DIR..`: writes and fsyncs files with several threads, until standard input
+//! ends, whatever fails meanwhile, and says in LOG, which lies elsewhere, what an fsync that
+//! returned 0 has promised. Each DIR is the same folder on another mount.
+//! `synced-load --verify LOG DIR` compares, in the form of `two-mounts`.
 //!
 //! fsync of a file promises its content, its length and its name; fsync of a folder promises what
 //! was done to the names in it. No name is ever used again. A program for the reason that

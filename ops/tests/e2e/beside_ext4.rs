@@ -33,7 +33,10 @@ struct Beside {
 const HELPERS: &str = "
     export LC_ALL=C TZ=UTC
     # Whether a time (Y: of content, X: of the last read) is that of now.
-    is_now() { local t; t=$(($(date +%s) - $(stat -c %$1 $2))); [ ${t#-} -lt 1000 ] && echo now || echo then; }
+    is_now() {
+        local t; t=$(($(date +%s) - $(stat -c %$1 $2)))
+        [ ${t#-} -lt 1000 ] && echo now || echo then
+    }
     mtime() { stat -c %Y $1; }
     # What a command says, without what it says of paths.
     says() { if \"$@\" 2>said; then echo done; else sed 's/.*: //' said; fi; }
@@ -51,8 +54,8 @@ impl Beside {
         [self.mount.dir(), self.disk.dir.clone()]
     }
 
-    /// Runs the line in a new folder `what` on both; it must print the same. $ROOT is where the file
-    /// system is mounted.
+    /// Runs the line in a new folder `what` on both; it must print the same. $ROOT is where the
+    /// file system is mounted.
     fn same(&mut self, what: &str, line: &str) {
         let [here, there] = self.roots().map(|root| {
             let dir = root.join(what.replace(' ', "-"));
@@ -103,27 +106,50 @@ fn rsync_takes_every_change() {
         "mkdir src dst; sync() { rsync -a --out-format=%n src/ dst/ | grep -v '/$' || true; }";
     let lines = [
         // The later one is older: a time that only moves forward would stay.
-        ("older", "echo one >src/f; touch -d 2020-01-01 src/f; sync; mtime dst/f
-                   echo two >src/f; touch -d 2019-01-01 src/f; sync; cat dst/f; mtime dst/f; sync"),
-        ("newer", "echo one >src/f; touch -d 2019-01-01 src/f; sync
-                   echo two >src/f; touch -d 2020-01-01 src/f; sync; cat dst/f; mtime dst/f; sync"),
+        (
+            "older",
+            "echo one >src/f; touch -d 2020-01-01 src/f; sync; mtime dst/f
+             echo two >src/f; touch -d 2019-01-01 src/f; sync; cat dst/f; mtime dst/f
+             sync",
+        ),
+        (
+            "newer",
+            "echo one >src/f; touch -d 2019-01-01 src/f; sync
+             echo two >src/f; touch -d 2020-01-01 src/f; sync; cat dst/f; mtime dst/f
+             sync",
+        ),
         // Same length, and a time that a change must bring back.
-        ("from the future", "echo one >src/f; touch -d 2030-01-01 src/f; sync; mtime dst/f
-                             echo two >src/f; is_now Y src/f; sync; cat dst/f; is_now Y dst/f; sync"),
+        (
+            "from the future",
+            "echo one >src/f; touch -d 2030-01-01 src/f; sync; mtime dst/f
+             echo two >src/f; is_now Y src/f; sync; cat dst/f; is_now Y dst/f
+             sync",
+        ),
         (
             "written over, from the future",
             "echo one >src/f; touch -d 2030-01-01 src/f; sync
              printf two | dd of=src/f conv=notrunc status=none; is_now Y src/f; sync; cat dst/f
-             echo one >src/g; touch -d 2030-01-01 src/g; sync; printf two | dd of=dst/g conv=notrunc status=none
+             echo one >src/g; touch -d 2030-01-01 src/g; sync
+             printf two | dd of=dst/g conv=notrunc status=none
              is_now Y dst/g; sync; cat dst/g",
         ),
-        ("changed there", "echo one >src/f; touch -d 2030-01-01 src/f; sync
-                           echo two >dst/f; is_now Y dst/f; sync; cat dst/f; mtime dst/f; sync"),
-        ("in place", "echo one >src/f; touch -d 2030-01-01 src/f; sync; echo two >src/f
-                      touch -d 2021-01-01 src/f; rsync -a --inplace src/ dst/; cat dst/f; mtime dst/f"),
-        ("a tree", "for n in 1 2 3; do mkdir src/$n; head -c ${n}00000 /dev/zero >src/$n/f; done
-                    touch -d 2018-01-01 src/2; ln -s 1/f src/l; ln src/1/f src/3/h; sync | sort
-                    rsync -aHcn --itemize-changes src/ dst/; mtime dst/2; sync"),
+        (
+            "changed there",
+            "echo one >src/f; touch -d 2030-01-01 src/f; sync
+             echo two >dst/f; is_now Y dst/f; sync; cat dst/f; mtime dst/f; sync",
+        ),
+        (
+            "in place",
+            "echo one >src/f; touch -d 2030-01-01 src/f; sync; echo two >src/f
+             touch -d 2021-01-01 src/f; rsync -a --inplace src/ dst/; cat dst/f
+             mtime dst/f",
+        ),
+        (
+            "a tree",
+            "for n in 1 2 3; do mkdir src/$n; head -c ${n}00000 /dev/zero >src/$n/f; done
+             touch -d 2018-01-01 src/2; ln -s 1/f src/l; ln src/1/f src/3/h; sync | sort
+             rsync -aHcn --itemize-changes src/ dst/; mtime dst/2; sync",
+        ),
     ];
     for (what, line) in lines {
         both.same(what, &format!("{sync}\n{line}"));
@@ -138,31 +164,54 @@ fn times_follow_what_is_done() {
     }
     let mut both = Beside::new("times");
     let lines = [
-        ("a write after touch", "echo a >f; touch -d 2030-01-01 f; mtime f; echo b >>f; is_now Y f
+        (
+            "a write after touch",
+            "echo a >f; touch -d 2030-01-01 f; mtime f; echo b >>f; is_now Y f
              touch -d 2030-01-01 f; printf x | dd of=f conv=notrunc status=none; is_now Y f
              touch -d 2030-01-01 f; : >f; is_now Y f
              touch -d 2030-01-01 f; truncate -s 10 f; is_now Y f
-             touch -d 2030-01-01 f; truncate -s 10 f; is_now Y f"),
-        ("what is told stays", "echo a >f; touch -d 2001-02-03T04:05:06.7 f; stat -c %y f; cat f
+             touch -d 2030-01-01 f; truncate -s 10 f; is_now Y f",
+        ),
+        (
+            "what is told stays",
+            "echo a >f; touch -d 2001-02-03T04:05:06.7 f; stat -c %y f; cat f
              chmod 600 f; ln f g; mv g h; stat -c %y f; cp -p f c; stat -c %y c
-             tar -cf t f; mkdir o; tar -xf t -C o; mtime o/f"),
-        ("an open file", "exec 3>>f; echo a >&3; touch -d 2001-01-01 f; mtime f
+             tar -cf t f; mkdir o; tar -xf t -C o; mtime o/f",
+        ),
+        (
+            "an open file",
+            "exec 3>>f; echo a >&3; touch -d 2001-01-01 f; mtime f
              exec 3>&-; mtime f; exec 3>>f; touch -d 2030-01-01 f; echo b >&3; is_now Y f
-             exec 3>&-; is_now Y f; touch -d 2030-01-01 f; exec 3>>f; exec 3>&-; mtime f"),
-        ("a large write, then touch", "head -c 3000000 /dev/zero >f; touch -d 2001-01-01 f; mtime f
-             sync f; mtime f; sleep 2; mtime f; cp f g; touch -r f g; mtime g"),
-        ("folders", "mkdir d; touch -d 2030-01-01 d; echo >d/a; is_now Y d
-             touch -d 2030-01-01 d; mv d/a d/b; is_now Y d; touch -d 2030-01-01 d; rm d/b; is_now Y d
-             mkdir d/e; touch -d 2030-01-01 d; echo >d/e/f; mtime d"),
-        ("find", "mkdir t; for n in a b c d; do echo $n >t/$n; done; touch -d 2020-05-05 t/a
+             exec 3>&-; is_now Y f; touch -d 2030-01-01 f; exec 3>>f; exec 3>&-; mtime f",
+        ),
+        (
+            "a large write, then touch",
+            "head -c 3000000 /dev/zero >f; touch -d 2001-01-01 f; mtime f
+             sync f; mtime f; sleep 2; mtime f; cp f g; touch -r f g; mtime g",
+        ),
+        (
+            "folders",
+            "mkdir d; touch -d 2030-01-01 d; echo >d/a; is_now Y d
+             touch -d 2030-01-01 d; mv d/a d/b; is_now Y d; touch -d 2030-01-01 d; rm d/b
+             is_now Y d
+             mkdir d/e; touch -d 2030-01-01 d; echo >d/e/f; mtime d",
+        ),
+        (
+            "find",
+            "mkdir t; for n in a b c d; do echo $n >t/$n; done; touch -d 2020-05-05 t/a
              touch -d 2030-01-01 t/b t/c; echo more >>t/b
-             find t -newermt 2025-01-01 | sort; find t ! -newermt 2025-01-01 | sort; find t -newermt 2029-01-01 | sort
-             find t -newer t/a | sort; find t -mmin -5 | sort; find t -mtime +300"),
-        ("reads", "echo a >f; touch -a -d 2001-01-01 f; cat f; is_now X f; sync f; is_now X f
+             find t -newermt 2025-01-01 | sort; find t ! -newermt 2025-01-01 | sort
+             find t -newermt 2029-01-01 | sort
+             find t -newer t/a | sort; find t -mmin -5 | sort; find t -mtime +300",
+        ),
+        (
+            "reads",
+            "echo a >f; touch -a -d 2001-01-01 f; cat f; is_now X f; sync f; is_now X f
              touch -a -d '-7200 seconds' f; touch -m -d '-10000 seconds' f; cat f; is_now X f
              touch -m f; sleep 1.1; cat f; is_now X f
              touch -a -d '-7200 seconds' f; touch -m -d '-3600 seconds' f; cat f; is_now X f
-             mkdir d; echo >d/a; touch -a -d 2001-01-01 d; ls d; is_now X d"),
+             mkdir d; echo >d/a; touch -a -d 2001-01-01 d; ls d; is_now X d",
+        ),
     ];
     for (what, line) in lines {
         both.same(what, line);
@@ -177,20 +226,37 @@ fn space_and_holes_are_as_they_are() {
     }
     let mut both = Beside::new("holes");
     // 20 MiB, of which the sixth has something in it.
-    let sparse = "truncate -s 20M s; head -c 1048576 /dev/urandom | dd of=s bs=1M seek=5 conv=notrunc status=none
+    let sparse = "truncate -s 20M s
+                  head -c 1048576 /dev/urandom | dd of=s bs=1M seek=5 conv=notrunc status=none
                   # Up to one chunk more for each piece of data counts as the same.
-                  about() { [ $1 -ge $2 ] && [ $1 -le $(($2 + 1024)) ] && echo $2 || echo \"$1 for $2\"; }
+                  about() {
+                      [ $1 -ge $2 ] && [ $1 -le $(($2 + 1024)) ] && echo $2 || echo \"$1 for $2\"
+                  }
                   used() { sync $1; about $(du -k $1 | cut -f1) $2; }";
     let lines = [
-        ("du of plain files", "for n in 4096 40960 1048576 5242880; do head -c $n /dev/urandom >f$n; done
-             sync f*; du -k f*; du -k --apparent-size f*; stat -c '%s %b %B' f*"),
-        ("du of sparse files", "used s 1024; du -k --apparent-size s; truncate -s 100G h; used h 0
-             stat -c %s h; truncate -s 0 h; used h 0; truncate -s 5M s; used s 0"),
-        ("tar -S", "sync s; tar -cSf t s; about $(($(stat -c %s t) / 1024)) 1030; mkdir o; tar -xSf t -C o
-             cmp s o/s; used o/s 1024; stat -c %s o/s"),
-        ("cp --sparse", "cp --sparse=always s a; cmp s a; used a 1024; cp --sparse=auto s b; cmp s b
-             used b 1024; head -c 20971520 /dev/zero >z; used z 20480; cp --sparse=always z c; cmp z c
-             used c 0; cp --sparse=never s d; cmp s d; used d 20480"),
+        (
+            "du of plain files",
+            "for n in 4096 40960 1048576 5242880; do head -c $n /dev/urandom >f$n; done
+             sync f*; du -k f*; du -k --apparent-size f*; stat -c '%s %b %B' f*",
+        ),
+        (
+            "du of sparse files",
+            "used s 1024; du -k --apparent-size s; truncate -s 100G h; used h 0
+             stat -c %s h; truncate -s 0 h; used h 0; truncate -s 5M s; used s 0",
+        ),
+        (
+            "tar -S",
+            "sync s; tar -cSf t s; about $(($(stat -c %s t) / 1024)) 1030; mkdir o
+             tar -xSf t -C o
+             cmp s o/s; used o/s 1024; stat -c %s o/s",
+        ),
+        (
+            "cp --sparse",
+            "cp --sparse=always s a; cmp s a; used a 1024; cp --sparse=auto s b; cmp s b
+             used b 1024; head -c 20971520 /dev/zero >z; used z 20480; cp --sparse=always z c
+             cmp z c
+             used c 0; cp --sparse=never s d; cmp s d; used d 20480",
+        ),
         ("rm", "used s 1024; rm s; stat s 2>/dev/null || echo gone"),
     ];
     for (what, line) in lines {
@@ -297,12 +363,12 @@ fn positions_stay(dir: &Path, seed: u64) -> Result<(), String> {
     let mut rest = names_from(&mut listing)?;
     // Most of what came before, and some of what comes.
     for name in before.iter().filter(|name| name.starts_with("name")) {
-        if dice.word() % 4 > 0 {
+        if !dice.word().is_multiple_of(4) {
             fs::remove_file(dir.join(name)).map_err(|e| e.to_string())?;
         }
     }
     rest.retain(|name| {
-        let stays = !name.starts_with("name") || dice.word() % 4 > 0;
+        let stays = !name.starts_with("name") || !dice.word().is_multiple_of(4);
         if !stays {
             fs::remove_file(dir.join(name)).expect("unlink");
         }
@@ -342,7 +408,8 @@ fn a_mount_becomes_read_only_and_back() {
         "grep \" $ROOT \" /proc/self/mounts | cut -d' ' -f4 | tr , '\\n' | grep -E '^(ro|rw)$'";
     // Errors of programs go to a place that can be written.
     let outside = "cd /tmp && D=$OLDPWD && T=$(mktemp -d) && cd $T && ln -s $D dir && cd dir
-                   says() { if \"$@\" 2>$T/said; then echo done; else sed 's/.*: //' $T/said; fi; }";
+                   says() { if \"$@\" 2>$T/said; then echo done; else sed 's/.*: //' $T/said
+                   fi; }";
     let line = format!(
         "echo x >f; {outside}
          exec 3>>f; says mount -o remount,ro $ROOT | grep -q busy && echo busy; exec 3>&-
@@ -370,7 +437,8 @@ fn options_of_fstab_hold() {
     let mut parts = Parts::new("fstab", None);
     parts.all_in_one();
     let first = parts.mount("first");
-    let prepare = "printf '#!/bin/sh\\necho ran\\n' >p; chmod +x p; echo x >f; cp /usr/bin/id id; chmod 4755 id
+    let prepare = "printf '#!/bin/sh\\necho ran\\n' >p; chmod +x p; echo x >f
+    cp /usr/bin/id id; chmod 4755 id
                    mknod null c 1 3; chmod 666 null";
     run(&mut shell(&first, prepare));
     parts.down("first");
@@ -410,7 +478,8 @@ fn options_of_fstab_hold() {
         );
         let here = format!(
             "mount -t tmpfs tmpfs $SBIN; mkdir $SBIN/up $SBIN/work
-             mount -t overlay overlay -o lowerdir=/usr/sbin,upperdir=$SBIN/up,workdir=$SBIN/work /usr/sbin
+             over=lowerdir=/usr/sbin,upperdir=$SBIN/up,workdir=$SBIN/work
+             mount -t overlay -o $over overlay /usr/sbin
              ln -s $(readlink -f $HELPER) /sbin/mount.t3fs
              mount -t t3fs -o {options},{cluster} {} $DIR >/dev/null
              trap '$NODE down $DIR >/dev/null 2>&1' EXIT

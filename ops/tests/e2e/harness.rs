@@ -248,8 +248,8 @@ impl Mount {
     }
 }
 
-/// A cluster of processes on this host, as a test wants them, and mounts of it. Dropping it ends and
-/// removes all.
+/// A cluster of processes on this host, as a test wants them, and mounts of it. Dropping it ends
+/// and removes all.
 pub struct Parts {
     // Dropped in this order, the mounts' processes before.
     processes: Vec<(String, Process)>,

@@ -32,8 +32,8 @@ impl LoopDisk {
     /// What the machine's power loss does to it: everything is gone that was not synced. Nothing is
     /// written any more from here on; mount it again with `power_on`.
     ///
-    /// This is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH of the kernel's fs/ext4/ext4.h, as
-    /// xfstests use it. perl, since a call of ioctl is `unsafe`; each Debian has it.
+    /// This is EXT4_IOC_SHUTDOWN with EXT4_GOING_FLAGS_NOLOGFLUSH of the kernel's fs/ext4/ext4.h,
+    /// as xfstests use it. perl, since a call of ioctl is `unsafe`; each Debian has it.
     pub fn power_off(&self) {
         let script = "open my $f, '<', $ARGV[0] or die $!; my $how = pack('L', 2); \
                       ioctl($f, 0x8004587d, $how) or die $!";

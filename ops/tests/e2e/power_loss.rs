@@ -1,7 +1,8 @@
 //! Goal: no fsync that returned 0 is broken when the host of the metadata store loses its power.
-//! Method: kv is a process of its own with its state on a file system of its own, which is shut down
-//! under load so that all is gone that was not synced; then it starts again on what is there. The
-//! program `synced-load` says on another disk what it was promised, and goes on through the losses.
+//! Method: kv is a process of its own with its state on a file system of its own, which is shut
+//! down under load so that all is gone that was not synced; then it starts again on what is there.
+//! The program `synced-load` says on another disk what it was promised, and goes on through the
+//! losses.
 
 use std::fs;
 use std::path::{Path, PathBuf};

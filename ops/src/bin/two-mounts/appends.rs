@@ -206,9 +206,10 @@ pub fn copytruncate(two: &Two) -> Count {
         Ok(())
     });
     count.expect("steps", outcome);
-    all_copies(two)
-        .and_then(|()| Ok(lines_are_there(&mut count, &two.a.join("all"), &want)))
-        .unwrap_or_else(|why| count.expect("copies", Err(why)));
+    match all_copies(two) {
+        Ok(()) => lines_are_there(&mut count, &two.a.join("all"), &want),
+        Err(why) => count.expect("copies", Err(why)),
+    }
     count
 }
 

@@ -108,9 +108,10 @@ fn close_to_open_once(two: &Two, round: u32) -> Result<(), Wrong> {
     let name = format!("f{}", round / 4);
     let mine = a.join(&name);
     let theirs = b.join(&name);
-    let size = 10 + (round as usize * 7919) % if round % 40 == 0 { 1_500_000 } else { 30_000 };
+    let size =
+        10 + (round as usize * 7919) % if round.is_multiple_of(40) { 1_500_000 } else { 30_000 };
     let new = content(u64::from(round), size);
-    let before = if round % 4 == 0 { Vec::new() } else { fs::read(&mine).at("read")? };
+    let before = if round.is_multiple_of(4) { Vec::new() } else { fs::read(&mine).at("read")? };
     let mut file = match round % 4 {
         0 | 1 => File::create(&mine).at("create")?,
         2 => OpenOptions::new().write(true).open(&mine).at("open to write")?,
@@ -128,7 +129,7 @@ fn close_to_open_once(two: &Two, round: u32) -> Result<(), Wrong> {
         2 => [&new[..], before.get(size..).unwrap_or_default()].concat(),
         _ => [before, new].concat(),
     };
-    let stat_first = round / 8 % 2 == 0;
+    let stat_first = (round / 8).is_multiple_of(2);
     if stat_first {
         has_length(&theirs, want.len())?;
     }

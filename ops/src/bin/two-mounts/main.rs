@@ -1,13 +1,14 @@
-//! `two-mounts A B [--rounds N | --times N] [CASE..]`: what programs on two mounts of one cluster may rely on,
-//! tried case by case. A and B are folders on two mounts that show the same.
+//! `two-mounts A B [--rounds N | --times N] [CASE..]`: what programs on two mounts of one cluster
+//! may rely on, tried case by case. A and B are folders on two mounts that show the same.
 //!
 //! Prints one line a case, `CASE: N tried, M wrong`, below it the first few that were wrong, and
-//! ends with status 1 if any was. A case ends by itself after [`CASE_MAX`], unless a call to a mount
-//! does not return: who starts this program sets a limit, and runs case by case to know which one.
+//! ends with status 1 if any was. A case ends by itself after [`CASE_MAX`], unless a call to a
+//! mount does not return: who starts this program sets a limit, and runs case by case to know
+//! which one.
 //!
 //! What is asked of the mounts: POSIX between the processes of one mount; between mounts what close
-//! to open promises (an open after a close or fsync elsewhere sees what was written), names at once,
-//! O_APPEND and O_EXCL whoever else does the same, and an open file until it is closed.
+//! to open promises (an open after a close or fsync elsewhere sees what was written), names at
+//! once, O_APPEND and O_EXCL whoever else does the same, and an open file until it is closed.
 
 mod appends;
 mod case;
