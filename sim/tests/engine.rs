@@ -175,3 +175,29 @@ fn a_removed_chunk_has_no_writers() {
     });
     assert_eq!(done.unwrap().map(|a| a.len), Ok(10));
 }
+
+/// Regression (sim check engine, seed 79): a writer whose commit was on its way did not count. So a
+/// chunk took one writer more than it may have, and then refused that one its next update.
+#[test]
+fn a_writer_counts_from_its_commit_on() {
+    let world = machine();
+    let done = world.block_on(NODE, |cx| async move {
+        let cfg = EngineConfig { writers_max: 1, ..config() };
+        let engine = Engine::create(&cx, DISK, DIR, &identity(), cfg).await.unwrap();
+        let update = |version, session, commit| Update {
+            chunk: chunk(1),
+            version: ChunkVersion(version),
+            chain_version: ChainVersion(1),
+            op: Op::Write { offset: 0, data: vec![1; 10].into() },
+            request: Some(RequestId { session: SessionId(session), seq: version }),
+            commit,
+        };
+        engine.apply(&cx, update(1, 1, false)).await.unwrap();
+        engine.commit(&cx, chunk(1), ChunkVersion(1), ChainVersion(1)).unwrap();
+        let other = engine.apply(&cx, update(2, 2, true)).await;
+        (other, engine.apply(&cx, update(2, 1, true)).await)
+    });
+    let (other, same) = done.unwrap();
+    assert_eq!(other, Err(EngineError::TooManyWriters));
+    assert_eq!(same.map(|a| a.version), Ok(ChunkVersion(2)));
+}

@@ -80,7 +80,7 @@ impl Index {
     /// A planted mistake: forgets the first of a chunk's writers.
     pub fn evict_writer(&mut self, chunk: ChunkId) {
         if let Some(x) = self.rows.get_mut(&chunk).and_then(|r| r.extra.as_mut()) {
-            x.recent.remove(0);
+            x.recent.drain(..x.recent.len().min(1));
         }
     }
 

@@ -255,6 +255,24 @@ impl Row {
         self.extra.as_ref().map_or(&[], |x| &x.recent)
     }
 
+    /// The writers that are known once a commit that is on its way is durable.
+    pub fn writers(&self) -> Vec<Recent> {
+        let mut known = self.recent().to_vec();
+        if let Some(p) = self.pending().filter(|p| p.committing) {
+            p.recents.iter().for_each(|r| remember(&mut known, *r));
+            if let Some(r) = p.request {
+                remember(&mut known, Recent::of(r, p.state.version));
+            }
+        }
+        known
+    }
+
+    /// No fewer than those; costs nothing.
+    pub fn writers_at_most(&self) -> usize {
+        let soon = self.pending().map_or(0, |p| p.recents.len() + 1);
+        self.recent().len() + soon
+    }
+
     pub fn layer(&self) -> Option<&Layer> {
         self.extra.as_ref().map(|x| &x.layer)
     }

@@ -222,8 +222,9 @@ impl State {
         }
         // With a removal that is on its way its writers go.
         if let (Some(row), Some(r)) = (row.filter(|_| exists), u.request)
-            && row.recent().len() >= cfg.writers_max
-            && row.recent().iter().all(|x| x.session != r.session)
+            && row.writers_at_most() >= cfg.writers_max
+            && row.writers().len() >= cfg.writers_max
+            && row.writers().iter().all(|x| x.session != r.session)
         {
             if cfg.planted_bug != Some(PlantedBug::FullWritersTableEvicts) {
                 return Err(EngineError::TooManyWriters);
