@@ -58,6 +58,14 @@ impl Change {
     }
 }
 
+/// Whether the store lost power between two appends, and with it where the first one went.
+fn taken_back(files: &Files, one: &Change, other: &Change) -> bool {
+    let (first, second) = if one.begun < other.begun { (one, other) } else { (other, one) };
+    let between = |l: &Stamp| first.begun < *l && *l < second.begun;
+    let hard = first.hard.is_some_and(|h| h < second.begun);
+    !hard && files.losses.iter().any(between)
+}
+
 /// A sentence about a change.
 fn told(files: &Files, c: &Change) -> String {
     files.line(c.op)
@@ -239,7 +247,7 @@ impl View {
         let others = all.iter().filter(|c| c.append && c.op != sight.op && c.ended.is_some());
         for other in others {
             let Some(from) = other.from else { continue };
-            let lost = me.doubtful || other.doubtful || other.lost(files, &sight);
+            let lost = me.doubtful || other.doubtful || taken_back(files, me, other);
             if from < at + len && at < from + other.len && !lost && !cut(me, other) {
                 return Err(format!("two appends overlap: {}", told(files, other)));
             }
