@@ -215,7 +215,9 @@ impl View {
         let appended: u64 = begun().filter(|c| c.from.is_none()).map(|c| c.len).sum();
         let most = begun().filter_map(Change::reach).max().unwrap_or(0);
         let of_change = |c: &'_ Change| {
-            let whole = c.is_cut() || (c.seen(files, sight) && !cutting);
+            // Nor do a write and a cut that are not ordered act on all chunks in one order.
+            let mixes = |t: &Change| t.is_cut() && !t.before(c) && !c.before(t);
+            let whole = c.is_cut() || (c.seen(files, sight) && !cutting && !begun().any(mixes));
             match (c.from, c.reach()) {
                 (Some(_), Some(reach)) if whole => (reach, reach),
                 // Only part of it may have been stored.

@@ -260,7 +260,7 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
             }
         }
         let begun = |o: &&Op| o.begun.order <= op.told.as_ref().map_or(0, |t| t.0.order);
-        let unheard = files.ops.iter().filter(begun).filter(|o| names::is_unheard_create(o));
+        let unheard = files.ops.iter().filter(begun).filter(|o| names::is_unheard_create(files, o));
         if foundlings.len() > unheard.count() {
             return Err(format!("nobody made one of {foundlings:x?}: {}", files.line(i)));
         }
