@@ -275,7 +275,7 @@ fn names_hold_what_was_put_there() {
     look(N, missing()).allowed();
     look(N, file()).refused("holds file 0x7");
     look(M, missing()).refused("holds nothing");
-    look(M, Told::File { file: 9, length: 0 }).refused("nobody made file 0x9");
+    look(M, Told::File { file: 9, length: 0 }).refused("nobody made one of {9}");
 }
 
 #[test]
