@@ -34,8 +34,10 @@ pub(super) const CHECK: Check = Check {
 
 /// Faults end here at the latest; then everything must get done.
 const STORM: Duration = Duration::from_secs(12);
-/// Longer than any client tries.
+/// Everything is well, so nobody waits for long.
 const CALM: Duration = Duration::from_secs(150);
+/// Longer than any client tries: for chains that do not come back, because their disks are bad.
+const TRIED: Duration = Duration::from_secs(700);
 
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
@@ -62,11 +64,11 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     storm::end(world, &cluster, &stage);
     let healed = world.now_us();
+    let sound = !stage.options.bad_disks() && !stage.options.full_disks();
     world
-        .run_until(|| stage.finished(), CALM)
+        .run_until(|| stage.finished(), if sound { CALM } else { TRIED })
         .map_err(|h| format!("not all users got done: {h:?}\n{}", stage.waiting()))?;
     let done = world.now_us();
-    let sound = !stage.options.bad_disks() && !stage.options.full_disks();
     let (s, sim, plan, kv) = (Rc::clone(&stage), world.handle(), cluster.plan.clone(), cluster.kv);
     world
         .block_on(cluster.outside, move |cx| calm::settle(s, cx, sim, plan, kv, sound))

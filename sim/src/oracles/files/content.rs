@@ -58,6 +58,14 @@ impl Change {
     }
 }
 
+/// Whether the store lost power between two appends, and with it where the first one went.
+fn taken_back(files: &Files, one: &Change, other: &Change) -> bool {
+    let (first, second) = if one.begun < other.begun { (one, other) } else { (other, one) };
+    let between = |l: &Stamp| first.begun < *l && *l < second.begun;
+    let hard = first.hard.is_some_and(|h| h < second.begun);
+    !hard && files.losses.iter().any(between)
+}
+
 /// A sentence about a change.
 fn told(files: &Files, c: &Change) -> String {
     files.line(c.op)
@@ -69,7 +77,7 @@ impl View {
     }
 
     /// A hold that the store lost with its power: the file may be gone although it is open.
-    fn hold_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
+    pub(super) fn hold_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
         let mine = self.handles.values().filter(|h| (h.life, h.file) == (sight.life, file));
         let lost = |h: &super::settle::Handle| {
             let open = h.begun.at_us..=h.opened.at_us.saturating_add(SOFT_US);
@@ -155,7 +163,6 @@ impl View {
         if self.hold_lost(files, file, &sight) {
             return Ok(());
         }
-        // An append does not explain where it went.
         let begun = || self.of(file).iter().filter(|c| c.begun < sight.ended && c.op != sight.op);
         let must: Vec<&Change> =
             begun().filter(|c| c.from.is_some() && c.seen(files, &sight)).collect();
@@ -170,26 +177,12 @@ impl View {
                 reach > length && !cuts.iter().any(|t| cut_after(t))
             })
         };
-        // A cut that is under way takes one chunk after the other.
-        let cutting = cuts.iter().any(|t| t.ended.is_none_or(|e| e > sight.begun));
-        let appended: u64 = begun().filter(|c| c.from.is_none()).map(|c| c.len).sum();
-        let most = begun().filter_map(Change::reach).max().unwrap_or(0);
+        let sources = self.length_sources(files, file, &sight);
         let mut candidates: Vec<u64> = begun().filter_map(Change::reach).collect();
         candidates.extend([0, low, high]);
         candidates.retain(|l| (low..=high).contains(l));
         let mut why = None;
-        // Where a length may come from: the lengths that a change may leave behind.
-        let sources = begun().map(|c| {
-            let whole = c.is_cut() || (c.seen(files, &sight) && !cutting);
-            let range = match (c.from, c.reach()) {
-                (Some(_), Some(reach)) if whole => (reach, reach),
-                // Only part of it may have been stored.
-                (Some(from), Some(reach)) => (from, reach),
-                _ => (0, most + appended),
-            };
-            (Some(c), range)
-        });
-        for (source, (first, last)) in sources.chain([(None, (0, 0))]) {
+        for (source, (first, last)) in sources {
             let cut = must.iter().copied().filter(|x| x.is_cut());
             if let Some(x) = cut.into_iter().find(|x| source.is_none_or(|s| s.before(x))) {
                 why.get_or_insert_with(|| format!("it was cut: {}", told(files, x)));
@@ -202,12 +195,37 @@ impl View {
                 }
             }
         }
-        let why = match begun().filter(|c| c.seen(files, &sight)).last() {
-            _ if why.is_some() => why.unwrap_or_default(),
-            Some(x) => format!("it must be seen: {}", told(files, x)),
-            None => "nothing explains it".to_owned(),
-        };
+        let why = why.unwrap_or_else(|| "nothing explains it".to_owned());
         Err(format!("the length is {low} to {high}, {why}"))
+    }
+
+    /// Where a length may come from: the lengths that each change may leave behind, first and last,
+    /// and that of a new file.
+    fn length_sources(
+        &self,
+        files: &Files,
+        file: File,
+        sight: &Sight,
+    ) -> Vec<(Option<&Change>, (u64, u64))> {
+        // An append does not explain where it went.
+        let begun = || self.of(file).iter().filter(|c| c.begun < sight.ended && c.op != sight.op);
+        // A cut that is under way takes one chunk after the other.
+        let under_way = |t: &Change| t.is_cut() && t.ended.is_none_or(|e| e > sight.begun);
+        let cutting = begun().any(under_way);
+        let appended: u64 = begun().filter(|c| c.from.is_none()).map(|c| c.len).sum();
+        let most = begun().filter_map(Change::reach).max().unwrap_or(0);
+        let of_change = |c: &'_ Change| {
+            // Nor do a write and a cut that are not ordered act on all chunks in one order.
+            let mixes = |t: &Change| t.is_cut() && !t.before(c) && !c.before(t);
+            let whole = c.is_cut() || (c.seen(files, sight) && !cutting && !begun().any(mixes));
+            match (c.from, c.reach()) {
+                (Some(_), Some(reach)) if whole => (reach, reach),
+                // Only part of it may have been stored.
+                (Some(from), Some(reach)) => (from, reach),
+                _ => (0, most + appended),
+            }
+        };
+        begun().map(|c| (Some(c), of_change(c))).chain([(None, (0, 0))]).collect()
     }
 
     /// Whether an append may have gone to `at`: the end of the file, and nobody else's.
@@ -231,7 +249,7 @@ impl View {
         let others = all.iter().filter(|c| c.append && c.op != sight.op && c.ended.is_some());
         for other in others {
             let Some(from) = other.from else { continue };
-            let lost = me.doubtful || other.doubtful || other.lost(files, &sight);
+            let lost = me.doubtful || other.doubtful || taken_back(files, me, other);
             if from < at + len && at < from + other.len && !lost && !cut(me, other) {
                 return Err(format!("two appends overlap: {}", told(files, other)));
             }

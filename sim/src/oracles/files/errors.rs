@@ -71,13 +71,7 @@ fn is_of_storage(failure: &Failure) -> bool {
 impl View {
     /// Whether the store may have lost an open file together with its power.
     fn gone(&self, files: &Files, file: File, sight: &Sight) -> bool {
-        let held = self.handles.values().filter(|h| (h.life, h.file) == (sight.life, file));
-        let lost = |from: Stamp, to: Stamp| {
-            let open = from.at_us..=to.at_us.saturating_add(SOFT_US);
-            files.losses.iter().any(|l| *l < sight.ended && open.contains(&l.at_us))
-        };
-        let unheld = held.into_iter().any(|h| lost(h.begun, h.opened));
-        self.create_lost(files, file, sight) || (unheld && self.may_be_unlinked(files, sight.ended))
+        self.create_lost(files, file, sight) || self.hold_lost(files, file, sight)
     }
 
     /// Every descriptor that was open when a write in the background failed hears of it once, at

@@ -7,9 +7,8 @@
 //!
 //! - *A change* is a write or a cut (truncation). Each write fills its range with a byte of its own
 //!   (its tag), so a byte that is read names the change that put it there; 0 is a hole or a cut.
-//! - *Settled*: a change is settled when a flush, close or fsync that began after it returned Ok.
-//!   If that came through a descriptor that was opened later, an error that somebody else hears
-//!   afterwards takes it back: such a descriptor is not told of failures from before its open.
+//! - *Settled*: a change is settled when a flush, close or fsync that began after it returned Ok,
+//!   by a descriptor of its client that was open before it: a later one hears not of its failure.
 //!   A cut is settled when it returns. From then on every open that begins later must see it.
 //! - *Hard*: a change is hard when an fsync covered it. Before that, a power loss of the metadata
 //!   store within [`SOFT_US`] may have taken it back; a later fsync that returns Ok says that it is

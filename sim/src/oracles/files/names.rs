@@ -62,13 +62,19 @@ pub(super) fn names_of(act: &Act) -> Vec<Name> {
     }
 }
 
+/// Whether an operation on names may have acted although it was not told Ok: its answer was lost,
+/// or the store lost what it had done and it was tried again on what others did then.
+fn is_unknown(files: &Files, op: &Op) -> bool {
+    match &op.told {
+        None | Some((_, Told::Failed(Failure::Unavailable { .. }))) => true,
+        Some((ended, Told::Failed(_))) => files.losses.iter().any(|l| op.begun < *l && *l < *ended),
+        Some(_) => false,
+    }
+}
+
 /// A create that may have made a file that nobody was told of.
-pub(super) fn is_unheard_create(op: &Op) -> bool {
-    let unknown = match &op.told {
-        None => true,
-        Some((_, told)) => matches!(told, Told::Failed(Failure::Unavailable { .. })),
-    };
-    unknown && matches!(op.act, Act::Create { .. })
+pub(super) fn is_unheard_create(files: &Files, op: &Op) -> bool {
+    matches!(op.act, Act::Create { .. }) && is_unknown(files, op)
 }
 
 /// Every change of every name.
@@ -76,9 +82,8 @@ pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<Nam
     let mut all: BTreeMap<Name, Vec<NameChange>> = BTreeMap::new();
     for (i, op) in files.ops.iter().enumerate() {
         let ended = match &op.told {
-            None => None,
-            Some((_, Told::Failed(Failure::Unavailable { .. }))) => None,
-            Some((_, Told::Failed(_))) => continue,
+            _ if is_unknown(files, op) => None,
+            None | Some((_, Told::Failed(_))) => continue,
             Some((at, _)) => Some(*at),
         };
         let mut hard = ended.and_then(|e| synced(files, op.life, e));

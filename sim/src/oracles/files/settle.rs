@@ -27,8 +27,6 @@ pub(super) struct Change {
     pub(super) settled: Option<Stamp>,
     pub(super) hard: Option<Stamp>,
     pub(super) doubtful: bool,
-    /// Settled through a descriptor that would have been told of its failure.
-    sure: bool,
     /// Its client has had the file closed since: it may have forgotten what it was told of it.
     let_go: bool,
 }
@@ -110,12 +108,10 @@ impl View {
             (_, Told::Failed(_)) => {
                 errors.insert(key, *ended);
                 let list = self.changes.entry(file).or_default();
-                for c in list.iter_mut().filter(|c| c.life == op.life && !c.sure) {
-                    if c.begun < *ended {
-                        (c.doubtful, c.settled, c.hard) = (true, None, None);
-                    }
+                for c in list.iter_mut().filter(|c| c.life == op.life && c.settled.is_none()) {
+                    c.doubtful |= c.begun < *ended;
                 }
-                open.entry(key).or_default().retain(|p| list[*p].sure);
+                open.entry(key).or_default().retain(|p| list[*p].settled.is_some());
             }
             (Act::Write { .. }, _) => {
                 let place = place.expect("a write is a change");
@@ -128,8 +124,7 @@ impl View {
             }
             (Act::Cut { .. }, _) => {
                 let place = place.expect("a cut is a change");
-                let cut = &mut self.changes.entry(file).or_default()[place];
-                (cut.settled, cut.sure) = (Some(*ended), true);
+                self.changes.entry(file).or_default()[place].settled = Some(*ended);
                 open.entry(key).or_default().push(place);
             }
             (Act::Push { durable, handle, .. }, _) => {
@@ -175,11 +170,11 @@ impl View {
         let list = self.changes.entry(key.1).or_default();
         open.entry(key).or_default().retain(|p| {
             let c = &mut list[*p];
-            if c.ended.is_none_or(|e| e > begun) {
+            // Whoever opened later is not told of failures from before.
+            if c.ended.is_none_or(|e| e > begun) || opened > c.begun {
                 return true;
             }
             c.settled.get_or_insert(ended);
-            c.sure |= opened < c.begun;
             let lost = files.losses.iter().any(|l| c.begun < *l && *l < ended);
             if durable && !(c.let_go && lost) {
                 c.hard = Some(ended);
@@ -237,7 +232,6 @@ fn change(i: usize, op: &Op) -> Option<(File, Change)> {
         settled: None,
         hard: None,
         doubtful: false,
-        sure: false,
         let_go: false,
     };
     Some((file, change))
@@ -266,7 +260,7 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
             }
         }
         let begun = |o: &&Op| o.begun.order <= op.told.as_ref().map_or(0, |t| t.0.order);
-        let unheard = files.ops.iter().filter(begun).filter(|o| names::is_unheard_create(o));
+        let unheard = files.ops.iter().filter(begun).filter(|o| names::is_unheard_create(files, o));
         if foundlings.len() > unheard.count() {
             return Err(format!("nobody made one of {foundlings:x?}: {}", files.line(i)));
         }
