@@ -4,6 +4,7 @@
 //! `up`, `run` and `mount` decide what the process is ([`Job`]); from there on they are the same.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{self, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
@@ -146,8 +147,12 @@ fn begin(
         let devices = mount::device::several(device, options::event_loops())
             .map_err(|e| failed(format!("cannot open /dev/fuse for each thread: {e}")))?;
         let acl = options::acl(mount::allow_other());
-        let session = Session::new(Fs::new(node.hub()), devices, acl)
+        let hub = node.hub();
+        let session = Session::new(Fs::new(Arc::clone(&hub)), devices, acl)
             .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
+        let notifier = session.notifier();
+        let cannot = |e| failed(format!("cannot start the thread that tells the kernel: {e}"));
+        hub.notify_through(notifier.map_err(cannot)?);
         std::thread::Builder::new()
             .name("t3fs-fuse".into())
             .spawn(move || {

@@ -112,30 +112,66 @@ impl Client {
             }
             chunk_size(core.known())?
         };
-        let (offset, through, _inside) = match at {
-            At::Offset(offset) => (offset, false, file.gate.share(cx).await?),
+        let (offset, _inside) = match at {
+            At::Offset(offset) => (offset, file.gate.share(cx).await?),
             At::End => {
                 let alone = file.gate.alone(cx).await?;
-                let shared = self.is_shared() && !self.has(PlantedBug::AppendAtOwnEnd);
-                let end = match shared {
-                    true => self.append(cx, &file, data.len() as u64, !privileged).await?,
-                    false => file.core.borrow().length(),
-                };
-                (end, shared, alone)
+                if self.is_shared() && !self.has(PlantedBug::AppendAtOwnEnd) {
+                    return self.append(cx, &file, &data, size, privileged).await;
+                }
+                (file.core.borrow().length(), alone)
             }
         };
         let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
         if end > u64::from(size) * u64::from(u32::MAX) {
             return Err(FsError::FileTooLarge);
         }
-        let failures = file.core.borrow().failures();
         self.buffer(cx, &file, offset, &data, size, privileged).await?;
         self.sweep(cx);
-        if through {
-            self.push_all(cx, &file).await?;
-            file.core.borrow().failed_since(failures)?;
-        }
         Ok(offset)
+    }
+
+    /// Appends to a file that others may append to: stored when it returns, behind everything that
+    /// was there. The caller is alone with the file.
+    ///
+    /// Meta has counted the bytes when they are stored. Who cuts the file in between removes chunks
+    /// before or after they come: before, the bytes are behind the end and appended again (what is left
+    /// there is overwritten by who appends next); after, they are gone as they should be.
+    async fn append(
+        &self,
+        cx: &Cx,
+        file: &Rc<File>,
+        data: &Bytes,
+        size: u32,
+        privileged: bool,
+    ) -> Result<u64, FsError> {
+        self.push_all(cx, file).await?;
+        for _ in 0..ATTEMPTS {
+            let offset = self.take_end(cx, file, data.len() as u64, !privileged).await?;
+            let truncations = file.core.borrow().known().truncations;
+            let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
+            if end > u64::from(size) * u64::from(u32::MAX) {
+                return Err(FsError::FileTooLarge);
+            }
+            let failures = file.core.borrow().failures();
+            file.core.borrow_mut().set_appending(true);
+            let stored = async {
+                self.buffer(cx, file, offset, data, size, privileged).await?;
+                self.push_all(cx, file).await
+            };
+            let stored = stored.await;
+            file.core.borrow_mut().set_appending(false);
+            stored?;
+            file.core.borrow().failed_since(failures)?;
+            let inode = file.core.borrow().inode();
+            let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+            let cut = attr.truncations != truncations;
+            file.core.borrow_mut().merge(attr);
+            if !cut || self.stored_end(cx, file).await? < end {
+                return Ok(offset);
+            }
+        }
+        Err(FsError::Unavailable("the file is being truncated again and again".into()))
     }
 
     /// Puts bytes into the chunks' buffers.
@@ -182,7 +218,7 @@ impl Client {
     }
 
     /// Asks meta for the next `len` bytes behind the end, wherever others have put it.
-    async fn append(
+    async fn take_end(
         &self,
         cx: &Cx,
         file: &Rc<File>,
@@ -213,7 +249,6 @@ impl Client {
                 }
                 // What this client has buffered or stored belongs before the append, if it is there.
                 Appended::Stale(attr) => {
-                    self.push_all(cx, file).await?;
                     file.core.borrow_mut().merge(attr);
                 }
             }

@@ -42,6 +42,14 @@ struct Handle {
 pub(super) struct Hold {
     pub(super) session: SessionId,
     pub(super) write: bool,
+    /// The store may have lost it.
+    pub(super) doubtful: bool,
+}
+
+impl Hold {
+    pub(super) fn new(session: SessionId, write: bool) -> Hold {
+        Hold { session, write, doubtful: false }
+    }
 }
 
 /// What meta is to be told of writes.
@@ -102,6 +110,10 @@ pub(super) struct FileCore {
     errors: u64,
     last_error: Option<FsError>,
     pub(super) hold: Option<Hold>,
+    /// An append is on its way: meta counts its bytes already.
+    appending: bool,
+    /// Somebody else has cut the file, and the kernel does not know.
+    cut_elsewhere: bool,
     /// A truncation is under way: users see this length until it is done.
     shown: Option<u64>,
     /// The inode does not exist any more though this client has it open.
@@ -121,6 +133,8 @@ impl FileCore {
             errors: 0,
             last_error: None,
             hold: None,
+            appending: false,
+            cut_elsewhere: false,
             shown: None,
             gone: false,
             reading: Sequence::default(),
@@ -194,9 +208,21 @@ impl FileCore {
             return;
         }
         if fresh.truncations > self.known.truncations {
+            self.cut_elsewhere = true;
             self.doubt();
         }
         self.known = fresh;
+    }
+
+    /// Whether somebody else has cut the file since this was asked last: what the kernel remembers of
+    /// its content is old.
+    pub(super) fn take_cut_elsewhere(&mut self) -> bool {
+        std::mem::take(&mut self.cut_elsewhere)
+    }
+
+    /// From now on what lands belongs to an append, alone; or no more.
+    pub(super) fn set_appending(&mut self, appending: bool) {
+        self.appending = appending;
     }
 
     /// Takes the answer to a question that was asked after everything that is known was: it is how
@@ -248,6 +274,9 @@ impl FileCore {
 
     /// A flight that took off when the file had this many truncations has been stored up to `end`.
     pub(super) fn landed(&mut self, end: u64, truncations: u64) {
+        if self.appending {
+            return;
+        }
         if truncations == self.known.truncations {
             self.stored.end = self.stored.end.max(end);
         } else {
@@ -324,6 +353,13 @@ impl FileCore {
         match &self.last_error {
             Some(e) if self.errors > count => Err(e.clone()),
             _ => Ok(()),
+        }
+    }
+
+    /// The store has lost changes, the hold perhaps among them.
+    pub(super) fn doubt_hold(&mut self) {
+        if let Some(hold) = &mut self.hold {
+            hold.doubtful = true;
         }
     }
 

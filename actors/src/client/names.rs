@@ -9,6 +9,9 @@ use crate::agent::{ClusterSpace, cluster_space};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
 
+/// An answer that took as long may be older than what has happened since; less than a hold outlives
+/// the last close.
+const LATE: core::time::Duration = core::time::Duration::from_secs(1);
 /// How long a space report is good for.
 const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
 
@@ -67,7 +70,18 @@ impl Client {
         let session = self.0.link.session();
         let hold = (open && kind == FileType::File).then_some(session);
         let m = CreateFile { entry: self.new_entry(parent, name, owner), kind, hold };
-        Ok((self.made(cx, parent, self.0.link.meta(cx, m).await?), session))
+        let asked = cx.now();
+        let mut attr = self.made(cx, parent, self.0.link.meta(cx, m).await?);
+        if hold.is_some() && cx.now().since(asked) >= LATE {
+            // While the answer was on its way somebody here may have opened and closed the file, and
+            // with that dropped the hold.
+            let op = self.0.link.op();
+            let again = OpenFile { inode: attr.inode, hold, write: true, op };
+            let opened: Changed = self.0.link.meta(cx, again).await?;
+            self.changed(cx, &opened);
+            attr = opened.attr;
+        }
+        Ok((attr, session))
     }
 
     /// Makes a file and opens it for writing: pairs with `release`.
@@ -183,7 +197,7 @@ impl Client {
         let inode = {
             let mut core = file.core.borrow_mut();
             if let Some(session) = hold {
-                core.hold.get_or_insert(Hold { session, write: false });
+                core.hold.get_or_insert(Hold::new(session, false));
             }
             core.inode()
         };
@@ -271,6 +285,12 @@ impl Client {
             }
         }
         Ok(page)
+    }
+
+    /// Whether somebody else has cut a file since this was asked last: what the kernel remembers of
+    /// its content is old.
+    pub fn was_cut_elsewhere(&self, inode: InodeId) -> bool {
+        self.file(inode).is_some_and(|f| f.core.borrow_mut().take_cut_elsewhere())
     }
 
     /// A program has read a file. `moves` says whether its time of access follows; meta hears of it

@@ -100,7 +100,9 @@ impl Client {
             None => self.0.link.meta(cx, GetAttr { inode }).await?,
             Some(_) => {
                 let op = self.0.link.op();
-                self.0.link.meta(cx, OpenFile { inode, hold, write, op }).await?
+                let opened = self.0.link.meta(cx, OpenFile { inode, hold, write, op }).await?;
+                self.changed(cx, &opened);
+                opened.attr
             }
         };
         if attr.kind != FileType::File {
@@ -115,7 +117,7 @@ impl Client {
         }
         let file = self.entry(attr);
         if let Some(session) = hold {
-            file.core.borrow_mut().hold = Some(Hold { session, write });
+            file.core.borrow_mut().hold = Some(Hold::new(session, write));
         }
         Ok(Some(self.handle(&file)))
     }
@@ -124,7 +126,7 @@ impl Client {
     /// client: opens it for writing.
     pub fn adopt(&self, attr: Attr, session: SessionId) -> (Attr, HandleId) {
         let file = self.entry(attr);
-        file.core.borrow_mut().hold.get_or_insert(Hold { session, write: true });
+        file.core.borrow_mut().hold.get_or_insert(Hold::new(session, true));
         self.handle(&file)
     }
 

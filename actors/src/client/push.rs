@@ -14,6 +14,8 @@ use crate::proto::storage::UpdateKind;
 
 /// Dirty bytes go to storage after this long at the latest.
 const AGE_MAX: Duration = Duration::from_millis(200);
+/// Between an update that nobody took and the same one under another number.
+const SEND_PAUSE: Duration = Duration::from_millis(10);
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// Sweeps from one barrier in the background to the next.
 const BARRIER_EVERY: u32 = 10;
@@ -114,7 +116,10 @@ impl Client {
             match client.0.link.meta(&cx, SyncMeta { stamp }).await {
                 Ok(()) => client.0.stamps.borrow_mut().durable(stamp),
                 // Each file asks for itself, and is told whether its own changes are there.
-                Err(FsError::Lost) => client.0.stamps.borrow_mut().suspect(stamp),
+                Err(FsError::Lost) => {
+                    client.0.stamps.borrow_mut().suspect(stamp);
+                    client.0.sharing.doubt_holds();
+                }
                 Err(e) => tracing::debug!("no barrier in the background: {e}"),
             }
             client.0.barrier.set(false);
@@ -201,9 +206,10 @@ impl Client {
             let sent = link.update(cx, chain, chunk, kind, data.clone(), request).await;
             match sent {
                 Err(_) if link.session() != request.session => {}
-                Err(FsError::Unavailable(_)) if !cx.expired() => {}
+                Err(FsError::Unavailable(_)) if cx.now() + SEND_PAUSE < cx.deadline() => {}
                 sent => return sent.map(drop),
             }
+            cx.sleep(SEND_PAUSE).await;
         }
     }
 

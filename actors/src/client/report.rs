@@ -59,8 +59,13 @@ impl Client {
             let mut core = file.core.borrow_mut();
             match told {
                 Ok(Reported::Taken(Changed { attr, stamp })) => {
+                    let inode = core.inode();
                     core.merge(attr);
                     core.end_report(claim, true);
+                    drop(core);
+                    if !durable {
+                        self.note(cx, inode, stamp);
+                    }
                     return Ok(stamp);
                 }
                 Ok(Reported::Stale(attr)) => {
@@ -89,7 +94,7 @@ impl Client {
     }
 
     /// Where the content of a file ends, as storage has it.
-    async fn stored_end(&self, cx: &Cx, file: &File) -> Result<u64, FsError> {
+    pub(super) async fn stored_end(&self, cx: &Cx, file: &File) -> Result<u64, FsError> {
         let (inode, layout) = {
             let core = file.core.borrow();
             (core.inode(), core.known().layout.clone().ok_or(FsError::InvalidArgument)?)
@@ -123,10 +128,7 @@ impl Client {
         if !file.core.borrow().unreported() {
             return Ok(());
         }
-        let stamp = self.report(cx, file, false).await?;
-        let inode = file.core.borrow().inode();
-        self.note(cx, inode, stamp);
-        Ok(())
+        self.report(cx, file, false).await.map(drop)
     }
 
     /// `flush` by nobody in particular: fails when anything fails that was dirty when it began.

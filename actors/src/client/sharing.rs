@@ -15,7 +15,7 @@
 use core::time::Duration;
 use std::rc::Rc;
 
-use t3fs_runtime::{Cx, Time};
+use t3fs_runtime::{Cx, Time, join};
 
 use super::file::{File, Hold};
 use super::{Client, FsError, Inner};
@@ -42,6 +42,15 @@ pub(super) struct Sharing {
     /// Under which session meta knows the holds.
     session: core::cell::Cell<SessionId>,
     lonely_since: core::cell::Cell<Option<Time>>,
+    /// The store has lost changes: holds may be among them.
+    doubted: core::cell::Cell<bool>,
+}
+
+impl Sharing {
+    /// The metadata store has lost something that this client was told of.
+    pub(super) fn doubt_holds(&self) {
+        self.doubted.set(true);
+    }
 }
 
 impl Client {
@@ -90,8 +99,9 @@ impl Client {
                 );
                 return Ok(());
             }
-            cx.sleep(KEEPERS_PAUSE).await;
-            self.0.link.learn(cx, false).await?;
+            // News of this process's own sessions, if there is any: they are no strangers.
+            let pause = cx.within(KEEPERS_PAUSE);
+            let _ = join(self.0.link.learn(&pause, false), cx.sleep(KEEPERS_PAUSE)).await;
         }
     }
 
@@ -101,7 +111,11 @@ impl Client {
         if self.0.link.learn(&cx.within(LOOK_EVERY), false).await.is_err() {
             cx.sleep(RETRY_PAUSE).await;
         }
-        if self.0.link.session() != sharing.session.get() {
+        let doubted = sharing.doubted.replace(false);
+        if doubted {
+            self.0.files.borrow().values().for_each(|f| f.core.borrow_mut().doubt_hold());
+        }
+        if doubted || self.0.link.session() != sharing.session.get() {
             // What was held under the old one is held no more.
             sharing.session.set(self.0.link.session());
             self.share_patiently(cx).await;
@@ -158,7 +172,7 @@ impl Client {
         for file in &files {
             let core = file.core.borrow();
             let write = core.hold.is_some_and(|h| h.write);
-            let held = core.hold.is_some_and(|h| self.0.link.is_own(h.session));
+            let held = core.hold.is_some_and(|h| !h.doubtful && self.0.link.is_own(h.session));
             if !held && (core.is_open() || core.is_busy()) && (all || write) {
                 holds.push((core.inode(), write));
             }
@@ -181,7 +195,7 @@ impl Client {
                     core.lose();
                     core.hold = None;
                 } else {
-                    core.hold = Some(Hold { session, write: *write });
+                    core.hold = Some(Hold { session, write: *write, doubtful: false });
                 }
             }
             drop(changing);

@@ -122,12 +122,12 @@ impl Handle<Append> for Meta {
 }
 
 impl Handle<OpenFile> for Meta {
-    async fn handle(me: &Me<Self>, m: OpenFile, cx: &Cx) -> Result<Attr, MetaError> {
+    async fn handle(me: &Me<Self>, m: OpenFile, cx: &Cx) -> Result<Changed, MetaError> {
         let (now_ns, bug) = (now_ns(cx), planted(me));
         let body = async |txn: &mut Txn<'_>| opens::open(txn, &m, now_ns, bug).await;
         match m.hold {
-            Some(_) => Ok(once(me, cx, m.op, body).await?.0),
-            None => look(me, cx, body).await,
+            Some(_) => once(me, cx, m.op, body).await.map(changed),
+            None => run(me, cx, Durability::Soon, body).await.map(changed),
         }
     }
 }
@@ -157,7 +157,10 @@ impl Handle<ShareOpens> for Meta {
     async fn handle(me: &Me<Self>, m: ShareOpens, cx: &Cx) -> Result<Vec<InodeId>, MetaError> {
         check_holds(m.holds.len())?;
         let now_ns = now_ns(cx);
-        let gone = once(me, cx, m.op, async |txn| opens::share(txn, &m, now_ns).await).await?.0;
+        let shared = once(me, cx, m.op, async |txn| opens::share(txn, &m, now_ns).await);
+        let (gone, stamp) = shared.await?;
+        // A crash of the store must not take back what others rely on from now on.
+        Self::handle(me, SyncMeta { stamp }, cx).await?;
         // Content may have waited for this session to say what it has open.
         garbage::kick(me, cx, News::Any);
         Ok(gone)

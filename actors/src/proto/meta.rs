@@ -504,7 +504,7 @@ protocol! { Meta as MetaMsg = 0x0200 {
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
     17 v 1 CollectGarbage -> (), Control, 1_000 ms;
     18 v 1 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
-    19 v 1 OpenFile -> Result<Attr, MetaError>, Control, 10_000 ms;
+    19 v 1 OpenFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     20 v 1 DropHolds -> Result<(), MetaError>, Control, 10_000 ms;
     21 v 1 ShareOpens -> Result<Vec<InodeId>, MetaError>, Control, 10_000 ms;
     22 v 1 KeepOpens -> Result<(), MetaError>, Bulk, 10_000 ms;

@@ -5,20 +5,24 @@
 //! they may end a file's last name (`names`), or change what is known of an open one.
 
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use futures::channel::oneshot;
+use futures::future::select;
 use t3fs_actors::client::{Attr, Client, FsError};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
-use super::attr::Atime;
 use super::admit::{Admission, Permit};
-use super::kernel::Ttl;
+use super::attr::Atime;
+use super::kernel::{INodeNo, Notifier, Ttl};
 
+/// How long an answer waits for the kernel to forget pages.
+const FORGET_MAX: Duration = Duration::from_secs(1);
 /// How much longer a request may take than what it asks of the cluster: what has waited for as long
 /// as it may is to tell its caller why.
 const TELL_MAX: Duration = Duration::from_secs(10);
@@ -44,6 +48,8 @@ pub struct Hub {
     /// Inodes that are open for writing, and how often: only their shard knows their length.
     writers: DashMap<u64, u32>,
     admission: Arc<Admission>,
+    /// Tells the kernel what is no longer so, once there is a session.
+    notifier: OnceLock<Notifier>,
     /// When reading moves times of access.
     pub atime: Atime,
     /// How long requests wait for a cluster that does not answer; `None`: for ever.
@@ -66,7 +72,20 @@ impl Hub {
         atime: Atime,
     ) -> Arc<Hub> {
         let admission = Admission::new(bytes_in_flight_max);
-        Arc::new(Hub { remotes, writers: DashMap::new(), admission, io_timeout, atime })
+        Arc::new(Hub {
+            remotes,
+            writers: DashMap::new(),
+            admission,
+            io_timeout,
+            atime,
+            notifier: OnceLock::new(),
+        })
+    }
+
+    /// From now on the kernel hears of what others do.
+    pub fn notify_through(&self, notifier: Notifier) {
+        // There is one session; a second one would be told nothing.
+        let _ = self.notifier.set(notifier);
     }
 
     pub fn shards(&self) -> usize {
@@ -142,6 +161,23 @@ impl Here {
     /// How long the kernel may remember what it is told.
     pub fn ttl(&self) -> Ttl {
         Ttl::from(&self.client.cache_time())
+    }
+
+    /// Has the kernel forget a file's pages if somebody else has cut the file, before the answer
+    /// that told of it.
+    pub async fn forget_if_cut(&self, inode: InodeId) {
+        if !self.client.was_cut_elsewhere(inode) {
+            return;
+        }
+        let Some(notifier) = self.hub.notifier.get() else { return };
+        let (done, wait) = oneshot::channel();
+        let told = notifier.inval_content(INodeNo(inode.0), move || {
+            let _ = done.send(()); // who asked may have waited long enough
+        });
+        if told.is_ok() {
+            // A page that is being read from a silent chain is locked, and must not hold this up.
+            let _ = select(wait, pin!(self.cx.sleep(FORGET_MAX))).await;
+        }
     }
 
     /// From a shard: does something on the shard of an inode, which may be this one.

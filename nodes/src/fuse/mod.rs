@@ -171,7 +171,9 @@ impl Filesystem for Fs {
             return;
         }
         self.run(ino, async move |here| {
-            answer_attr(&here, reply, here.client.getattr(&here.cx, InodeId(ino.0)).await).await;
+            let attr = here.client.getattr(&here.cx, InodeId(ino.0)).await;
+            here.forget_if_cut(InodeId(ino.0)).await;
+            answer_attr(&here, reply, attr).await;
         });
     }
 
@@ -379,7 +381,10 @@ impl Filesystem for Fs {
         };
         let wanted = reply.wanted();
         self.hub.run_write(write.inode, size, wanted, async move |here| {
-            match files::write(&here, write).await {
+            let inode = write.inode;
+            let written = files::write(&here, write).await;
+            here.forget_if_cut(inode).await;
+            match written {
                 Ok(_) => reply.written(size as u32),
                 Err(e) => reply.error(errno(&e)),
             };
@@ -388,7 +393,9 @@ impl Filesystem for Fs {
 
     fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
         self.run(ino, async move |here| {
-            answer(reply, here.client.flush(&here.cx, InodeId(ino.0), HandleId(fh.0)).await);
+            let flushed = here.client.flush(&here.cx, InodeId(ino.0), HandleId(fh.0)).await;
+            here.forget_if_cut(InodeId(ino.0)).await;
+            answer(reply, flushed);
         });
     }
 
@@ -410,7 +417,9 @@ impl Filesystem for Fs {
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.run(ino, async move |here| {
             let handle = Some(HandleId(fh.0));
-            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), handle, datasync).await);
+            let synced = here.client.fsync(&here.cx, InodeId(ino.0), handle, datasync).await;
+            here.forget_if_cut(InodeId(ino.0)).await;
+            answer(reply, synced);
         });
     }
 

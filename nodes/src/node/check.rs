@@ -251,7 +251,12 @@ fn merge(lists: &[Vec<ChunkSummary>], limit: usize) -> (Page, Option<ChunkId>) {
         let first = found.next().flatten();
         let same =
             first.is_some_and(|f| !f.pending && found.all(|o| o.is_some_and(|o| equal(f, o))));
-        if same { page.same.push(id) } else { page.different.push(id) }
+        match first {
+            // Removed everywhere: the row stays for a while, for late duplicates of writes.
+            Some(f) if same && f.len == 0 => {}
+            _ if same => page.same.push(id),
+            _ => page.different.push(id),
+        }
     }
     (page, end.and_then(after))
 }

@@ -19,7 +19,8 @@ async fn open(
     session: SessionId,
     write: bool,
 ) -> Result<Attr, MetaError> {
-    w.ask(OpenFile { inode, hold: Some(session), write, op: w.op() }).await
+    let opened = w.ask(OpenFile { inode, hold: Some(session), write, op: w.op() }).await;
+    opened.map(|changed| changed.attr)
 }
 
 async fn share(w: &World, session: SessionId, holds: &[(InodeId, bool)]) -> Vec<InodeId> {

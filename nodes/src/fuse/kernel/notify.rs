@@ -20,10 +20,13 @@ const WAITING_MAX: usize = 16_384;
 
 /// What the thread is to say.
 enum Notice {
-    Pages { ino: INodeNo, offset: u64, bytes: u64 },
+    Pages { ino: INodeNo, offset: u64, bytes: u64, done: Option<Done> },
     Entry { parent: INodeNo, name: OsString },
     Deleted { parent: INodeNo, child: INodeNo, name: OsString },
 }
+
+/// Told when the kernel has done it, or will not.
+type Done = Box<dyn FnOnce() + Send>;
 
 /// Says what is no longer so. What the kernel does not remember is fine.
 #[derive(Clone)]
@@ -67,7 +70,19 @@ impl Notifier {
     /// # Errors
     /// Too many wait.
     pub fn inval_pages(&self, ino: INodeNo, offset: u64, bytes: u64) -> Result<(), TooMuch> {
-        self.later(Notice::Pages { ino, offset, bytes })
+        self.later(Notice::Pages { ino, offset, bytes, done: None })
+    }
+
+    /// Forget attributes and all pages; `done` is called on the thread when that is so.
+    ///
+    /// # Errors
+    /// Too many wait.
+    pub fn inval_content(
+        &self,
+        ino: INodeNo,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Result<(), TooMuch> {
+        self.later(Notice::Pages { ino, offset: 0, bytes: 0, done: Some(Box::new(done)) })
     }
 
     /// Look this name up again when it is next used, soon.
@@ -98,6 +113,9 @@ fn tell(channel: &Channel, notices: &Receiver<Notice>) {
             // A mount that has ended remembers nothing.
             tracing::debug!("notification {code}: {e}");
         }
+        if let Notice::Pages { done: Some(done), .. } = notice {
+            done();
+        }
     }
 }
 
@@ -108,7 +126,7 @@ fn encode(notice: &Notice) -> (i32, Vec<u8>) {
         body.put(&[0]);
     };
     match notice {
-        Notice::Pages { ino, offset, bytes } => {
+        Notice::Pages { ino, offset, bytes, .. } => {
             body.put_u64(ino.0);
             body.put_i64(i64::try_from(*offset).unwrap_or(i64::MAX));
             body.put_i64(i64::try_from(*bytes).unwrap_or(0));
@@ -139,7 +157,7 @@ mod tests {
     /// Goal: layouts are those of struct fuse_notify_*_out.
     #[test]
     fn notices_are_as_the_header_has_them() {
-        let pages = Notice::Pages { ino: INodeNo(5), offset: 7, bytes: 9 };
+        let pages = Notice::Pages { ino: INodeNo(5), offset: 7, bytes: 9, done: None };
         let (code, body) = encode(&pages);
         assert_eq!((code, body.len(), &body[8..16]), (2, 24, &7i64.to_ne_bytes()[..]));
         let entry = Notice::Entry { parent: INodeNo(5), name: "abc".into() };

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::meta::{Meta, MetaConfig};
+use t3fs_actors::meta::{Meta, MetaConfig, OrphanTimes};
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
@@ -26,6 +26,12 @@ use crate::rng::Rng;
 
 /// Bytes of each storage node's disk.
 pub(super) const DISK_BYTES: u64 = 256 << 20;
+/// Content without an inode is found while a run comes to rest.
+const ORPHANS: OrphanTimes = OrphanTimes {
+    first: Duration::from_secs(10),
+    every: Duration::from_secs(20),
+    again: Duration::from_secs(10),
+};
 /// A client that has crashed is given up after this; longer than any client of a run is away.
 const SESSION_LEASE: Duration = Duration::from_secs(20);
 
@@ -124,6 +130,7 @@ impl Plan {
             chunk_size,
             stripe,
             planted_bug: self.bug,
+            orphans: ORPHANS,
             ..MetaConfig::new(first_actor(self.kv), agent)
         };
         let meta = loop {
