@@ -134,9 +134,8 @@ impl Client {
     /// Appends to a file that others may append to: stored when it returns, behind everything that
     /// was there. The caller is alone with the file.
     ///
-    /// Meta has counted the bytes when they are stored. Who cuts the file in between removes chunks
-    /// before or after they come: before, the bytes are behind the end and appended again (what is left
-    /// there is overwritten by who appends next); after, they are gone as they should be.
+    /// Meta counts the bytes before they are stored. A cut in between comes after the append: what
+    /// lands then is behind the end, is nobody's content, and is overwritten by who appends next.
     async fn append(
         &self,
         cx: &Cx,
@@ -146,32 +145,22 @@ impl Client {
         privileged: bool,
     ) -> Result<u64, FsError> {
         self.push_all(cx, file).await?;
-        for _ in 0..ATTEMPTS {
-            let offset = self.take_end(cx, file, data.len() as u64, !privileged).await?;
-            let truncations = file.core.borrow().known().truncations;
-            let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
-            if end > u64::from(size) * u64::from(u32::MAX) {
-                return Err(FsError::FileTooLarge);
-            }
-            let failures = file.core.borrow().failures();
-            file.core.borrow_mut().set_appending(true);
-            let stored = async {
-                self.buffer(cx, file, offset, data, size, privileged).await?;
-                self.push_all(cx, file).await
-            };
-            let stored = stored.await;
-            file.core.borrow_mut().set_appending(false);
-            stored?;
-            file.core.borrow().failed_since(failures)?;
-            let inode = file.core.borrow().inode();
-            let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-            let cut = attr.truncations != truncations;
-            file.core.borrow_mut().merge(attr);
-            if !cut || self.stored_end(cx, file).await? < end {
-                return Ok(offset);
-            }
+        let offset = self.take_end(cx, file, data.len() as u64, !privileged).await?;
+        let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
+        if end > u64::from(size) * u64::from(u32::MAX) {
+            return Err(FsError::FileTooLarge);
         }
-        Err(FsError::Unavailable("the file is being truncated again and again".into()))
+        let failures = file.core.borrow().failures();
+        file.core.borrow_mut().set_appending(true);
+        let stored = async {
+            self.buffer(cx, file, offset, data, size, privileged).await?;
+            self.push_all(cx, file).await
+        };
+        let stored = stored.await;
+        file.core.borrow_mut().set_appending(false);
+        stored?;
+        file.core.borrow().failed_since(failures)?;
+        Ok(offset)
     }
 
     /// Puts bytes into the chunks' buffers.
@@ -256,7 +245,8 @@ impl Client {
         Err(FsError::Unavailable("the file is being truncated again and again".into()))
     }
 
-    /// Up to `len` bytes; shorter only at the end of the file.
+    /// Up to `len` bytes; shorter only at the end of the file, or where an append of another client is
+    /// not stored yet.
     ///
     /// # Errors
     /// `Stale` when the content is gone.
@@ -282,24 +272,35 @@ impl Client {
             return Ok(Bytes::new());
         }
         self.foresee(cx, &file, offset, len, size, length);
+        // Of a file without holes, what is missing is an append of another client that is under way:
+        // the file ends there for now.
+        let whole = self.is_shared() && !file.core.borrow().is_sparse();
         let parts: Vec<_> = pieces(offset, len, size).collect();
         if let [(index, from, to, _)] = parts[..] {
             let piece = self.read_piece(cx, &file, index, from, to).await?;
             if piece.is_none() {
                 self.check_hole(cx, &file).await?;
             }
-            return Ok(filled(piece.unwrap_or_default(), (to - from) as usize));
+            let piece = piece.unwrap_or_default();
+            return Ok(if whole { piece } else { filled(piece, (to - from) as usize) });
         }
         let reads = parts.iter().map(|(i, from, to, _)| self.read_piece(cx, &file, *i, *from, *to));
         let got = join_all(reads).await;
         let mut all = BytesMut::with_capacity(len as usize);
         let mut holes = false;
+        let mut there = 0;
         for (piece, (_, from, to, _)) in got.into_iter().zip(&parts) {
             let piece = piece?;
             holes |= piece.is_none();
             let piece = piece.unwrap_or_default();
+            if !piece.is_empty() {
+                there = all.len() + piece.len();
+            }
             all.extend_from_slice(&piece);
             all.resize(all.len() + (to - from) as usize - piece.len(), 0);
+        }
+        if whole {
+            all.truncate(there);
         }
         if holes {
             self.check_hole(cx, &file).await?;

@@ -145,6 +145,12 @@ impl FileCore {
         self.known.inode
     }
 
+    /// The file may have holes, as far as is known here.
+    pub(super) fn is_sparse(&self) -> bool {
+        let unreported = [Some(self.stored), self.doubtful, self.reporting];
+        self.known.sparse || unreported.into_iter().flatten().any(|u| u.sparse)
+    }
+
     /// The inode as meta last told it.
     pub(super) fn known(&self) -> &Attr {
         &self.known

@@ -77,7 +77,12 @@ impl Client {
             // with that dropped the hold.
             let op = self.0.link.op();
             let again = OpenFile { inode: attr.inode, hold, write: true, op };
-            let opened: Changed = self.0.link.meta(cx, again).await?;
+            let opened: Result<Changed, FsError> = self.0.link.meta(cx, again).await;
+            let opened = opened.map_err(|e| match e {
+                // It was made, and was removed before its maker heard of it.
+                FsError::Stale => FsError::Unavailable("the answer came too late".into()),
+                e => e,
+            })?;
             self.changed(cx, &opened);
             attr = opened.attr;
         }
