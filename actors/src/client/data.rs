@@ -145,6 +145,9 @@ impl Client {
         privileged: bool,
     ) -> Result<u64, FsError> {
         self.push_all(cx, file).await?;
+        if file.core.borrow().unreported() {
+            self.report(cx, file, false).await?; // others are to know of holes before the end moves
+        }
         let offset = self.take_end(cx, file, data.len() as u64, !privileged).await?;
         let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
         if end > u64::from(size) * u64::from(u32::MAX) {
@@ -158,9 +161,16 @@ impl Client {
         };
         let stored = stored.await;
         file.core.borrow_mut().set_appending(false);
-        stored?;
-        file.core.borrow().failed_since(failures)?;
-        Ok(offset)
+        let stored = stored.and_then(|()| file.core.borrow().failed_since(failures));
+        match stored {
+            Ok(()) => Ok(offset),
+            // It may be stored yet.
+            Err(e @ FsError::Unavailable(_)) => Err(e),
+            Err(e) => {
+                self.take_back(cx, file, offset).await;
+                Err(e)
+            }
+        }
     }
 
     /// Puts bytes into the chunks' buffers.

@@ -114,8 +114,8 @@ pub(super) struct FileCore {
     appending: bool,
     /// Somebody else has cut the file, and the kernel does not know.
     cut_elsewhere: bool,
-    /// A truncation is under way: users see this length until it is done.
-    shown: Option<u64>,
+    /// A truncation is under way: until it is done users see this much of what is this client's own.
+    shown_end: u64,
     /// The inode does not exist any more though this client has it open.
     gone: bool,
     reading: Sequence,
@@ -135,7 +135,7 @@ impl FileCore {
             hold: None,
             appending: false,
             cut_elsewhere: false,
-            shown: None,
+            shown_end: 0,
             gone: false,
             reading: Sequence::default(),
         }
@@ -177,17 +177,17 @@ impl FileCore {
 
     /// As this client's users see it.
     pub(super) fn length(&self) -> u64 {
-        self.shown.unwrap_or_else(|| self.known.length.max(self.own_end()))
+        self.known.length.max(self.own_end()).max(self.shown_end)
     }
 
     /// A truncation begins: it takes away piece by piece what users see until it is done.
     pub(super) fn begin_cut(&mut self) {
-        self.shown = Some(self.length());
+        self.shown_end = self.length();
     }
 
     /// It is done, or has failed.
     pub(super) fn end_cut(&mut self) {
-        self.shown = None;
+        self.shown_end = 0;
     }
 
     /// As this client's users see it.
@@ -241,12 +241,13 @@ impl FileCore {
     }
 
     /// Takes the answer to this client's own truncation, which nothing was beside: it has set the
-    /// length and the times. That setuid has to go is still to be told.
+    /// length and the times. That setuid has to go, and that there are holes, is still to be told.
     pub(super) fn cut(&mut self, attr: Attr) {
         self.known = attr;
         let clear_suid = self.stored.clear_suid;
+        let sparse = self.is_sparse() && !self.known.sparse && self.known.length > 0;
         self.forget_unreported();
-        self.stored.clear_suid = clear_suid;
+        (self.stored.clear_suid, self.stored.sparse) = (clear_suid, sparse);
     }
 
     /// The file was cut by somebody: what was stored before may be gone.
@@ -267,6 +268,8 @@ impl FileCore {
     pub(super) fn settle_doubt(&mut self, stored_end: u64) {
         if let Some(mut d) = self.doubtful.take() {
             d.end = d.end.min(stored_end);
+            // What was written before the part that is left may be gone.
+            d.sparse |= d.end > self.known.length;
             self.stored = self.stored.after(d);
         }
     }
@@ -343,8 +346,9 @@ impl FileCore {
         self.gone
     }
 
-    /// A write in the background has failed.
+    /// A write in the background has failed. What was written behind it leaves a hole.
     pub(super) fn fail(&mut self, why: FsError) {
+        self.stored.sparse = true;
         self.errors += 1;
         self.last_error = Some(why);
     }

@@ -84,7 +84,11 @@ impl Client {
         self.push_all(cx, &file).await?;
         for _ in 0..ATTEMPTS {
             // What this client has stored counts, or meta would keep a shorter file than it has.
-            if file.core.borrow().length_unreported() {
+            let unreported = {
+                let core = file.core.borrow();
+                core.length_unreported() || core.is_sparse() && !core.known().sparse
+            };
+            if unreported {
                 self.report(cx, &file, false).await?;
             }
             let seen = SeenContent::of(file.core.borrow().known());
@@ -109,6 +113,29 @@ impl Client {
             }
         }
         Err(FsError::Unavailable("others change the file again and again".into()))
+    }
+
+    /// Takes back the end of a file that an append has moved and could not fill, if nobody has written
+    /// since. What cannot be taken back stays as a hole. The caller is alone with the file.
+    pub(super) async fn take_back(&self, cx: &Cx, file: &Rc<File>, length: u64) {
+        let (inode, layout, seen) = {
+            let core = file.core.borrow();
+            let a = core.known();
+            (a.inode, a.layout.clone().expect("files have a layout"), SeenContent::of(a))
+        };
+        let taken = async {
+            self.cut_chunks(cx, inode, &layout, length).await?;
+            let set = Some(SetLength { length, seen });
+            self.0.link.meta(cx, self.message(inode, &SetAttrs::default(), set)).await
+        };
+        let taken: Result<Changed, FsError> = taken.await;
+        match taken {
+            Ok(changed) => {
+                self.changed(cx, &changed);
+                file.core.borrow_mut().cut(changed.attr);
+            }
+            Err(e) => tracing::debug!("an append to {:#x} leaves a hole: {e}", inode.0),
+        }
     }
 
     /// Drops what is buffered behind the new end.

@@ -90,7 +90,7 @@ fn set_length(attr: &mut Attr, m: SetLength, bug: Option<PlantedBug>) -> Result<
         return Err(MetaError::Changed);
     }
     attr.truncations += u64::from(m.length < attr.length);
-    attr.sparse |= m.length > attr.length;
+    attr.sparse = m.length > 0 && (attr.sparse || m.length > attr.length);
     attr.length = m.length;
     Ok(())
 }
@@ -232,11 +232,15 @@ pub async fn end_writer(
         if inode.attr.truncations != truncations {
             return Ok(false);
         }
-        if end > inode.attr.length {
+        if end != inode.attr.length {
             check_length(layout_of(&inode.attr)?, end)?;
-            inode.attr.length = end;
-            written(&mut inode, now_ns);
-            inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
+            // Of several writes under way some may have arrived, and of an append none.
+            inode.attr.sparse = true;
+            if end > inode.attr.length {
+                inode.attr.length = end;
+                written(&mut inode, now_ns);
+                inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
+            }
             store(txn, &mut inode);
         }
     }

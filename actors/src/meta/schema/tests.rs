@@ -91,7 +91,8 @@ fn stored_bytes_do_not_change() {
 fn earlier_versions_are_read() {
     let op = RequestId::default();
     let old = |inode: Inode| {
-        let attr = Attr { times_set: 0, changes: 0, sparse: false, birth_ns: 0, ..inode.attr };
+        let sparse = inode.attr.kind == FileType::File;
+        let attr = Attr { times_set: 0, changes: 0, sparse, birth_ns: 0, ..inode.attr };
         Inode::new(attr, inode.parent, inode.target)
     };
     for (name, inode) in

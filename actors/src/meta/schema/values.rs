@@ -420,7 +420,8 @@ impl AttrV1 {
             truncations: self.truncations,
             times_set: 0,
             changes: 0,
-            sparse: false,
+            // It was not recorded.
+            sparse: self.kind == KindV1::File,
             birth_ns: 0,
             layout: self.layout.map(Layout::from),
         }
