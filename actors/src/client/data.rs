@@ -65,7 +65,7 @@ impl Client {
         let mut files = self.0.files.borrow_mut();
         match files.get(&attr.inode) {
             Some(f) => {
-                f.core.borrow_mut().merge(attr);
+                self.merge(f, attr);
                 Rc::clone(f)
             }
             None => {
@@ -75,6 +75,11 @@ impl Client {
                 f
             }
         }
+    }
+
+    /// Takes an answer of meta about a file.
+    pub(super) fn merge(&self, file: &File, attr: Attr) {
+        file.core.borrow_mut().merge(attr, self.0.run.get());
     }
 
     /// Forgets a file that nobody has open or works on, and nothing is on its way for.
@@ -243,12 +248,12 @@ impl Client {
                 Appended::At { offset, changed } => {
                     self.changed(cx, &changed);
                     let Changed { attr, .. } = changed;
-                    file.core.borrow_mut().merge(attr);
+                    self.merge(file, attr);
                     return Ok(offset);
                 }
                 // What this client has buffered or stored belongs before the append, if it is there.
                 Appended::Stale(attr) => {
-                    file.core.borrow_mut().merge(attr);
+                    self.merge(file, attr);
                 }
             }
         }

@@ -110,6 +110,8 @@ pub(super) struct FileCore {
     errors: u64,
     last_error: Option<FsError>,
     pub(super) hold: Option<Hold>,
+    /// Of the store, by which `known` is.
+    run: u64,
     /// An append is on its way: meta counts its bytes already.
     appending: bool,
     /// Somebody else has cut the file, and the kernel does not know.
@@ -133,6 +135,7 @@ impl FileCore {
             errors: 0,
             last_error: None,
             hold: None,
+            run: 0,
             appending: false,
             cut_elsewhere: false,
             shown_end: 0,
@@ -182,7 +185,7 @@ impl FileCore {
 
     /// A truncation begins: it takes away piece by piece what users see until it is done.
     pub(super) fn begin_cut(&mut self) {
-        self.shown_end = self.length();
+        self.shown_end = self.own_end();
     }
 
     /// It is done, or has failed.
@@ -207,10 +210,14 @@ impl FileCore {
         self.stored.mtime_ns.or(reporting).or(self.doubtful.and_then(|d| d.mtime_ns))
     }
 
-    /// Takes an answer of meta. One that was overtaken by what is known changes nothing.
-    pub(super) fn merge(&mut self, fresh: Attr) {
+    /// Takes an answer of meta. One that was overtaken by what is known changes nothing. `run` is the
+    /// latest run of the store that this client has heard of: in a later one than that of what is known,
+    /// changes may have been lost and their numbers been given anew.
+    pub(super) fn merge(&mut self, fresh: Attr, run: u64) {
         debug_assert_eq!(fresh.inode, self.known.inode);
-        if fresh.changes < self.known.changes {
+        let overtaken = fresh.changes < self.known.changes && run <= self.run;
+        self.run = self.run.max(run);
+        if overtaken {
             return;
         }
         if fresh.truncations > self.known.truncations {
@@ -474,12 +481,23 @@ mod tests {
     #[test]
     fn an_answer_that_was_overtaken_changes_nothing() {
         let mut f = FileCore::new(attr(3, 1, 0));
-        f.merge(attr(2, 0, 1000));
+        f.merge(attr(2, 0, 1000), 0);
         assert_eq!(f.length(), 0);
-        f.merge(attr(4, 1, 10));
+        f.merge(attr(4, 1, 10), 0);
         assert_eq!(f.length(), 10);
-        f.merge(attr(5, 2, 5));
+        f.merge(attr(5, 2, 5), 0);
         assert_eq!(f.length(), 5);
+    }
+
+    /// Regression (check `files`, seed 851): after a loss of power the store counts changes from where
+    /// it was before; answers with smaller numbers were taken for old ones, an append among them.
+    #[test]
+    fn a_later_run_of_the_store_counts_anew() {
+        let mut f = FileCore::new(attr(9, 0, 100));
+        f.merge(attr(7, 0, 40), 1);
+        assert_eq!(f.length(), 40);
+        f.merge(attr(6, 0, 30), 1);
+        assert_eq!(f.length(), 40);
     }
 
     /// Goal: what was stored before a cut by another client is claimed as far as it is there, what
@@ -491,7 +509,7 @@ mod tests {
         f.wrote(7, true, false);
         f.landed(100, 0);
         assert_eq!((f.length(), f.is_doubtful()), (100, false));
-        f.merge(attr(2, 1, 0));
+        f.merge(attr(2, 1, 0), 0);
         assert!(f.is_doubtful() && f.unreported());
         f.landed(40, 0); // took off before the cut was known
         f.landed(20, 1);
@@ -510,7 +528,7 @@ mod tests {
         let mut f = FileCore::new(attr(1, 0, 0));
         f.landed(100, 0);
         let claim = f.begin_report();
-        f.merge(attr(2, 1, 0)); // a getattr tells of the cut first
+        f.merge(attr(2, 1, 0), 0); // a getattr tells of the cut first
         assert!(f.is_doubtful());
         f.end_report(claim, false);
         f.settle_doubt(0);

@@ -204,6 +204,8 @@ struct Inner {
     next_handle: Cell<u64>,
     sharing: Sharing,
     stamps: RefCell<Stamps>,
+    /// The latest run of the store that this client has heard of.
+    run: Cell<u64>,
     /// Bytes in write buffers and in flight to storage.
     room: Room,
     /// Bytes asked of storage.
@@ -236,6 +238,7 @@ impl Client {
             next_handle: Cell::new(1),
             sharing: Sharing::default(),
             stamps: RefCell::default(),
+            run: Cell::new(0),
             room: Room::new(config.write_buffer_bytes),
             reading: Room::new(config.read_bytes),
             sweeping: Cell::new(false),

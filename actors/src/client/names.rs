@@ -42,7 +42,7 @@ impl Client {
             attr.atime_ns = attr.atime_ns.max(*read_ns);
         }
         let Some(file) = self.file(attr.inode) else { return attr };
-        file.core.borrow_mut().merge(attr);
+        self.merge(&file, attr);
         if file.core.borrow().is_doubtful() {
             // Others may have cut what this client has stored: the length is what is there. Who
             // cannot be told that now is told what is known.
@@ -189,7 +189,7 @@ impl Client {
         let nameless = gone.nlink == 0 && gone.kind == FileType::File;
         let file = match self.file(gone.inode) {
             Some(file) => {
-                file.core.borrow_mut().merge(gone);
+                self.merge(&file, gone);
                 file
             }
             // It was let go between the look and the removal.

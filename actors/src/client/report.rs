@@ -21,6 +21,7 @@ impl Client {
 
     /// The same by inode, or for a directory whose entries have changed.
     pub(super) fn note(&self, cx: &Cx, inode: InodeId, stamp: Stamp) {
+        self.0.run.set(self.0.run.get().max(stamp.run()));
         self.0.stamps.borrow_mut().note(inode, stamp);
         self.sweep(cx);
     }
@@ -56,11 +57,15 @@ impl Client {
                 (claim, message)
             };
             let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
+            if let Ok(Reported::Taken(Changed { stamp, .. })) = &told {
+                self.0.run.set(self.0.run.get().max(stamp.run()));
+            }
+            let run = self.0.run.get();
             let mut core = file.core.borrow_mut();
             match told {
                 Ok(Reported::Taken(Changed { attr, stamp })) => {
                     let inode = core.inode();
-                    core.merge(attr);
+                    core.merge(attr, run);
                     core.end_report(claim, true);
                     drop(core);
                     if !durable {
@@ -70,7 +75,7 @@ impl Client {
                 }
                 Ok(Reported::Stale(attr)) => {
                     core.end_report(claim, false);
-                    core.merge(attr);
+                    core.merge(attr, run);
                     if self.has(PlantedBug::StaleReportIsTaken) {
                         core.forget_unreported();
                         return Ok(Stamp::default());
