@@ -1,5 +1,5 @@
-//! The write buffer of one chunk: disjoint dirty ranges, and at most one range in flight to storage.
-//! All of them are readable, dirty ones on top. Synchronous.
+//! The write buffer of one chunk: disjoint dirty ranges, and at most one range in flight to
+//! storage. All of them are readable, dirty ones on top. Synchronous.
 
 use std::collections::BTreeMap;
 

@@ -251,7 +251,8 @@ impl Client {
                     self.merge(file, attr);
                     return Ok(offset);
                 }
-                // What this client has buffered or stored belongs before the append, if it is there.
+                // What this client has buffered or stored belongs before the append, if it is
+                // there.
                 Appended::Stale(attr) => {
                     self.merge(file, attr);
                 }
@@ -260,8 +261,8 @@ impl Client {
         Err(FsError::Unavailable("the file is being truncated again and again".into()))
     }
 
-    /// Up to `len` bytes; shorter only at the end of the file, or where an append of another client is
-    /// not stored yet.
+    /// Up to `len` bytes; shorter only at the end of the file, or where an append of another client
+    /// is not stored yet.
     ///
     /// # Errors
     /// `Stale` when the content is gone.
@@ -287,8 +288,8 @@ impl Client {
             return Ok(Bytes::new());
         }
         self.foresee(cx, &file, offset, len, size, length);
-        // Of a file without holes, what is missing is an append of another client that is under way:
-        // the file ends there for now.
+        // Of a file without holes, what is missing is an append of another client that is under
+        // way: the file ends there for now.
         let whole = self.is_shared() && !file.core.borrow().is_sparse();
         let parts: Vec<_> = pieces(offset, len, size).collect();
         if let [(index, from, to, _)] = parts[..] {

@@ -39,8 +39,8 @@ impl Client {
         Ok(all.iter().map(|e| e.stored).sum())
     }
 
-    /// The next offset, from `offset` on, at which there is data or a hole. The end of the file is a
-    /// hole; `None`: `offset` is behind it, or no data follows.
+    /// The next offset, from `offset` on, at which there is data or a hole. The end of the file is
+    /// a hole; `None`: `offset` is behind it, or no data follows.
     pub async fn seek(
         &self,
         cx: &Cx,
@@ -133,8 +133,8 @@ fn next_in(chunks: &BTreeMap<u32, u32>, size: u64, at: u64, known: u64, what: Se
 mod tests {
     use super::*;
 
-    /// Goal: data and holes are where chunks are and are not. Method: chunks 1 (whole), 2 (half) and
-    /// 5 of a file of six and a half chunks.
+    /// Goal: data and holes are where chunks are and are not. Method: chunks 1 (whole), 2 (half)
+    /// and 5 of a file of six and a half chunks.
     #[test]
     fn holes_are_where_no_chunk_is() {
         let chunks = BTreeMap::from([(1, 100), (2, 50), (5, 100)]);

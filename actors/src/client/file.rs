@@ -116,7 +116,8 @@ pub(super) struct FileCore {
     appending: bool,
     /// Somebody else has cut the file, and the kernel does not know.
     cut_elsewhere: bool,
-    /// A truncation is under way: until it is done users see this much of what is this client's own.
+    /// A truncation is under way: until it is done users see this much of what is this client's
+    /// own.
     shown_end: u64,
     /// The inode does not exist any more though this client has it open.
     gone: bool,
@@ -210,9 +211,9 @@ impl FileCore {
         self.stored.mtime_ns.or(reporting).or(self.doubtful.and_then(|d| d.mtime_ns))
     }
 
-    /// Takes an answer of meta. One that was overtaken by what is known changes nothing. `run` is the
-    /// latest run of the store that this client has heard of: in a later one than that of what is known,
-    /// changes may have been lost and their numbers been given anew.
+    /// Takes an answer of meta. One that was overtaken by what is known changes nothing. `run` is
+    /// the latest run of the store that this client has heard of: in a later one than that of what
+    /// is known, changes may have been lost and their numbers been given anew.
     pub(super) fn merge(&mut self, fresh: Attr, run: u64) {
         debug_assert_eq!(fresh.inode, self.known.inode);
         let overtaken = fresh.changes < self.known.changes && run <= self.run;
@@ -227,8 +228,8 @@ impl FileCore {
         self.known = fresh;
     }
 
-    /// Whether somebody else has cut the file since this was asked last: what the kernel remembers of
-    /// its content is old.
+    /// Whether somebody else has cut the file since this was asked last: what the kernel remembers
+    /// of its content is old.
     pub(super) fn take_cut_elsewhere(&mut self) -> bool {
         std::mem::take(&mut self.cut_elsewhere)
     }
@@ -489,8 +490,9 @@ mod tests {
         assert_eq!(f.length(), 5);
     }
 
-    /// Regression (check `files`, seed 851): after a loss of power the store counts changes from where
-    /// it was before; answers with smaller numbers were taken for old ones, an append among them.
+    /// Regression (check `files`, seed 851): after a loss of power the store counts changes from
+    /// where it was before; answers with smaller numbers were taken for old ones, an append among
+    /// them.
     #[test]
     fn a_later_run_of_the_store_counts_anew() {
         let mut f = FileCore::new(attr(9, 0, 100));

@@ -17,7 +17,8 @@ pub(super) struct Gate {
 
 pub(super) struct Inside<'a>(&'a Gate);
 
-/// A place in the line. Whoever gives up waiting leaves it, and passes on a turn that came too late.
+/// A place in the line. Whoever gives up waiting leaves it, and passes on a turn that came too
+/// late.
 struct Place<'a> {
     gate: &'a Gate,
     turn: Slot<()>,

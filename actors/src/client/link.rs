@@ -190,8 +190,8 @@ impl Link {
         self.0.open.get()
     }
 
-    /// Waits for news of the routing and of this process's sessions, up to the deadline; `now`: asks
-    /// mgmtd first, and does not wait.
+    /// Waits for news of the routing and of this process's sessions, up to the deadline; `now`:
+    /// asks mgmtd first, and does not wait.
     ///
     /// # Errors
     /// `Unavailable` when the agent does not answer.

@@ -73,8 +73,8 @@ impl Client {
         let asked = cx.now();
         let mut attr = self.made(cx, parent, self.0.link.meta(cx, m).await?);
         if hold.is_some() && cx.now().since(asked) >= LATE {
-            // While the answer was on its way somebody here may have opened and closed the file, and
-            // with that dropped the hold.
+            // While the answer was on its way somebody here may have opened and closed the file,
+            // and with that dropped the hold.
             let op = self.0.link.op();
             let again = OpenFile { inode: attr.inode, hold, write: true, op };
             let opened: Result<Changed, FsError> = self.0.link.meta(cx, again).await;
@@ -183,8 +183,8 @@ impl Client {
         Ok(Leaving { hold: (!held).then(|| self.0.link.session()), guard: None })
     }
 
-    /// A file has lost a name: with the last one, its content goes when nobody uses it. `hold`: what
-    /// meta holds it for now, if it was not held before.
+    /// A file has lost a name: with the last one, its content goes when nobody uses it. `hold`:
+    /// what meta holds it for now, if it was not held before.
     async fn lost_name(&self, cx: &Cx, gone: Attr, hold: Option<SessionId>) {
         let nameless = gone.nlink == 0 && gone.kind == FileType::File;
         let file = match self.file(gone.inode) {

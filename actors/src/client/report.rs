@@ -176,8 +176,8 @@ impl Client {
                 reported = Some(self.report(cx, &file, true).await?);
             }
         }
-        // Its name and earlier changes. What a run of the store has taken durably covers all that it
-        // took before; with nothing to ask for, all that others were told of is made durable.
+        // Its name and earlier changes. What a run of the store has taken durably covers all that
+        // it took before; with nothing to ask for, all that others were told of is made durable.
         let mut stamps: Vec<Stamp> = self.0.stamps.borrow().of(inode).collect();
         stamps.retain(|s| reported.is_none_or(|r| r.run() != s.run()));
         if stamps.is_empty() && reported.is_none() {

@@ -7,10 +7,10 @@
 //!
 //! No operation runs while two clients disagree about that. A client that comes (1) opens its
 //! session, (2) sees that there are others and is shared from the start, (3) waits until no living
-//! session keeps its opens to itself. One that was alone (1) hears of the new session, (2) is shared
-//! from then on, (3) waits until the kernel has forgotten what it remembers, (4) tells meta all that
-//! it has open. One that does not get there in time may still have cached what it may not: its
-//! session keeps meta from removing any content (`meta/garbage.rs`) until it is over.
+//! session keeps its opens to itself. One that was alone (1) hears of the new session, (2) is
+//! shared from then on, (3) waits until the kernel has forgotten what it remembers, (4) tells meta
+//! all that it has open. One that does not get there in time may still have cached what it may not:
+//! its session keeps meta from removing any content (`meta/garbage.rs`) until it is over.
 
 use core::time::Duration;
 use std::rc::Rc;

@@ -2,9 +2,9 @@
 //!
 //! A truncation (1) removes the chunks behind the new end, (2) sets the length at meta, which
 //! refuses if anybody has written or cut since the file was looked at: then it begins again. So
-//! nothing that was acknowledged between the two stays behind the end, to appear when the file grows
-//! again. Bytes behind the end are always somebody's who has not reported them yet, so a file that
-//! is extended loses nothing.
+//! nothing that was acknowledged between the two stays behind the end, to appear when the file
+//! grows again. Bytes behind the end are always somebody's who has not reported them yet, so a file
+//! that is extended loses nothing.
 
 use std::rc::Rc;
 
@@ -115,8 +115,8 @@ impl Client {
         Err(FsError::Unavailable("others change the file again and again".into()))
     }
 
-    /// Takes back the end of a file that an append has moved and could not fill, if nobody has written
-    /// since. What cannot be taken back stays as a hole. The caller is alone with the file.
+    /// Takes back the end of a file that an append has moved and could not fill, if nobody has
+    /// written since. What cannot be taken back stays as a hole. The caller is alone with the file.
     pub(super) async fn take_back(&self, cx: &Cx, file: &Rc<File>, length: u64) {
         let (inode, layout, seen) = {
             let core = file.core.borrow();

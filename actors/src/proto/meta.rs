@@ -190,9 +190,9 @@ pub struct ReportWrite {
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Reported {
     Taken(Changed),
-    /// The file was cut, or its times were set, since the writer looked: this is how it is now. What
-    /// was written before the cut may have gone with it. The writer asks storage for the end of
-    /// what is there and reports again.
+    /// The file was cut, or its times were set, since the writer looked: this is how it is now.
+    /// What was written before the cut may have gone with it. The writer asks storage for the end
+    /// of what is there and reports again.
     Stale(Attr),
 }
 
@@ -217,8 +217,8 @@ pub enum Appended {
         offset: u64,
         changed: Changed,
     },
-    /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt is
-    /// a new operation with an `op` of its own.
+    /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt
+    /// is a new operation with an `op` of its own.
     Stale(Attr),
 }
 

@@ -21,8 +21,8 @@ pub fn writes(flags: i32) -> bool {
     flags & libc::O_ACCMODE != libc::O_RDONLY
 }
 
-/// Whether reads and writes through a file that is opened so go past the page cache. Appends do: the
-/// kernel would put them into its cache where it believes the end to be.
+/// Whether reads and writes through a file that is opened so go past the page cache. Appends do:
+/// the kernel would put them into its cache where it believes the end to be.
 pub fn is_direct(flags: i32) -> bool {
     flags & libc::O_DIRECT != 0 || writes(flags) && flags & libc::O_APPEND != 0
 }
@@ -74,8 +74,8 @@ fn emptying(attr: &Attr, uid: u32) -> SetAttrs {
     }
 }
 
-/// Makes and opens a file, or opens the one that somebody else has made meanwhile: the kernel, which
-/// has seen no such file, has not checked whether the caller may open it.
+/// Makes and opens a file, or opens the one that somebody else has made meanwhile: the kernel,
+/// which has seen no such file, has not checked whether the caller may open it.
 ///
 /// # Errors
 /// `Stale` lets the kernel look the name up anew, and check.

@@ -3,8 +3,8 @@
 //! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's
 //! task writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
 //! attributes for as long as the client says that it may (`Client::cache_time`), and a second cache
-//! with the same age limit would only be asked when it is as old as the kernel's. `options` has everything that the kernel is told at mount,
-//! and `kernel` speaks its protocol.
+//! with the same age limit would only be asked when it is as old as the kernel's. `options` has
+//! everything that the kernel is told at mount, and `kernel` speaks its protocol.
 //!
 //! A caller that is killed is answered EINTR while its request goes on. Whoever has opened
 //! something for it hears so from the reply, and releases it again: nobody else will.

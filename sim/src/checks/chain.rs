@@ -250,8 +250,8 @@ async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Resu
     client.run(cx, sim, &link, &rng, &history).await
 }
 
-/// All replicas serve and list the same chunks, nothing pending, within bounded time; and go on as they
-/// should.
+/// All replicas serve and list the same chunks, nothing pending, within bounded time; and go on as
+/// they should.
 async fn converge(cx: &Cx) -> Result<(), String> {
     let opened = Link::open_chains(cx, agent_addr(cx.node()), "check").await;
     let link = opened.map_err(|e| e.to_string())?;

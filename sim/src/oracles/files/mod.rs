@@ -184,6 +184,8 @@ pub enum Told {
 pub struct Excuses {
     /// Anything at all goes wrong: requests may run out of patience.
     pub faults: bool,
+    /// Clients give up after a short while, also in the background.
+    pub impatient: bool,
     pub no_space: bool,
     pub bad_disks: bool,
 }

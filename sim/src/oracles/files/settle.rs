@@ -83,7 +83,7 @@ impl View {
             view.took_place(files, i, place.get(&i).copied(), &mut open, &mut errors);
             view.count_opens(&files.ops[i], &mut opens);
         }
-        if files.excuses.faults {
+        if files.excuses.impatient {
             // Its client has run out of patience, perhaps, and has crashed before it could say so.
             let unsettled = view.changes.values_mut().flatten().filter(|c| c.settled.is_none());
             unsettled.for_each(|c| c.doubtful = true);
