@@ -13,6 +13,8 @@ pub enum PlantedBug {
     BarrierAnswersAtOnce,
     /// Kv: a barrier never says that what it stands for was lost.
     BarrierForgetsVersion,
+    /// Client: a close does not tell meta the length.
+    CloseKeepsLength,
     /// Storage: the head commits before its successor has answered.
     CommitBeforeSuccessor,
     /// Storage: of the updates that a crash left pending only the first sixteen are driven on.
@@ -49,8 +51,6 @@ pub enum PlantedBug {
     SeenContentIgnored,
     /// Storage: a syncing target says that it is up to date when the resync begins.
     ServeBeforeSync,
-    /// Client: an inode that is gone counts as written and synced.
-    StaleIsSuccess,
     /// Client: a report that a cut made stale counts as taken.
     StaleReportIsTaken,
     /// Storage: a successor that has no space is taken for done.

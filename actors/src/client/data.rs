@@ -14,6 +14,8 @@ use crate::proto::meta::{Append, Appended, Changed, GetAttr};
 
 /// Shorter reads are not worth a hint.
 const AHEAD_MIN: u64 = 32 << 10;
+/// How long a read at the end waits to hear whether there is more.
+const FRESH_MAX: Duration = Duration::from_secs(1);
 /// Times that a file may be cut under an append before its caller is told to come back.
 const ATTEMPTS: u32 = 50;
 
@@ -280,8 +282,12 @@ impl Client {
             (chunk_size(core.known())?, core.length())
         };
         if self.is_shared() && offset.saturating_add(u64::from(len)) > length {
-            // Others may have made it longer.
-            length = self.getattr(cx, inode).await?.length;
+            // Others may have made it longer. While nobody says, it is as it was.
+            length = match self.getattr(&cx.within(FRESH_MAX), inode).await {
+                Ok(attr) => attr.length,
+                Err(FsError::Unavailable(_)) => file.core.borrow().length(),
+                Err(e) => return Err(e),
+            };
         }
         let len = u64::from(len).min(length.saturating_sub(offset));
         if len == 0 {

@@ -304,16 +304,21 @@ impl Client {
         let Some(file) = self.file(inode) else { return };
         let now_ns = cx.wall_us() as i64 * 1000;
         if file.core.borrow_mut().was_read(now_ns, moves) {
-            let full = {
-                let mut reads = self.0.reads.borrow_mut();
-                reads.insert(inode, now_ns);
-                reads.len() >= HOLDS_MAX
-            };
-            if full {
-                self.tell_reads(cx);
-            }
-            self.sweep(cx);
+            self.note_read(cx, inode);
         }
+    }
+
+    /// The time of access of an inode becomes now.
+    pub fn note_read(&self, cx: &Cx, inode: InodeId) {
+        let full = {
+            let mut reads = self.0.reads.borrow_mut();
+            reads.insert(inode, cx.wall_us() as i64 * 1000);
+            reads.len() >= HOLDS_MAX
+        };
+        if full {
+            self.tell_reads(cx);
+        }
+        self.sweep(cx);
     }
 
     /// Tells meta of reads. Times of access that do not arrive are lost: nobody waits for them.

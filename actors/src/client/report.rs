@@ -81,10 +81,6 @@ impl Client {
                         return Ok(Stamp::default());
                     }
                 }
-                Err(FsError::Stale) if self.has(PlantedBug::StaleIsSuccess) => {
-                    core.forget_unreported();
-                    return Ok(Stamp::default());
-                }
                 Err(FsError::Stale) => {
                     core.lose();
                     return Err(FsError::Stale);
@@ -130,7 +126,7 @@ impl Client {
     }
 
     async fn report_if_needed(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
-        if !file.core.borrow().unreported() {
+        if !file.core.borrow().unreported() || self.has(PlantedBug::CloseKeepsLength) {
             return Ok(());
         }
         self.report(cx, file, false).await.map(drop)
@@ -167,7 +163,7 @@ impl Client {
             }
             let (length, anything) = {
                 let core = file.core.borrow();
-                if core.is_gone() && !self.has(PlantedBug::StaleIsSuccess) {
+                if core.is_gone() {
                     return Err(FsError::Stale);
                 }
                 (core.length_unreported(), core.unreported())

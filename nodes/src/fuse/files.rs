@@ -147,6 +147,15 @@ pub async fn close_unheard(here: &Here, inode: InodeId, handle: HandleId, flags:
     }
 }
 
+/// Whether a directory is there to be listed, and takes note that it will be.
+pub async fn open_dir(here: &Here, inode: InodeId) -> Result<(), FsError> {
+    let attr = here.client.getattr(&here.cx, inode).await?;
+    if wants_atime(here.hub.atime, &attr, SystemTime::now()) {
+        here.client.note_read(&here.cx, inode);
+    }
+    Ok(())
+}
+
 /// Reads, and takes note of that.
 pub async fn read(here: &Here, inode: InodeId, offset: u64, len: u32) -> Result<Bytes, FsError> {
     let data = here.client.read(&here.cx, inode, offset, len).await?;

@@ -433,8 +433,8 @@ impl Filesystem for Fs {
             return;
         }
         self.run(ino, async move |here| {
-            match here.client.getattr(&here.cx, InodeId(ino.0)).await {
-                Ok(_) => reply.opened(FileHandle(handle), FopenFlags::empty()),
+            match files::open_dir(&here, InodeId(ino.0)).await {
+                Ok(()) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(e) => reply.error(errno(&e)),
             };
         });

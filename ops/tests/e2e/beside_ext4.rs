@@ -57,10 +57,31 @@ impl Beside {
     /// Runs the line in a new folder `what` on both; it must print the same. $ROOT is where the
     /// file system is mounted.
     fn same(&mut self, what: &str, line: &str) {
+        self.compare(what, "", line);
+    }
+
+    /// The same where mount(8) finds our helpers: `/sbin` is covered by one that has the links.
+    fn same_with_helpers(&mut self, what: &str, line: &str) {
+        let covered = "
+            mount -t tmpfs tmpfs $SBIN; mkdir $SBIN/up $SBIN/work
+            over=lowerdir=/usr/sbin,upperdir=$SBIN/up,workdir=$SBIN/work
+            mount -t overlay -o $over overlay /usr/sbin
+            ln -s $NODE /sbin/mount.fuse.t3fs; ln -s $NODE /sbin/mount.t3fs
+            cd $PWD";
+        self.compare(what, covered, line);
+    }
+
+    fn compare(&mut self, what: &str, first: &str, line: &str) {
+        let sbin = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
         let [here, there] = self.roots().map(|root| {
             let dir = root.join(what.replace(' ', "-"));
             fs::create_dir(&dir).expect("a folder");
-            let mut shell = shell(&dir, &format!("{HELPERS}\n{line}"));
+            let inner = format!("{first}\n{HELPERS}\n{line}");
+            let mut shell = match first {
+                "" => shell(&dir, &inner),
+                _ => shell(&dir, "exec unshare --mount bash -euo pipefail -c \"$INNER\""),
+            };
+            shell.env("INNER", &inner).env("SBIN", sbin.path()).env("NODE", binary());
             match command::finish(shell.env("ROOT", &root), LINE_LIMIT) {
                 Ok(done) => format!("{}{}({})", done.stdout, done.stderr, done.status),
                 Err(why) => format!("it hangs: {why}"),
@@ -418,12 +439,12 @@ fn a_mount_becomes_read_only_and_back() {
          mount -o remount,rw $ROOT; {words}
          says bash -c 'echo z >f'; says mkdir d; cat f"
     );
-    both.same("remount", &line);
+    both.same_with_helpers("remount", &line);
     let line = format!(
         "printf '#!/bin/sh\\necho ran\\n' >p; chmod +x p; says ./p
          mount -o remount,noexec $ROOT; says ./p; mount -o remount,exec $ROOT; says ./p; {words}"
     );
-    both.same("remount noexec", &line);
+    both.same_with_helpers("remount noexec", &line);
     both.finish();
 }
 

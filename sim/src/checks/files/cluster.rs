@@ -36,22 +36,19 @@ const ORPHANS: OrphanTimes = OrphanTimes {
 const SESSION_LEASE: Duration = Duration::from_secs(20);
 
 /// Deliberate bugs, by name: a line each.
-const MUTANTS: [(&str, PlantedBug); 15] = [
+const MUTANTS: [(&str, PlantedBug); 12] = [
     ("append-at-known-end", PlantedBug::AppendAtKnownEnd),
     ("append-at-own-end", PlantedBug::AppendAtOwnEnd),
     ("barrier-at-once", PlantedBug::BarrierAnswersAtOnce),
     ("barrier-forgets", PlantedBug::BarrierForgetsVersion),
+    ("close-keeps-length", PlantedBug::CloseKeepsLength),
     ("commit-early", PlantedBug::CommitBeforeSuccessor),
     ("failed-flight-silent", PlantedBug::FailedFlightIsSilent),
     ("holds-ignored", PlantedBug::HoldsIgnored),
-    ("nothing-left", PlantedBug::RemoveChunksSaysNothingLeft),
     ("open-without-hold", PlantedBug::OpenWithoutHold),
-    ("read-unchecked", PlantedBug::ReadSkipsGranuleCheck),
     ("report-ignores-cuts", PlantedBug::ReportIgnoresTruncations),
     ("seen-ignored", PlantedBug::SeenContentIgnored),
-    ("stale-is-success", PlantedBug::StaleIsSuccess),
     ("stale-report-taken", PlantedBug::StaleReportIsTaken),
-    ("whole-sends-cut", PlantedBug::WholeSendsCut),
 ];
 
 /// The deliberate bug that a run was asked for.

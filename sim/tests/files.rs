@@ -1,0 +1,29 @@
+//! The check `files` and its deliberate bugs.
+
+use t3fs_sim::checks::{ALL, run_seed};
+
+/// Goal: the check can fail. Method: each deliberate bug must be found within 500 seeds; an assertion
+/// of ours that it breaks counts too.
+#[test]
+fn deliberate_bugs_of_clients_and_meta_are_found() {
+    let check = ALL.iter().find(|c| c.name == "files").expect("it exists");
+    for mutant in check.mutants {
+        let found = (1..=500).find(|seed| {
+            let run = || run_seed(check, *seed, Some(mutant), None).result.is_err();
+            std::panic::catch_unwind(run).unwrap_or(true)
+        });
+        assert!(found.is_some(), "files --mutant {mutant} was not found");
+    }
+}
+
+/// Goal: stories that the check once told do not come back. Method: the seeds of their first telling.
+/// 19: a listing repeated a length that another client had cut. 253: a stat saw a truncation half
+/// done. 851: after a loss of power the store's answers were taken for old ones. 906: an append that
+/// found no space left the file longer than it was. 671: a truncation under way hid another's.
+#[test]
+fn old_stories_of_files_do_not_come_back() {
+    let check = ALL.iter().find(|c| c.name == "files").expect("it exists");
+    for seed in [19, 253, 671, 851, 906] {
+        assert_eq!(run_seed(check, seed, None, None).result, Ok(()), "seed {seed}");
+    }
+}
