@@ -172,7 +172,11 @@ impl Client {
         match stored {
             Ok(()) => Ok(offset),
             // It may be stored yet.
-            Err(e @ FsError::Unavailable(_)) => Err(e),
+            Err(e @ FsError::Unavailable(_)) => {
+                file.core.borrow_mut().leave_hole();
+                self.sweep(cx);
+                Err(e)
+            }
             Err(e) => {
                 self.take_back(cx, file, offset).await;
                 Err(e)
@@ -296,7 +300,7 @@ impl Client {
         self.foresee(cx, &file, offset, len, size, length);
         // Of a file without holes, what is missing is an append of another client that is under
         // way: the file ends there for now.
-        let whole = self.is_shared() && !file.core.borrow().is_sparse();
+        let whole = || self.is_shared() && !file.core.borrow().is_sparse();
         let parts: Vec<_> = pieces(offset, len, size).collect();
         if let [(index, from, to, _)] = parts[..] {
             let piece = self.read_piece(cx, &file, index, from, to).await?;
@@ -304,7 +308,7 @@ impl Client {
                 self.check_hole(cx, &file).await?;
             }
             let piece = piece.unwrap_or_default();
-            return Ok(if whole { piece } else { filled(piece, (to - from) as usize) });
+            return Ok(if whole() { piece } else { filled(piece, (to - from) as usize) });
         }
         let reads = parts.iter().map(|(i, from, to, _)| self.read_piece(cx, &file, *i, *from, *to));
         let got = join_all(reads).await;
@@ -321,11 +325,11 @@ impl Client {
             all.extend_from_slice(&piece);
             all.resize(all.len() + (to - from) as usize - piece.len(), 0);
         }
-        if whole {
-            all.truncate(there);
-        }
         if holes {
             self.check_hole(cx, &file).await?;
+        }
+        if whole() {
+            all.truncate(there);
         }
         Ok(all.freeze())
     }
@@ -334,8 +338,10 @@ impl Client {
     async fn check_hole(&self, cx: &Cx, file: &File) -> Result<(), FsError> {
         let inode = file.core.borrow().inode();
         let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+        let nlink = attr.nlink;
+        self.merge(file, attr);
         let core = file.core.borrow();
-        if attr.nlink > 0 || core.is_open() || core.hold.is_some() {
+        if nlink > 0 || core.is_open() || core.hold.is_some() {
             return Ok(());
         }
         Err(FsError::Stale)

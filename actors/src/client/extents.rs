@@ -64,6 +64,9 @@ impl Client {
             let known = page.until.map_or(length, |i| u64::from(i) * size).min(length);
             match next_in(&page.chunks, size, at, known, what) {
                 Some(found) => return Ok(Some(found)),
+                None if known <= at => {
+                    return Err(FsError::Io("storage lists chunks without end".into()));
+                }
                 None => at = known,
             }
         }

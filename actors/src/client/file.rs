@@ -224,6 +224,8 @@ impl FileCore {
         if fresh.truncations > self.known.truncations {
             self.cut_elsewhere = true;
             self.doubt();
+            // What is buffered behind the new end leaves a hole before it.
+            self.stored.sparse |= !self.chunks.is_empty();
         }
         self.known = fresh;
     }
@@ -352,6 +354,11 @@ impl FileCore {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    /// Something that was to be written is not, or nobody knows.
+    pub(super) fn leave_hole(&mut self) {
+        self.stored.sparse = true;
     }
 
     /// A write in the background has failed. What was written behind it leaves a hole.

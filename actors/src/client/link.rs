@@ -39,6 +39,8 @@ const READ_ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Longest wait for newer routing.
 const FETCH_MAX: Duration = Duration::from_millis(500);
+/// Who is told as late was told nothing new.
+const FETCH_MARGIN: Duration = Duration::from_millis(120);
 /// How often the routing is looked at while requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
@@ -199,7 +201,12 @@ impl Link {
         let mut have = self.routing().version;
         let (_, mut own_number) = *self.0.own.borrow();
         if now {
+            let begun = cx.now();
             self.fetch(cx, true).await;
+            // An agent that does not reach the primary tries until the end of the question.
+            if cx.now().since(begun) + FETCH_MARGIN >= FETCH_MAX {
+                return Err(FsError::Unavailable("no mgmtd leads, or it cannot be reached".into()));
+            }
             (have, own_number) = (self.routing().version, u64::MAX);
         }
         let ask = cx.ask(self.0.agent, WatchRouting { have, own_number }).await;

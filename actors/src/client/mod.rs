@@ -194,7 +194,7 @@ struct Inner {
     /// Opens that were asked and not answered.
     opening: RefCell<BTreeMap<InodeId, u32>>,
     /// Inodes whose hold or last name is on its way, and opens that wait for that.
-    changing: RefCell<BTreeMap<InodeId, Vec<Slot<()>>>>,
+    changing: RefCell<BTreeMap<InodeId, (u32, Vec<Slot<()>>)>>,
     /// Closed files that are still held, and since when.
     idle: RefCell<VecDeque<(Time, InodeId)>>,
     /// Closed files without a name that are still held.

@@ -9,6 +9,8 @@ use crate::agent::{ClusterSpace, cluster_space};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
 
+/// How long a question about attributes waits for a chain that says where content ends.
+const TELL_MAX: core::time::Duration = core::time::Duration::from_secs(1);
 /// An answer that took as long may be older than what has happened since; less than a hold outlives
 /// the last close.
 const LATE: core::time::Duration = core::time::Duration::from_secs(1);
@@ -46,7 +48,7 @@ impl Client {
         if file.core.borrow().is_doubtful() {
             // Others may have cut what this client has stored: the length is what is there. Who
             // cannot be told that now is told what is known.
-            let _ = self.report(cx, &file, false).await;
+            let _ = self.report(&cx.within(TELL_MAX), &file, false).await;
         }
         file.core.borrow().attr()
     }
@@ -179,13 +181,14 @@ impl Client {
         if !self.uses(inode) {
             return Ok(Leaving { hold: None, guard: Some(self.changing(vec![inode])) });
         }
-        let held = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some());
+        let held = self.file(inode).and_then(|f| f.core.borrow().hold);
+        let held = held.is_some_and(|h| self.is_good(h));
         Ok(Leaving { hold: (!held).then(|| self.0.link.session()), guard: None })
     }
 
     /// A file has lost a name: with the last one, its content goes when nobody uses it. `hold`:
     /// what meta holds it for now, if it was not held before.
-    async fn lost_name(&self, cx: &Cx, gone: Attr, hold: Option<SessionId>) {
+    fn lost_name(&self, cx: &Cx, gone: Attr, hold: Option<SessionId>) {
         let nameless = gone.nlink == 0 && gone.kind == FileType::File;
         let file = match self.file(gone.inode) {
             Some(file) => {
@@ -207,7 +210,7 @@ impl Client {
             core.inode()
         };
         if !self.0.opening.borrow().contains_key(&inode) {
-            self.let_go(cx, &file).await;
+            self.let_go(cx, &file);
         }
     }
 
@@ -225,7 +228,7 @@ impl Client {
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
         self.note(cx, parent, gone.stamp);
         drop(guard);
-        self.lost_name(cx, attr.clone(), hold).await;
+        self.lost_name(cx, attr.clone(), hold);
         Ok(attr)
     }
 
@@ -268,7 +271,7 @@ impl Client {
         }
         drop(guard);
         if let Some(attr) = gone.removed {
-            self.lost_name(cx, attr, hold).await;
+            self.lost_name(cx, attr, hold);
         }
         Ok(())
     }

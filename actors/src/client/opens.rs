@@ -31,8 +31,15 @@ pub(super) struct Changing {
 impl Drop for Changing {
     fn drop(&mut self) {
         let mut changing = self.client.0.changing.borrow_mut();
-        let waiters: Vec<Slot<()>> =
-            self.inodes.iter().filter_map(|i| changing.remove(i)).flatten().collect();
+        let mut waiters: Vec<Slot<()>> = Vec::new();
+        for inode in &self.inodes {
+            let (guards, line) = changing.get_mut(inode).expect("counted when made");
+            *guards -= 1;
+            if *guards == 0 {
+                waiters.append(line);
+                changing.remove(inode);
+            }
+        }
         drop(changing);
         for w in waiters {
             w.fill(());
@@ -80,7 +87,7 @@ impl Client {
         };
         // A name that was removed meanwhile may have left the file to this open.
         if let Some(file) = self.file(inode) {
-            self.let_go(cx, &file).await;
+            self.let_go(cx, &file);
         }
         opened
     }
@@ -93,7 +100,7 @@ impl Client {
         write: bool,
     ) -> Result<Option<(Attr, HandleId)>, FsError> {
         let had = self.file(inode).and_then(|f| f.core.borrow().hold);
-        let enough = had.is_some_and(|h| h.write || !write);
+        let enough = had.is_some_and(|h| self.is_good(h) && (h.write || !write));
         let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
         let hold = (needed && !enough).then(|| self.0.link.session());
         let attr = match hold {
@@ -122,6 +129,11 @@ impl Client {
         Ok(Some(self.handle(&file)))
     }
 
+    /// Whether meta still keeps a hold, as far as is known.
+    pub(super) fn is_good(&self, hold: Hold) -> bool {
+        !hold.doubtful && self.0.link.is_own(hold.session)
+    }
+
     /// A file that was made with a hold of this session, which is of the same process as this
     /// client: opens it for writing.
     pub fn adopt(&self, attr: Attr, session: SessionId) -> (Attr, HandleId) {
@@ -142,12 +154,12 @@ impl Client {
     pub async fn release(&self, cx: &Cx, inode: InodeId, handle: HandleId) -> Result<(), FsError> {
         let Some(file) = self.file(inode) else { return Ok(()) };
         file.core.borrow_mut().remove_handle(handle);
-        self.let_go(cx, &file).await;
+        self.let_go(cx, &file);
         Ok(())
     }
 
     /// After the last close: the hold goes after a while, with the last name at once.
-    pub(super) async fn let_go(&self, cx: &Cx, file: &Rc<File>) {
+    pub(super) fn let_go(&self, cx: &Cx, file: &Rc<File>) {
         let (inode, open, nameless, hold) = {
             let core = file.core.borrow();
             (core.inode(), core.is_open(), core.known().nlink == 0, core.hold)
@@ -155,8 +167,14 @@ impl Client {
         if open {
             return;
         }
-        if nameless {
-            self.discard(cx, file).await;
+        if nameless && file.core.borrow().is_busy() {
+            // What flies has to land before the hold goes, and nobody waits for that.
+            let (client, file, cx) = (self.clone(), Rc::clone(file), cx.outlive());
+            cx.clone().spawn(async move {
+                client.discard(&cx, &file).await;
+                drop(file);
+                client.settle(inode);
+            });
         }
         match hold {
             None => self.settle(inode),
@@ -194,9 +212,8 @@ impl Client {
     /// Opens of these inodes wait until the value is dropped.
     pub(super) fn changing(&self, inodes: Vec<InodeId>) -> Changing {
         let mut changing = self.0.changing.borrow_mut();
-        let inodes = inodes.into_iter().filter(|i| !changing.contains_key(i)).collect::<Vec<_>>();
         for i in &inodes {
-            changing.insert(*i, Vec::new());
+            changing.entry(*i).or_default().0 += 1;
         }
         Changing { client: self.clone(), inodes }
     }
@@ -206,7 +223,7 @@ impl Client {
         loop {
             let place = {
                 let mut changing = self.0.changing.borrow_mut();
-                let Some(line) = changing.get_mut(&inode) else { return Ok(()) };
+                let Some((_, line)) = changing.get_mut(&inode) else { return Ok(()) };
                 line.retain(|w: &Slot<()>| !w.abandoned());
                 let place = Slot::new();
                 line.push(place.clone());

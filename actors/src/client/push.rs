@@ -235,6 +235,7 @@ impl Client {
         let holds = || file.core.borrow().chunks.get(&index).is_some_and(|c| c.holds(now));
         while holds() {
             self.landing(cx, file, index).await?;
+            self.launch(cx, file, index);
         }
         Ok(())
     }

@@ -21,9 +21,20 @@ impl Client {
 
     /// The same by inode, or for a directory whose entries have changed.
     pub(super) fn note(&self, cx: &Cx, inode: InodeId, stamp: Stamp) {
-        self.0.run.set(self.0.run.get().max(stamp.run()));
+        self.heard(stamp);
         self.0.stamps.borrow_mut().note(inode, stamp);
         self.sweep(cx);
+    }
+
+    /// A later run of the store than any before may have lost what the last one told: holds too.
+    fn heard(&self, stamp: Stamp) {
+        let run = self.0.run.get();
+        if stamp.run() > run {
+            self.0.run.set(stamp.run());
+            if run != 0 {
+                self.0.sharing.doubt_holds();
+            }
+        }
     }
 
     /// Tells meta the length and times: those of bytes that storage has acknowledged. The stamp is
@@ -58,7 +69,7 @@ impl Client {
             };
             let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
             if let Ok(Reported::Taken(Changed { stamp, .. })) = &told {
-                self.0.run.set(self.0.run.get().max(stamp.run()));
+                self.heard(*stamp);
             }
             let run = self.0.run.get();
             let mut core = file.core.borrow_mut();

@@ -15,9 +15,10 @@
 use core::time::Duration;
 use std::rc::Rc;
 
-use t3fs_runtime::{Cx, Time, join};
+use t3fs_runtime::{Cx, Slot, Time, join};
 
 use super::file::{File, Hold};
+use super::retry::Retry;
 use super::{Client, FsError, Inner};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::{HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
@@ -26,9 +27,13 @@ use crate::proto::meta::{HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
 pub const CACHE_TIME: Duration = Duration::from_secs(1);
 /// Until what the kernel remembers is over: its clock has ticks.
 const FORGOTTEN: Duration = Duration::from_millis(1_100);
+/// How long a client that comes waits to hear who else is there.
+const JOIN_MAX: Duration = Duration::from_secs(30);
 /// How long a client that comes waits for one that was alone and does not answer.
 const KEEPERS_MAX: Duration = Duration::from_secs(4);
 const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
+/// How long one file may take to be written before others come.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
 /// How long the others have to be gone before a client is alone again.
 const LONELY: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
@@ -68,7 +73,12 @@ impl Client {
     pub(super) async fn join(&self, cx: &Cx) -> Result<(), FsError> {
         let sharing = &self.0.sharing;
         sharing.session.set(self.0.link.session());
-        self.0.link.learn(cx, true).await?;
+        let mut retry = Retry::new(cx, JOIN_MAX);
+        while let Err(e) = self.0.link.learn(cx, true).await {
+            if !retry.again(cx, Slot::new()).await {
+                return Err(e);
+            }
+        }
         if self.0.link.has_others() {
             sharing.shared.set(true);
             self.share(cx, true).await?;
@@ -126,6 +136,13 @@ impl Client {
                 sharing.shared.set(true);
                 sharing.lonely_since.set(None);
                 cx.sleep(FORGOTTEN).await;
+                // Appends of who comes go behind what was written here.
+                let busy: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
+                for file in busy.into_iter().filter(|f| f.core.borrow().is_busy()) {
+                    if let Err(e) = self.flush_all(&cx.within(FLUSH_MAX), &file).await {
+                        tracing::warn!("not written before others come: {e}");
+                    }
+                }
                 self.share_patiently(cx).await;
             }
             (true, false) => {
@@ -196,10 +213,15 @@ impl Client {
                     core.hold = None;
                 } else {
                     core.hold = Some(Hold { session, write: *write, doubtful: false });
+                    if !core.is_open() {
+                        // It was closed meanwhile.
+                        self.0.idle.borrow_mut().push_back((cx.now(), *inode));
+                    }
                 }
             }
             drop(changing);
         }
+        self.sweep(cx);
         Ok(())
     }
 }

@@ -81,7 +81,27 @@ impl Client {
         file.core.borrow_mut().begin_cut();
         let cutting = Cutting(&file);
         self.cut_buffers(&file, length, size);
-        self.push_all(cx, &file).await?;
+        let cut = self.cut_and_tell(cx, &file, s, length, &layout).await;
+        drop(cutting);
+        if let Err(e) = &cut {
+            // What was buffered behind the new end is gone, and the old end may stand.
+            file.core.borrow_mut().fail(e.clone());
+        }
+        cut?;
+        let attr = file.core.borrow().attr();
+        Ok(attr)
+    }
+
+    async fn cut_and_tell(
+        &self,
+        cx: &Cx,
+        file: &Rc<File>,
+        s: &SetAttrs,
+        length: u64,
+        layout: &Layout,
+    ) -> Result<(), FsError> {
+        let inode = file.core.borrow().inode();
+        self.push_all(cx, file).await?;
         for _ in 0..ATTEMPTS {
             // What this client has stored counts, or meta would keep a shorter file than it has.
             let unreported = {
@@ -89,11 +109,11 @@ impl Client {
                 core.length_unreported() || core.is_sparse() && !core.known().sparse
             };
             if unreported {
-                self.report(cx, &file, false).await?;
+                self.report(cx, file, false).await?;
             }
             let seen = SeenContent::of(file.core.borrow().known());
             if length < seen.length {
-                self.cut_chunks(cx, inode, &layout, length).await?;
+                self.cut_chunks(cx, inode, layout, length).await?;
             }
             let message = self.message(inode, s, Some(SetLength { length, seen }));
             match self.0.link.meta(cx, message).await {
@@ -101,9 +121,7 @@ impl Client {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);
                     file.core.borrow_mut().cut(changed.attr);
-                    drop(cutting);
-                    let attr = file.core.borrow().attr();
-                    return Ok(attr);
+                    return Ok(());
                 }
                 Err(FsError::Changed) => {
                     let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
@@ -116,19 +134,16 @@ impl Client {
     }
 
     /// Takes back the end of a file that an append has moved and could not fill, if nobody has
-    /// written since. What cannot be taken back stays as a hole. The caller is alone with the file.
+    /// written since. What cannot be taken back stays as a hole. Chunks are let be: what is behind
+    /// the end may be another's append by now. The caller is alone with the file.
     pub(super) async fn take_back(&self, cx: &Cx, file: &Rc<File>, length: u64) {
-        let (inode, layout, seen) = {
+        let (inode, seen) = {
             let core = file.core.borrow();
-            let a = core.known();
-            (a.inode, a.layout.clone().expect("files have a layout"), SeenContent::of(a))
+            (core.inode(), SeenContent::of(core.known()))
         };
-        let taken = async {
-            self.cut_chunks(cx, inode, &layout, length).await?;
-            let set = Some(SetLength { length, seen });
-            self.0.link.meta(cx, self.message(inode, &SetAttrs::default(), set)).await
-        };
-        let taken: Result<Changed, FsError> = taken.await;
+        let set = Some(SetLength { length, seen });
+        let message = self.message(inode, &SetAttrs::default(), set);
+        let taken: Result<Changed, FsError> = self.0.link.meta(cx, message).await;
         match taken {
             Ok(changed) => {
                 self.changed(cx, &changed);

@@ -140,13 +140,13 @@ pub struct SetLength {
 pub struct SeenContent {
     pub length: u64,
     pub truncations: u64,
-    pub mtime_ns: i64,
+    pub changes: u64,
 }
 
 impl SeenContent {
     pub fn of(attr: &Attr) -> SeenContent {
-        let Attr { length, truncations, mtime_ns, .. } = *attr;
-        SeenContent { length, truncations, mtime_ns }
+        let Attr { length, truncations, changes, .. } = *attr;
+        SeenContent { length, truncations, changes }
     }
 }
 

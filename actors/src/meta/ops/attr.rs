@@ -232,10 +232,10 @@ pub async fn end_writer(
         if inode.attr.truncations != truncations {
             return Ok(false);
         }
-        if end != inode.attr.length {
+        // Of several writes under way some may have arrived, and of an append none.
+        if end != inode.attr.length || !inode.attr.sparse {
             check_length(layout_of(&inode.attr)?, end)?;
-            // Of several writes under way some may have arrived, and of an append none.
-            inode.attr.sparse = true;
+            inode.attr.sparse = inode.attr.sparse || end > 0 || inode.attr.length > 0;
             if end > inode.attr.length {
                 inode.attr.length = end;
                 written(&mut inode, now_ns);
