@@ -2,8 +2,8 @@
 
 use t3fs_sim::checks::{ALL, run_seed};
 
-/// Goal: the check can fail. Method: each deliberate bug must be found within 500 seeds; an assertion
-/// of ours that it breaks counts too.
+/// Goal: the check can fail. Method: each deliberate bug must be found within 500 seeds; an
+/// assertion of ours that it breaks counts too.
 #[test]
 fn deliberate_bugs_of_clients_and_meta_are_found() {
     let check = ALL.iter().find(|c| c.name == "files").expect("it exists");
@@ -16,10 +16,11 @@ fn deliberate_bugs_of_clients_and_meta_are_found() {
     }
 }
 
-/// Goal: stories that the check once told do not come back. Method: the seeds of their first telling.
-/// 19: a listing repeated a length that another client had cut. 253: a stat saw a truncation half
-/// done. 851: after a loss of power the store's answers were taken for old ones. 906: an append that
-/// found no space left the file longer than it was. 671: a truncation under way hid another's.
+/// Goal: stories that the check once told do not come back. Method: the seeds of their first
+/// telling. 19: a listing repeated a length that another client had cut. 253: a stat saw a
+/// truncation half done. 851: after a loss of power the store's answers were taken for old ones.
+/// 906: an append that found no space left the file longer than it was. 671: a truncation under way
+/// hid another's.
 #[test]
 fn old_stories_of_files_do_not_come_back() {
     let check = ALL.iter().find(|c| c.name == "files").expect("it exists");

@@ -10,7 +10,7 @@ use super::chunk::Put;
 use super::file::File;
 use super::{Attr, Client, FileType, FsError, PlantedBug};
 use crate::proto::ids::{ChunkId, InodeId};
-use crate::proto::meta::{Append, Appended, Changed, GetAttr};
+use crate::proto::meta::{Append, Appended, Changed, GetAttr, SeenContent, SetLength};
 
 /// Shorter reads are not worth a hint.
 const AHEAD_MIN: u64 = 32 << 10;
@@ -160,6 +160,7 @@ impl Client {
         if end > u64::from(size) * u64::from(u32::MAX) {
             return Err(FsError::FileTooLarge);
         }
+        let seen = SeenContent::of(file.core.borrow().known());
         let failures = file.core.borrow().failures();
         file.core.borrow_mut().set_appending(true);
         let stored = async {
@@ -178,7 +179,7 @@ impl Client {
                 Err(e)
             }
             Err(e) => {
-                self.take_back(cx, file, offset).await;
+                self.take_back(cx, file, SetLength { length: offset, seen }).await;
                 Err(e)
             }
         }

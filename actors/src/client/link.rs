@@ -122,6 +122,7 @@ impl Link {
                 break;
             }
             if !retry.again(cx, Slot::new()).await {
+                link.close(cx).await;
                 return Err(FsError::Unavailable(format!(
                     "the cluster is not complete: {} chains, {} meta servers",
                     r.chains.len(),

@@ -246,7 +246,11 @@ impl Client {
             space: Cell::new(None),
             planted_bug: config.planted_bug,
         }));
-        client.join(cx).await?;
+        if let Err(e) = client.join(cx).await {
+            // Nobody is to wait for a session that never serves.
+            client.0.link.close(cx).await;
+            return Err(e);
+        }
         Ok(client)
     }
 

@@ -136,13 +136,9 @@ impl Client {
     /// Takes back the end of a file that an append has moved and could not fill, if nobody has
     /// written since. What cannot be taken back stays as a hole. Chunks are let be: what is behind
     /// the end may be another's append by now. The caller is alone with the file.
-    pub(super) async fn take_back(&self, cx: &Cx, file: &Rc<File>, length: u64) {
-        let (inode, seen) = {
-            let core = file.core.borrow();
-            (core.inode(), SeenContent::of(core.known()))
-        };
-        let set = Some(SetLength { length, seen });
-        let message = self.message(inode, &SetAttrs::default(), set);
+    pub(super) async fn take_back(&self, cx: &Cx, file: &Rc<File>, end: SetLength) {
+        let inode = file.core.borrow().inode();
+        let message = self.message(inode, &SetAttrs::default(), Some(end));
         let taken: Result<Changed, FsError> = self.0.link.meta(cx, message).await;
         match taken {
             Ok(changed) => {

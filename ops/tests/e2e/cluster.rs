@@ -219,8 +219,8 @@ fn truncation_keeps_what_another_mount_wrote(cluster: &Cluster) {
 }
 
 /// Regression (review): the content of a file that another mount had removed read as zeros, and
-/// later not at all. Whoever has it open reads it until the last close. Method: past the page cache,
-/// for longer than a removed file that nobody has open keeps its content.
+/// later not at all. Whoever has it open reads it until the last close. Method: past the page
+/// cache, for longer than a removed file that nobody has open keeps its content.
 fn removed_content_stays_for_who_has_it_open(cluster: &Cluster) {
     let (here, there) = (cluster.mount_point("client1"), cluster.mount_point("client2"));
     fs::write(here.join("removed"), [7; 100_000]).expect("create");

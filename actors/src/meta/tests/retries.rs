@@ -12,7 +12,7 @@ use crate::proto::kv::Durability;
 /// Runs a body so that it commits and nobody learns of it, then again as a retry would.
 async fn twice<T>(w: &World, mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>) -> Done<T> {
     w.disk.hold_syncs(true);
-    let short = w.cx.within(Duration::from_millis(20));
+    let short = w.cx.within(Duration::from_millis(300));
     let first = transact(&short, w.kv, Durability::Now, &mut body).await;
     assert!(matches!(first, Err(Stop::Kv(KvError::Unknown))));
     w.disk.hold_syncs(false);

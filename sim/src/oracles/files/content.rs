@@ -61,7 +61,7 @@ impl Change {
 /// Whether the store lost power between two appends, and with it where the first one went.
 fn taken_back(files: &Files, one: &Change, other: &Change) -> bool {
     let (first, second) = if one.begun < other.begun { (one, other) } else { (other, one) };
-    let between = |l: &Stamp| first.begun < *l && *l < second.begun;
+    let between = |l: &Stamp| first.begun < *l && second.ended.is_none_or(|e| *l < e);
     let hard = first.hard.is_some_and(|h| h < second.begun);
     !hard && files.losses.iter().any(between)
 }
@@ -144,12 +144,29 @@ impl View {
             _ => "nobody wrote that there".to_owned(),
         };
         for source in over().filter(|c| c.value() == value) {
+            if self.may_surface(files, file, source) {
+                return Ok(());
+            }
             match over().filter(must).find(|x| source.before(x)) {
                 None => return Ok(()),
                 Some(x) => why = format!("that was overwritten: {}", told(files, x)),
             }
         }
         Err(why)
+    }
+
+    /// Whether bytes may lie behind the end of the file and show when it is extended: those of an
+    /// append that another client's cut has overtaken, and of a write whose client has given it up
+    /// (decision 014).
+    fn may_surface(&self, files: &Files, file: File, source: &Change) -> bool {
+        let overtakes = |t: &&Change| {
+            t.is_cut()
+                && t.life != source.life
+                && source.ended.is_none_or(|e| t.begun < e)
+                && t.ended.is_none_or(|e| source.begun < e)
+        };
+        let overtaken = source.append && self.of(file).iter().any(|t| overtakes(&t));
+        overtaken || source.doubtful && files.excuses.impatient
     }
 
     /// Whether the length may be within these bounds, both included.

@@ -265,7 +265,14 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
             }
         }
         let begun = |o: &&Op| o.begun.order <= op.told.as_ref().map_or(0, |t| t.0.order);
-        let unheard = files.ops.iter().filter(begun).filter(|o| names::is_unheard_create(files, o));
+        // One that the store has lost may be carried out again by a late duplicate of its request.
+        let lost = |o: &Op| {
+            let soft = o.begun.at_us..=o.told.as_ref().map_or(u64::MAX, |t| t.0.at_us + SOFT_US);
+            matches!(o.act, Act::Create { .. })
+                && files.losses.iter().any(|l| soft.contains(&l.at_us))
+        };
+        let unheard = files.ops.iter().filter(begun);
+        let unheard = unheard.filter(|o| names::is_unheard_create(files, o) || lost(o));
         if foundlings.len() > unheard.count() {
             return Err(format!("nobody made one of {foundlings:x?}: {}", files.line(i)));
         }
