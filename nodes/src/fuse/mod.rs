@@ -167,7 +167,7 @@ impl Filesystem for Fs {
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(last) = self.removed.get(&ino.0) {
-            reply.attr(&client::CACHE_TIME, &attr::to_kernel(&last));
+            reply.attr(client::CACHE_TIME, &attr::to_kernel(&last));
             return;
         }
         self.run(ino, async move |here| {

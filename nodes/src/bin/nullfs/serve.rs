@@ -43,14 +43,14 @@ fn time(value: TimeOrNow) -> SystemTime {
 
 fn answer_entry(reply: ReplyEntry, attr: Option<FileAttr>) {
     match attr {
-        Some(attr) => reply.entry(&TTL, &attr, Generation(0)),
+        Some(attr) => reply.entry(TTL, &attr, Generation(0)),
         None => reply.error(Errno::ENOENT),
     };
 }
 
 fn answer_attr(reply: ReplyAttr, attr: Option<FileAttr>) {
     match attr {
-        Some(attr) => reply.attr(&TTL, &attr),
+        Some(attr) => reply.attr(TTL, &attr),
         None => reply.error(Errno::ENOENT),
     };
 }
@@ -155,7 +155,7 @@ impl Filesystem for NullFs {
             Some(attr) => {
                 let open_flags = options::of_open(flags);
                 // As above.
-                let _ = reply.created(&TTL, &attr, Generation(0), FileHandle(0), open_flags);
+                let _ = reply.created(TTL, &attr, Generation(0), FileHandle(0), open_flags);
             }
             None => _ = reply.error(Errno::ENOENT),
         }
@@ -281,7 +281,7 @@ impl Filesystem for NullFs {
             let Some(attr) = self.tree.attr(entry.ino) else {
                 continue;
             };
-            if reply.add(INodeNo(entry.ino), next, &entry.name, &TTL, &attr, Generation(0)) {
+            if reply.add(INodeNo(entry.ino), next, &entry.name, TTL, &attr, Generation(0)) {
                 break;
             }
         }

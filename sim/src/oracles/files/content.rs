@@ -138,7 +138,7 @@ impl View {
     ) -> Result<(), String> {
         let over = || self.of(file).iter().filter(|c| c.covers(at) && c.begun < sight.ended);
         let must = |c: &&Change| c.from.is_some() && c.seen(files, sight);
-        let mut why = match over().filter(must).last() {
+        let mut why = match over().rfind(must) {
             Some(c) if value == 0 => format!("it was written before: {}", told(files, c)),
             None if value == 0 => return Ok(()), // as in the beginning
             _ => "nobody wrote that there".to_owned(),
@@ -191,7 +191,7 @@ impl View {
                 let cut_after = |t: &&Change| {
                     t.op != x.op && !t.before(x) && t.reach().is_some_and(|l| l <= length)
                 };
-                reach > length && !cuts.iter().any(|t| cut_after(t))
+                reach > length && !cuts.iter().any(&cut_after)
             })
         };
         let sources = self.length_sources(files, file, &sight);
