@@ -52,6 +52,7 @@ fn repeat(
 }
 
 #[test]
+#[ignore = "open: reads stall (\"target is starting\") once the promises of decision 013 lapse"]
 fn data_goes_on_while_the_store_stands_still() {
     if skip_without_hosts(&[]) {
         return;
