@@ -129,6 +129,8 @@ pub struct Mgmtd {
 
 /// Changes that may wait for their turn.
 const LINE_MAX: usize = 1024;
+/// Between attempts to write the cluster's state to a store that stands still.
+const SAVE_AGAIN: Duration = Duration::from_millis(100);
 
 impl Actor for Mgmtd {
     type Msg = MgmtdMsg;
@@ -380,9 +382,19 @@ impl Mgmtd {
     ) -> Result<(), String> {
         let (kv, bug, mine) =
             me.with(|m| (m.config.kv, m.config.planted_bug, m.lease.record(term, 0, Vec::new())));
-        let saved = match bug {
-            Some(PlantedBug::NoFence) => store::save_unfenced(cx, kv, Some(before), after).await,
-            _ => store::save(cx, kv, mine, Some(before), after).await,
+        // A store that stands still is waited for: to give up would be to stop leading, and the
+        // leases of all targets with it. Who has taken over meanwhile ends it (the fence).
+        let saved = loop {
+            let saved = match bug {
+                Some(PlantedBug::NoFence) => {
+                    store::save_unfenced(cx, kv, Some(before), after).await
+                }
+                _ => store::save(cx, kv, mine.clone(), Some(before), after).await,
+            };
+            match saved {
+                Err(Stop::Kv(e)) if e.is_retryable() => cx.sleep(SAVE_AGAIN).await,
+                saved => break saved,
+            }
         };
         match saved {
             Ok(()) => Ok(()),

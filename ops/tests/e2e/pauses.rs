@@ -1,6 +1,7 @@
 //! Goal: while the metadata store stands still, data is read and written all the same, and after it
 //! everything goes on. Method: the store's process is stopped under direct I/O to files that are
-//! open already; every operation is timed.
+//! open already; every operation is timed. Regression: the primary gave up a change of the cluster's
+//! state (the store's node does not answer) after 1.5 s without the store, and stopped leading.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -52,7 +53,6 @@ fn repeat(
 }
 
 #[test]
-#[ignore = "open: reads stall (\"target is starting\") once the promises of decision 013 lapse"]
 fn data_goes_on_while_the_store_stands_still() {
     if skip_without_hosts(&[]) {
         return;
