@@ -1,7 +1,7 @@
 //! Goal: while the metadata store stands still, data is read and written all the same, and after it
 //! everything goes on. Method: the store's process is stopped under direct I/O to files that are
-//! open already; every operation is timed. Regression: the primary gave up a change of the cluster's
-//! state (the store's node does not answer) after 1.5 s without the store, and stopped leading.
+//! open already; every operation is timed. Regression: the primary gave up a change of state (the
+//! store's node does not answer) after 1.5 s without the store, and stopped leading.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
