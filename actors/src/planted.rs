@@ -33,6 +33,9 @@ pub enum PlantedBug {
     NoFence,
     /// Storage: leases are not looked at.
     NoLeaseCheck,
+    /// Client: the kernel may remember names for a while, although other processes use the file
+    /// system.
+    NamesKeptThoughShared,
     /// Client and meta: a file is opened without the hold that was asked for.
     OpenWithoutHold,
     /// Mgmtd: a challenger takes over although it has promised not to.
@@ -47,6 +50,8 @@ pub enum PlantedBug {
     ResyncDropsRecents,
     /// Storage: a resync takes the first page of its list for the whole.
     ResyncStopsAfterOnePage,
+    /// Client: dirty bytes of one chain may take all the room that there is.
+    RoomWithoutReserve,
     /// Meta: the length is set whatever the content was when the caller looked.
     SeenContentIgnored,
     /// Storage: a syncing target says that it is up to date when the resync begins.
@@ -55,6 +60,8 @@ pub enum PlantedBug {
     StaleReportIsTaken,
     /// Storage: a successor that has no space is taken for done.
     SuccessorNoSpaceIsDone,
+    /// Client: a wait for bytes on their way to storage does not end with its deadline.
+    WaitIgnoresDeadline,
     /// Storage: chunks that are sent whole are cut at 64 KiB.
     WholeSendsCut,
 }

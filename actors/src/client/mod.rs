@@ -227,6 +227,10 @@ impl Client {
     pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
         let link = Link::open(cx, config.agent, &config.label).await?;
         link.set_patience(config.io_timeout);
+        let room = match config.planted_bug {
+            Some(PlantedBug::RoomWithoutReserve) => Room::without_reserve,
+            _ => Room::new,
+        };
         let client = Client(Rc::new(Inner {
             link,
             files: RefCell::default(),
@@ -239,7 +243,7 @@ impl Client {
             sharing: Sharing::default(),
             stamps: RefCell::default(),
             run: Cell::new(0),
-            room: Room::new(config.write_buffer_bytes),
+            room: room(config.write_buffer_bytes),
             reading: Room::new(config.read_bytes),
             sweeping: Cell::new(false),
             barrier: Cell::new(false),

@@ -24,6 +24,8 @@ struct Share {
 
 pub(super) struct Room {
     max: usize,
+    /// Up to here every chain may take.
+    common: usize,
     total: Cell<usize>,
     shares: RefCell<BTreeMap<ChainId, Share>>,
 }
@@ -43,7 +45,13 @@ impl Drop for Held<'_> {
 
 impl Room {
     pub(super) fn new(max: usize) -> Room {
-        Room { max, total: Cell::new(0), shares: RefCell::default() }
+        let common = max / 4 * 3;
+        Room { max, common, total: Cell::new(0), shares: RefCell::default() }
+    }
+
+    /// The planted bug: nothing is kept back for chains that hold little.
+    pub(super) fn without_reserve(max: usize) -> Room {
+        Room { common: max, ..Room::new(max) }
     }
 
     pub(super) fn total(&self) -> usize {
@@ -53,7 +61,7 @@ impl Room {
     /// Whether a chain may take more. A limit may be passed by the one that finds room.
     fn is_free(&self, bytes: usize) -> bool {
         let total = self.total.get();
-        total < self.max / 4 * 3 || total < self.max && bytes < self.max / 8
+        total < self.common || total < self.max && bytes < self.max / 8
     }
 
     /// Waits until the chain may hold more bytes; calls `hurry` before each wait.

@@ -20,6 +20,7 @@ use t3fs_runtime::{Cx, Slot, Time, join};
 use super::file::{File, Hold};
 use super::retry::Retry;
 use super::{Client, FsError, Inner};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::{HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
 
@@ -66,7 +67,10 @@ impl Client {
 
     /// How long names and attributes that this client tells may be remembered.
     pub fn cache_time(&self) -> Duration {
-        if self.is_shared() { Duration::ZERO } else { CACHE_TIME }
+        match self.is_shared() && !self.has(PlantedBug::NamesKeptThoughShared) {
+            true => Duration::ZERO,
+            false => CACHE_TIME,
+        }
     }
 
     /// Before the first operation.

@@ -36,7 +36,7 @@ const ORPHANS: OrphanTimes = OrphanTimes {
 const SESSION_LEASE: Duration = Duration::from_secs(20);
 
 /// Deliberate bugs, by name: a line each.
-const MUTANTS: [(&str, PlantedBug); 12] = [
+const MUTANTS: [(&str, PlantedBug); 15] = [
     ("append-at-known-end", PlantedBug::AppendAtKnownEnd),
     ("append-at-own-end", PlantedBug::AppendAtOwnEnd),
     ("barrier-at-once", PlantedBug::BarrierAnswersAtOnce),
@@ -45,10 +45,13 @@ const MUTANTS: [(&str, PlantedBug); 12] = [
     ("commit-early", PlantedBug::CommitBeforeSuccessor),
     ("failed-flight-silent", PlantedBug::FailedFlightIsSilent),
     ("holds-ignored", PlantedBug::HoldsIgnored),
+    ("names-kept", PlantedBug::NamesKeptThoughShared),
     ("open-without-hold", PlantedBug::OpenWithoutHold),
     ("report-ignores-cuts", PlantedBug::ReportIgnoresTruncations),
+    ("room-without-reserve", PlantedBug::RoomWithoutReserve),
     ("seen-ignored", PlantedBug::SeenContentIgnored),
     ("stale-report-taken", PlantedBug::StaleReportIsTaken),
+    ("wait-ignores-deadline", PlantedBug::WaitIgnoresDeadline),
 ];
 
 /// The deliberate bug that a run was asked for.

@@ -1,17 +1,21 @@
 //! The one place of this check that names the client's methods: what a program can do with files,
-//! as the check needs it.
+//! as the check needs it. Names are remembered as a kernel does it (`dentries`), and every request
+//! has the deadline that the run has drawn.
 
 use core::time::Duration;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_actors::client::{
     At, Client, ClientConfig, DirEntry, FsError, HandleId, Owner, RenameMode, SetAttrs,
 };
 use t3fs_actors::planted::PlantedBug;
-use t3fs_actors::proto::ids::InodeId;
+use t3fs_actors::proto::ids::{ChainId, InodeId};
 use t3fs_actors::proto::meta::Attr;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
+use super::dentries::Dentries;
 use crate::oracles::files::{Failure, Move};
 
 const OWNER: Owner = Owner { uid: 1, gid: 1, mode: 0o644 };
@@ -20,9 +24,25 @@ pub(super) fn first_actor<A>(node: NodeId) -> Addr<A> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
 }
 
-/// A running client.
+/// How a client is to be.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Mount {
+    /// Dirty bytes that it may hold.
+    pub(super) buffer: usize,
+    /// How long requests are tried, also in the background.
+    pub(super) patience: Option<Duration>,
+    /// How long a request that a program waits for may take.
+    pub(super) deadline: Option<Duration>,
+    pub(super) bug: Option<PlantedBug>,
+}
+
+/// A running client, with what the kernel remembers.
 #[derive(Clone)]
-pub(super) struct Door(Client);
+pub(super) struct Door {
+    client: Client,
+    names: Rc<RefCell<Dentries>>,
+    deadline: Option<Duration>,
+}
 
 /// An open file.
 #[derive(Clone, Copy)]
@@ -32,46 +52,87 @@ pub(super) struct Handle {
 }
 
 impl Door {
-    /// Waits for the cluster, however long that takes. `patience`: how long requests are tried.
-    pub(super) async fn open(
-        cx: &Cx,
-        buffer: usize,
-        patience: Option<Duration>,
-        planted_bug: Option<PlantedBug>,
-    ) -> Door {
+    /// Waits for the cluster, however long that takes.
+    pub(super) async fn open(cx: &Cx, mount: Mount) -> Door {
         let config = ClientConfig {
-            write_buffer_bytes: buffer,
-            planted_bug,
+            write_buffer_bytes: mount.buffer,
+            planted_bug: mount.bug,
             ..ClientConfig::new(first_actor(cx.node()), "sim")
         };
         loop {
             // The storm may outlast one attempt's patience.
             if let Ok(client) = Client::start(cx, config.clone()).await {
-                if patience.is_some() {
-                    client.cluster().set_patience(patience);
+                if mount.patience.is_some() {
+                    client.cluster().set_patience(mount.patience);
                 }
-                return Door(client);
+                return Door { client, names: Rc::default(), deadline: mount.deadline };
             }
             cx.sleep(Duration::from_millis(50)).await;
         }
     }
 
+    fn limit(&self, cx: &Cx) -> Cx {
+        self.deadline.map_or_else(|| cx.clone(), |d| cx.within(d))
+    }
+
     /// Makes a directory that outlasts whatever comes.
     pub(super) async fn mkdir(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        let made = self.0.mkdir(cx, dir, name, Owner { mode: 0o755, ..OWNER }).await?;
-        self.0.sync_all(cx).await?;
+        let made = self.client.mkdir(cx, dir, name, Owner { mode: 0o755, ..OWNER }).await?;
+        self.client.sync_all(cx).await?;
         Ok(made)
     }
 
+    /// Makes a file and opens it.
     pub(super) async fn create(
         &self,
         cx: &Cx,
         dir: InodeId,
         name: &[u8],
     ) -> Result<(Attr, Handle), FsError> {
-        let (attr, id) = self.0.create(cx, dir, name, OWNER).await?;
-        let file = attr.inode;
-        Ok((attr, Handle { file, id }))
+        if self.names.borrow().find(cx.now(), dir, name).is_some() {
+            return Err(FsError::Exists);
+        }
+        self.names.borrow_mut().begin();
+        let made = self.client.create(&self.limit(cx), dir, name, OWNER).await;
+        let (mut names, key) = (self.names.borrow_mut(), (dir, name.to_vec()));
+        match made {
+            Ok((attr, id)) => {
+                names.made(key, attr.inode, cx.now() + self.client.cache_time());
+                let file = attr.inode;
+                Ok((attr, Handle { file, id }))
+            }
+            Err(e) => {
+                names.end();
+                Err(e)
+            }
+        }
+    }
+
+    /// What a name holds: as it is remembered, or asked. `fresh`: asked.
+    async fn find(
+        &self,
+        cx: &Cx,
+        dir: InodeId,
+        name: &[u8],
+        fresh: bool,
+    ) -> Result<(InodeId, Option<Attr>), FsError> {
+        let known = self.names.borrow().find(cx.now(), dir, name).filter(|_| !fresh);
+        if let Some(inode) = known {
+            return Ok((inode, None));
+        }
+        let began = self.names.borrow().look();
+        let found = self.client.lookup(cx, dir, name).await;
+        let (mut names, key) = (self.names.borrow_mut(), (dir, name.to_vec()));
+        match found {
+            Ok(attr) => {
+                names.looked(began, key, attr.inode, cx.now() + self.client.cache_time());
+                Ok((attr.inode, Some(attr)))
+            }
+            Err(e) => {
+                names.forget(&key);
+                Err(e)
+            }
+        }
     }
 
     /// Opens what a name holds. A name that went stale in between is looked up once more, as the
@@ -83,15 +144,28 @@ impl Door {
         name: &[u8],
         write: bool,
     ) -> Result<(Attr, Handle), FsError> {
-        for _ in 0..2 {
-            let file = self.0.lookup(cx, dir, name).await?.inode;
-            match self.0.open(cx, file, write).await {
+        let cx = &self.limit(cx);
+        for fresh in [false, true] {
+            let (file, _) = self.find(cx, dir, name, fresh).await?;
+            match self.client.open(cx, file, write).await {
                 Ok((attr, id)) => return Ok((attr, Handle { file, id })),
                 Err(FsError::Stale) => {}
                 Err(e) => return Err(e),
             }
         }
         Err(FsError::Stale)
+    }
+
+    /// stat(2) by name.
+    pub(super) async fn lookup(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<Attr, FsError> {
+        let cx = &self.limit(cx);
+        if let (file, None) = self.find(cx, dir, name, false).await? {
+            match self.client.getattr(cx, file).await {
+                Err(FsError::Stale) => {}
+                other => return other,
+            }
+        }
+        self.find(cx, dir, name, true).await?.1.ok_or(FsError::NotFound)
     }
 
     pub(super) async fn write(
@@ -101,12 +175,12 @@ impl Door {
         at: u64,
         data: Bytes,
     ) -> Result<(), FsError> {
-        self.0.write(cx, h.file, At::Offset(at), data, false).await.map(drop)
+        self.client.write(&self.limit(cx), h.file, At::Offset(at), data, false).await.map(drop)
     }
 
     /// Writes at the end; gives where that was.
     pub(super) async fn append(&self, cx: &Cx, h: Handle, data: Bytes) -> Result<u64, FsError> {
-        self.0.write(cx, h.file, At::End, data, false).await
+        self.client.write(&self.limit(cx), h.file, At::End, data, false).await
     }
 
     pub(super) async fn read(
@@ -116,40 +190,43 @@ impl Door {
         from: u64,
         len: u32,
     ) -> Result<Bytes, FsError> {
-        self.0.read(cx, h.file, from, len).await
+        self.client.read(&self.limit(cx), h.file, from, len).await
     }
 
     /// What close(2) does before the descriptor goes; also for dup and close.
     pub(super) async fn flush(&self, cx: &Cx, h: Handle) -> Result<(), FsError> {
-        self.0.flush(cx, h.file, h.id).await
+        self.client.flush(&self.limit(cx), h.file, h.id).await
     }
 
     pub(super) async fn fsync(&self, cx: &Cx, h: Handle, data_only: bool) -> Result<(), FsError> {
-        self.0.fsync(cx, h.file, Some(h.id), data_only).await
+        self.client.fsync(&self.limit(cx), h.file, Some(h.id), data_only).await
     }
 
     /// The answer is that of the flush: nobody hears of a release.
     pub(super) async fn close(&self, cx: &Cx, h: Handle) -> Result<(), FsError> {
-        let flushed = self.0.flush(cx, h.file, h.id).await;
-        let _ = self.0.release(cx, h.file, h.id).await;
+        let flushed = self.flush(cx, h).await;
+        let _ = self.client.release(&self.limit(cx), h.file, h.id).await;
         flushed
     }
 
     pub(super) async fn truncate(&self, cx: &Cx, file: InodeId, len: u64) -> Result<(), FsError> {
         let length = SetAttrs { length: Some(len), ..SetAttrs::default() };
-        self.0.setattr(cx, file, length).await.map(drop)
+        self.client.setattr(&self.limit(cx), file, length).await.map(drop)
     }
 
     pub(super) async fn stat(&self, cx: &Cx, file: InodeId) -> Result<Attr, FsError> {
-        self.0.getattr(cx, file).await
-    }
-
-    pub(super) async fn lookup(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        self.0.lookup(cx, dir, name).await
+        self.client.getattr(&self.limit(cx), file).await
     }
 
     pub(super) async fn unlink(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<(), FsError> {
-        self.0.unlink(cx, dir, name, None).await.map(drop)
+        self.names.borrow_mut().begin();
+        let done = self.client.unlink(&self.limit(cx), dir, name, None).await.map(drop);
+        let mut names = self.names.borrow_mut();
+        names.end();
+        if matches!(done, Ok(()) | Err(FsError::NotFound)) {
+            names.forget(&(dir, name.to_vec()));
+        }
+        done
     }
 
     pub(super) async fn rename(
@@ -164,11 +241,30 @@ impl Door {
             Move::NoReplace => RenameMode::NoReplace,
             Move::Exchange => RenameMode::Exchange,
         };
-        self.0.rename(cx, from, to, mode, None).await
+        self.names.borrow_mut().begin();
+        let done = self.client.rename(&self.limit(cx), from, to, mode, None).await;
+        let mut names = self.names.borrow_mut();
+        let (from, to) = ((from.0, from.1.to_vec()), (to.0, to.1.to_vec()));
+        match &done {
+            Ok(()) => names.moved(from, to, how == Move::Exchange),
+            Err(e) => {
+                names.end();
+                if *e == FsError::NotFound {
+                    names.forget(&from);
+                    names.forget(&to);
+                }
+            }
+        }
+        done
     }
 
     pub(super) async fn list(&self, cx: &Cx, dir: InodeId) -> Result<Vec<DirEntry>, FsError> {
-        Ok(self.0.readdir(cx, dir, b"", 10_000).await?.entries)
+        Ok(self.client.readdir(&self.limit(cx), dir, b"", 10_000).await?.entries)
+    }
+
+    /// The chain of a file's first chunk.
+    pub(super) fn chain(&self, attr: &Attr) -> Option<ChainId> {
+        self.client.cluster().chain_of(attr.layout.as_ref()?, 0).ok()
     }
 }
 

@@ -4,12 +4,15 @@
 //!
 //! `options` draws what a seed does, `cluster` builds it, `user` is what clients do, `door` the
 //! only place that names the client's methods, `storm` what goes wrong beside a swarm, and `calm`
-//! what must hold in the end. What clients may see is decided by [`crate::oracles::files`].
+//! what must hold in the end. What clients may see is decided by [`crate::oracles::files`]. A few
+//! seeds play one of the `stories` instead, which chance would tell too seldom.
 
 mod calm;
 mod cluster;
+mod dentries;
 mod door;
 mod options;
+mod stories;
 mod storm;
 mod user;
 
@@ -23,6 +26,7 @@ use crate::drive::Halt;
 use cluster::{Cluster, Sizes};
 use options::Options;
 pub(in crate::checks) use options::PARTS;
+use stories::{Levers, Story};
 use user::{Stage, User};
 
 pub(super) const CHECK: Check = Check {
@@ -41,12 +45,17 @@ const TRIED: Duration = Duration::from_secs(700);
 
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
-    let sizes = Sizes::draw(&world.rng(1));
-    let options = Options::draw(run, sizes.chunk_size);
+    let (mut sizes, story) = (Sizes::draw(&world.rng(1)), Story::draw(run));
+    let mut options = Options::draw(run, sizes.chunk_size);
+    if let Some(story) = story {
+        story.set(&mut sizes, &mut options);
+    }
     world.note(&[], format_args!("{sizes:?} {options:?}"));
     let stage = Rc::new(Stage::new(options, cluster::mutant(run)));
     let cluster = Cluster::build(run, sizes, &stage);
     cluster.make_chains(run)?;
+    let levers = Levers::new(&cluster);
+    stage.levers.replace(Some(levers));
     let (s, sim) = (Rc::clone(&stage), world.handle());
     let made = world.block_on(cluster.outside, |cx| async move {
         let user = User::outside(Rc::clone(&s), cx.clone(), sim).await;
@@ -69,6 +78,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         .run_until(|| stage.finished(), if sound { CALM } else { TRIED })
         .map_err(|h| format!("not all users got done: {h:?}\n{}", stage.waiting()))?;
     let done = world.now_us();
+    stage.levers.take();
     let (s, sim, plan, kv) = (Rc::clone(&stage), world.handle(), cluster.plan.clone(), cluster.kv);
     world
         .block_on(cluster.outside, move |cx| calm::settle(s, cx, sim, plan, kv, sound))

@@ -3,6 +3,7 @@
 
 use core::time::Duration;
 
+use super::stories::Story;
 use crate::checks::Run;
 use crate::faults::{Menu, Swarm};
 use crate::net::NetFaults;
@@ -28,6 +29,7 @@ pub(in crate::checks) const PARTS: &[&str] = &[
     "flips",
     "full",
     "patience",
+    "deadline",
     "faults",
     "append",
     "cut",
@@ -38,6 +40,7 @@ pub(in crate::checks) const PARTS: &[&str] = &[
     "users",
     "sharing",
     "clients",
+    "stories",
 ];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +60,9 @@ pub(super) enum Kind {
     Unlink,
     List,
 }
+
+/// What scheduling takes.
+const SLACK: Duration = Duration::from_millis(200);
 
 /// How often each operation is drawn, and the part that it belongs to.
 const KINDS: &[(Kind, u64, &str)] = &[
@@ -86,6 +92,8 @@ pub(super) struct Options {
     pub(super) pause_us: u64,
     pub(super) buffer: usize,
     pub(super) patience: Option<Duration>,
+    /// How long a request may take that a program waits for.
+    pub(super) deadline: Option<Duration>,
     pub(super) dirs: u64,
     pub(super) names: u64,
     /// Names are everybody's.
@@ -96,6 +104,7 @@ pub(super) struct Options {
     pub(super) file_max: u64,
     kinds: Vec<(Kind, u64)>,
     pub(super) faults: Faults,
+    pub(super) story: Option<Story>,
 }
 
 /// Which faults, beside those of a [`Swarm`].
@@ -147,7 +156,22 @@ impl Options {
             file_max: chunk * (2 + rng.below(3)),
             kinds,
             faults: Faults::draw(run, &rng),
+            deadline: Options::deadline(run),
+            story: None,
         }
+    }
+
+    fn deadline(run: &Run<'_>) -> Option<Duration> {
+        let rng = run.world.rng(11);
+        let some = rng.below(4) == 0 && run.with("deadline");
+        some.then(|| Duration::from_millis(300 + rng.below(1_200)))
+    }
+
+    /// By when an operation must have ended. A client that stands still cannot keep that.
+    pub(super) fn due(&self) -> Option<Duration> {
+        let deadline = self.deadline.filter(|_| self.faults.swarm.pause_every_us == 0)?;
+        // A close is two requests.
+        Some(deadline * 2 + SLACK)
     }
 
     pub(super) fn draw_kind(&self, rng: &Rng) -> Kind {

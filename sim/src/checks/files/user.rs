@@ -12,8 +12,9 @@ use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{Attr, ROOT};
 use t3fs_runtime::Cx;
 
-use super::door::{Door, Handle, failure};
+use super::door::{Door, Handle, Mount, failure};
 use super::options::{Kind, Options};
+use super::stories::{self, Levers};
 use crate::oracles::files::{Act, Entry, Files, HandleNo, Life, Move, Name, Told};
 use crate::rng::Rng;
 use crate::trace::digest;
@@ -32,6 +33,8 @@ pub(super) struct Stage {
     pub(super) dir: Cell<Option<InodeId>>,
     /// The storm is over.
     pub(super) calm: Cell<bool>,
+    /// What a story does to the cluster.
+    pub(super) levers: RefCell<Option<Levers>>,
     /// Of each client: operations left to begin.
     left: Vec<Cell<u32>>,
     /// Users of clients that have got done.
@@ -47,6 +50,7 @@ impl Stage {
             bug,
             dir: Cell::new(None),
             calm: Cell::new(false),
+            levers: RefCell::default(),
             left,
             done: RefCell::default(),
         }
@@ -71,7 +75,8 @@ impl Stage {
     /// A client, from its start to its end or its crash.
     pub(super) async fn client(self: Rc<Self>, cx: Cx, sim: Sim, client: u32) {
         let life = self.files.borrow_mut().life();
-        let door = Door::open(&cx, self.options.buffer, self.options.patience, self.bug).await;
+        let Options { buffer, patience, deadline, .. } = self.options;
+        let door = Door::open(&cx, Mount { buffer, patience, deadline, bug: self.bug }).await;
         while self.dir.get().is_none() {
             cx.sleep(Duration::from_millis(10)).await;
         }
@@ -84,10 +89,15 @@ impl Stage {
                 sim: sim.clone(),
                 life,
                 client,
+                due: self.options.due(),
                 open: Vec::new(),
             };
             cx.spawn(async move {
-                user.run().await;
+                match user.stage.options.story {
+                    Some(story) => stories::play(story, &mut user, number).await,
+                    None => user.run().await,
+                }
+                user.close_all().await;
                 user.stage.done.borrow_mut().insert((client, number));
             });
         }
@@ -95,31 +105,33 @@ impl Stage {
 }
 
 #[derive(Clone, Copy)]
-struct Open {
-    handle: Handle,
+pub(super) struct Open {
+    pub(super) handle: Handle,
     number: HandleNo,
     append: bool,
 }
 
 /// Somebody who uses files; also whoever looks at the end.
 pub(super) struct User {
-    stage: Rc<Stage>,
+    pub(super) stage: Rc<Stage>,
     door: Door,
-    cx: Cx,
-    sim: Sim,
-    rng: Rng,
+    pub(super) cx: Cx,
+    pub(super) sim: Sim,
+    pub(super) rng: Rng,
     life: Life,
     client: u32,
-    open: Vec<Open>,
+    /// How long an operation may take.
+    pub(super) due: Option<Duration>,
+    pub(super) open: Vec<Open>,
 }
 
 impl User {
     /// One who looks from outside of the storm.
     pub(super) async fn outside(stage: Rc<Stage>, cx: Cx, sim: Sim) -> User {
-        let door = Door::open(&cx, 1 << 20, None, None).await;
+        let door = Door::open(&cx, Mount { buffer: 1 << 20, ..Mount::default() }).await;
         let life = stage.files.borrow_mut().life();
         let rng = sim.rng(999);
-        User { stage, door, cx, sim, rng, life, client: 0, open: Vec::new() }
+        User { stage, door, cx, sim, rng, life, client: 0, due: None, open: Vec::new() }
     }
 
     pub(super) fn door(&self) -> &Door {
@@ -138,7 +150,9 @@ impl User {
         told: impl FnOnce(&T) -> Told,
     ) -> Result<T, FsError> {
         let text = format!("{act:?}");
-        let op = self.stage.files.borrow_mut().begin(self.sim.now_us(), self.life, act);
+        let now = self.sim.now_us();
+        let due = self.due.map(|d| now + d.as_micros() as u64);
+        let op = self.stage.files.borrow_mut().begin(now, self.life, act, due);
         self.note(format_args!("begins {text}"));
         let got = work.await;
         let told = match &got {
@@ -171,6 +185,9 @@ impl User {
                 self.cx.sleep(Duration::from_micros(self.rng.below(most))).await;
             }
         }
+    }
+
+    async fn close_all(&mut self) {
         while let Some(open) = self.open.pop() {
             if self.rng.coin() {
                 self.push(open, true, false).await;
@@ -199,7 +216,7 @@ impl User {
                 let Some(attr) = self.look(self.name()).await else { return };
                 self.cut(attr.inode, false).await;
             }
-            (Kind::Create, _) if self.open.len() < OPEN_MAX => self.create(self.name()).await,
+            (Kind::Create, _) if self.open.len() < OPEN_MAX => drop(self.create(self.name()).await),
             (Kind::Open, _) | (_, None) if self.open.len() < OPEN_MAX => {
                 if self.open_name(self.name()).await.is_err() && self.rng.coin() {
                     self.create(self.name()).await;
@@ -225,14 +242,14 @@ impl User {
         self.open.push(Open { handle, number, append });
     }
 
-    async fn create(&mut self, name: Name) {
+    pub(super) async fn create(&mut self, name: Name) -> Option<Attr> {
         let number = self.stage.files.borrow_mut().handle();
         let bytes = bytes_of(name);
         let work = self.door.create(&self.cx, self.dir(name.dir), &bytes);
         let act = Act::Create { name, handle: number };
-        if let Ok((_, handle)) = self.tell(act, work, |(attr, _)| file(attr)).await {
-            self.opened(handle, number);
-        }
+        let (attr, handle) = self.tell(act, work, |(attr, _)| file(attr)).await.ok()?;
+        self.opened(handle, number);
+        Some(attr)
     }
 
     async fn open_name(&mut self, name: Name) -> Result<Attr, FsError> {
@@ -271,6 +288,10 @@ impl User {
 
     async fn write(&self, o: Open) {
         let (at, len) = self.range();
+        self.write_at(o, at, len).await;
+    }
+
+    pub(super) async fn write_at(&self, o: Open, at: u64, len: u64) {
         let Some((tag, data)) = self.data(len) else { return self.read_some(o).await };
         let work = self.door.write(&self.cx, o.handle, at, data);
         let act = Act::Write { file: o.handle.file.0, at: Some(at), len, tag };
@@ -300,7 +321,7 @@ impl User {
         self.tell(act, work, |b| Told::Bytes(b.to_vec())).await
     }
 
-    async fn push(&self, o: Open, durable: bool, data_only: bool) {
+    pub(super) async fn push(&self, o: Open, durable: bool, data_only: bool) {
         let (file, handle) = (o.handle.file.0, o.number);
         let act = Act::Push { file, handle, durable };
         let _ = match durable {
@@ -315,7 +336,7 @@ impl User {
         };
     }
 
-    async fn close(&self, o: Open) {
+    pub(super) async fn close(&self, o: Open) {
         let work = self.door.close(&self.cx, o.handle);
         let act = Act::Close { file: o.handle.file.0, handle: o.number };
         let _ = self.tell(act, work, |()| Told::Done).await;
@@ -363,10 +384,13 @@ impl User {
 
     async fn rename(&self) {
         let (from, to) = (self.name(), self.name());
-        if from == to {
-            return;
-        }
         let how = *self.rng.pick(&[Move::Replace, Move::Replace, Move::NoReplace, Move::Exchange]);
+        if from != to {
+            self.move_name(from, to, how).await;
+        }
+    }
+
+    pub(super) async fn move_name(&self, from: Name, to: Name, how: Move) {
         let (one, other) = (bytes_of(from), bytes_of(to));
         let (old, new) = ((self.dir(from.dir), &one[..]), (self.dir(to.dir), &other[..]));
         let work = self.door.rename(&self.cx, old, new, how);

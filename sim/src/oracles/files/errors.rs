@@ -59,10 +59,13 @@ impl Files {
     }
 }
 
-/// Failures of writes that happened behind the users' backs.
+/// Failures of writes that happened behind the users' backs. What did not end in time has not
+/// failed yet.
 fn is_of_storage(failure: &Failure) -> bool {
     match failure {
-        Failure::Unavailable { text } => !text.starts_with("meta"),
+        Failure::Unavailable { text } => {
+            !text.starts_with("meta") && !text.starts_with("waited too long")
+        }
         Failure::NoSpace | Failure::Damaged { .. } => true,
         _ => false,
     }

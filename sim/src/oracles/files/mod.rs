@@ -19,6 +19,7 @@
 //!   A client must see its own changes at once, everybody else's settled ones from its open on.
 //! - Names are registers that hold a file or nothing, with the same rules; a change of a name is
 //!   settled when it returns.
+//! - An operation that is *due* by some time ends by then, with whatever answer.
 //! - A change is *doubtful* once its client was told an error for the file before it was settled:
 //!   nothing is promised of it any more.
 //!
@@ -195,6 +196,8 @@ struct Op {
     life: Life,
     begun: Stamp,
     act: Act,
+    /// When it has to have ended, in virtual time.
+    due_us: Option<u64>,
     /// `None`: nobody was told, the client has crashed.
     told: Option<(Stamp, Told)>,
 }
@@ -255,9 +258,10 @@ impl Files {
         Some(self.tags)
     }
 
-    pub fn begin(&mut self, at_us: u64, life: Life, act: Act) -> OpId {
+    /// `due_us`: when it has to have ended, whatever the answer.
+    pub fn begin(&mut self, at_us: u64, life: Life, act: Act, due_us: Option<u64>) -> OpId {
         let begun = self.stamp(at_us);
-        self.ops.push(Op { life, begun, act, told: None });
+        self.ops.push(Op { life, begun, act, due_us, told: None });
         OpId(self.ops.len() - 1)
     }
 
@@ -315,6 +319,9 @@ impl Files {
         ended: Stamp,
         told: &Told,
     ) -> Result<(), String> {
+        if op.due_us.is_some_and(|due| ended.at_us > due) {
+            return Err("it took longer than it may".into());
+        }
         let sight = Sight { op: i, life: op.life, begun: op.begun, ended, since: op.begun };
         if let Told::Failed(failure) = told {
             return self.excused(view, i, op, sight, failure);

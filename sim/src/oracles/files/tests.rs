@@ -26,7 +26,7 @@ fn story() -> Story {
 impl Story {
     fn begins(&mut self, life: Life, act: Act) -> OpId {
         self.now += 10;
-        self.files.begin(self.now, life, act)
+        self.files.begin(self.now, life, act, None)
     }
 
     fn ends(&mut self, op: OpId, told: Told) {

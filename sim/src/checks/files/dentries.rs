@@ -1,0 +1,81 @@
+//! What the kernel of a mount remembers of names, for as long as its client allows.
+
+use std::collections::BTreeMap;
+
+use t3fs_actors::proto::ids::InodeId;
+use t3fs_runtime::Time;
+
+/// A name in a directory.
+pub(super) type Key = (InodeId, Vec<u8>);
+
+/// The names of one mount.
+///
+/// A kernel locks a directory while one of its names changes, so that no lookup is under way then.
+/// Here an answer to a lookup is not remembered if a change of names was under way meanwhile.
+#[derive(Default)]
+pub(super) struct Dentries {
+    /// What a name holds, and until when that need not be asked.
+    known: BTreeMap<Key, (InodeId, Time)>,
+    /// Changes of names that have begun.
+    begun: u64,
+    /// Those of them that have not ended.
+    under_way: u64,
+}
+
+/// When a lookup began.
+#[derive(Clone, Copy)]
+pub(super) struct Began(u64);
+
+impl Dentries {
+    /// What the name holds, if that need not be asked now.
+    pub(super) fn find(&self, now: Time, dir: InodeId, name: &[u8]) -> Option<InodeId> {
+        let (inode, until) = self.known.get(&(dir, name.to_vec()))?;
+        (now < *until).then_some(*inode)
+    }
+
+    /// A lookup begins.
+    pub(super) fn look(&self) -> Began {
+        Began(self.begun)
+    }
+
+    /// A lookup is answered.
+    pub(super) fn looked(&mut self, began: Began, key: Key, inode: InodeId, until: Time) {
+        if began.0 == self.begun && self.under_way == 0 {
+            self.known.insert(key, (inode, until));
+        }
+    }
+
+    /// What a name holds is not known any more.
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.known.remove(key);
+    }
+
+    /// A change of names begins.
+    pub(super) fn begin(&mut self) {
+        self.begun += 1;
+        self.under_way += 1;
+    }
+
+    /// A change has ended as it may: what is remembered stays.
+    pub(super) fn end(&mut self) {
+        self.under_way -= 1;
+    }
+
+    /// A name was made.
+    pub(super) fn made(&mut self, key: Key, inode: InodeId, until: Time) {
+        self.end();
+        self.known.insert(key, (inode, until));
+    }
+
+    /// A rename was carried out; what was known of a name goes with it.
+    pub(super) fn moved(&mut self, from: Key, to: Key, exchange: bool) {
+        self.end();
+        let (one, other) = (self.known.remove(&from), self.known.remove(&to));
+        if let Some(one) = one {
+            self.known.insert(to, one);
+        }
+        if let Some(other) = other.filter(|_| exchange) {
+            self.known.insert(from, other);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Single stories, each with one fault at the moment that matters, which chance alone would tell too
+//! seldom. The judge hears everything, and the end is the same as that of other runs.
+
+use core::time::Duration;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use t3fs_actors::proto::ids::ChainId;
+use t3fs_runtime::NodeId;
+
+use super::cluster::{Cluster, Sizes};
+use super::options::{Faults, Options};
+use super::user::User;
+use crate::checks::Run;
+use crate::oracles::files::{Move, Name};
+use crate::world::{Crash, Sim};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Story {
+    /// One user of a mount fills a chain that is dead. Another one of the same mount goes on with
+    /// other chains and with names: none of that takes long.
+    DeadChain,
+}
+
+/// One seed of so many tells each story.
+const ONE_OF: u64 = 24;
+const CHUNK: u32 = 64 << 10;
+/// How long an operation may take that has nothing to do with what is dead.
+const PROMPT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(10);
+
+impl Story {
+    pub(super) fn draw(run: &Run<'_>) -> Option<Story> {
+        match run.world.rng(10).below(ONE_OF) {
+            _ if !run.with("stories") || !run.with("faults") => None,
+            0 => Some(Story::DeadChain),
+            _ => None,
+        }
+    }
+
+    /// What the story needs, instead of what was drawn.
+    pub(super) fn set(self, sizes: &mut Sizes, options: &mut Options) {
+        let faults = Faults { any: true, ..Faults::default() };
+        match self {
+            Story::DeadChain => {
+                *sizes = Sizes {
+                    chains: 3,
+                    replicas: 1,
+                    servers: 3,
+                    stripe: 1,
+                    chunk_size: CHUNK,
+                    ..sizes.clone()
+                };
+                (options.clients, options.users, options.buffer) = (1, 2, 16 * CHUNK as usize);
+                (options.chunk_size, options.file_max) = (CHUNK, 24 * u64::from(CHUNK));
+            }
+        }
+        (options.patience, options.deadline, options.append_ppm) = (None, None, 0);
+        (options.faults, options.story) = (faults, Some(self));
+    }
+}
+
+/// What a story does to the cluster.
+pub(super) struct Levers {
+    /// Where the first replica of each chain is.
+    heads: BTreeMap<ChainId, NodeId>,
+    /// The chain that is to die, once it is known, and whether it has.
+    dying: Cell<Option<ChainId>>,
+    dead: Cell<bool>,
+}
+
+impl Levers {
+    pub(super) fn new(cluster: &Cluster) -> Levers {
+        let head = |t: u32| cluster.servers[(t % 10) as usize - 1];
+        let heads = cluster.plan.chains().into_iter().map(|(c, ts)| (c, head(ts[0].0))).collect();
+        Levers { heads, dying: Cell::default(), dead: Cell::default() }
+    }
+
+    fn kill(&self, sim: &Sim, chain: ChainId, long: Duration) {
+        let node = self.heads[&chain];
+        self.dead.set(true);
+        sim.crash(node, Crash::Process);
+        sim.at(sim.now_us() + long.as_micros() as u64, move |sim| sim.restart(node));
+    }
+}
+
+impl User {
+    fn lever<T>(&self, f: impl FnOnce(&Levers) -> T) -> T {
+        f(self.stage.levers.borrow().as_ref().expect("the run is not over"))
+    }
+}
+
+fn name(name: u8) -> Name {
+    Name { dir: 0, name }
+}
+
+/// The part of user `number` of this user's client.
+pub(super) async fn play(story: Story, user: &mut User, number: u32) {
+    match (story, number) {
+        (Story::DeadChain, 0) => fill(user).await,
+        (Story::DeadChain, ..) => go_on(user).await,
+    }
+}
+
+/// Has a chain die and writes to it, more than there is room for.
+async fn fill(user: &mut User) {
+    let Some(attr) = user.create(name(0)).await else { return };
+    let chain = user.door().chain(&attr).expect("a file is on chains");
+    user.lever(|l| l.dying.set(Some(chain)));
+    while !user.lever(|l| l.dead.get()) {
+        user.cx.sleep(POLL).await;
+    }
+    let Some(file) = user.open.last().copied() else { return };
+    for i in 0..24 {
+        user.write_at(file, i * u64::from(CHUNK), CHUNK.into()).await;
+    }
+}
+
+/// Uses another chain meanwhile.
+async fn go_on(user: &mut User) {
+    let dying = loop {
+        match user.lever(|l| l.dying.get()) {
+            Some(chain) => break chain,
+            None => user.cx.sleep(POLL).await,
+        }
+    };
+    for i in 1..8 {
+        let Some(attr) = user.create(name(i)).await else { return };
+        if user.door().chain(&attr) != Some(dying) {
+            break;
+        }
+    }
+    let long = Duration::from_millis(4_000 + user.rng.below(3_000));
+    user.lever(|l| l.kill(&user.sim, dying, long));
+    let Some(file) = user.open.last().copied() else { return };
+    user.cx.sleep(Duration::from_millis(500)).await;
+    user.due = Some(PROMPT);
+    for i in 0..6 {
+        let at = user.rng.below(u64::from(CHUNK));
+        user.write_at(file, at, 1 + user.rng.below(u64::from(CHUNK) - at)).await;
+        user.push(file, true, false).await;
+        user.look(name(0)).await;
+        user.move_name(name(20 + i), name(21 + i), Move::Replace).await;
+    }
+    user.due = None;
+}
