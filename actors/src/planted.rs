@@ -52,6 +52,8 @@ pub enum PlantedBug {
     ResyncStopsAfterOnePage,
     /// Client: dirty bytes of one chain may take all the room that there is.
     RoomWithoutReserve,
+    /// Mgmtd: a change of state is given up when the store does not answer at once.
+    SaveGivesUp,
     /// Meta: the length is set whatever the content was when the caller looked.
     SeenContentIgnored,
     /// Storage: a syncing target says that it is up to date when the resync begins.

@@ -384,6 +384,7 @@ impl Mgmtd {
             me.with(|m| (m.config.kv, m.config.planted_bug, m.lease.record(term, 0, Vec::new())));
         // A store that stands still is waited for: to give up would be to stop leading, and the
         // leases of all targets with it. Who has taken over meanwhile ends it (the fence).
+        let gives_up = bug == Some(PlantedBug::SaveGivesUp);
         let saved = loop {
             let saved = match bug {
                 Some(PlantedBug::NoFence) => {
@@ -392,7 +393,7 @@ impl Mgmtd {
                 _ => store::save(cx, kv, mine.clone(), Some(before), after).await,
             };
             match saved {
-                Err(Stop::Kv(e)) if e.is_retryable() => cx.sleep(SAVE_AGAIN).await,
+                Err(Stop::Kv(e)) if e.is_retryable() && !gives_up => cx.sleep(SAVE_AGAIN).await,
                 saved => break saved,
             }
         };

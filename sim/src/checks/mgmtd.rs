@@ -3,7 +3,8 @@
 //! Whatever fails: no two mgmtds act at the same time, a routing version has one content for
 //! everyone who ever sees it, chains change by the rules, and no target is taken out of service
 //! while it may still believe that it serves. When all is well again, one primary leads a complete
-//! cluster soon. If then the store alone is away for a while, no target loses its lease.
+//! cluster soon. If then the store is away for a while, no target loses its lease, although the end
+//! of a server that dies then cannot be stored until the store is back.
 //!
 //! The agents are real, and so is everything they talk to; targets are scripts that report to their
 //! agent what a storage actor would.
@@ -38,7 +39,13 @@ pub(super) const CHECK: Check = Check {
     name: "mgmtd",
     about: "one primary at a time, one content a version, chains by the rules, and life after heal",
     run,
-    mutants: &["no-fence", "grant-to-condemned", "promise-forgotten", "gap-counts"],
+    mutants: &[
+        "no-fence",
+        "grant-to-condemned",
+        "promise-forgotten",
+        "gap-counts",
+        "save-gives-up",
+    ],
 };
 
 const MGMTDS: u32 = 3;
@@ -225,6 +232,7 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
         Some("grant-to-condemned") => Some(PlantedBug::GrantToCondemned),
         Some("promise-forgotten") => Some(PlantedBug::PromiseForgotten),
         Some("gap-counts") => Some(PlantedBug::GapCounts),
+        Some("save-gives-up") => Some(PlantedBug::SaveGivesUp),
         _ => None,
     };
     for i in 0..MGMTDS {
@@ -401,7 +409,8 @@ fn become_whole(
 /// All are well but the store, which is away for a while: for all, or for the primary alone.
 ///
 /// As long as [`PAUSE_MAX`] for all costs no target its lease. However long it was, the primary is
-/// the same afterwards. If the primary alone lacks the store, another leads soon.
+/// the same afterwards. If the primary alone lacks the store, another leads soon. Sometimes a server
+/// dies shortly before: its end is decided on while nothing can be stored.
 fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), String> {
     // Mgmtds that have just started are named in the record soon, and a change whose write was lost
     // in the storm is written when the store's answer has been waited for.
@@ -414,6 +423,12 @@ fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), Str
     };
     let kind = rng.below(5);
     let away = long(if kind == 0 { PAUSE_MAX * 3 } else { PAUSE_MAX });
+    let dies = rng.coin().then(|| *rng.pick(&servers()));
+    if let Some(server) = dies {
+        world.crash(server, Crash::Process);
+        let before = Duration::from_micros(rng.below(1_500_000));
+        world.run_for(before).map_err(|h| format!("{h:?}"))?;
+    }
     match kind {
         1 => {
             let ways = 1 + rng.below(3);
@@ -435,6 +450,9 @@ fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), Str
     halted.map_err(|h| format!("the outage ended with {h:?}"))?;
     world.rejoin();
     world.restart(KV);
+    if let Some(server) = dies {
+        world.restart(server);
+    }
     let back = world.run_until(|| failed().is_some(), Duration::from_secs(3));
     if let Some(why) = failed() {
         return Err(format!("without the store for {away:?} (kind {kind}): {why}"));
