@@ -105,7 +105,8 @@ impl Actor for Meta {
 
 impl Meta {
     /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
-    /// deadline. An error is a sentence.
+    /// deadline, and gives up sooner when the store does not answer at all: the caller tries again.
+    /// An error is a sentence.
     pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
         let outside = Rc::new(Cluster { agent: config.agent });
         Meta::start_beside(cx, config, outside).await

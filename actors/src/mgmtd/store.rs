@@ -223,8 +223,8 @@ pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<State>, Stop<St
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Deposed;
 
-/// Writes what differs between two states; on stable storage when it returns. Waits for the store
-/// as long as it takes, and for an answer: what it returns is what happened.
+/// Writes what differs between two states; on stable storage when it returns. After an error that
+/// is retryable it may have been written, and the same call again says whether it was.
 pub(super) async fn save(
     cx: &Cx,
     kv: Addr<Kv>,
