@@ -120,8 +120,7 @@ async fn space_used(cx: &Cx, link: &Link) -> Result<u64, String> {
     Ok(used)
 }
 
-/// Everything that must hold in the end. `sound`: disks were never bad or full, so nobody has an
-/// excuse.
+/// Everything that must hold in the end. `sound`: disks were never bad, so nobody has an excuse.
 pub(super) async fn settle(
     stage: Rc<Stage>,
     cx: Cx,

@@ -73,7 +73,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     storm::end(world, &cluster, &stage);
     let healed = world.now_us();
-    let sound = !stage.options.bad_disks() && !stage.options.full_disks();
+    let sound = !stage.options.bad_disks();
     world
         .run_until(|| stage.finished(), if sound { CALM } else { TRIED })
         .map_err(|h| format!("not all users got done: {h:?}\n{}", stage.waiting()))?;

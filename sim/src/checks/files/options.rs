@@ -201,7 +201,13 @@ impl Options {
 
     pub(super) fn excuses(&self) -> Excuses {
         let (no_space, bad_disks) = (self.full_disks(), self.bad_disks());
-        Excuses { faults: self.faults.any, impatient: self.patience.is_some(), no_space, bad_disks }
+        Excuses {
+            faults: self.faults.any,
+            impatient: self.patience.is_some(),
+            no_space,
+            bad_disks,
+            pauses: self.faults.swarm.pause_every_us > 0,
+        }
     }
 }
 

@@ -49,6 +49,10 @@ impl KvHost {
         }
         let node = self.node;
         let down = 1_000 + self.rng.below(3_000_000 >> self.rng.below(8));
+        if !power {
+            let now = sim.now_us();
+            self.stage.files.borrow_mut().store_down(now, now + down);
+        }
         sim.at(sim.now_us() + down, move |sim| sim.restart(node));
     }
 
@@ -144,8 +148,9 @@ pub(super) fn end(sim: &Sim, cluster: &Cluster, stage: &Stage) {
     sim.heal();
     for server in &cluster.servers {
         sim.with_disk(*server, DiskId(0), |d| d.set_capacity(DISK_BYTES));
-        if stage.options.bad_disks() {
-            // A target whose disk has failed is out until its process starts again.
+        if stage.options.bad_disks() || stage.options.full_disks() {
+            // A target whose disk has failed, or was full when its journal had to grow, is out until
+            // its process starts again.
             sim.crash(*server, Crash::Process);
             sim.restart(*server);
         }

@@ -36,7 +36,7 @@ impl Change {
     /// Whether a power loss of the store may have taken back what it settled.
     fn lost(&self, files: &Files, sight: &Sight) -> bool {
         let Some(settled) = self.settled else { return false };
-        let after = settled.at_us.saturating_add(SOFT_US);
+        let after = files.soft_until(settled.at_us);
         let hit = |l: &Stamp| (self.begun.at_us..=after).contains(&l.at_us) && *l < sight.ended;
         // Hard before the loss, or said to be there after it.
         let hard = self.hard;
@@ -59,9 +59,10 @@ impl Change {
 }
 
 /// Whether the store lost power between two appends, and with it where the first one went.
-fn taken_back(files: &Files, one: &Change, other: &Change) -> bool {
-    let (first, second) = if one.begun < other.begun { (one, other) } else { (other, one) };
-    let between = |l: &Stamp| first.begun < *l && second.ended.is_none_or(|e| *l < e);
+fn taken_back(files: &Files, first: &Change, second: &Change) -> bool {
+    let until = first.settled.map_or(u64::MAX, |s| files.soft_until(s.at_us));
+    let after = |l: &Stamp| first.begun < *l && l.at_us <= until;
+    let between = |l: &Stamp| after(l) && second.ended.is_none_or(|e| *l < e);
     let hard = first.hard.is_some_and(|h| h < second.begun);
     !hard && files.losses.iter().any(between)
 }
@@ -76,14 +77,18 @@ impl View {
         self.changes.get(&file).map_or(&[], Vec::as_slice)
     }
 
-    /// A hold that the store lost with its power: the file may be gone although it is open.
+    /// A hold that the store lost with its power: the file may be gone although it is open, if
+    /// something has taken its last name after that.
     pub(super) fn hold_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
         let mine = self.handles.values().filter(|h| (h.life, h.file) == (sight.life, file));
+        let open = mine.filter(|h| h.closed > sight.begun);
         let lost = |h: &super::settle::Handle| {
-            let open = h.begun.at_us..=h.opened.at_us.saturating_add(SOFT_US);
-            files.losses.iter().any(|l| *l < sight.ended && open.contains(&l.at_us))
+            let soft = h.begun.at_us..=files.soft_until(h.opened.at_us);
+            let hit = |l: &&Stamp| **l < sight.ended && soft.contains(&l.at_us);
+            files.losses.iter().find(hit).copied()
         };
-        mine.into_iter().any(lost) && self.may_be_unlinked(files, sight.ended)
+        let first = open.filter_map(lost).min();
+        first.is_some_and(|l| self.may_be_unlinked(files, file, l, sight.ended))
     }
 
     /// Whether a read of `[from, from + len)` may give these bytes.
@@ -144,10 +149,9 @@ impl View {
             _ => "nobody wrote that there".to_owned(),
         };
         for source in over().filter(|c| c.value() == value) {
-            if self.may_surface(files, file, source) {
-                return Ok(());
-            }
-            match over().filter(must).find(|x| source.before(x)) {
+            let surfaces = self.may_surface(files, file, source);
+            let hides = |x: &&Change| source.before(x) && !(surfaces && x.is_cut());
+            match over().filter(must).find(hides) {
                 None => return Ok(()),
                 Some(x) => why = format!("that was overwritten: {}", told(files, x)),
             }
@@ -266,7 +270,8 @@ impl View {
         let others = all.iter().filter(|c| c.append && c.op != sight.op && c.ended.is_some());
         for other in others {
             let Some(from) = other.from else { continue };
-            let lost = me.doubtful || other.doubtful || taken_back(files, me, other);
+            let back = taken_back(files, me, other) || taken_back(files, other, me);
+            let lost = me.doubtful || other.doubtful || back;
             if from < at + len && at < from + other.len && !lost && !cut(me, other) {
                 return Err(format!("two appends overlap: {}", told(files, other)));
             }

@@ -20,7 +20,7 @@ impl Files {
             (Failure::Unavailable { .. }, _) if self.excuses.faults => Ok(()),
             (Failure::NoSpace, _) if self.excuses.no_space => Ok(()),
             (Failure::Damaged { .. }, _) if self.excuses.bad_disks => Ok(()),
-            (Failure::Lost, _) if self.losses.iter().any(|l| *l < sight.ended) => Ok(()),
+            (Failure::Lost, _) if view.may_miss(self, op, sight) => Ok(()),
             (Failure::Exists, Act::Create { name, .. }) => {
                 view.name_may_be_taken(self, *name, sight, i)
             }
@@ -46,7 +46,9 @@ impl Files {
                 }
             }
             (Failure::Stale, Act::Cut { open: false, .. })
-                if view.may_be_unlinked(self, sight.ended) =>
+                if view.file_of(op).is_some_and(|file| {
+                    view.may_be_unlinked(self, file, Stamp::default(), sight.ended)
+                }) =>
             {
                 Ok(())
             }
@@ -61,7 +63,7 @@ impl Files {
 
 /// Failures of writes that happened behind the users' backs. What did not end in time has not
 /// failed yet.
-fn is_of_storage(failure: &Failure) -> bool {
+pub(super) fn is_of_storage(failure: &Failure) -> bool {
     match failure {
         Failure::Unavailable { text } => {
             !text.starts_with("meta") && !text.starts_with("waited too long")
@@ -72,6 +74,32 @@ fn is_of_storage(failure: &Failure) -> bool {
 }
 
 impl View {
+    /// Whether the store may have lost, with its power, a change of the file or of its names that
+    /// this client was told of.
+    fn may_miss(&self, files: &Files, op: &Op, sight: Sight) -> bool {
+        let Some(file) = self.file_of(op) else { return false };
+        let changes = self.changes.get(&file).map_or(&[][..], Vec::as_slice);
+        let mine = |l: &Stamp| {
+            changes
+                .iter()
+                .filter(|c| c.life == op.life && c.begun < *l)
+                .any(|c| c.settled.is_none_or(|s| files.soft_until(s.at_us) >= l.at_us))
+        };
+        let had = names::names_had(files, self, file);
+        let names = |o: &Op| match &o.act {
+            Act::Unlink { name } => had.contains(name),
+            Act::Rename { from, to, .. } => had.contains(from) || had.contains(to),
+            _ => false,
+        };
+        let told = |l: &Stamp| {
+            files.ops.iter().filter(|o| o.life == op.life && o.begun < *l).any(|o| {
+                let until = o.told.as_ref().map_or(u64::MAX, |t| files.soft_until(t.0.at_us));
+                (self.file_of(o) == Some(file) || names(o)) && l.at_us <= until
+            })
+        };
+        files.losses.iter().filter(|l| **l < sight.ended).any(|l| mine(l) || told(l))
+    }
+
     /// Whether the store may have lost an open file together with its power.
     fn gone(&self, files: &Files, file: File, sight: &Sight) -> bool {
         self.create_lost(files, file, sight) || self.hold_lost(files, file, sight)

@@ -11,8 +11,8 @@
 //!   by a descriptor of its client that was open before it: a later one hears not of its failure.
 //!   A cut is settled when it returns. From then on every open that begins later must see it.
 //! - *Hard*: a change is hard when an fsync covered it. Before that, a power loss of the metadata
-//!   store within [`SOFT_US`] may have taken it back; a later fsync that returns Ok says that it is
-//!   there after all.
+//!   store soon after ([`SOFT_US`]) may have taken it back; a later fsync that returns Ok says that
+//!   it is there after all.
 //! - *Before*: change x is before change y if x was settled when y began, or both are of one
 //!   client and x had returned when y began. Changes that are not ordered may win either way.
 //! - A byte may have a tag if no change that the reader must see is after the change of that tag.
@@ -36,7 +36,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 /// Changes of the metadata store that were acknowledged for longer than this are on its disk.
-pub const SOFT_US: u64 = 5_000_000;
+const SOFT_US: u64 = 150_000;
+/// The same if the store's host may stand still, again and again, before it loses its power.
+const SOFT_PAUSED_US: u64 = 2_500_000;
 
 /// One run of one client: ends with its crash.
 pub type Life = u32;
@@ -189,6 +191,8 @@ pub struct Excuses {
     pub impatient: bool,
     pub no_space: bool,
     pub bad_disks: bool,
+    /// Hosts stand still for a while.
+    pub pauses: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -223,6 +227,8 @@ pub struct Files {
     ops: Vec<Op>,
     /// When the metadata store lost what was not on its disk.
     losses: Vec<Stamp>,
+    /// When its process was down and its host was not.
+    downs: Vec<core::ops::Range<u64>>,
     order: u64,
     lives: Life,
     handles: HandleNo,
@@ -232,8 +238,8 @@ pub struct Files {
 
 impl Files {
     pub fn new(excuses: Excuses) -> Files {
-        let (ops, losses) = (Vec::new(), Vec::new());
-        Files { ops, losses, order: 0, lives: 0, handles: 0, tags: 0, excuses }
+        let (ops, losses, downs) = (Vec::new(), Vec::new(), Vec::new());
+        Files { ops, losses, downs, order: 0, lives: 0, handles: 0, tags: 0, excuses }
     }
 
     fn stamp(&mut self, at_us: u64) -> Stamp {
@@ -276,6 +282,23 @@ impl Files {
     pub fn store_lost(&mut self, at_us: u64) {
         let at = self.stamp(at_us);
         self.losses.push(at);
+    }
+
+    /// The process of the metadata store is down for so long, and syncs nothing meanwhile.
+    pub fn store_down(&mut self, from_us: u64, until_us: u64) {
+        self.downs.push(from_us..until_us);
+    }
+
+    /// Until when a power loss may take back what the metadata store acknowledged at that time.
+    fn soft_until(&self, at_us: u64) -> u64 {
+        let soft = if self.excuses.pauses { SOFT_PAUSED_US } else { SOFT_US };
+        let mut until = at_us.saturating_add(soft);
+        for down in self.downs.iter().filter(|d| d.end > at_us) {
+            if down.start <= until {
+                until = until.saturating_add(down.end - down.start.max(at_us));
+            }
+        }
+        until
     }
 
     /// Operations recorded.

@@ -44,7 +44,7 @@ impl NameChange {
 
     fn seen(&self, files: &Files, sight: &Sight) -> bool {
         let Some(ended) = self.ended.filter(|e| *e < sight.begun) else { return false };
-        let until = ended.at_us.saturating_add(SOFT_US);
+        let until = files.soft_until(ended.at_us);
         let hit = |l: &&Stamp| (self.begun.at_us..=until).contains(&l.at_us) && **l < sight.ended;
         let hard = self.hard;
         let kept = |l: &Stamp| hard.is_some_and(|h| h < *l || h < sight.begun);
@@ -77,6 +77,49 @@ pub(super) fn is_unheard_create(files: &Files, op: &Op) -> bool {
     matches!(op.act, Act::Create { .. }) && is_unknown(files, op)
 }
 
+/// Whether a power loss of the store may have taken back what an operation did.
+pub(super) fn was_lost(files: &Files, op: &Op) -> bool {
+    let until = op.told.as_ref().map_or(u64::MAX, |t| files.soft_until(t.0.at_us));
+    files.losses.iter().any(|l| (op.begun.at_us..=until).contains(&l.at_us))
+}
+
+/// The names that a file may have had.
+pub(super) fn names_had(files: &Files, view: &View, file: File) -> BTreeSet<Name> {
+    let mut had = BTreeSet::new();
+    for op in &files.ops {
+        match (&op.act, &op.told) {
+            (
+                Act::Create { name, .. } | Act::Open { name, .. } | Act::Look { name },
+                Some((_, Told::File { file: f, .. })),
+            ) if *f == file => {
+                had.insert(*name);
+            }
+            (Act::Create { name, .. }, _) if view.foundlings.contains(&file) => {
+                had.insert(*name);
+            }
+            (Act::List { .. }, Some((_, Told::Entries(all)))) => {
+                had.extend(all.iter().filter(|e| e.file == file).map(|e| e.name));
+            }
+            _ => {}
+        }
+    }
+    loop {
+        let before = had.len();
+        for op in &files.ops {
+            let Act::Rename { from, to, how } = &op.act else { continue };
+            if had.contains(from) {
+                had.insert(*to);
+            }
+            if *how == Move::Exchange && had.contains(to) {
+                had.insert(*from);
+            }
+        }
+        if had.len() == before {
+            return had;
+        }
+    }
+}
+
 /// Every change of every name.
 pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<NameChange>> {
     let mut all: BTreeMap<Name, Vec<NameChange>> = BTreeMap::new();
@@ -86,7 +129,7 @@ pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<Nam
             None | Some((_, Told::Failed(_))) => continue,
             Some((at, _)) => Some(*at),
         };
-        let mut hard = ended.and_then(|e| synced(files, op.life, e));
+        let mut hard = ended.and_then(|e| synced(files, op.life, (op.begun, e)));
         let changes = match &op.act {
             Act::Create { name, .. } => {
                 let made = view.made.iter().find(|(_, c)| **c == i).map(|(f, _)| *f);
@@ -113,7 +156,7 @@ pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<Nam
 
 /// When an fsync of the same client returned that began after its operation on names had returned,
 /// if the store did not lose power in between: what is lost is said by the file's own fsync.
-fn synced(files: &Files, life: Life, ended: Stamp) -> Option<Stamp> {
+fn synced(files: &Files, life: Life, (begun, ended): (Stamp, Stamp)) -> Option<Stamp> {
     let push = |op: &Op| match (&op.act, &op.told) {
         (Act::Push { durable: true, .. }, Some((at, Told::Done))) => {
             (op.life == life && op.begun > ended).then_some(*at)
@@ -121,7 +164,7 @@ fn synced(files: &Files, life: Life, ended: Stamp) -> Option<Stamp> {
         _ => None,
     };
     let first = files.ops.iter().filter_map(push).min()?;
-    let lost = files.losses.iter().any(|l| *l < first && l.at_us + SOFT_US > ended.at_us);
+    let lost = files.losses.iter().any(|l| *l < first && *l > begun);
     (!lost).then_some(first)
 }
 
@@ -176,9 +219,13 @@ impl View {
             }
         }
         // A late duplicate of a create that the store had lost puts a file there anew.
+        let again = |op: &Op| {
+            let here = matches!(op.act, Act::Create { name: n, .. } if n == name);
+            here && op.begun < sight.ended && was_lost(files, op)
+        };
         if let Want::File(file) = want
             && self.foundlings.contains(&file)
-            && !files.losses.is_empty()
+            && files.ops.iter().any(again)
         {
             return Ok(());
         }
@@ -237,11 +284,22 @@ impl View {
         Ok(())
     }
 
-    /// Whether anything that takes a file's last name may have happened by then.
-    pub(super) fn may_be_unlinked(&self, files: &Files, by: Stamp) -> bool {
-        files.ops.iter().filter(|op| op.begun < by).any(|op| {
-            let takes =
-                matches!(op.act, Act::Unlink { .. } | Act::Rename { how: Move::Replace, .. });
+    /// Whether anything that takes a file's last name may have happened between.
+    pub(super) fn may_be_unlinked(
+        &self,
+        files: &Files,
+        file: File,
+        after: Stamp,
+        by: Stamp,
+    ) -> bool {
+        let had = names_had(files, self, file);
+        let meanwhile = |op: &&Op| op.begun < by && op.told.as_ref().is_none_or(|t| t.0 > after);
+        files.ops.iter().filter(meanwhile).any(|op| {
+            let takes = match &op.act {
+                Act::Unlink { name } => had.contains(name),
+                Act::Rename { to, how: Move::Replace, .. } => had.contains(to),
+                _ => false,
+            };
             let refused = matches!(
                 op.told,
                 Some((_, Told::Failed(Failure::NotFound | Failure::Exists | Failure::Stale)))
@@ -262,7 +320,7 @@ impl View {
             return files.losses.iter().any(|l| *l < sight.ended);
         };
         let ended = create.told.as_ref().map_or(Stamp::LAST, |t| t.0);
-        let until = ended.at_us.saturating_add(SOFT_US);
+        let until = files.soft_until(ended.at_us);
         let hard = self.created_hard.get(&file).copied();
         files.losses.iter().any(|l| {
             let hit = (create.begun.at_us..=until).contains(&l.at_us) && *l < sight.ended;

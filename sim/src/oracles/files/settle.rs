@@ -37,6 +37,8 @@ pub(super) struct Handle {
     pub(super) file: File,
     pub(super) opened: Stamp,
     pub(super) begun: Stamp,
+    /// When its close began.
+    pub(super) closed: Stamp,
 }
 
 /// The record, sorted by what it is about.
@@ -83,13 +85,29 @@ impl View {
             view.took_place(files, i, place.get(&i).copied(), &mut open, &mut errors);
             view.count_opens(&files.ops[i], &mut opens);
         }
-        if files.excuses.impatient {
-            // Its client has run out of patience, perhaps, and has crashed before it could say so.
+        if files.excuses.impatient || files.excuses.no_space || files.excuses.bad_disks {
+            // Its client has failed to store it, perhaps, and has crashed before it could say so.
+            let crashed: BTreeSet<Life> = view.crashed(files);
             let unsettled = view.changes.values_mut().flatten().filter(|c| c.settled.is_none());
-            unsettled.for_each(|c| c.doubtful = true);
+            let unsaid = unsettled.filter(|c| crashed.contains(&c.life));
+            unsaid.for_each(|c| c.doubtful = true);
         }
         view.names = name_changes(files, &view);
         Ok(view)
+    }
+
+    /// Clients that have left something undone.
+    fn crashed(&self, files: &Files) -> BTreeSet<Life> {
+        let unanswered = files.ops.iter().filter(|o| o.told.is_none()).map(|o| o.life);
+        let unclosed = self.handles.values().filter(|h| h.closed == Stamp::LAST).map(|h| h.life);
+        unanswered.chain(unclosed).collect()
+    }
+
+    /// When the other descriptors of a client's file were opened that are open at this moment: each
+    /// of them hears of what fails from then on.
+    fn others(&self, key: (Life, File), not: HandleNo, now: Stamp) -> Vec<Stamp> {
+        let mine = self.handles.iter().filter(|(n, h)| **n != not && (h.life, h.file) == key);
+        mine.filter(|(_, h)| h.closed > now).map(|(_, h)| h.opened).collect()
     }
 
     fn took_place(
@@ -106,17 +124,36 @@ impl View {
         let key = (op.life, file);
         match (&op.act, told) {
             (Act::Create { handle, .. } | Act::Open { handle, .. }, Told::File { .. }) => {
-                let h = Handle { life: op.life, file, opened: *ended, begun: op.begun };
-                self.handles.insert(*handle, h);
+                let closed = files.ops.iter().find_map(|o| match &o.act {
+                    Act::Close { handle: h, .. } if h == handle => Some(o.begun),
+                    _ => None,
+                });
+                let (life, begun, closed) = (op.life, op.begun, closed.unwrap_or(Stamp::LAST));
+                self.handles.insert(*handle, Handle { life, file, opened: *ended, begun, closed });
             }
             (Act::Read { .. } | Act::Stat { .. } | Act::Look { .. }, _) => {}
-            (_, Told::Failed(_)) => {
-                errors.insert(key, *ended);
+            // It says nothing of what was written before.
+            (Act::Write { .. }, Told::Failed(_)) => {
+                let place = place.expect("a write is a change");
+                self.changes.entry(file).or_default()[place].doubtful = true;
+            }
+            (act, Told::Failed(failure)) => {
+                // A cut drops what is buffered behind the new end, and every descriptor is told if
+                // it fails then.
+                let dropped = matches!(act, Act::Cut { .. }) || may_have_dropped(failure);
+                if dropped {
+                    errors.insert(key, *ended);
+                }
+                let others: Vec<Stamp> = match act {
+                    Act::Close { handle, .. } => self.others(key, *handle, *ended),
+                    _ => vec![Stamp::default()],
+                };
                 let list = self.changes.entry(file).or_default();
                 for c in list.iter_mut().filter(|c| c.life == op.life && c.settled.is_none()) {
-                    c.doubtful |= c.begun < *ended;
+                    let unheard = !others.iter().any(|opened| *opened < c.begun);
+                    c.doubtful |= c.begun < *ended && (dropped || unheard);
                 }
-                open.entry(key).or_default().retain(|p| list[*p].settled.is_some());
+                open.entry(key).or_default().retain(|p| !list[*p].doubtful);
             }
             (Act::Write { .. }, _) => {
                 let place = place.expect("a write is a change");
@@ -212,6 +249,13 @@ impl View {
     }
 }
 
+/// Whether what failed like this may have told, once and for all, of bytes that were not stored or
+/// of changes that were lost. Other failures leave things as they are: the next fsync answers for
+/// all.
+fn may_have_dropped(failure: &Failure) -> bool {
+    *failure == Failure::Lost || errors::is_of_storage(failure)
+}
+
 fn change(i: usize, op: &Op) -> Option<(File, Change)> {
     let ok = op.told.as_ref().filter(|(_, told)| !matches!(told, Told::Failed(_)));
     let (file, kind, from, len) = match &op.act {
@@ -253,7 +297,9 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
             return Err(format!("two creates made one file:\n  {both}"));
         }
     }
-    for (i, op) in files.ops.iter().enumerate() {
+    let mut returns: Vec<usize> = (0..files.ops.len()).collect();
+    returns.sort_by_key(|i| files.ops[*i].told.as_ref().map(|t| t.0));
+    for (i, op) in returns.into_iter().map(|i| (i, &files.ops[i])) {
         let seen: Vec<File> = match &op.told {
             Some((_, Told::File { file, .. })) => vec![*file],
             Some((_, Told::Entries(all))) => all.iter().map(|e| e.file).collect(),
@@ -266,11 +312,7 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
         }
         let begun = |o: &&Op| o.begun.order <= op.told.as_ref().map_or(0, |t| t.0.order);
         // One that the store has lost may be carried out again by a late duplicate of its request.
-        let lost = |o: &Op| {
-            let soft = o.begun.at_us..=o.told.as_ref().map_or(u64::MAX, |t| t.0.at_us + SOFT_US);
-            matches!(o.act, Act::Create { .. })
-                && files.losses.iter().any(|l| soft.contains(&l.at_us))
-        };
+        let lost = |o: &Op| matches!(o.act, Act::Create { .. }) && names::was_lost(files, o);
         let unheard = files.ops.iter().filter(begun);
         let unheard = unheard.filter(|o| names::is_unheard_create(files, o) || lost(o));
         if foundlings.len() > unheard.count() {

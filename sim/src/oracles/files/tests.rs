@@ -353,3 +353,56 @@ fn a_fsynced_file_keeps_its_name() {
     told(false).allowed();
     told(true).refused("holds nothing");
 }
+
+/// An fsync that ran out of time has lost nothing: the next one answers for all.
+#[test]
+fn a_failure_of_time_keeps_the_promise() {
+    let told = |why: &str, length: u64| {
+        let mut s = story();
+        s.write(A, 0, 3);
+        let failed = Told::Failed(Failure::Unavailable { text: why.into() });
+        s.says(A, Act::Push { file: F, handle: 1, durable: true }, failed);
+        s.push(A, true);
+        s.open(B, length);
+        s
+    };
+    told("meta: deadline passed", 0).refused("the length is 0");
+    told("waited too long: bytes", 0).refused("the length is 0");
+    told("waited too long: bytes", 3).allowed();
+    told("chain 1: no", 0).allowed();
+}
+
+#[test]
+fn what_ends_late_is_refused() {
+    for (due, late) in [(1_000, false), (5, true)] {
+        let mut s = story();
+        let due = Some(s.now + 10 + due);
+        s.now += 10;
+        let op = s.files.begin(s.now, A, Act::Stat { file: F }, due);
+        s.ends(op, Told::File { file: F, length: 0 });
+        if late { s.refused("longer than it may") } else { s.allowed() }
+    }
+}
+
+/// A hold that is lost excuses what becomes of its own file, if that was removed after the loss.
+#[test]
+fn a_lost_hold_excuses_little() {
+    let told = |removed: Name, closed: bool| {
+        let mut s = story();
+        s.says(B, Act::Create { name: M, handle: 2 }, Told::File { file: 8, length: 0 });
+        s.write(A, 0, 3);
+        s.push(A, true);
+        s.says(A, Act::Open { name: N, handle: 3 }, Told::File { file: F, length: 3 });
+        s.loses_power();
+        if closed {
+            s.says(A, Act::Close { file: F, handle: 3 }, Told::Done);
+            s.says(A, Act::Close { file: F, handle: 1 }, Told::Done);
+        }
+        s.says(A, Act::Unlink { name: removed }, Told::Done);
+        s.read(A, &[]);
+        s
+    };
+    told(N, false).allowed();
+    told(M, false).refused("the length is 0");
+    told(N, true).refused("the length is 0");
+}
