@@ -54,7 +54,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let stage = Rc::new(Stage::new(options, cluster::mutant(run)));
     let cluster = Cluster::build(run, sizes, &stage);
     cluster.make_chains(run)?;
-    let levers = Levers::new(&cluster);
+    let levers = Levers::new(world, &cluster, &stage, STORM);
     stage.levers.replace(Some(levers));
     let (s, sim) = (Rc::clone(&stage), world.handle());
     let made = world.block_on(cluster.outside, |cx| async move {

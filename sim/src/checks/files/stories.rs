@@ -4,13 +4,15 @@
 use core::time::Duration;
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use t3fs_actors::proto::ids::ChainId;
 use t3fs_runtime::NodeId;
 
 use super::cluster::{Cluster, Sizes};
 use super::options::{Faults, Options};
-use super::user::User;
+use super::storm::KvHost;
+use super::user::{Stage, User};
 use crate::checks::Run;
 use crate::oracles::files::{Move, Name};
 use crate::world::{Crash, Sim};
@@ -20,11 +22,16 @@ pub(super) enum Story {
     /// One user of a mount fills a chain that is dead. Another one of the same mount goes on with
     /// other chains and with names: none of that takes long.
     DeadChain,
+    /// A name is removed or replaced, and the store loses its power shortly after. The name may
+    /// come back; if so it has the content that was fsynced.
+    NameBack,
 }
 
 /// One seed of so many tells each story.
 const ONE_OF: u64 = 24;
 const CHUNK: u32 = 64 << 10;
+/// Longer than a hold outlives the last close.
+const LET_GO: Duration = Duration::from_millis(2_500);
 /// How long an operation may take that has nothing to do with what is dead.
 const PROMPT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
@@ -34,13 +41,14 @@ impl Story {
         match run.world.rng(10).below(ONE_OF) {
             _ if !run.with("stories") || !run.with("faults") => None,
             0 => Some(Story::DeadChain),
+            1 => Some(Story::NameBack),
             _ => None,
         }
     }
 
     /// What the story needs, instead of what was drawn.
     pub(super) fn set(self, sizes: &mut Sizes, options: &mut Options) {
-        let faults = Faults { any: true, ..Faults::default() };
+        let mut faults = Faults { any: true, ..Faults::default() };
         match self {
             Story::DeadChain => {
                 *sizes = Sizes {
@@ -54,6 +62,10 @@ impl Story {
                 (options.clients, options.users, options.buffer) = (1, 2, 16 * CHUNK as usize);
                 (options.chunk_size, options.file_max) = (CHUNK, 24 * u64::from(CHUNK));
             }
+            Story::NameBack => {
+                (options.clients, options.users) = (2, 1);
+                (faults.kv_power, faults.sync_us) = (true, 100_000);
+            }
         }
         (options.patience, options.deadline, options.append_ppm) = (None, None, 0);
         (options.faults, options.story) = (faults, Some(self));
@@ -62,6 +74,7 @@ impl Story {
 
 /// What a story does to the cluster.
 pub(super) struct Levers {
+    kv: KvHost,
     /// Where the first replica of each chain is.
     heads: BTreeMap<ChainId, NodeId>,
     /// The chain that is to die, once it is known, and whether it has.
@@ -70,10 +83,11 @@ pub(super) struct Levers {
 }
 
 impl Levers {
-    pub(super) fn new(cluster: &Cluster) -> Levers {
+    pub(super) fn new(sim: &Sim, cluster: &Cluster, stage: &Rc<Stage>, long: Duration) -> Levers {
         let head = |t: u32| cluster.servers[(t % 10) as usize - 1];
         let heads = cluster.plan.chains().into_iter().map(|(c, ts)| (c, head(ts[0].0))).collect();
-        Levers { heads, dying: Cell::default(), dead: Cell::default() }
+        let kv = KvHost::new(sim, cluster, stage, long);
+        Levers { kv, heads, dying: Cell::default(), dead: Cell::default() }
     }
 
     fn kill(&self, sim: &Sim, chain: ChainId, long: Duration) {
@@ -96,9 +110,11 @@ fn name(name: u8) -> Name {
 
 /// The part of user `number` of this user's client.
 pub(super) async fn play(story: Story, user: &mut User, number: u32) {
-    match (story, number) {
-        (Story::DeadChain, 0) => fill(user).await,
+    match (story, user.client, number) {
+        (Story::DeadChain, _, 0) => fill(user).await,
         (Story::DeadChain, ..) => go_on(user).await,
+        (Story::NameBack, 0, _) => come_back(user).await,
+        (Story::NameBack, ..) => watch(user).await,
     }
 }
 
@@ -143,4 +159,47 @@ async fn go_on(user: &mut User) {
         user.move_name(name(20 + i), name(21 + i), Move::Replace).await;
     }
     user.due = None;
+}
+
+/// Opens or makes a file and fsyncs what it writes.
+async fn write_one(user: &mut User, name: Name) {
+    if user.open_name(name).await.is_err() {
+        user.create(name).await;
+    }
+    let Some(file) = user.open.pop() else { return };
+    let most = user.stage.options.file_max / 2;
+    for _ in 0..1 + user.rng.below(2) {
+        user.write_at(file, user.rng.below(most), 1 + user.rng.below(most)).await;
+    }
+    user.push(file, true, false).await;
+    user.close(file).await;
+}
+
+async fn come_back(user: &mut User) {
+    let (taken, other) = (name(0), name(1));
+    for _ in 0..2 {
+        write_one(user, taken).await;
+        let replace = user.rng.coin();
+        if replace {
+            write_one(user, other).await;
+        }
+        user.cx.sleep(LET_GO).await;
+        match replace {
+            true => user.move_name(other, taken, Move::Replace).await,
+            false => user.unlink(taken).await,
+        }
+        user.cx.sleep(Duration::from_micros(user.rng.below(60_000))).await;
+        user.lever(|l| l.kv.outage(&user.sim, true));
+        for name in [taken, other] {
+            let _ = user.read_all(name).await; // the judge has heard of it
+        }
+    }
+}
+
+/// Looks at the same names from another mount.
+async fn watch(user: &mut User) {
+    for _ in 0..12 {
+        user.cx.sleep(Duration::from_micros(user.rng.below(1_000_000))).await;
+        let _ = user.read_all(name(user.rng.below(2) as u8)).await; // the judge has heard of it
+    }
 }

@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::world::{Crash, Sim};
 
 /// The KV host, as long as it may go down.
-struct KvHost {
+pub(super) struct KvHost {
     node: NodeId,
     store: MemoryDisk,
     stage: Rc<Stage>,
@@ -23,22 +23,34 @@ struct KvHost {
 }
 
 impl KvHost {
+    pub(super) fn new(sim: &Sim, cluster: &Cluster, stage: &Rc<Stage>, long: Duration) -> KvHost {
+        KvHost {
+            node: cluster.kv,
+            store: cluster.store.clone(),
+            stage: Rc::clone(stage),
+            rng: sim.rng(8),
+            until_us: sim.now_us() + long.as_micros() as u64,
+        }
+    }
+
     fn outages(self: &Rc<Self>, sim: &Sim) {
         let f = &self.stage.options.faults;
         let host = Rc::clone(self);
         sim.at(sim.now_us() + 1 + self.rng.below(2 * f.kv_every_us), move |sim| {
             if sim.now_us() < host.until_us && !host.stage.calm.get() {
-                host.outage(sim);
+                let power = host.stage.options.faults.kv_power && host.rng.below(4) > 0;
+                host.outage(sim, power);
                 host.outages(sim);
             }
         });
     }
 
-    fn outage(&self, sim: &Sim) {
+    /// The host goes down for a while. With a loss of `power` its store forgets some or all of what
+    /// it had not synced.
+    pub(super) fn outage(&self, sim: &Sim, power: bool) {
         if !sim.is_up(self.node) {
             return;
         }
-        let power = self.stage.options.faults.kv_power && self.rng.below(4) > 0;
         sim.crash(self.node, if power { Crash::Power } else { Crash::Process });
         if power {
             let unsynced = self.store.batches_unsynced() as u64;
@@ -121,13 +133,7 @@ pub(super) fn begin(sim: &Sim, cluster: &Cluster, stage: &Rc<Stage>, long: Durat
             d.speed.hiccup_ppm = hiccup_ppm;
         });
     }
-    let host = Rc::new(KvHost {
-        node: cluster.kv,
-        store: cluster.store.clone(),
-        stage: Rc::clone(stage),
-        rng: sim.rng(8),
-        until_us: sim.now_us() + long.as_micros() as u64,
-    });
+    let host = Rc::new(KvHost::new(sim, cluster, stage, long));
     if f.kv_every_us > 0 {
         host.outages(sim);
     }

@@ -119,7 +119,7 @@ pub(super) struct User {
     pub(super) sim: Sim,
     pub(super) rng: Rng,
     life: Life,
-    client: u32,
+    pub(super) client: u32,
     /// How long an operation may take.
     pub(super) due: Option<Duration>,
     pub(super) open: Vec<Open>,
@@ -252,7 +252,7 @@ impl User {
         Some(attr)
     }
 
-    async fn open_name(&mut self, name: Name) -> Result<Attr, FsError> {
+    pub(super) async fn open_name(&mut self, name: Name) -> Result<Attr, FsError> {
         let number = self.stage.files.borrow_mut().handle();
         let bytes = bytes_of(name);
         let work = self.door.open_name(&self.cx, self.dir(name.dir), &bytes, true);
