@@ -8,7 +8,7 @@ use super::file::{File, HandleId};
 use super::link::layout_chains;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::InodeId;
-use crate::proto::meta::{Attr, Changed, ReportWrite, Reported, Stamp, SyncMeta};
+use crate::proto::meta::{Changed, ReportWrite, Reported, Stamp, SyncMeta};
 
 /// Times that a file may be cut under a report before its caller is told to come back.
 const ATTEMPTS: u32 = 50;
@@ -195,11 +195,5 @@ impl Client {
             self.0.stamps.borrow_mut().durable(stamp);
         }
         Ok(())
-    }
-
-    /// With the length as this client's own unflushed writes make it.
-    pub async fn getattr(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
-        let attr = self.0.link.meta(cx, crate::proto::meta::GetAttr { inode }).await?;
-        Ok(self.with_mine(cx, attr).await)
     }
 }
