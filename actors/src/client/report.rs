@@ -179,7 +179,8 @@ impl Client {
                 }
                 (core.length_unreported(), core.unreported())
             };
-            if length || (anything && !datasync) {
+            // The length that is known may be one that another client has cut since.
+            if length || (anything && (!datasync || self.is_shared())) {
                 reported = Some(self.report(cx, &file, true).await?);
             }
         }
@@ -190,10 +191,26 @@ impl Client {
         if stamps.is_empty() && reported.is_none() {
             stamps.push(Stamp::default());
         }
+        let mut lost = false;
         for stamp in stamps {
-            self.0.link.meta(cx, SyncMeta { stamp }).await?;
-            self.0.stamps.borrow_mut().durable(stamp);
+            match self.0.link.meta(cx, SyncMeta { stamp }).await {
+                Ok(()) => self.0.stamps.borrow_mut().durable(stamp),
+                Err(FsError::Lost) => {
+                    self.0.stamps.borrow_mut().told(inode, stamp);
+                    lost = true;
+                }
+                Err(e) => return Err(e),
+            }
         }
-        Ok(())
+        if !lost {
+            return Ok(());
+        }
+        // As with a write that failed, everybody hears of it once who had the file open.
+        if let Some(file) = self.file(inode) {
+            let mut core = file.core.borrow_mut();
+            core.fail(FsError::Lost);
+            handle.map_or(Ok(()), |handle| core.hear(handle))?;
+        }
+        Err(FsError::Lost)
     }
 }

@@ -253,7 +253,9 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
             return Err(format!("two creates made one file:\n  {both}"));
         }
     }
-    for (i, op) in files.ops.iter().enumerate() {
+    let mut told: Vec<(usize, &Op)> = files.ops.iter().enumerate().collect();
+    told.sort_by_key(|(_, op)| op.told.as_ref().map_or(u64::MAX, |t| t.0.order));
+    for (i, op) in told {
         let seen: Vec<File> = match &op.told {
             Some((_, Told::File { file, .. })) => vec![*file],
             Some((_, Told::Entries(all))) => all.iter().map(|e| e.file).collect(),
