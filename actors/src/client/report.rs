@@ -115,6 +115,12 @@ impl Client {
         let asked = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, 0, 1));
         let mut end = 0;
         for extents in join_all(asked).await {
+            let extents = extents.map_err(|e| match e {
+                FsError::Unavailable(why) => {
+                    FsError::Unavailable(format!("where the file ends is not known: {why}"))
+                }
+                e => e,
+            });
             if let Some((index, len)) = extents?.last {
                 let chunk = u64::from(index) * u64::from(layout.chunk_size);
                 end = end.max(chunk + u64::from(len));

@@ -62,7 +62,7 @@ impl Files {
 /// Failures of writes that happened behind the users' backs.
 fn is_of_storage(failure: &Failure) -> bool {
     match failure {
-        Failure::Unavailable { text } => !text.starts_with("meta"),
+        Failure::Unavailable { text } => text.starts_with("chain"),
         Failure::NoSpace | Failure::Damaged { .. } => true,
         _ => false,
     }
