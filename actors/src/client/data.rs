@@ -16,6 +16,9 @@ use crate::proto::meta::{Append, Appended, Changed, GetAttr, SeenContent, SetLen
 const AHEAD_MIN: u64 = 32 << 10;
 /// How long a read at the end waits to hear whether there is more.
 const FRESH_MAX: Duration = Duration::from_secs(1);
+/// How long a read waits for an append of another client, where something is stored behind it.
+const LANDING_MAX: Duration = Duration::from_secs(1);
+const LANDING_PAUSE: Duration = Duration::from_millis(5);
 /// Times that a file may be cut under an append before its caller is told to come back.
 const ATTEMPTS: u32 = 50;
 
@@ -268,8 +271,9 @@ impl Client {
         Err(FsError::Unavailable("the file is being truncated again and again".into()))
     }
 
-    /// Up to `len` bytes; shorter only at the end of the file, or where an append of another client
-    /// is not stored yet.
+    /// Up to `len` bytes; shorter only at the end of the file, which is before an append of another
+    /// client that is not stored yet. If something is stored behind that one, it is waited for for
+    /// `LANDING_MAX`, and reads as zeros from then on.
     ///
     /// # Errors
     /// `Stale` when the content is gone.
@@ -299,40 +303,67 @@ impl Client {
             return Ok(Bytes::new());
         }
         self.foresee(cx, &file, offset, len, size, length);
-        // Of a file without holes, what is missing is an append of another client that is under
-        // way: the file ends there for now.
-        let whole = || self.is_shared() && !file.core.borrow().is_sparse();
         let parts: Vec<_> = pieces(offset, len, size).collect();
-        if let [(index, from, to, _)] = parts[..] {
-            let piece = self.read_piece(cx, &file, index, from, to).await?;
-            if piece.is_none() {
-                self.check_hole(cx, &file).await?;
+        let until = cx.now() + LANDING_MAX;
+        loop {
+            let (mut bytes, whole) = self.read_parts(cx, &file, &parts).await?;
+            let missing = whole < bytes.len();
+            if !missing || !self.is_shared() || file.core.borrow().is_sparse() {
+                return Ok(bytes);
             }
-            let piece = piece.unwrap_or_default();
-            return Ok(if whole() { piece } else { filled(piece, (to - from) as usize) });
+            // Of a file without holes, what is missing is an append of another client that is under
+            // way. With nothing behind it the file ends there for now.
+            let behind = self.stored_end(cx, &file).await?.saturating_sub(offset);
+            if behind <= whole as u64 {
+                bytes.truncate(whole);
+                return Ok(bytes);
+            }
+            if cx.now() >= until {
+                bytes.truncate(bytes.len().min(behind as usize));
+                return Ok(bytes);
+            }
+            cx.sleep(LANDING_PAUSE).await;
         }
-        let reads = parts.iter().map(|(i, from, to, _)| self.read_piece(cx, &file, *i, *from, *to));
-        let got = join_all(reads).await;
-        let mut all = BytesMut::with_capacity(len as usize);
-        let mut holes = false;
-        let mut there = 0;
-        for (piece, (_, from, to, _)) in got.into_iter().zip(&parts) {
-            let piece = piece?;
-            holes |= piece.is_none();
-            let piece = piece.unwrap_or_default();
-            if !piece.is_empty() {
-                there = all.len() + piece.len();
+    }
+
+    /// Reads pieces that follow one another, with zeros for what is missing. Also how many bytes
+    /// there are before anything is missing.
+    async fn read_parts(
+        &self,
+        cx: &Cx,
+        file: &Rc<File>,
+        parts: &[(u32, u32, u32, usize)],
+    ) -> Result<(Bytes, usize), FsError> {
+        let got = match parts {
+            [(index, from, to, _)] => vec![self.read_piece(cx, file, *index, *from, *to).await],
+            _ => {
+                let reads = parts.iter();
+                let reads = reads.map(|(i, from, to, _)| self.read_piece(cx, file, *i, *from, *to));
+                join_all(reads).await
             }
+        };
+        let got: Vec<Option<Bytes>> = got.into_iter().collect::<Result<_, _>>()?;
+        if got.iter().any(Option::is_none) {
+            self.check_hole(cx, file).await?;
+        }
+        let wanted = |(_, from, to, _): &(u32, u32, u32, usize)| (to - from) as usize;
+        if let ([Some(piece)], [part]) = (&got[..], parts)
+            && piece.len() == wanted(part)
+        {
+            return Ok((piece.clone(), piece.len()));
+        }
+        let mut all = BytesMut::with_capacity(parts.iter().map(wanted).sum());
+        let mut whole = None;
+        for (piece, part) in got.into_iter().zip(parts) {
+            let piece = piece.unwrap_or_default();
             all.extend_from_slice(&piece);
-            all.resize(all.len() + (to - from) as usize - piece.len(), 0);
+            if piece.len() < wanted(part) {
+                whole.get_or_insert(all.len());
+                all.resize(all.len() + wanted(part) - piece.len(), 0);
+            }
         }
-        if holes {
-            self.check_hole(cx, &file).await?;
-        }
-        if whole() {
-            all.truncate(there);
-        }
-        Ok(all.freeze())
+        let whole = whole.unwrap_or(all.len());
+        Ok((all.freeze(), whole))
     }
 
     /// A chunk that is not there reads as zeros, unless it went with the inode.
@@ -395,15 +426,6 @@ impl Client {
         let got = self.0.link.read(cx, chain, chunk, from, len).await?;
         Ok(got.map(|d| d.data.0))
     }
-}
-
-fn filled(b: Bytes, len: usize) -> Bytes {
-    if b.len() == len {
-        return b;
-    }
-    let mut all = BytesMut::from(&b[..]);
-    all.resize(len, 0);
-    all.freeze()
 }
 
 #[cfg(test)]

@@ -1,11 +1,12 @@
 //! Names: lookups, opens, and everything that makes or removes an entry.
 
-use t3fs_runtime::Cx;
+use t3fs_runtime::{Ask, Cx, Handle};
 
 use super::file::{HandleId, Hold};
 use super::opens::Changing;
 use super::{Attr, Client, DirPage, FileType, FsError, FsSpace, Owner, RenameMode};
 use crate::agent::{ClusterSpace, cluster_space};
+use crate::meta::Meta;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
 
@@ -54,8 +55,27 @@ impl Client {
     }
 
     pub async fn lookup(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        let m = Lookup { parent, name: name.to_vec() };
-        Ok(self.with_mine(cx, self.0.link.meta(cx, m).await?).await)
+        self.look(cx, Lookup { parent, name: name.to_vec() }).await
+    }
+
+    /// With the length as this client's own unflushed writes make it.
+    pub async fn getattr(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
+        self.look(cx, GetAttr { inode }).await
+    }
+
+    /// Asks for attributes, and again if the answer comes late: what was written here when it was
+    /// asked may have been reported and forgotten meanwhile.
+    async fn look<M>(&self, cx: &Cx, m: M) -> Result<Attr, FsError>
+    where
+        M: Ask<Meta, Reply = Result<Attr, MetaError>> + Clone,
+        Meta: Handle<M>,
+    {
+        let asked = cx.now();
+        let mut attr: Attr = self.0.link.meta(cx, m.clone()).await?;
+        if cx.now().since(asked) >= LATE && self.file(attr.inode).is_none() {
+            attr = self.0.link.meta(cx, m).await?;
+        }
+        Ok(self.with_mine(cx, attr).await)
     }
 
     /// Makes a file or special file. A file is held for writing by the session in the answer:

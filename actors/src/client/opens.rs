@@ -15,7 +15,7 @@ use super::file::{File, HandleId, Hold};
 use super::wait::until_deadline;
 use super::{Attr, Client, FileType, FsError, PlantedBug};
 use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::{DropHolds, GetAttr, HOLDS_MAX, OpenFile};
+use crate::proto::meta::{Changed, DropHolds, GetAttr, HOLDS_MAX, OpenFile};
 
 /// How long a hold outlives the last close.
 const IDLE_MAX: Duration = Duration::from_secs(2);
@@ -102,22 +102,20 @@ impl Client {
         let had = self.file(inode).and_then(|f| f.core.borrow().hold);
         let enough = had.is_some_and(|h| self.is_good(h) && (h.write || !write));
         let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
-        let hold = (needed && !enough).then(|| self.0.link.session());
-        let attr = match hold {
+        let mut hold = (needed && !enough).then(|| self.0.link.session());
+        let mut attr = match hold {
             None => self.0.link.meta(cx, GetAttr { inode }).await?,
-            Some(_) => {
-                let op = self.0.link.op();
-                let opened = self.0.link.meta(cx, OpenFile { inode, hold, write, op }).await?;
-                self.changed(cx, &opened);
-                opened.attr
-            }
+            Some(session) => self.open_held(cx, inode, session, write).await?,
         };
         if attr.kind != FileType::File {
             return Ok(Some((attr, HandleId::default())));
         }
         let open = self.file(inode).is_some_and(|f| f.core.borrow().is_open());
         if attr.nlink == 0 && !open && hold.is_none() {
-            return Err(FsError::Stale);
+            // Looked up before its last name went: meta knows whether it is there yet.
+            let session = self.0.link.session();
+            attr = self.open_held(cx, inode, session, write).await?;
+            hold = Some(session);
         }
         if self.is_shared() && !needed && !enough && !self.has(PlantedBug::OpenWithoutHold) {
             return Ok(None);
@@ -127,6 +125,19 @@ impl Client {
             file.core.borrow_mut().hold = Some(Hold::new(session, write));
         }
         Ok(Some(self.handle(&file)))
+    }
+
+    async fn open_held(
+        &self,
+        cx: &Cx,
+        inode: InodeId,
+        session: SessionId,
+        write: bool,
+    ) -> Result<Attr, FsError> {
+        let message = OpenFile { inode, hold: Some(session), write, op: self.0.link.op() };
+        let opened: Changed = self.0.link.meta(cx, message).await?;
+        self.changed(cx, &opened);
+        Ok(opened.attr)
     }
 
     /// Whether meta still keeps a hold, as far as is known.

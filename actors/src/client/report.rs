@@ -8,7 +8,7 @@ use super::file::{File, HandleId};
 use super::link::layout_chains;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::InodeId;
-use crate::proto::meta::{Attr, Changed, ReportWrite, Reported, Stamp, SyncMeta};
+use crate::proto::meta::{Changed, ReportWrite, Reported, Stamp, SyncMeta};
 
 /// Times that a file may be cut under a report before its caller is told to come back.
 const ATTEMPTS: u32 = 50;
@@ -115,6 +115,12 @@ impl Client {
         let asked = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, 0, 1));
         let mut end = 0;
         for extents in join_all(asked).await {
+            let extents = extents.map_err(|e| match e {
+                FsError::Unavailable(why) => {
+                    FsError::Unavailable(format!("where the file ends is not known: {why}"))
+                }
+                e => e,
+            });
             if let Some((index, len)) = extents?.last {
                 let chunk = u64::from(index) * u64::from(layout.chunk_size);
                 end = end.max(chunk + u64::from(len));
@@ -179,7 +185,8 @@ impl Client {
                 }
                 (core.length_unreported(), core.unreported())
             };
-            if length || (anything && !datasync) {
+            // The length that is known may be one that another client has cut since.
+            if length || (anything && (!datasync || self.is_shared())) {
                 reported = Some(self.report(cx, &file, true).await?);
             }
         }
@@ -190,16 +197,26 @@ impl Client {
         if stamps.is_empty() && reported.is_none() {
             stamps.push(Stamp::default());
         }
+        let mut lost = false;
         for stamp in stamps {
-            self.0.link.meta(cx, SyncMeta { stamp }).await?;
-            self.0.stamps.borrow_mut().durable(stamp);
+            match self.0.link.meta(cx, SyncMeta { stamp }).await {
+                Ok(()) => self.0.stamps.borrow_mut().durable(stamp),
+                Err(FsError::Lost) => {
+                    self.0.stamps.borrow_mut().told(inode, stamp);
+                    lost = true;
+                }
+                Err(e) => return Err(e),
+            }
         }
-        Ok(())
-    }
-
-    /// With the length as this client's own unflushed writes make it.
-    pub async fn getattr(&self, cx: &Cx, inode: InodeId) -> Result<Attr, FsError> {
-        let attr = self.0.link.meta(cx, crate::proto::meta::GetAttr { inode }).await?;
-        Ok(self.with_mine(cx, attr).await)
+        if !lost {
+            return Ok(());
+        }
+        // As with a write that failed, everybody hears of it once who had the file open.
+        if let Some(file) = self.file(inode) {
+            let mut core = file.core.borrow_mut();
+            core.fail(FsError::Lost);
+            handle.map_or(Ok(()), |handle| core.hear(handle))?;
+        }
+        Err(FsError::Lost)
     }
 }

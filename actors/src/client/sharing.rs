@@ -22,7 +22,7 @@ use super::retry::Retry;
 use super::{Client, FsError, Inner};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::{HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
+use crate::proto::meta::{GetAttr, HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
 
 /// How long the kernel may answer from what it remembers while this client is alone.
 pub const CACHE_TIME: Duration = Duration::from_secs(1);
@@ -166,12 +166,27 @@ impl Client {
         let session = self.0.link.session();
         let kept = self.0.link.meta(cx, KeepOpens { session }).await;
         let learned = self.0.link.learn(cx, true).await;
-        if kept.is_ok() && learned.is_ok() && !self.0.link.has_others() {
+        let alone = kept.is_ok() && learned.is_ok() && !self.0.link.has_others();
+        if alone && self.look_at_all(cx).await.is_ok() {
             self.0.sharing.shared.set(false);
         } else {
             self.share_patiently(cx).await;
         }
         self.0.sharing.lonely_since.set(None);
+    }
+
+    /// Whoever is alone believes what it knows of a file: others may have changed that last.
+    async fn look_at_all(&self, cx: &Cx) -> Result<(), FsError> {
+        let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
+        for file in files {
+            let inode = file.core.borrow().inode();
+            match self.0.link.meta(cx, GetAttr { inode }).await {
+                Ok(attr) => self.merge(&file, attr),
+                Err(FsError::Stale) => {} // its users hear of it
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     async fn share_patiently(&self, cx: &Cx) {

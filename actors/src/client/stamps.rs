@@ -4,9 +4,9 @@
 //!
 //! A change is forgotten when a barrier that covers it has been answered; in the background one is
 //! sent now and then while there are any, so that the list stays short. A barrier speaks only for
-//! the run of the store that its stamp is of.
+//! the run of the store that its stamp is of. What a run has lost is forgotten when it was told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::proto::ids::InodeId;
 use crate::proto::meta::Stamp;
@@ -16,59 +16,55 @@ const STAMPS_MAX: usize = 1 << 16;
 
 #[derive(Default)]
 pub(super) struct Stamps {
-    newest: BTreeMap<InodeId, Stamp>,
-    /// Of runs that have lost something: some of these may be lost.
-    suspects: BTreeMap<InodeId, Stamp>,
-}
-
-fn note(into: &mut BTreeMap<InodeId, Stamp>, inode: InodeId, stamp: Stamp) {
-    let newest = into.entry(inode).or_default();
-    *newest = stamp.max(*newest);
-    if into.len() > STAMPS_MAX {
-        let oldest = into.iter().min_by_key(|(_, s)| **s).map(|(i, _)| *i);
-        oldest.map(|i| into.remove(&i));
-    }
+    /// The newest change of each inode, and of this directory's entries, in each run.
+    newest: BTreeMap<(InodeId, u64), Stamp>,
+    /// Runs that have lost something.
+    lossy: BTreeSet<u64>,
 }
 
 impl Stamps {
     /// A change of this inode, or of this directory's entries, was acknowledged.
     pub(super) fn note(&mut self, inode: InodeId, stamp: Stamp) {
-        // What it replaces may be of a run that lost it.
-        if let Some(before) = self.newest.get(&inode).copied()
-            && before.run() != stamp.run()
-        {
-            note(&mut self.suspects, inode, before);
+        let newest = self.newest.entry((inode, stamp.run())).or_default();
+        *newest = stamp.max(*newest);
+        if self.newest.len() > STAMPS_MAX {
+            let oldest = self.newest.iter().min_by_key(|(_, s)| **s).map(|(key, _)| *key);
+            oldest.map(|key| self.newest.remove(&key));
         }
-        note(&mut self.newest, inode, stamp);
     }
 
     /// Changes of this inode that may not be durable: of each run the newest.
-    pub(super) fn of(&self, inode: InodeId) -> impl Iterator<Item = Stamp> + use<> {
-        let both = [self.suspects.get(&inode).copied(), self.newest.get(&inode).copied()];
-        both.into_iter().flatten()
+    pub(super) fn of(&self, inode: InodeId) -> impl Iterator<Item = Stamp> + use<'_> {
+        self.newest.range((inode, 0)..=(inode, u64::MAX)).map(|(_, stamp)| *stamp)
     }
 
-    /// The newest change of the oldest run that has any; suspects are left to fsync.
+    /// The newest change of the oldest run that has any; what runs may have lost is left to fsync.
     pub(super) fn next_barrier(&self) -> Option<Stamp> {
-        let run = self.newest.values().map(|s| s.run()).min()?;
-        self.newest.values().filter(|s| s.run() == run).max().copied()
+        let whole = || self.newest.values().filter(|s| !self.lossy.contains(&s.run()));
+        let run = whole().map(|s| s.run()).min()?;
+        whole().filter(|s| s.run() == run).max().copied()
     }
 
     /// All changes of this stamp's run up to it are durable.
     pub(super) fn durable(&mut self, stamp: Stamp) {
-        let stays = |s: &Stamp| s.run() != stamp.run() || *s > stamp;
-        self.newest.retain(|_, s| stays(s));
-        self.suspects.retain(|_, s| stays(s));
+        self.newest.retain(|_, s| s.run() != stamp.run() || *s > stamp);
+        self.forget_runs();
     }
 
     /// The run of this stamp has lost it, and perhaps others before it.
     pub(super) fn suspect(&mut self, stamp: Stamp) {
-        let lost: Vec<_> = self.newest.iter().filter(|(_, s)| s.run() == stamp.run()).collect();
-        let lost: Vec<_> = lost.into_iter().map(|(i, s)| (*i, *s)).collect();
-        for (inode, stamp) in lost {
-            self.newest.remove(&inode);
-            note(&mut self.suspects, inode, stamp);
-        }
+        self.lossy.insert(stamp.run());
+    }
+
+    /// This change of an inode is lost, and its users are told.
+    pub(super) fn told(&mut self, inode: InodeId, stamp: Stamp) {
+        self.newest.remove(&(inode, stamp.run()));
+        self.forget_runs();
+    }
+
+    fn forget_runs(&mut self) {
+        let newest = &self.newest;
+        self.lossy.retain(|run| newest.values().any(|s| s.run() == *run));
     }
 }
 
@@ -105,14 +101,24 @@ mod tests {
         s.note(InodeId(1), Stamp(2 * RUN + 2)); // a change that came after the loss
         assert_eq!(of(&s, 1), [RUN + 9, 2 * RUN + 2]);
         s.durable(Stamp(2 * RUN + 2));
-        assert_eq!((of(&s, 1), s.next_barrier()), (vec![RUN + 9], None));
+        assert_eq!((of(&s, 1), s.next_barrier()), (vec![RUN + 9], Some(Stamp(RUN + 9))));
     }
 
+    /// Goal: a loss is told, however many runs come after it. Regression (issue 10): of two runs
+    /// that an inode had changes of before the present one, the older was forgotten.
     #[test]
-    fn what_a_run_lost_is_left_to_fsync() {
+    fn what_runs_lost_is_left_to_fsync() {
         let mut s = Stamps::default();
-        s.note(InodeId(1), Stamp(RUN + 9));
-        s.suspect(Stamp(RUN + 9));
-        assert_eq!((of(&s, 1), s.next_barrier()), (vec![RUN + 9], None));
+        for run in [1, 2, 3] {
+            s.note(InodeId(1), Stamp(run * RUN + 9));
+        }
+        for run in [1, 2] {
+            assert_eq!(s.next_barrier(), Some(Stamp(run * RUN + 9)));
+            s.suspect(Stamp(run * RUN + 9));
+        }
+        s.durable(Stamp(3 * RUN + 9));
+        assert_eq!((of(&s, 1), s.next_barrier()), (vec![RUN + 9, 2 * RUN + 9], None));
+        s.told(InodeId(1), Stamp(RUN + 9));
+        assert_eq!(of(&s, 1), [2 * RUN + 9]);
     }
 }

@@ -152,7 +152,7 @@ impl Check<'_> {
 
     async fn garbage(&mut self) -> Result<(), KvError> {
         self.each(b'G', |check, number, _, value| {
-            if let Err(e) = open_garbage(InodeId(number), value) {
+            if let Err(e) = GarbageV2::open(InodeId(number), value) {
                 check.problem(e.to_string());
             }
             check.report.garbage += 1;

@@ -2,7 +2,10 @@
 //! inode.
 //!
 //! A file waits while a living session holds it, and every file waits while living sessions do not
-//! agree in how they show what they have open (`holds`).
+//! agree in how they show what they have open (`holds`). It also waits a moment for whoever has
+//! looked its name up and not opened it yet. Then it is *condemned*: its entry says so, durably,
+//! before any chunk goes. Nobody can open it any more, and no crash of the store brings a name back
+//! whose content is gone.
 //!
 //! One task, the collector, starts when something loses its last name, works through what this
 //! server heard of, and ends. It looks through all garbage entries at the start of the server and
@@ -23,10 +26,11 @@ use super::kv::client::{Txn, transact};
 use super::kv::{KeyRange, KvError, key_after};
 use super::ops::Done;
 use super::schema::*;
-use super::{Meta, fresh_routing, holds, refresh_routing};
+use super::{Meta, fresh_routing, holds, now_ns, refresh_routing};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, RequestId, RoutingVersion, SessionId};
 use crate::proto::kv::Durability;
+use crate::proto::meta::Layout;
 use crate::proto::mgmtd::Routing;
 
 /// Files removed at a time.
@@ -44,13 +48,14 @@ const TXN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Files heard of that are kept in mind; beyond it all entries are looked through instead.
 const FRESH_MAX: usize = 1 << 16;
-/// How long the first file waits for company: one request to a chain removes many.
-const GATHER: Duration = Duration::from_millis(5);
+/// How long a file stays without a name: one that was looked up before can be opened until then.
+/// Those that come meanwhile are company: one request to a chain removes many.
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// Why the collector is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
-    /// This file may be removed now.
+    /// This file has lost its last name or a hold.
     File(InodeId),
     /// There may be entries that this server did not hear of.
     Any,
@@ -59,7 +64,8 @@ pub enum News {
 /// The collector's state: whether its task lives, and what there is for it to do.
 pub struct Collector {
     running: bool,
-    fresh: VecDeque<InodeId>,
+    /// With when its time of grace ends, in that order.
+    fresh: VecDeque<(Time, InodeId)>,
     look: bool,
     /// What was left since all entries were last looked through.
     rest: Rest,
@@ -88,6 +94,15 @@ impl Collector {
         }
     }
 
+    /// Has a file removed after its time of grace. `false`: there are too many to keep in mind.
+    fn remind(&mut self, inode: InodeId, now: Time) -> bool {
+        let room = self.fresh.len() < FRESH_MAX;
+        if room {
+            self.fresh.push_back((now + GRACE, inode));
+        }
+        room
+    }
+
     /// Whether the answers kept for a dead session may go.
     fn forgettable(&mut self, session: SessionId, now: Time) -> bool {
         let since = *self.dead.entry(session).or_insert(now);
@@ -99,10 +114,10 @@ impl Collector {
     }
 
     /// Says that there is garbage; whether the task must be started.
-    fn kick(&mut self, news: News) -> bool {
+    fn kick(&mut self, news: News, now: Time) -> bool {
         match news {
-            News::File(inode) if self.fresh.len() < FRESH_MAX => self.fresh.push_back(inode),
-            _ => self.look = true,
+            News::File(inode) => self.look |= !self.remind(inode, now),
+            News::Any => self.look = true,
         }
         if let Some(asleep) = self.asleep.take() {
             asleep.fill(());
@@ -117,7 +132,7 @@ impl Collector {
     }
 
     /// What to do next. If nothing is left, the task ends.
-    fn next(&mut self) -> Next {
+    fn next(&mut self, now: Time) -> Next {
         if core::mem::take(&mut self.look) {
             self.rest = Rest::None;
             return Next::Look;
@@ -125,9 +140,12 @@ impl Collector {
         if self.rest == Rest::Failed {
             return Next::Sleep;
         }
-        let some: Vec<InodeId> = self.fresh.drain(..self.fresh.len().min(PAGE)).collect();
-        if !some.is_empty() {
-            return Next::Remove(some);
+        let due = self.fresh.iter().take(PAGE).take_while(|(due, _)| *due <= now).count();
+        if due > 0 {
+            return Next::Remove(self.fresh.drain(..due).map(|(_, inode)| inode).collect());
+        }
+        if let Some((due, _)) = self.fresh.front() {
+            return Next::Wait(due.since(now));
         }
         if self.rest != Rest::None {
             let asleep = Slot::new();
@@ -141,7 +159,7 @@ impl Collector {
 
 /// What a round left.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Rest {
+pub(super) enum Rest {
     None,
     /// Sessions hold files.
     Held,
@@ -154,6 +172,7 @@ enum Next {
     Look,
     Remove(Vec<InodeId>),
     Sleep,
+    Wait(Duration),
     Doze(Slot<()>),
     End,
 }
@@ -170,7 +189,7 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
 
 /// Has garbage collected, soon.
 pub(super) fn kick(me: &Me<Meta>, cx: &Cx, news: News) {
-    if me.with(|m| m.collector.kick(news)) {
+    if me.with(|m| m.collector.kick(news, cx.now())) {
         cx.spawn(collector(me.clone(), cx.outlive()));
     }
 }
@@ -178,15 +197,18 @@ pub(super) fn kick(me: &Me<Meta>, cx: &Cx, news: News) {
 async fn collector(me: Me<Meta>, cx: Cx) {
     let [shortest, longest] = FAILED_PAUSE;
     let mut pause = shortest;
-    cx.sleep(GATHER).await;
     loop {
-        let done = match me.with(|m| m.collector.next()) {
+        let done = match me.with(|m| m.collector.next(cx.now())) {
             Next::Look => look(&me, &cx).await,
             Next::Remove(inodes) => remove(&me, &cx, inodes).await,
             Next::Sleep => {
                 cx.sleep(pause).await;
                 pause = longest.min(pause * 2);
                 me.with(|m| m.collector.look = true);
+                continue;
+            }
+            Next::Wait(pause) => {
+                cx.sleep(pause).await;
                 continue;
             }
             Next::Doze(woken) => {
@@ -218,9 +240,18 @@ async fn look(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
         let mut txn = Txn::new(&page_cx, kv);
         let page = txn.fetch_range(&KeyRange::new(begin, end.clone()), PAGE, false).await?;
         drop(txn);
-        let inodes = page.rows.iter().filter_map(|(key, _)| split_key(key));
-        let inodes: Vec<_> = inodes.map(|(inode, _)| InodeId(inode)).collect();
-        rest = rest.max(remove(me, cx, inodes).await?);
+        let now_ns = now_ns(cx);
+        let mut due = Vec::new();
+        for (key, value) in &page.rows {
+            let Some((inode, _)) = split_key(key) else { continue };
+            let garbage = GarbageV2::open(InodeId(inode), value)?;
+            if garbage.condemned || !is_young(garbage.since_ns, now_ns) {
+                due.push(InodeId(inode));
+            } else if !me.with(|m| m.collector.remind(InodeId(inode), cx.now())) {
+                rest = Rest::Failed;
+            }
+        }
+        rest = rest.max(remove(me, cx, due).await?);
         if rest == Rest::Unsure {
             return Ok(rest);
         }
@@ -229,10 +260,13 @@ async fn look(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
     }
 }
 
+/// Whether an entry's time of grace goes on. Clocks of servers differ: one from the future has none.
+fn is_young(since_ns: i64, now_ns: i64) -> bool {
+    let age_ns = now_ns.saturating_sub(since_ns);
+    (0..GRACE.as_nanos() as i64).contains(&age_ns)
+}
+
 /// Removes files without a name, unless somebody holds them or may hold them.
-///
-/// The routing is as new as the call, and what sessions say is read after it: a session that has
-/// one of these files open was opened before the file's last name went, so it is in the routing.
 async fn remove(me: &Me<Meta>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> {
     if inodes.is_empty() {
         return Ok(Rest::None);
@@ -240,32 +274,15 @@ async fn remove(me: &Me<Meta>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> 
     sweep_sessions(me, cx).await?;
     inodes.sort_unstable();
     inodes.dedup();
+    // As new as the call, and what sessions say is read after it: a session that has opened one of
+    // these files without a hold did so before the last name went, so it is in the routing.
     fresh_routing(me, cx).await?;
     let (kv, routing, bug) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.planted_bug));
     let heeds = bug != Some(PlantedBug::HoldsIgnored);
-    let txn_cx = cx.within(TXN_LIMIT);
-    let mut txn = Txn::new(&txn_cx, kv);
-    if heeds && !holds::agree(&mut txn, &routing).await? {
-        return Ok(Rest::Unsure);
-    }
-    let found = read_holds(&mut txn, &inodes).await?;
-    let mut rest = Rest::None;
-    inodes.retain(|inode| {
-        let held = found.get(inode).is_some_and(|h| h.iter().any(|s| routing.session_alive(*s)));
-        rest = rest.max(if held && heeds { Rest::Held } else { Rest::None });
-        !held || !heeds
-    });
-    let keys = inodes.iter().flat_map(|i| [garbage_key(*i), inode_key(*i)]).collect();
-    let found = txn.fetch_all(keys).await?;
-    drop(txn);
-    let mut files = Vec::new();
-    for (inode, stored) in inodes.into_iter().zip(found.chunks(2)) {
-        // Without an entry another server was here first, or the name was not its last.
-        if stored[0].is_some() {
-            let file = stored[1].as_deref().map(|bytes| Inode::open(inode, bytes)).transpose()?;
-            files.push((inode, file.and_then(|f| f.attr.layout)));
-        }
-    }
+    let (files, mut rest) = transact(&cx.within(TXN_LIMIT), kv, Durability::Now, async |txn| {
+        condemn(txn, &inodes, &routing, heeds).await
+    })
+    .await?;
     let failed = remove_content(me, cx, &files).await;
     if !failed.is_empty() {
         rest = Rest::Failed;
@@ -274,10 +291,49 @@ async fn remove(me: &Me<Meta>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> 
     let empty: Vec<InodeId> = empty.collect();
     for inodes in empty.chunks(FORGET) {
         let cx = cx.within(TXN_LIMIT);
-        let forget = async |txn: &mut Txn<'_>| forget(txn, inodes, &routing, heeds).await;
+        let forget = async |txn: &mut Txn<'_>| forget(txn, inodes).await;
         transact(&cx, kv, Durability::Soon, forget).await?;
     }
     Ok(rest)
+}
+
+/// A file without a name, and where its content is if it has any.
+pub(super) type Condemned = (InodeId, Option<Layout>);
+
+/// Condemns those of these inodes, which are in order, that nobody holds or may hold. Gives them
+/// with those that were condemned before, and what was left.
+pub(super) async fn condemn(
+    txn: &mut Txn<'_>,
+    inodes: &[InodeId],
+    routing: &Routing,
+    heeds: bool,
+) -> Done<(Vec<Condemned>, Rest)> {
+    if heeds && !holds::agree(txn, routing).await? {
+        return Ok((Vec::new(), Rest::Unsure));
+    }
+    let holds = read_holds(txn, inodes).await?;
+    let keys = inodes.iter().flat_map(|i| [garbage_key(*i), inode_key(*i)]).collect();
+    let found = txn.fetch_all(keys).await?;
+    let mut files = Vec::new();
+    let mut rest = Rest::None;
+    for (inode, stored) in inodes.iter().zip(found.chunks(2)) {
+        // Without an entry another server was here first, or the name was not its last.
+        let Some(garbage) = &stored[0] else { continue };
+        let garbage = GarbageV2::open(*inode, garbage)?;
+        if !garbage.condemned {
+            let sessions = holds.get(inode).map_or(&[][..], Vec::as_slice);
+            if heeds && sessions.iter().any(|s| routing.session_alive(*s)) {
+                rest = Rest::Held;
+                continue;
+            }
+            txn.depend(&garbage_key(*inode));
+            txn.buffer().add_read_conflict_range(&hold_range(*inode));
+            txn.set(garbage_key(*inode), GarbageV2 { condemned: true, ..garbage }.seal());
+        }
+        let file = stored[1].as_deref().map(|bytes| Inode::open(*inode, bytes)).transpose()?;
+        files.push((*inode, file.and_then(|f| f.attr.layout)));
+    }
+    Ok((files, rest))
 }
 
 /// Who holds these inodes, which are in order.
@@ -301,11 +357,11 @@ async fn read_holds(
     }
 }
 
-/// Clears the records of inodes without content, unless a living session holds them after all.
+/// Clears the records of condemned inodes without content, and the holds of ended sessions.
 ///
 /// The commit depends on the garbage entries, since another collector may have been here, and on
 /// the holds: none stays behind without its inode.
-async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId], routing: &Routing, heeds: bool) -> Done<()> {
+async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Done<()> {
     let mut holds = read_holds(txn, inodes).await?;
     let keys = inodes.iter().flat_map(|i| [inode_key(*i), garbage_key(*i)]).collect();
     let mut stored = txn.fetch_all(keys).await?.into_iter();
@@ -313,8 +369,7 @@ async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId], routing: &Routing, heeds:
     for inode in inodes {
         let (found, garbage) = (next(), next());
         let sessions = holds.remove(inode).unwrap_or_default();
-        let held = sessions.iter().any(|s| routing.session_alive(*s));
-        if !garbage || (held && heeds) {
+        if !garbage {
             continue;
         }
         txn.depend(&garbage_key(*inode));

@@ -9,7 +9,7 @@
 //! 'D' [parent u64] [name ...]     DirentV1    a directory's entries, in byte order of names
 //! 'T' [inode u64]                 TimesV1     times of the last change of a directory's entries
 //! 'N' [inode u64]                 u64 LE      a directory's subdirectories; absent is 0
-//! 'G' [inode u64]                 GarbageV1   an inode without a name, whose content must go
+//! 'G' [inode u64]                 GarbageV2   an inode without a name, whose content must go
 //! 'H' [inode u64] [session u64]   HoldV1      this session has that inode open
 //! 'S' [session u64]               SharesV1    this session opens every file with a hold
 //! 'R' [session u64] [slot u16]    RecentV3    what a request was answered; slot = seq %

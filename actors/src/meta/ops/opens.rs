@@ -1,8 +1,8 @@
 //! Who has files open: holds of sessions, and which sessions make them.
 //!
-//! A hold on a file depends on its inode, which the removal of its last name writes. So either the
-//! hold comes first, and whoever removes content finds it, or the name is gone first, and the open
-//! is refused.
+//! A file without a name can be opened with a hold until a collector condemns it (`garbage`): who
+//! has looked a name up opens what was there, though another has replaced it meanwhile. The hold
+//! depends on the garbage entry, and condemning on the holds, so one of them comes first.
 
 use super::*;
 use crate::proto::meta::{DropHolds, OpenFile, ShareOpens};
@@ -29,7 +29,11 @@ pub async fn open(
     }
     let held = held.map(|held| HoldV1::open(m.inode, &held)).transpose()?;
     if inode.attr.nlink == 0 && held.is_none() {
-        return Err(MetaError::Stale.into());
+        let [garbage] = txn.read([&garbage_key(m.inode)]).await?;
+        let garbage = garbage.map(|bytes| GarbageV2::open(m.inode, &bytes)).transpose()?;
+        if garbage.is_none_or(|g| g.condemned) {
+            return Err(MetaError::Stale.into());
+        }
     }
     if hold(txn, hold_key, held, m.write, now_ns) {
         keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
@@ -72,15 +76,19 @@ pub async fn share(txn: &mut Txn<'_>, m: &ShareOpens, now_ns: i64) -> Done<Vec<I
         // that are gone when it uses them.
         return Ok(Vec::new());
     }
-    let keys = |(inode, _): &(InodeId, bool)| [inode_key(*inode), hold_key(*inode, session)];
+    let keys = |(inode, _): &(InodeId, bool)| {
+        [inode_key(*inode), hold_key(*inode, session), garbage_key(*inode)]
+    };
     let keys: Vec<Bytes> = holds.iter().flat_map(keys).collect();
     let stored = txn.fetch_all(keys.clone()).await?;
     for key in &keys {
         txn.depend(key);
     }
     let mut gone = Vec::new();
-    for ((inode, write), stored) in holds.iter().zip(stored.chunks(2)) {
-        if stored[0].is_none() {
+    for ((inode, write), stored) in holds.iter().zip(stored.chunks(3)) {
+        let garbage =
+            stored[2].as_deref().map(|bytes| GarbageV2::open(*inode, bytes)).transpose()?;
+        if stored[0].is_none() || garbage.is_some_and(|g| g.condemned) {
             gone.push(*inode);
             continue;
         }

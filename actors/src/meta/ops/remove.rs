@@ -91,7 +91,10 @@ pub(super) fn drop_link(
         txn.add(count_key(), -1);
     } else {
         store(txn, &mut inode);
-        txn.set(garbage_key(inode.attr.inode), seal_garbage(now_ns));
+        txn.set(
+            garbage_key(inode.attr.inode),
+            GarbageV2 { since_ns: now_ns, condemned: false }.seal(),
+        );
         if let Some(session) = hold {
             // Without a name it does not matter any more whether the session may write.
             let hold = HoldV1 { write: false, since_ns: now_ns };

@@ -72,7 +72,7 @@ fn stored_bytes_do_not_change() {
         ("dirent_v1", seal_dirent(InodeId(0x1234), FileType::Directory)),
         ("dirent_v1_special", seal_dirent(InodeId(0x1235), special)),
         ("times_v1", seal_times(TimesV1 { mtime_ns: -1, ctime_ns: 2 })),
-        ("garbage_v1", seal_garbage(77)),
+        ("garbage_v2", GarbageV2 { since_ns: 77, condemned: true }.seal()),
         ("hold_v1", HoldV1 { write: true, since_ns: 78 }.seal()),
         ("shares_v1", seal_shares(79)),
         ("recent_v3_attr", seal_recent(5, &Answer::Attr(attr()))),
@@ -106,6 +106,8 @@ fn earlier_versions_are_read() {
     assert_eq!(open_recent(op, &golden("recent_v1_attr").unwrap()), Ok((5, answer)));
     let answer = Answer::Gone(Gone { removed: Some(attr), moved: None, stamp: Stamp::default() });
     assert_eq!(open_recent(op, &golden("recent_v1_gone").unwrap()), Ok((6, answer)));
+    let garbage = GarbageV2 { since_ns: 77, condemned: false };
+    assert_eq!(GarbageV2::open(InodeId(1), &golden("garbage_v1").unwrap()), Ok(garbage));
     let unwritten = HoldV1 { write: false, since_ns: 0 };
     assert_eq!(HoldV1::open(InodeId(1), b""), Ok(unwritten));
 }

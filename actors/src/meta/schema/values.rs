@@ -120,6 +120,13 @@ pub struct GarbageV1 {
     pub since_ns: i64,
 }
 
+/// Written when a collector begins to remove the content. Until then the inode can be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct GarbageV2 {
+    pub since_ns: i64,
+    pub condemned: bool,
+}
+
 /// Earlier builds wrote an empty value: not open for writing, since long ago.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct HoldV1 {
@@ -308,12 +315,19 @@ pub fn seal_dirent(inode: InodeId, kind: FileType) -> Bytes {
     wire::seal(DIRENT, 1, &DirentV1 { inode: inode.0, kind: kind.into() }).into()
 }
 
-pub fn seal_garbage(since_ns: i64) -> Bytes {
-    wire::seal(GARBAGE, 1, &GarbageV1 { since_ns }).into()
-}
+impl GarbageV2 {
+    pub fn open(inode: InodeId, bytes: &[u8]) -> Result<GarbageV2, MetaError> {
+        let what = "garbage entry of inode";
+        if version(bytes) == Some(1) {
+            let GarbageV1 { since_ns } = open(GARBAGE, 1, what, inode.0, bytes)?;
+            return Ok(GarbageV2 { since_ns, condemned: false });
+        }
+        open(GARBAGE, 2, what, inode.0, bytes)
+    }
 
-pub fn open_garbage(inode: InodeId, bytes: &[u8]) -> Result<GarbageV1, MetaError> {
-    open(GARBAGE, 1, "garbage entry of inode", inode.0, bytes)
+    pub fn seal(self) -> Bytes {
+        wire::seal(GARBAGE, 2, &self).into()
+    }
 }
 
 impl HoldV1 {

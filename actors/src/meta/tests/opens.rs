@@ -4,10 +4,11 @@ use core::time::Duration;
 
 use super::collecting::settle;
 use super::*;
+use crate::meta::garbage::{self, GRACE};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
 use crate::meta::ops;
-use crate::meta::schema::{HoldV1, hold_key, shares_key};
+use crate::meta::schema::{GarbageV2, HoldV1, garbage_key, hold_key, shares_key};
 use crate::proto::kv::Durability;
 
 const ONE: SessionId = SessionId(1);
@@ -54,9 +55,7 @@ fn a_file_opened_with_a_hold_stays_when_another_takes_its_last_name() {
         w.unlink(ROOT, "f").await.unwrap();
         wait(&w).await;
         assert_eq!(w.attr(f).await.unwrap().nlink, 0);
-        // Who holds it may open it again, nobody else.
         assert_eq!(open(&w, f, TWO, true).await.unwrap().nlink, 0);
-        assert_eq!(open(&w, f, ONE, false).await, Err(MetaError::Stale));
         let without = OpenFile { inode: f, hold: None, write: false, op: w.op() };
         assert_eq!(w.ask(without).await, Err(MetaError::Stale));
         w.check().await;
@@ -64,6 +63,59 @@ fn a_file_opened_with_a_hold_stays_when_another_takes_its_last_name() {
         settle(&w).await;
         assert_eq!(w.attr(f).await, Err(MetaError::Stale));
         assert_eq!(open(&w, f, TWO, false).await, Err(MetaError::Stale));
+    });
+}
+
+/// Goal: who has looked a name up can open what was there, though it was replaced meanwhile, but
+/// never a file whose content is going. Method: storage that removes nothing keeps the file
+/// condemned. Regression (issue 10): a reader that opened a file which another mount replaced again
+/// and again was told ESTALE.
+#[test]
+fn a_file_can_be_opened_until_it_is_condemned() {
+    in_world(async |w| {
+        w.beside.not_ready.set(u32::MAX);
+        share(&w, ONE, &[]).await;
+        share(&w, TWO, &[]).await;
+        let f = w.file(ROOT, "f").await.unwrap().inode;
+        w.unlink(ROOT, "f").await.unwrap();
+        assert_eq!(open(&w, f, TWO, false).await.unwrap().nlink, 0);
+        w.cx.sleep(GRACE * 2).await;
+        assert_eq!(open(&w, f, ONE, false).await.unwrap().nlink, 0, "held, so not condemned");
+        drop_hold(&w, f, ONE).await;
+        drop_hold(&w, f, TWO).await;
+        for _ in 0..100 {
+            wait(&w).await;
+            let garbage = stored(&w, garbage_key(f)).await.expect("storage keeps it");
+            if GarbageV2::open(f, &garbage).unwrap().condemned {
+                break;
+            }
+        }
+        assert_eq!(open(&w, f, ONE, false).await, Err(MetaError::Stale));
+        assert_eq!(share(&w, TWO, &[(f, false)]).await, [f]);
+        w.beside.not_ready.set(0);
+        settle(&w).await;
+    });
+}
+
+/// Goal: an open and the removal of a file's content exclude each other. Method: both read, then
+/// one commits after the other, in both orders.
+#[test]
+fn an_open_and_a_condemnation_conflict() {
+    in_world(async |w| {
+        w.beside.alone.set(true); // the collector itself does nothing
+        let routing = Routing { sessions: vec![ONE, TWO], session_max: TWO, ..routing() };
+        for open_first in [true, false] {
+            let f = w.file(ROOT, "f").await.unwrap().inode;
+            w.unlink(ROOT, "f").await.unwrap();
+            let m = OpenFile { inode: f, hold: Some(TWO), write: false, op: w.op() };
+            let (mut one, mut two) = (Txn::new(&w.cx, w.kv), Txn::new(&w.cx, w.kv));
+            ops::opens::open(&mut one, &m, 1, None).await.unwrap();
+            let condemned = garbage::condemn(&mut two, &[f], &routing, true).await.unwrap().0;
+            assert_eq!(condemned.iter().map(|c| c.0).collect::<Vec<_>>(), [f]);
+            let (first, second) = if open_first { (one, two) } else { (two, one) };
+            first.commit(Durability::Soon).await.unwrap();
+            assert_eq!(second.commit(Durability::Soon).await, Err(KvError::Conflict));
+        }
     });
 }
 

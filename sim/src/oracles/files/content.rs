@@ -58,13 +58,16 @@ impl Change {
     }
 }
 
-/// Whether the store lost power between two appends, and with it where the first one went.
-fn taken_back(files: &Files, first: &Change, second: &Change) -> bool {
-    let until = first.settled.map_or(u64::MAX, |s| files.soft_until(s.at_us));
-    let after = |l: &Stamp| first.begun < *l && l.at_us <= until;
-    let between = |l: &Stamp| after(l) && second.ended.is_none_or(|e| *l < e);
-    let hard = first.hard.is_some_and(|h| h < second.begun);
-    !hard && files.losses.iter().any(between)
+/// Whether the store lost where one of two appends went before the other was given its place.
+fn taken_back(files: &Files, one: &Change, other: &Change) -> bool {
+    let lost_before = |first: &Change, second: &Change| {
+        let hard = first.hard.is_some_and(|h| h < second.begun);
+        let soft = first.ended.map_or(u64::MAX, |e| files.soft_until(e.at_us));
+        let hit =
+            |l: &Stamp| first.begun < *l && l.at_us <= soft && second.ended.is_none_or(|e| *l < e);
+        !hard && files.losses.iter().any(hit)
+    };
+    lost_before(one, other) || lost_before(other, one)
 }
 
 /// A sentence about a change.

@@ -65,9 +65,7 @@ impl Files {
 /// failed yet.
 pub(super) fn is_of_storage(failure: &Failure) -> bool {
     match failure {
-        Failure::Unavailable { text } => {
-            !text.starts_with("meta") && !text.starts_with("waited too long")
-        }
+        Failure::Unavailable { text } => text.starts_with("chain"),
         Failure::NoSpace | Failure::Damaged { .. } => true,
         _ => false,
     }

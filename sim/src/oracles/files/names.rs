@@ -63,11 +63,12 @@ pub(super) fn names_of(act: &Act) -> Vec<Name> {
 }
 
 /// Whether an operation on names may have acted although it was not told Ok: its answer was lost,
-/// or the store lost what it had done and it was tried again on what others did then.
+/// or the store lost what it had done and it was tried again on what others did then: by its sender,
+/// or by a duplicate that came late.
 fn is_unknown(files: &Files, op: &Op) -> bool {
     match &op.told {
         None | Some((_, Told::Failed(Failure::Unavailable { .. }))) => true,
-        Some((ended, Told::Failed(_))) => files.losses.iter().any(|l| op.begun < *l && *l < *ended),
+        Some((_, Told::Failed(_))) => was_lost(files, op),
         Some(_) => false,
     }
 }

@@ -39,6 +39,8 @@ pub(super) struct Handle {
     pub(super) begun: Stamp,
     /// When its close began.
     pub(super) closed: Stamp,
+    /// When it was told last that the store has lost changes.
+    told_lost: Option<Stamp>,
 }
 
 /// The record, sorted by what it is about.
@@ -129,7 +131,9 @@ impl View {
                     _ => None,
                 });
                 let (life, begun, closed) = (op.life, op.begun, closed.unwrap_or(Stamp::LAST));
-                self.handles.insert(*handle, Handle { life, file, opened: *ended, begun, closed });
+                let (opened, told_lost) = (*ended, None);
+                let h = Handle { life, file, opened, begun, closed, told_lost };
+                self.handles.insert(*handle, h);
             }
             (Act::Read { .. } | Act::Stat { .. } | Act::Look { .. }, _) => {}
             // It says nothing of what was written before.
@@ -143,6 +147,12 @@ impl View {
                 let dropped = matches!(act, Act::Cut { .. }) || may_have_dropped(failure);
                 if dropped {
                     errors.insert(key, *ended);
+                }
+                if let Act::Push { handle, .. } | Act::Close { handle, .. } = act
+                    && *failure == Failure::Lost
+                    && let Some(h) = self.handles.get_mut(handle)
+                {
+                    h.told_lost = Some(*ended);
                 }
                 let others: Vec<Stamp> = match act {
                     Act::Close { handle, .. } => self.others(key, *handle, *ended),
@@ -208,7 +218,8 @@ impl View {
         durable: bool,
         open: &mut Open,
     ) {
-        let opened = self.handles.get(&handle).map_or(Stamp::LAST, |h| h.opened);
+        let (opened, told) =
+            self.handles.get(&handle).map_or((Stamp::LAST, None), |h| (h.opened, h.told_lost));
         let list = self.changes.entry(key.1).or_default();
         open.entry(key).or_default().retain(|p| {
             let c = &mut list[*p];
@@ -218,7 +229,9 @@ impl View {
             }
             c.settled.get_or_insert(ended);
             let lost = files.losses.iter().any(|l| c.begun < *l && *l < ended);
-            if durable && !(c.let_go && lost) {
+            // Every descriptor is told of a loss once, and answers for what comes after.
+            let told = c.let_go || told.is_some_and(|t| c.begun < t);
+            if durable && !(told && lost) {
                 c.hard = Some(ended);
             }
             !durable
@@ -297,9 +310,9 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
             return Err(format!("two creates made one file:\n  {both}"));
         }
     }
-    let mut returns: Vec<usize> = (0..files.ops.len()).collect();
-    returns.sort_by_key(|i| files.ops[*i].told.as_ref().map(|t| t.0));
-    for (i, op) in returns.into_iter().map(|i| (i, &files.ops[i])) {
+    let mut told: Vec<(usize, &Op)> = files.ops.iter().enumerate().collect();
+    told.sort_by_key(|(_, op)| op.told.as_ref().map_or(u64::MAX, |t| t.0.order));
+    for (i, op) in told {
         let seen: Vec<File> = match &op.told {
             Some((_, Told::File { file, .. })) => vec![*file],
             Some((_, Told::Entries(all))) => all.iter().map(|e| e.file).collect(),
