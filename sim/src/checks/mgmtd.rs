@@ -423,10 +423,11 @@ fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), Str
     };
     let kind = rng.below(5);
     let away = long(if kind == 0 { PAUSE_MAX * 3 } else { PAUSE_MAX });
-    let dies = rng.coin().then(|| *rng.pick(&servers()));
+    let deaths = world.rng(10);
+    let dies = (deaths.below(4) == 0).then(|| *deaths.pick(&servers()));
     if let Some(server) = dies {
         world.crash(server, Crash::Process);
-        let before = Duration::from_micros(rng.below(1_500_000));
+        let before = Duration::from_micros(deaths.below(1_500_000));
         world.run_for(before).map_err(|h| format!("{h:?}"))?;
     }
     match kind {
