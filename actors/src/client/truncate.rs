@@ -190,7 +190,7 @@ impl Client {
         }
         let from = last + u32::from(rest > 0);
         let chains = layout_chains(&link.routing(), layout);
-        let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from, link.request()));
+        let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from));
         join_all(removals).await.into_iter().collect()
     }
 }

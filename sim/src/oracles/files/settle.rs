@@ -110,13 +110,15 @@ impl View {
                 self.handles.insert(*handle, h);
             }
             (Act::Read { .. } | Act::Stat { .. } | Act::Look { .. }, _) => {}
-            (_, Told::Failed(_)) => {
+            (_, Told::Failed(failure)) => {
+                // Who is told that the store has lost something is promised nothing of it any more.
+                let lost = *failure == Failure::Lost;
                 errors.insert(key, *ended);
                 let list = self.changes.entry(file).or_default();
                 for c in list.iter_mut().filter(|c| c.life == op.life && c.settled.is_none()) {
                     c.doubtful |= c.begun < *ended;
                 }
-                open.entry(key).or_default().retain(|p| list[*p].settled.is_some());
+                open.entry(key).or_default().retain(|p| list[*p].settled.is_some() && !lost);
             }
             (Act::Write { .. }, _) => {
                 let place = place.expect("a write is a change");
