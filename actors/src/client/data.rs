@@ -75,7 +75,7 @@ impl Client {
             }
             None => {
                 let inode = attr.inode;
-                let f = Rc::new(File::new(attr));
+                let f = Rc::new(File::new(attr, self.0.run.get()));
                 files.insert(inode, Rc::clone(&f));
                 f
             }

@@ -90,9 +90,10 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn new(attr: Attr) -> File {
+    /// `run`: see [`FileCore::merge`].
+    pub(super) fn new(attr: Attr, run: u64) -> File {
         File {
-            core: RefCell::new(FileCore::new(attr)),
+            core: RefCell::new(FileCore::new(attr, run)),
             gate: Gate::default(),
             reporter: Cell::new(false),
         }
@@ -125,7 +126,7 @@ pub(super) struct FileCore {
 }
 
 impl FileCore {
-    fn new(attr: Attr) -> FileCore {
+    fn new(attr: Attr, run: u64) -> FileCore {
         FileCore {
             known: attr,
             stored: Unreported::default(),
@@ -136,7 +137,7 @@ impl FileCore {
             errors: 0,
             last_error: None,
             hold: None,
-            run: 0,
+            run,
             appending: false,
             cut_elsewhere: false,
             shown_end: 0,
@@ -243,17 +244,17 @@ impl FileCore {
 
     /// Takes the answer to a question that was asked after everything that is known was: it is how
     /// the inode is, even if the store has lost changes since.
-    pub(super) fn look(&mut self, fresh: Attr) {
+    pub(super) fn look(&mut self, fresh: Attr, run: u64) {
         if fresh.truncations != self.known.truncations {
             self.doubt();
         }
-        self.known = fresh;
+        (self.known, self.run) = (fresh, run);
     }
 
     /// Takes the answer to this client's own truncation, which nothing was beside: it has set the
     /// length and the times. That setuid has to go, and that there are holes, is still to be told.
-    pub(super) fn cut(&mut self, attr: Attr) {
-        self.known = attr;
+    pub(super) fn cut(&mut self, attr: Attr, run: u64) {
+        (self.known, self.run) = (attr, run);
         let clear_suid = self.stored.clear_suid;
         let sparse = self.is_sparse() && !self.known.sparse && self.known.length > 0;
         self.forget_unreported();
@@ -488,7 +489,7 @@ mod tests {
     /// the old length back, and what was written next was never reported.
     #[test]
     fn an_answer_that_was_overtaken_changes_nothing() {
-        let mut f = FileCore::new(attr(3, 1, 0));
+        let mut f = FileCore::new(attr(3, 1, 0), 0);
         f.merge(attr(2, 0, 1000), 0);
         assert_eq!(f.length(), 0);
         f.merge(attr(4, 1, 10), 0);
@@ -502,7 +503,7 @@ mod tests {
     /// them.
     #[test]
     fn a_later_run_of_the_store_counts_anew() {
-        let mut f = FileCore::new(attr(9, 0, 100));
+        let mut f = FileCore::new(attr(9, 0, 100), 0);
         f.merge(attr(7, 0, 40), 1);
         assert_eq!(f.length(), 40);
         f.merge(attr(6, 0, 30), 1);
@@ -514,7 +515,7 @@ mod tests {
     /// that takes off after it.
     #[test]
     fn a_cut_elsewhere_puts_what_was_stored_in_doubt() {
-        let mut f = FileCore::new(attr(1, 0, 0));
+        let mut f = FileCore::new(attr(1, 0, 0), 0);
         f.wrote(7, true, false);
         f.landed(100, 0);
         assert_eq!((f.length(), f.is_doubtful()), (100, false));
@@ -534,7 +535,7 @@ mod tests {
     /// that is gone, in whichever order the answers come.
     #[test]
     fn a_report_under_way_is_doubted_too() {
-        let mut f = FileCore::new(attr(1, 0, 0));
+        let mut f = FileCore::new(attr(1, 0, 0), 0);
         f.landed(100, 0);
         let claim = f.begin_report();
         f.merge(attr(2, 1, 0), 0); // a getattr tells of the cut first
@@ -549,7 +550,7 @@ mod tests {
     /// nothing to say; and what it was to say was forgotten when it failed.
     #[test]
     fn a_report_under_way_counts_as_unreported() {
-        let mut f = FileCore::new(attr(1, 0, 0));
+        let mut f = FileCore::new(attr(1, 0, 0), 0);
         f.wrote(7, false, false);
         f.landed(10, 0);
         let first = f.begin_report();
@@ -564,7 +565,7 @@ mod tests {
     /// and lost bytes are no length (Linux, `errseq_t`).
     #[test]
     fn every_open_handle_hears_of_a_failure_once() {
-        let mut f = FileCore::new(attr(1, 0, 0));
+        let mut f = FileCore::new(attr(1, 0, 0), 0);
         let [a, b, c] = [1, 2, 3].map(HandleId);
         f.add_handle(a);
         f.add_handle(b);
@@ -584,7 +585,7 @@ mod tests {
             chunk_size: 64,
             stripes: crate::proto::meta::Stripes::List { chains: Vec::new() },
         });
-        let mut f = FileCore::new(Attr { layout, ..attr(1, 0, 10) });
+        let mut f = FileCore::new(Attr { layout, ..attr(1, 0, 10) }, 0);
         let data = Bytes::from_static(b"abc");
         f.chunks.entry(2).or_default().put(4, &data, 64, Time::from_us(1));
         assert_eq!((f.length(), f.known().length), (2 * 64 + 7, 10));

@@ -520,9 +520,9 @@ impl Link {
         chain: ChainId,
         inode: InodeId,
         from: u32,
-        request: RequestId,
     ) -> Result<(), FsError> {
         loop {
+            let request = self.request();
             let removed = self
                 .storage(cx, chain, head, async |to, chain_version, _| {
                     let inodes = vec![inode];

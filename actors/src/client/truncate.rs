@@ -120,12 +120,12 @@ impl Client {
                 Ok(changed) => {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);
-                    file.core.borrow_mut().cut(changed.attr);
+                    file.core.borrow_mut().cut(changed.attr, self.0.run.get());
                     return Ok(());
                 }
                 Err(FsError::Changed) => {
                     let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-                    file.core.borrow_mut().look(attr);
+                    file.core.borrow_mut().look(attr, self.0.run.get());
                 }
                 Err(e) => return Err(e),
             }
@@ -143,7 +143,7 @@ impl Client {
         match taken {
             Ok(changed) => {
                 self.changed(cx, &changed);
-                file.core.borrow_mut().cut(changed.attr);
+                file.core.borrow_mut().cut(changed.attr, self.0.run.get());
             }
             Err(e) => tracing::debug!("an append to {:#x} leaves a hole: {e}", inode.0),
         }
@@ -190,7 +190,7 @@ impl Client {
         }
         let from = last + u32::from(rest > 0);
         let chains = layout_chains(&link.routing(), layout);
-        let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from, link.request()));
+        let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from));
         join_all(removals).await.into_iter().collect()
     }
 }

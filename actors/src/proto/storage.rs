@@ -97,7 +97,8 @@ pub struct RemoveChunks {
     pub chain_version: ChainVersion,
     pub from: u32,
     pub limit: u32,
-    /// Its `seq` is used for each chunk.
+    /// Its `seq` is used for each chunk. One that was answered is not carried out again, so every
+    /// page of a removal has a number of its own.
     pub request: RequestId,
 }
 

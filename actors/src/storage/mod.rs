@@ -2,8 +2,8 @@
 //!
 //! One [`Storage`] actor is one target. `membership` (what the target is to its chain) and `core`
 //! (what an update is to a chunk) decide, synchronously; `write`, `resync` and `target` await
-//! between the decisions; `extents` tells
-//! what a file has here; `engine` keeps chunks on a disk.
+//! between the decisions; `extents` tells what a file has here; `removals` are the requests whose
+//! duplicates no chunk remembers; `engine` keeps chunks on a disk.
 //!
 //! The protocol (CRAQ: Terrace and Freedman, USENIX ATC 2009): the head numbers an update, stores
 //! it as pending, *then* forwards it; each target does the same; the tail stores it committed;
@@ -16,6 +16,7 @@ mod core;
 pub mod engine;
 mod extents;
 mod membership;
+mod removals;
 mod resync;
 mod target;
 mod write;

@@ -11,6 +11,7 @@ use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Tim
 use super::ahead::{Ahead, Found, Range};
 use super::core::{Core, LINE_MAX};
 use super::engine::{ChunkInfo, Engine, EngineError, Read};
+use super::removals::Removals;
 use super::resync::SyncOut;
 use crate::agent::Agent;
 use crate::planted::PlantedBug;
@@ -48,6 +49,7 @@ pub struct Storage {
     pub(super) core: Core,
     pub(super) engine: Engine,
     ahead: Ahead,
+    pub(super) removals: Removals,
     agent: Addr<Agent>,
     target: TargetId,
     /// Its own address.
@@ -194,6 +196,7 @@ impl Storage {
             core: Core::new(config.target, config.chain),
             engine: config.engine,
             ahead: Ahead::default(),
+            removals: Removals::default(),
             agent: config.agent,
             target: config.target,
             me: RawAddr::default(),

@@ -386,6 +386,9 @@ impl Handle<RemoveChunks> for Storage {
         if !me.with(|s| s.core.member.is_head()) {
             return Err(StorageError::WrongTarget);
         }
+        if let Some(removed) = me.with(|s| s.removals.answered(m.request)) {
+            return Ok(removed);
+        }
         let limit = m.limit.clamp(1, LIST_MAX) as usize;
         let (mut take, mut left) = (Vec::new(), Vec::new());
         for inode in &m.inodes {
@@ -404,6 +407,8 @@ impl Handle<RemoveChunks> for Storage {
                 r?;
             }
         }
-        Ok(Removed { count: take.len() as u32, left })
+        let removed = Removed { count: take.len() as u32, left };
+        me.with(|s| s.removals.keep(m.request, &removed, cx.now()));
+        Ok(removed)
     }
 }

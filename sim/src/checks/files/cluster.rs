@@ -13,7 +13,7 @@ use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
-use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
 use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
@@ -174,7 +174,8 @@ impl Plan {
             };
             match opened {
                 Ok(engine) => break engine,
-                Err(_) if self.bad_disks => {
+                // A full one opens when somebody has made room.
+                Err(e) if self.bad_disks || e == EngineError::NoSpace => {
                     cx.sleep(Duration::from_millis(200)).await;
                 }
                 Err(e) => panic!("target {target} does not open: {e}"),

@@ -1,0 +1,48 @@
+//! What requests to remove chunks were answered, so that a duplicate that comes late does not take
+//! away what was written since.
+//!
+//! An update of a chunk is remembered in the chunk's row. A removal that finds nothing leaves no
+//! row, and one that names a whole file cannot tell new chunks from old ones. Kept in memory only:
+//! what was sent to an earlier run of this target does not reach the present one.
+
+use core::time::Duration;
+use std::collections::{BTreeMap, VecDeque};
+
+use t3fs_runtime::Time;
+
+use crate::proto::ids::{RequestId, SessionId};
+use crate::proto::storage::Removed;
+
+/// How long an answer is kept: longer than any message is on its way.
+const KEEP: Duration = Duration::from_secs(60);
+/// Answers kept at most.
+const KEPT_MAX: usize = 1 << 16;
+
+#[derive(Default)]
+pub(super) struct Removals {
+    answers: BTreeMap<RequestId, Removed>,
+    in_order: VecDeque<(Time, RequestId)>,
+}
+
+impl Removals {
+    pub(super) fn answered(&self, request: RequestId) -> Option<Removed> {
+        self.answers.get(&request).cloned()
+    }
+
+    /// Keeps the answer to a client. Meta removes for good, so its requests may be carried out
+    /// twice.
+    pub(super) fn keep(&mut self, request: RequestId, removed: &Removed, now: Time) {
+        if request.session == SessionId(0) {
+            return;
+        }
+        while let Some((at, oldest)) = self.in_order.front().copied()
+            && (now.since(at) >= KEEP || self.in_order.len() >= KEPT_MAX)
+        {
+            self.answers.remove(&oldest);
+            self.in_order.pop_front();
+        }
+        if self.answers.insert(request, removed.clone()).is_none() {
+            self.in_order.push_back((now, request));
+        }
+    }
+}
