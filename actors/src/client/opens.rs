@@ -102,7 +102,11 @@ impl Client {
         let had = self.file(inode).and_then(|f| f.core.borrow().hold);
         let enough = had.is_some_and(|h| self.is_good(h) && (h.write || !write));
         let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
-        let mut hold = (needed && !enough).then(|| self.0.link.session());
+        // Each shard of a process has a session: one that holds the file already goes on doing so,
+        // or its hold would outlive all descriptors.
+        let own = had.map(|h| h.session).filter(|session| self.0.link.is_own(*session));
+        let session = own.unwrap_or(self.0.link.session());
+        let mut hold = (needed && !enough).then_some(session);
         let mut attr = match hold {
             None => self.0.link.meta(cx, GetAttr { inode }).await?,
             Some(session) => self.open_held(cx, inode, session, write).await?,
@@ -111,9 +115,8 @@ impl Client {
             return Ok(Some((attr, HandleId::default())));
         }
         let open = self.file(inode).is_some_and(|f| f.core.borrow().is_open());
-        if attr.nlink == 0 && !open && hold.is_none() {
+        if attr.nlink == 0 && !open && hold.is_none() && !enough {
             // Looked up before its last name went: meta knows whether it is there yet.
-            let session = self.0.link.session();
             attr = self.open_held(cx, inode, session, write).await?;
             hold = Some(session);
         }
