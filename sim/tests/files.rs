@@ -21,11 +21,11 @@ fn deliberate_bugs_of_clients_and_meta_are_found() {
 /// truncation half done. 851: after a loss of power the store's answers were taken for old ones.
 /// 906: an append that found no space left the file longer than it was. 671: a truncation under way
 /// hid another's. 227: a read ended at another's append under way, though something was stored
-/// behind it. 1932: the oracle forgot that an append may be lost before an older one gets its place.
+/// behind it. 1932: the oracle forgot that an append may be lost before an older one has its place.
 /// 3815: a lookup that was answered late said the length from before this client's own write.
 /// 5570: an fdatasync told no length, since the file was known to be longer; another had cut it.
 /// 787: after two losses an fsync knew of the later one only.
-/// 5377: the answer to an unlink, from before a truncation, was taken for newer than that of the cut.
+/// 5377: the answer to an unlink, from before a truncation, was taken for newer than the cut's.
 /// 8007: a removal of nothing came again 5 s later and removed what had been written since.
 /// 4637: the oracle asked who made a file before it was seen.
 #[test]

@@ -212,6 +212,8 @@ struct Inner {
     reading: Room,
     /// The task that flushes buffers by age runs.
     sweeping: Cell<bool>,
+    /// When meta was asked for the space of removed files, and whether there were any.
+    reclaims: Cell<Option<(Time, bool)>>,
     /// A barrier in the background is under way.
     barrier: Cell<bool>,
     space: Cell<Option<(Time, FsSpace)>>,
@@ -246,6 +248,7 @@ impl Client {
             room: room(config.write_buffer_bytes),
             reading: Room::new(config.read_bytes),
             sweeping: Cell::new(false),
+            reclaims: Cell::new(None),
             barrier: Cell::new(false),
             space: Cell::new(None),
             planted_bug: config.planted_bug,

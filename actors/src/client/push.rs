@@ -9,13 +9,16 @@ use super::file::File;
 use super::wait::until_deadline;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::{ChainId, ChunkId};
-use crate::proto::meta::SyncMeta;
+use crate::proto::meta::{CollectGarbage, SyncMeta};
 use crate::proto::storage::UpdateKind;
 
 /// Dirty bytes go to storage after this long at the latest.
 const AGE_MAX: Duration = Duration::from_millis(200);
 /// Between an update that nobody took and the same one under another number.
 const SEND_PAUSE: Duration = Duration::from_millis(10);
+/// How long a write that finds no room waits for removed files to go; how often meta is asked.
+const RECLAIM_MAX: Duration = Duration::from_secs(2);
+const RECLAIM_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// Sweeps from one barrier in the background to the next.
 const BARRIER_EVERY: u32 = 10;
@@ -201,16 +204,36 @@ impl Client {
         let link = &self.0.link;
         let kind = UpdateKind::Write { offset: start };
         let cx = &cx.within(link.patience());
+        let mut full_since = None;
         loop {
             let request = link.request();
             let sent = link.update(cx, chain, chunk, kind, data.clone(), request).await;
             match sent {
                 Err(_) if link.session() != request.session => {}
                 Err(FsError::Unavailable(_)) if cx.now() + SEND_PAUSE < cx.deadline() => {}
+                // Files that were removed a moment ago may leave room.
+                Err(FsError::NoSpace)
+                    if cx.now().since(*full_since.get_or_insert(cx.now())) < RECLAIM_MAX
+                        && self.reclaims(cx).await => {}
                 sent => return sent.map(drop),
             }
             cx.sleep(SEND_PAUSE).await;
         }
+    }
+
+    /// Tells meta that space is short; whether there are removed files whose content may go. Not
+    /// for every write that finds no room.
+    async fn reclaims(&self, cx: &Cx) -> bool {
+        let now = cx.now();
+        if let Some((asked, answer)) = self.0.reclaims.get()
+            && now.since(asked) < RECLAIM_PAUSE
+        {
+            return answer;
+        }
+        self.0.reclaims.set(Some((now, true)));
+        let some = self.0.link.meta(&cx.within(RECLAIM_MAX), CollectGarbage).await == Ok(true);
+        self.0.reclaims.set(Some((now, some)));
+        some
     }
 
     /// Bytes of a chunk are dirty no more.

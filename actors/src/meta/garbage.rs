@@ -51,6 +51,9 @@ const FRESH_MAX: usize = 1 << 16;
 /// How long a file stays without a name: one that was looked up before can be opened until then.
 /// Those that come meanwhile are company: one request to a chain removes many.
 pub const GRACE: Duration = Duration::from_secs(1);
+const GATHER: Duration = Duration::from_millis(5);
+/// How long there is no time of grace after somebody has run out of space.
+const HURRY: Duration = Duration::from_secs(10);
 
 /// Why the collector is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,6 +73,10 @@ pub struct Collector {
     /// What was left since all entries were last looked through.
     rest: Rest,
     asleep: Option<Slot<()>>,
+    /// Like `asleep`, but only for a file's time of grace.
+    waiting: Option<Slot<()>>,
+    /// Until then space is short.
+    hurry: Option<Time>,
     /// Number of the last request to storage.
     seq: u64,
     /// Routing by which answers kept for dead sessions were last removed.
@@ -87,6 +94,8 @@ impl Collector {
             look: false,
             rest: Rest::None,
             asleep: None,
+            waiting: None,
+            hurry: None,
             seq: 0,
             swept: RoutingVersion(0),
             dead: BTreeMap::new(),
@@ -94,11 +103,28 @@ impl Collector {
         }
     }
 
+    fn hurries(&self, now: Time) -> bool {
+        self.hurry.is_some_and(|until| now < until)
+    }
+
+    fn grace(&self, now: Time) -> Duration {
+        if self.hurries(now) { GATHER } else { GRACE }
+    }
+
+    /// Ends all times of grace.
+    fn hurry(&mut self, now: Time) {
+        self.hurry = Some(now + HURRY);
+        self.fresh.iter_mut().for_each(|(due, _)| *due = now.min(*due));
+        if let Some(waiting) = self.waiting.take() {
+            waiting.fill(());
+        }
+    }
+
     /// Has a file removed after its time of grace. `false`: there are too many to keep in mind.
     fn remind(&mut self, inode: InodeId, now: Time) -> bool {
         let room = self.fresh.len() < FRESH_MAX;
         if room {
-            self.fresh.push_back((now + GRACE, inode));
+            self.fresh.push_back((now + self.grace(now), inode));
         }
         room
     }
@@ -145,7 +171,9 @@ impl Collector {
             return Next::Remove(self.fresh.drain(..due).map(|(_, inode)| inode).collect());
         }
         if let Some((due, _)) = self.fresh.front() {
-            return Next::Wait(due.since(now));
+            let waiting = Slot::new();
+            self.waiting = Some(waiting.clone());
+            return Next::Wait(due.since(now), waiting);
         }
         if self.rest != Rest::None {
             let asleep = Slot::new();
@@ -172,7 +200,7 @@ enum Next {
     Look,
     Remove(Vec<InodeId>),
     Sleep,
-    Wait(Duration),
+    Wait(Duration, Slot<()>),
     Doze(Slot<()>),
     End,
 }
@@ -194,6 +222,12 @@ pub(super) fn kick(me: &Me<Meta>, cx: &Cx, news: News) {
     }
 }
 
+/// Has garbage collected at once, and for a while without time of grace.
+pub(super) fn hurry(me: &Me<Meta>, cx: &Cx) {
+    me.with(|m| m.collector.hurry(cx.now()));
+    kick(me, cx, News::Any);
+}
+
 async fn collector(me: Me<Meta>, cx: Cx) {
     let [shortest, longest] = FAILED_PAUSE;
     let mut pause = shortest;
@@ -207,8 +241,9 @@ async fn collector(me: Me<Meta>, cx: Cx) {
                 me.with(|m| m.collector.look = true);
                 continue;
             }
-            Next::Wait(pause) => {
-                cx.sleep(pause).await;
+            Next::Wait(pause, hurried) => {
+                // Either way it is looked what is due now.
+                let _ = before(cx.sleep(pause), hurried).await;
                 continue;
             }
             Next::Doze(woken) => {
@@ -240,12 +275,12 @@ async fn look(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
         let mut txn = Txn::new(&page_cx, kv);
         let page = txn.fetch_range(&KeyRange::new(begin, end.clone()), PAGE, false).await?;
         drop(txn);
-        let now_ns = now_ns(cx);
+        let (now_ns, hurries) = (now_ns(cx), me.with(|m| m.collector.hurries(cx.now())));
         let mut due = Vec::new();
         for (key, value) in &page.rows {
             let Some((inode, _)) = split_key(key) else { continue };
             let garbage = GarbageV2::open(InodeId(inode), value)?;
-            if garbage.condemned || !is_young(garbage.since_ns, now_ns) {
+            if garbage.condemned || hurries || !is_young(garbage.since_ns, now_ns) {
                 due.push(InodeId(inode));
             } else if !me.with(|m| m.collector.remind(InodeId(inode), cx.now())) {
                 rest = Rest::Failed;
@@ -260,7 +295,7 @@ async fn look(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
     }
 }
 
-/// Whether an entry's time of grace goes on. Clocks of servers differ: one from the future has none.
+/// Whether an entry's time of grace goes on. Clocks differ: an entry from the future has none.
 fn is_young(since_ns: i64, now_ns: i64) -> bool {
     let age_ns = now_ns.saturating_sub(since_ns);
     (0..GRACE.as_nanos() as i64).contains(&age_ns)

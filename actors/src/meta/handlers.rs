@@ -273,8 +273,11 @@ impl Handle<SyncMeta> for Meta {
 }
 
 impl Handle<CollectGarbage> for Meta {
-    async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) {
-        garbage::kick(me, cx, News::Any);
+    async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) -> Result<bool, MetaError> {
+        garbage::hurry(me, cx);
         me.with(|m| m.orphans.hurry());
+        let all = all(b'G');
+        let page = look(me, cx, async |txn| Ok(txn.fetch_range(&all, 1, false).await?)).await?;
+        Ok(!page.rows.is_empty())
     }
 }

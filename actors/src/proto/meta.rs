@@ -403,7 +403,8 @@ pub struct SyncMeta {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct CountInodes;
 
-/// Told, not asked: look for inodes without a name and remove their content.
+/// Space is short: remove the content of inodes without a name, with no time of grace. Whether
+/// there are any, held ones included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct CollectGarbage;
 
@@ -502,7 +503,7 @@ protocol! { Meta as MetaMsg = 0x0200 {
     14 v 2 ReadDir -> Result<DirPage, MetaError>, Control, 10_000 ms;
     15 v 2 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
-    17 v 1 CollectGarbage -> (), Control, 1_000 ms;
+    17 v 2 CollectGarbage -> Result<bool, MetaError>, Control, 1_000 ms;
     18 v 1 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
     19 v 1 OpenFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     20 v 1 DropHolds -> Result<(), MetaError>, Control, 10_000 ms;

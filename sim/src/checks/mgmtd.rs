@@ -409,8 +409,8 @@ fn become_whole(
 /// All are well but the store, which is away for a while: for all, or for the primary alone.
 ///
 /// As long as [`PAUSE_MAX`] for all costs no target its lease. However long it was, the primary is
-/// the same afterwards. If the primary alone lacks the store, another leads soon. Sometimes a server
-/// dies shortly before: its end is decided on while nothing can be stored.
+/// the same afterwards. If the primary alone lacks the store, another leads soon. Sometimes a
+/// server dies shortly before: its end is decided on while nothing can be stored.
 fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), String> {
     // Mgmtds that have just started are named in the record soon, and a change whose write was lost
     // in the storm is written when the store's answer has been waited for.

@@ -58,6 +58,24 @@ fn content_waits_until_the_removal_of_the_name_is_durable() {
     });
 }
 
+/// Goal: who has run out of space does not wait for times of grace. Method: two files, one removed
+/// before and one after that was said.
+#[test]
+fn there_is_no_grace_when_space_is_short() {
+    in_world(async |w| {
+        for name in ["f", "g"] {
+            w.file(ROOT, name).await.unwrap();
+        }
+        assert_eq!(w.ask(CollectGarbage).await, Ok(false));
+        let began = w.cx.now();
+        w.unlink(ROOT, "f").await.unwrap();
+        assert_eq!(w.ask(CollectGarbage).await, Ok(true));
+        w.unlink(ROOT, "g").await.unwrap();
+        settle(&w).await;
+        assert!(w.cx.now().since(began) < GRACE);
+    });
+}
+
 #[test]
 fn a_held_file_stays_until_it_is_released() {
     in_world(async |w| {

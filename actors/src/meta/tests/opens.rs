@@ -203,7 +203,7 @@ fn nothing_is_removed_while_sessions_disagree() {
         wait(&w).await;
         assert_eq!(w.check().await.garbage, 1);
         w.ask(KeepOpens { session: ONE }).await.unwrap();
-        w.ask(CollectGarbage).await;
+        w.ask(CollectGarbage).await.unwrap();
         settle(&w).await;
     });
 }

@@ -27,7 +27,7 @@ fn content_without_an_inode_is_removed() {
         w.store(&[file]);
         w.store(&foreign);
         w.store(&(0x1100..0x1100 + 2000).collect::<Vec<_>>());
-        w.ask(CollectGarbage).await;
+        w.ask(CollectGarbage).await.unwrap();
         for _ in 0..200 {
             w.cx.sleep(Duration::from_millis(20)).await;
             if w.listed().len() == 4 {
@@ -50,7 +50,7 @@ fn a_suspect_is_looked_at_twice() {
     in_world(async |w| {
         w.file(ROOT, "f").await.unwrap();
         w.store(&[0x1100]);
-        w.ask(CollectGarbage).await;
+        w.ask(CollectGarbage).await.unwrap();
         w.cx.sleep(Duration::from_millis(10)).await;
         w.beside.stored.borrow_mut().clear();
         w.cx.sleep(Duration::from_millis(100)).await;

@@ -1,5 +1,5 @@
-//! Single stories, each with one fault at the moment that matters, which chance alone would tell too
-//! seldom. The judge hears everything, and the end is the same as that of other runs.
+//! Single stories, each with one fault at the moment that matters, which chance alone would seldom
+//! tell. The judge hears everything, and the end is the same as that of other runs.
 
 use core::time::Duration;
 use std::cell::Cell;

@@ -155,8 +155,8 @@ pub(super) fn end(sim: &Sim, cluster: &Cluster, stage: &Stage) {
     for server in &cluster.servers {
         sim.with_disk(*server, DiskId(0), |d| d.set_capacity(DISK_BYTES));
         if stage.options.bad_disks() || stage.options.full_disks() {
-            // A target whose disk has failed, or was full when its journal had to grow, is out until
-            // its process starts again.
+            // A target whose disk has failed, or was full when its journal had to grow, is out
+            // until its process starts again.
             sim.crash(*server, Crash::Process);
             sim.restart(*server);
         }

@@ -63,7 +63,7 @@ pub(super) fn names_of(act: &Act) -> Vec<Name> {
 }
 
 /// Whether an operation on names may have acted although it was not told Ok: its answer was lost,
-/// or the store lost what it had done and it was tried again on what others did then: by its sender,
+/// or the store lost what it had done and it was tried again on what others did then, by its sender
 /// or by a duplicate that came late.
 fn is_unknown(files: &Files, op: &Op) -> bool {
     match &op.told {
