@@ -199,14 +199,13 @@ pub async fn write(here: &Here, w: Write) -> Result<u64, FsError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn truncation_by_others_than_root_takes_setuid_bits() {
-        let attr = |mode| Attr {
+    fn file(mode: u32, uid: u32, gid: u32) -> Attr {
+        Attr {
             inode: InodeId(5),
             kind: FileType::File,
             mode,
-            uid: 0,
-            gid: 0,
+            uid,
+            gid,
             nlink: 1,
             atime_ns: 0,
             mtime_ns: 0,
@@ -218,7 +217,12 @@ mod tests {
             sparse: false,
             birth_ns: 0,
             layout: None,
-        };
+        }
+    }
+
+    #[test]
+    fn truncation_by_others_than_root_takes_setuid_bits() {
+        let attr = |mode| file(mode, 0, 0);
         assert_eq!(emptying(&attr(0o6755), 0).mode, None);
         assert_eq!(emptying(&attr(0o6755), 1000).mode, Some(0o755));
         // Without group execute the bit means mandatory locking and stays.
@@ -230,24 +234,7 @@ mod tests {
     /// Goal: a file that appears under an O_CREAT is opened only if its mode lets the caller.
     #[test]
     fn a_file_that_appeared_is_opened_only_by_whom_its_mode_lets() {
-        let attr = Attr {
-            inode: InodeId(5),
-            kind: FileType::File,
-            mode: 0o640,
-            uid: 7,
-            gid: 8,
-            nlink: 1,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            length: 9,
-            truncations: 0,
-            times_set: 0,
-            changes: 0,
-            sparse: false,
-            birth_ns: 0,
-            layout: None,
-        };
+        let attr = file(0o640, 7, 8);
         let may = |uid, gid, flags| may_open(&attr, Owner { uid, gid, mode: 0 }, flags);
         assert!(may(0, 0, libc::O_RDWR) && may(7, 1, libc::O_RDWR) && may(1, 8, libc::O_RDONLY));
         assert!(!may(1, 8, libc::O_WRONLY) && !may(1, 1, libc::O_RDONLY));

@@ -84,7 +84,7 @@ impl View {
     /// something has taken its last name after that.
     pub(super) fn hold_lost(&self, files: &Files, file: File, sight: &Sight) -> bool {
         let mine = self.handles.values().filter(|h| (h.life, h.file) == (sight.life, file));
-        let open = mine.filter(|h| h.closed > sight.begun);
+        let open = mine.filter(|h| h.closed >= sight.begun);
         let lost = |h: &super::settle::Handle| {
             let soft = h.begun.at_us..=files.soft_until(h.opened.at_us);
             let hit = |l: &&Stamp| **l < sight.ended && soft.contains(&l.at_us);
@@ -236,6 +236,7 @@ impl View {
         // A cut that is under way takes one chunk after the other.
         let under_way = |t: &Change| t.is_cut() && t.ended.is_none_or(|e| e > sight.begun);
         let cutting = begun().any(under_way);
+        let cut_to = begun().filter(|t| under_way(t)).filter_map(Change::reach).min();
         let appended: u64 = begun().filter(|c| c.from.is_none()).map(|c| c.len).sum();
         let most = begun().filter_map(Change::reach).max().unwrap_or(0);
         let of_change = |c: &'_ Change| {
@@ -243,13 +244,21 @@ impl View {
             let mixes = |t: &Change| t.is_cut() && !t.before(c) && !c.before(t);
             let whole = c.is_cut() || (c.seen(files, sight) && !cutting && !begun().any(mixes));
             match (c.from, c.reach()) {
-                (Some(_), Some(reach)) if whole => (reach, reach),
+                (Some(_), Some(reach)) if whole => (cut_to.unwrap_or(reach).min(reach), reach),
                 // Only part of it may have been stored.
                 (Some(from), Some(reach)) => (from, reach),
                 _ => (0, most + appended),
             }
         };
-        begun().map(|c| (Some(c), of_change(c))).chain([(None, (0, 0))]).collect()
+        // What the store has lost of an append a late duplicate of its request may do again: it
+        // moves the end.
+        let forgotten = |c: &&Change| {
+            let soft = c.begun.at_us..=c.ended.map_or(u64::MAX, |e| files.soft_until(e.at_us));
+            c.append && files.losses.iter().any(|l| *l < sight.ended && soft.contains(&l.at_us))
+        };
+        let again: u64 = begun().filter(forgotten).map(|c| c.len).sum();
+        let all = begun().map(|c| (Some(c), of_change(c))).chain([(None, (0, 0))]);
+        all.map(|(c, (first, last))| (c, (first, last + again))).collect()
     }
 
     /// Whether an append may have gone to `at`: the end of the file, and nobody else's.

@@ -1,74 +1,20 @@
 //! What a target tells of a file: which chunks hold bytes, and which files there are. The target is
-//! real, alone in its chain; its agent is a toy.
+//! alone in its chain.
 
 use core::time::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use t3fs_actors::agent::Agent;
-use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::{
-    ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, RoutingVersion, TargetId,
-};
-use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RoutingVersion};
 use t3fs_actors::proto::storage::{Extents, FileExtents, LeaseHeld, ListInodes, StorageError};
-use t3fs_actors::storage::engine::{Engine, EngineConfig, Op, TargetIdentity, Update};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
-use t3fs_runtime::{Actor, Addr, Cx, DiskId, Handle, Me, NodeId, RawAddr, protocol};
+use t3fs_actors::storage::Storage;
+use t3fs_actors::storage::engine::{Engine, Op, Update};
+use t3fs_runtime::Addr;
 use t3fs_sim::{Boot, NodeSpec, World};
 
-/// The agent; what is asked is asked from here.
-const TOYS: NodeId = NodeId(1);
-/// The target.
-const STORE: NodeId = NodeId(2);
-const CHAIN: ChainId = ChainId(1);
+use super::{STORE, TOYS, ToyAgent, addr, routing, start_target};
+
 const VERSION: ChainVersion = ChainVersion(1);
-
-fn addr(node: NodeId) -> RawAddr {
-    RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH }
-}
-
-struct ToyAgent;
-
-protocol! { ToyAgent as ToyAgentMsg = 0x0600 {
-    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
-} }
-
-impl Actor for ToyAgent {
-    type Msg = ToyAgentMsg;
-}
-
-impl Handle<GetRouting> for ToyAgent {
-    async fn handle(_: &Me<Self>, _: GetRouting, _: &Cx) -> Option<Routing> {
-        let only = ChainTarget {
-            target: TargetId(1),
-            node: STORE,
-            addr: Some(addr(STORE)),
-            state: TargetState::Serving,
-        };
-        let chains = vec![Chain { id: CHAIN, version: VERSION, targets: vec![only] }];
-        Some(Routing { version: RoutingVersion(1), chains, ..Routing::default() })
-    }
-}
-
-async fn start(cx: Cx) -> Engine {
-    let (disk, target) = (DiskId(0), TargetId(1));
-    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
-    let config = EngineConfig { reserve_bytes: 0, ..EngineConfig::default() };
-    let engine = Engine::create(&cx, disk, "target", &identity, config).await.unwrap();
-    let config = StorageConfig {
-        engine: engine.clone(),
-        target,
-        chain: CHAIN,
-        agent: Addr::<Agent>::from_raw(addr(TOYS)),
-        disk,
-        resync_page: RESYNC_PAGE,
-        planted_bug: None,
-        watch: None,
-    };
-    Storage::start(&cx, config);
-    engine
-}
 
 /// A target that serves, without a lease.
 fn store() -> (World, Engine) {
@@ -76,11 +22,11 @@ fn store() -> (World, Engine) {
     let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
     let e = Rc::clone(&engine);
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
-        b.cx.start(ToyAgent);
+        b.cx.start(ToyAgent(routing(1, None)));
     }));
     world.add_node(NodeSpec::new().disk(256 << 20).boot(move |b: &Boot| {
         let (cx, e) = (b.cx.clone(), Rc::clone(&e));
-        b.cx.spawn(async move { *e.borrow_mut() = Some(start(cx).await) });
+        b.cx.spawn(async move { *e.borrow_mut() = Some(start_target(cx).await) });
     }));
     let started = || engine.borrow().is_some();
     world.run_until(started, Duration::from_secs(5)).unwrap();
@@ -88,7 +34,7 @@ fn store() -> (World, Engine) {
     let serves = world.block_on(TOYS, |cx| async move {
         let m = ListInodes { from: InodeId(0), limit: 1 };
         for _ in 0..100 {
-            if cx.ask(Addr::<Storage>::from_raw(addr(STORE)), m).await.unwrap().is_ok() {
+            if cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await.unwrap().is_ok() {
                 return true;
             }
             cx.sleep(Duration::from_millis(10)).await;
@@ -105,7 +51,7 @@ fn leased() -> (World, Engine) {
     let granted = world.block_on(TOYS, |cx| async move {
         let until_us = cx.now().us() + 3_600_000_000;
         let m = LeaseHeld { until_us, routing: RoutingVersion(1) };
-        cx.ask(Addr::<Storage>::from_raw(addr(STORE)), m).await
+        cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await
     });
     granted.unwrap().unwrap();
     (world, engine)
@@ -127,7 +73,7 @@ fn write(world: &World, engine: &Engine, chunk: (u64, u32), bytes: usize) {
 
 fn ask(world: &World, m: FileExtents) -> Result<Extents, StorageError> {
     let answer = world.block_on(STORE, |cx| async move {
-        cx.ask(Addr::<Storage>::from_raw(addr(STORE)), m).await
+        cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await
     });
     answer.unwrap().unwrap()
 }
@@ -139,7 +85,7 @@ fn extents(world: &World, inode: u64, from: u32, limit: u32) -> Extents {
 fn inodes(world: &World, from: u64, limit: u32) -> Vec<u64> {
     let m = ListInodes { from: InodeId(from), limit };
     let answer = world.block_on(STORE, |cx| async move {
-        cx.ask(Addr::<Storage>::from_raw(addr(STORE)), m).await
+        cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await
     });
     answer.unwrap().unwrap().unwrap().iter().map(|i| i.0).collect()
 }

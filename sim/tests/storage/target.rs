@@ -1,46 +1,25 @@
-//! Single stories of a storage target, between toys that say what the story needs. Random ones,
-//! with real neighbours, are in the checks `chain` and `members`.
+//! How a target brings a successor up to date, and where its routing comes from.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, RoutingVersion, TargetId};
-use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::ids::{ChainVersion, ChunkId};
+use t3fs_actors::proto::mgmtd::{Routing, TargetState};
 use t3fs_actors::proto::storage::{
     ChunkSummary, ListChunks, NewRouting, StorageError, SyncChunk, SyncStart, Updated,
 };
-use t3fs_actors::storage::engine::{Engine, EngineConfig, Op, TargetIdentity, Update};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
-use t3fs_runtime::{Actor, Addr, Cx, DiskId, Handle, Me, NodeId, RawAddr, protocol};
+use t3fs_actors::storage::Storage;
+use t3fs_actors::storage::engine::{Engine, Op, Update};
+use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, protocol};
 use t3fs_sim::{Boot, NodeSpec, World};
 
-/// The toys: an agent and a successor.
-const TOYS: NodeId = NodeId(1);
-/// The target.
-const STORE: NodeId = NodeId(2);
-const CHAIN: ChainId = ChainId(1);
+use super::{STORE, TOYS, addr, start_target};
 
-fn addr(node: NodeId, slot: u16) -> RawAddr {
-    RawAddr { node, shard: 0, slot, epoch: RawAddr::ANY_EPOCH }
-}
-
-/// The target serves, the toy behind it is to be brought up to date.
+/// The toy behind the target is to be brought up to date.
 fn routing(version: u32) -> Routing {
-    let target = |id, addr: RawAddr, state| ChainTarget {
-        target: TargetId(id),
-        node: addr.node,
-        addr: Some(addr),
-        state,
-    };
-    let targets = vec![
-        target(1, addr(STORE, 0), TargetState::Serving),
-        target(2, addr(TOYS, 1), TargetState::Syncing),
-    ];
-    let chains = vec![Chain { id: CHAIN, version: ChainVersion(version), targets }];
-    Routing { version: RoutingVersion(version.into()), chains, ..Routing::default() }
+    super::routing(version, Some(TargetState::Syncing))
 }
 
 /// Has routing of its own, and never any from mgmtd: who asks for that waits.
@@ -104,25 +83,6 @@ impl Handle<SyncChunk> for ToyTarget {
     async fn handle(_: &Me<Self>, m: SyncChunk, _: &Cx) -> Result<Updated, StorageError> {
         Err(StorageError::StaleChain { mine: ChainVersion(m.chain_version.0 + 1) })
     }
-}
-
-async fn start_target(cx: Cx) -> Engine {
-    let (disk, target) = (DiskId(0), TargetId(1));
-    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
-    let config = EngineConfig { reserve_bytes: 0, ..EngineConfig::default() };
-    let engine = Engine::create(&cx, disk, "target", &identity, config).await.unwrap();
-    let config = StorageConfig {
-        engine: engine.clone(),
-        target,
-        chain: CHAIN,
-        agent: Addr::<Agent>::from_raw(addr(TOYS, 0)),
-        disk,
-        resync_page: RESYNC_PAGE,
-        planted_bug: None,
-        watch: None,
-    };
-    Storage::start(&cx, config);
-    engine
 }
 
 /// Regression (review): a fetch of routing counted as under way until it had its answer. A resync

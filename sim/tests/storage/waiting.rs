@@ -1,56 +1,19 @@
 //! Who waits for a chunk's lock on a target waits until the deadline of the request, and what is
-//! late does not begin. The target is real; its agent and its successor are toys.
+//! late does not begin.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use t3fs_actors::agent::Agent;
-use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::{
-    ChainId, ChainVersion, ChunkId, RequestId, RoutingVersion, SessionId, TargetId,
-};
-use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::ids::{ChainVersion, ChunkId, RequestId, RoutingVersion, SessionId};
+use t3fs_actors::proto::mgmtd::TargetState;
 use t3fs_actors::proto::storage::{LeaseHeld, StorageError, UpdateChunk, UpdateKind, Updated};
-use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
-use t3fs_runtime::{
-    Actor, Addr, AskError, Bulk, Cx, DiskId, Handle, Me, NodeId, RawAddr, join_all, protocol,
-};
+use t3fs_actors::storage::Storage;
+use t3fs_actors::storage::engine::Engine;
+use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, Handle, Me, join_all, protocol};
 use t3fs_sim::{Boot, NodeSpec, World};
 
-/// The toys, and who asks.
-const TOYS: NodeId = NodeId(1);
-const STORE: NodeId = NodeId(2);
-const CHAIN: ChainId = ChainId(1);
-
-fn addr(node: NodeId, slot: u16) -> RawAddr {
-    RawAddr { node, shard: 0, slot, epoch: RawAddr::ANY_EPOCH }
-}
-
-struct ToyAgent;
-
-protocol! { ToyAgent as ToyAgentMsg = 0x0600 {
-    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
-} }
-
-impl Actor for ToyAgent {
-    type Msg = ToyAgentMsg;
-}
-
-impl Handle<GetRouting> for ToyAgent {
-    async fn handle(_: &Me<Self>, _: GetRouting, _: &Cx) -> Option<Routing> {
-        let target = |id, addr: RawAddr| ChainTarget {
-            target: TargetId(id),
-            node: addr.node,
-            addr: Some(addr),
-            state: TargetState::Serving,
-        };
-        let targets = vec![target(1, addr(STORE, 0)), target(2, addr(TOYS, 1))];
-        let chains = vec![Chain { id: CHAIN, version: ChainVersion(1), targets }];
-        Some(Routing { version: RoutingVersion(1), chains, ..Routing::default() })
-    }
-}
+use super::{STORE, TOYS, ToyAgent, addr, routing, start_target};
 
 /// Has no space, until it has.
 struct ToyTarget {
@@ -74,25 +37,6 @@ impl Handle<UpdateChunk> for ToyTarget {
         }
         Ok(Updated { version: m.version.expect("a predecessor names it"), len: 0, checksum: 0 })
     }
-}
-
-async fn start_target(cx: Cx) -> Engine {
-    let (disk, target) = (DiskId(0), TargetId(1));
-    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
-    let config = EngineConfig { reserve_bytes: 0, ..EngineConfig::default() };
-    let engine = Engine::create(&cx, disk, "target", &identity, config).await.unwrap();
-    let config = StorageConfig {
-        engine: engine.clone(),
-        target,
-        chain: CHAIN,
-        agent: Addr::<Agent>::from_raw(addr(TOYS, 0)),
-        disk,
-        resync_page: RESYNC_PAGE,
-        planted_bug: None,
-        watch: None,
-    };
-    Storage::start(&cx, config);
-    engine
 }
 
 async fn write(cx: &Cx, seq: u64) -> Result<Result<Updated, StorageError>, AskError> {
@@ -120,7 +64,7 @@ fn late_requests_leave_the_line_and_do_not_run() {
     let (full, asked) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
     let (f, a) = (Rc::clone(&full), Rc::clone(&asked));
     world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        b.cx.start(ToyAgent);
+        b.cx.start(ToyAgent(routing(1, Some(TargetState::Serving))));
         b.cx.start(ToyTarget { full: Rc::clone(&f), asked: Rc::clone(&a) });
     }));
     let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
