@@ -18,7 +18,8 @@ const AHEAD_MIN: u64 = 32 << 10;
 const FRESH_MAX: Duration = Duration::from_secs(1);
 /// How long a read waits for an append of another client, where something is stored behind it.
 const LANDING_MAX: Duration = Duration::from_secs(1);
-const LANDING_PAUSE: Duration = Duration::from_millis(5);
+/// The first pause before it is looked again; each is twice the one before.
+const LANDING_PAUSE: Duration = Duration::from_millis(2);
 /// Times that a file may be cut under an append before its caller is told to come back.
 const ATTEMPTS: u32 = 50;
 
@@ -158,7 +159,13 @@ impl Client {
         if file.core.borrow().unreported() {
             self.report(cx, file, false).await?; // others are to know of holes before the end moves
         }
-        let offset = self.take_end(cx, file, data.len() as u64, !privileged).await?;
+        let taken = self.take_end(cx, file, data.len() as u64, !privileged).await;
+        if matches!(taken, Err(FsError::Unavailable(_))) {
+            // Meta may have moved the end, and may yet.
+            file.core.borrow_mut().leave_hole();
+            self.sweep(cx);
+        }
+        let offset = taken?;
         let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
         if end > u64::from(size) * u64::from(u32::MAX) {
             return Err(FsError::FileTooLarge);
@@ -304,7 +311,7 @@ impl Client {
         }
         self.foresee(cx, &file, offset, len, size, length);
         let parts: Vec<_> = pieces(offset, len, size).collect();
-        let until = cx.now() + LANDING_MAX;
+        let (until, mut pause) = (cx.now() + LANDING_MAX, LANDING_PAUSE);
         loop {
             let (mut bytes, whole) = self.read_parts(cx, &file, &parts).await?;
             let missing = whole < bytes.len();
@@ -312,8 +319,14 @@ impl Client {
                 return Ok(bytes);
             }
             // Of a file without holes, what is missing is an append of another client that is under
-            // way. With nothing behind it the file ends there for now.
-            let behind = self.stored_end(cx, &file).await?.saturating_sub(offset);
+            // way. With nothing behind it the file ends there for now; so it does if that cannot be
+            // known, unless it would seem to be the end of the file.
+            let patience = if whole > 0 { &cx.within(LANDING_MAX) } else { cx };
+            let stored = match self.stored_end(patience, &file).await {
+                Err(FsError::Unavailable(_)) if whole > 0 => 0,
+                stored => stored?,
+            };
+            let behind = stored.max(file.core.borrow().own_end()).saturating_sub(offset);
             if behind <= whole as u64 {
                 bytes.truncate(whole);
                 return Ok(bytes);
@@ -322,7 +335,14 @@ impl Client {
                 bytes.truncate(bytes.len().min(behind as usize));
                 return Ok(bytes);
             }
-            cx.sleep(LANDING_PAUSE).await;
+            if pause == LANDING_PAUSE {
+                // Others may have made holes.
+                let inode = file.core.borrow().inode();
+                let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+                self.merge(&file, attr);
+            }
+            cx.sleep(pause).await;
+            pause *= 2;
         }
     }
 

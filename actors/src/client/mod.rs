@@ -41,7 +41,7 @@ pub use link::Link;
 use room::Room;
 pub use sharing::CACHE_TIME;
 use sharing::Sharing;
-use stamps::Stamps;
+pub use stamps::ToldChanges;
 
 pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetTime};
 
@@ -82,6 +82,8 @@ pub struct ClientConfig {
     pub read_bytes: usize,
     /// How long an operation waits for a cluster that does not answer; `None`: for ever.
     pub io_timeout: Option<Duration>,
+    /// One for all clients of a process that serve one mount.
+    pub told: ToldChanges,
     /// `None` outside of tests.
     pub planted_bug: Option<PlantedBug>,
 }
@@ -95,6 +97,7 @@ impl ClientConfig {
             write_buffer_bytes: 1 << 20,
             read_bytes: 16 << 20,
             io_timeout: Some(IO_TIMEOUT),
+            told: ToldChanges::default(),
             planted_bug: None,
         }
     }
@@ -203,7 +206,7 @@ struct Inner {
     reads: RefCell<BTreeMap<InodeId, i64>>,
     next_handle: Cell<u64>,
     sharing: Sharing,
-    stamps: RefCell<Stamps>,
+    stamps: ToldChanges,
     /// The latest run of the store that this client has heard of.
     run: Cell<u64>,
     /// Bytes in write buffers and in flight to storage.
@@ -243,7 +246,7 @@ impl Client {
             reads: RefCell::default(),
             next_handle: Cell::new(1),
             sharing: Sharing::default(),
-            stamps: RefCell::default(),
+            stamps: config.told,
             run: Cell::new(0),
             room: room(config.write_buffer_bytes),
             reading: Room::new(config.read_bytes),

@@ -114,6 +114,9 @@ impl Client {
         if attr.kind != FileType::File {
             return Ok(Some((attr, HandleId::default())));
         }
+        if enough && !had.is_some_and(|h| self.is_good(h)) {
+            return Ok(None); // not any more
+        }
         let open = self.file(inode).is_some_and(|f| f.core.borrow().is_open());
         if attr.nlink == 0 && !open && hold.is_none() && !enough {
             // Looked up before its last name went: meta knows whether it is there yet.

@@ -22,7 +22,7 @@ impl Client {
     /// The same by inode, or for a directory whose entries have changed.
     pub(super) fn note(&self, cx: &Cx, inode: InodeId, stamp: Stamp) {
         self.heard(stamp);
-        self.0.stamps.borrow_mut().note(inode, stamp);
+        self.0.stamps.lock().note(inode, stamp);
         self.sweep(cx);
     }
 
@@ -192,31 +192,30 @@ impl Client {
         }
         // Its name and earlier changes. What a run of the store has taken durably covers all that
         // it took before; with nothing to ask for, all that others were told of is made durable.
-        let mut stamps: Vec<Stamp> = self.0.stamps.borrow().of(inode).collect();
+        let mut stamps: Vec<Stamp> = self.0.stamps.lock().of(inode).collect();
         stamps.retain(|s| reported.is_none_or(|r| r.run() != s.run()));
         if stamps.is_empty() && reported.is_none() {
             stamps.push(Stamp::default());
         }
-        let mut lost = false;
+        let mut synced = Ok(());
         for stamp in stamps {
-            match self.0.link.meta(cx, SyncMeta { stamp }).await {
-                Ok(()) => self.0.stamps.borrow_mut().durable(stamp),
+            let told = self.0.link.meta(cx, SyncMeta { stamp }).await;
+            match told {
+                Ok(()) => self.0.stamps.lock().durable(stamp),
                 Err(FsError::Lost) => {
-                    self.0.stamps.borrow_mut().told(inode, stamp);
-                    lost = true;
+                    // As with a write that failed, everybody hears of it once who had it open.
+                    let first = self.0.stamps.lock().told(inode, stamp);
+                    if let Some(file) = self.file(inode).filter(|_| first) {
+                        file.core.borrow_mut().fail(FsError::Lost);
+                    }
+                    synced = Err(FsError::Lost);
                 }
-                Err(e) => return Err(e),
+                Err(e) => synced = synced.and(Err(e)),
             }
         }
-        if !lost {
-            return Ok(());
+        if let (Some(file), Some(handle)) = (self.file(inode), handle) {
+            file.core.borrow_mut().hear(handle)?;
         }
-        // As with a write that failed, everybody hears of it once who had the file open.
-        if let Some(file) = self.file(inode) {
-            let mut core = file.core.borrow_mut();
-            core.fail(FsError::Lost);
-            handle.map_or(Ok(()), |handle| core.hear(handle))?;
-        }
-        Err(FsError::Lost)
+        synced
     }
 }

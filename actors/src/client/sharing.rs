@@ -13,6 +13,7 @@
 //! its session keeps meta from removing any content (`meta/garbage.rs`) until it is over.
 
 use core::time::Duration;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Slot, Time, join};
@@ -36,6 +37,8 @@ const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
 /// How long one file may take to be written before others come.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 /// How long the others have to be gone before a client is alone again.
+/// How old news that nobody else is there may be; much less than `KEEPERS_MAX`.
+const PART_MAX: Duration = Duration::from_secs(1);
 const LONELY: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often the session is looked at when there is no news.
@@ -122,8 +125,12 @@ impl Client {
     /// Waits for news of sessions, once, and does what follows.
     async fn follow(&self, cx: &Cx) {
         let sharing = &self.0.sharing;
-        if self.0.link.learn(&cx.within(LOOK_EVERY), false).await.is_err() {
-            cx.sleep(RETRY_PAUSE).await;
+        // What is known already has to be acted on first: it is no news.
+        if self.is_shared() || !self.0.link.has_others() {
+            let news = self.0.link.learn(&cx.within(LOOK_EVERY), false).await;
+            if news.is_err() {
+                cx.sleep(RETRY_PAUSE).await;
+            }
         }
         let doubted = sharing.doubted.replace(false);
         if doubted {
@@ -164,10 +171,12 @@ impl Client {
     /// come before that is so.
     async fn part(&self, cx: &Cx) {
         let session = self.0.link.session();
+        if self.look_at_all(cx).await.is_err() {
+            return;
+        }
         let kept = self.0.link.meta(cx, KeepOpens { session }).await;
-        let learned = self.0.link.learn(cx, true).await;
-        let alone = kept.is_ok() && learned.is_ok() && !self.0.link.has_others();
-        if alone && self.look_at_all(cx).await.is_ok() {
+        let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
+        if kept.is_ok() && learned.is_ok() && !self.0.link.has_others() {
             self.0.sharing.shared.set(false);
         } else {
             self.share_patiently(cx).await;
@@ -200,47 +209,66 @@ impl Client {
     }
 
     /// Has meta hold what this client has open or may have written; with `all`, meta hears that
-    /// there is nothing else.
+    /// there is nothing else. What another shard of this process has had held stays with that one's
+    /// session.
     async fn share(&self, cx: &Cx, all: bool) -> Result<(), FsError> {
         let session = self.0.link.session();
         let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
-        let mut holds: Vec<(InodeId, bool)> = Vec::new();
+        let mut by_session = BTreeMap::<SessionId, Vec<(InodeId, bool)>>::new();
         for file in &files {
             let core = file.core.borrow();
-            let write = core.hold.is_some_and(|h| h.write);
-            let held = core.hold.is_some_and(|h| !h.doubtful && self.0.link.is_own(h.session));
-            if !held && (core.is_open() || core.is_busy()) && (all || write) {
-                holds.push((core.inode(), write));
+            let had = core.hold;
+            let write = had.is_some_and(|h| h.write);
+            let own = had.map(|h| h.session).filter(|session| self.0.link.is_own(*session));
+            let held = own.is_some() && had.is_some_and(|h| !h.doubtful);
+            if !held && (core.is_open() || core.is_busy()) && (all || had.is_some()) {
+                by_session.entry(own.unwrap_or(session)).or_default().push((core.inode(), write));
             }
         }
-        let mut pages: Vec<&[(InodeId, bool)]> = holds.chunks(HOLDS_MAX).collect();
+        let last = by_session.remove(&session).unwrap_or_default();
+        for (session, holds) in by_session {
+            for page in holds.chunks(HOLDS_MAX) {
+                self.share_some(cx, session, page, false).await?;
+            }
+        }
+        let mut pages: Vec<&[(InodeId, bool)]> = last.chunks(HOLDS_MAX).collect();
         if pages.is_empty() {
             pages.push(&[]);
         }
         let last = pages.len() - 1;
         for (i, page) in pages.into_iter().enumerate() {
-            let changing = self.changing(page.iter().map(|(inode, _)| *inode).collect());
-            let (holds, all) = (page.to_vec(), all && i == last);
-            let op = self.0.link.op();
-            let message = ShareOpens { session, holds, all, op };
-            let gone: Vec<InodeId> = self.0.link.meta(cx, message).await?;
-            for (inode, write) in page {
-                let Some(file) = self.file(*inode) else { continue };
-                let mut core = file.core.borrow_mut();
-                if gone.contains(inode) {
-                    core.lose();
-                    core.hold = None;
-                } else {
-                    core.hold = Some(Hold { session, write: *write, doubtful: false });
-                    if !core.is_open() {
-                        // It was closed meanwhile.
-                        self.0.idle.borrow_mut().push_back((cx.now(), *inode));
-                    }
-                }
-            }
-            drop(changing);
+            self.share_some(cx, session, page, all && i == last).await?;
         }
         self.sweep(cx);
+        Ok(())
+    }
+
+    async fn share_some(
+        &self,
+        cx: &Cx,
+        session: SessionId,
+        page: &[(InodeId, bool)],
+        all: bool,
+    ) -> Result<(), FsError> {
+        let changing = self.changing(page.iter().map(|(inode, _)| *inode).collect());
+        let op = self.0.link.op();
+        let message = ShareOpens { session, holds: page.to_vec(), all, op };
+        let gone: Vec<InodeId> = self.0.link.meta(cx, message).await?;
+        for (inode, write) in page {
+            let Some(file) = self.file(*inode) else { continue };
+            let mut core = file.core.borrow_mut();
+            if gone.contains(inode) {
+                core.lose();
+                core.hold = None;
+            } else {
+                core.hold = Some(Hold { session, write: *write, doubtful: false });
+                if !core.is_open() {
+                    // It was closed meanwhile.
+                    self.0.idle.borrow_mut().push_back((cx.now(), *inode));
+                }
+            }
+        }
+        drop(changing);
         Ok(())
     }
 }

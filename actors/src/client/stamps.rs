@@ -7,6 +7,7 @@
 //! the run of the store that its stamp is of. What a run has lost is forgotten when it was told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::proto::ids::InodeId;
 use crate::proto::meta::Stamp;
@@ -14,7 +15,19 @@ use crate::proto::meta::Stamp;
 /// Beyond it the oldest are forgotten: they are seconds old, and stores sync within 50 ms.
 const STAMPS_MAX: usize = 1 << 16;
 
-#[derive(Default)]
+/// The changes that a process was told of, whichever of its shards asked: a file is made on the
+/// shard of its directory and synced on its own.
+#[derive(Clone, Default, Debug)]
+pub struct ToldChanges(Arc<Mutex<Stamps>>);
+
+impl ToldChanges {
+    /// Not to be held over an await.
+    pub(super) fn lock(&self) -> MutexGuard<'_, Stamps> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Default, Debug)]
 pub(super) struct Stamps {
     /// The newest change of each inode, and of this directory's entries, in each run.
     newest: BTreeMap<(InodeId, u64), Stamp>,
@@ -56,10 +69,11 @@ impl Stamps {
         self.lossy.insert(stamp.run());
     }
 
-    /// This change of an inode is lost, and its users are told.
-    pub(super) fn told(&mut self, inode: InodeId, stamp: Stamp) {
-        self.newest.remove(&(inode, stamp.run()));
+    /// This change of an inode is lost, and its users are told now. `false`: they were before.
+    pub(super) fn told(&mut self, inode: InodeId, stamp: Stamp) -> bool {
+        let first = self.newest.remove(&(inode, stamp.run())).is_some();
         self.forget_runs();
+        first
     }
 
     fn forget_runs(&mut self) {
@@ -118,7 +132,8 @@ mod tests {
         }
         s.durable(Stamp(3 * RUN + 9));
         assert_eq!((of(&s, 1), s.next_barrier()), (vec![RUN + 9, 2 * RUN + 9], None));
-        s.told(InodeId(1), Stamp(RUN + 9));
+        assert!(s.told(InodeId(1), Stamp(RUN + 9)));
+        assert!(!s.told(InodeId(1), Stamp(RUN + 9)));
         assert_eq!(of(&s, 1), [2 * RUN + 9]);
     }
 }

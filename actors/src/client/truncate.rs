@@ -120,7 +120,7 @@ impl Client {
                 Ok(changed) => {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);
-                    file.core.borrow_mut().cut(changed.attr, self.0.run.get());
+                    file.core.borrow_mut().cut(changed.attr, changed.stamp.run());
                     return Ok(());
                 }
                 Err(FsError::Changed) => {
@@ -143,7 +143,7 @@ impl Client {
         match taken {
             Ok(changed) => {
                 self.changed(cx, &changed);
-                file.core.borrow_mut().cut(changed.attr, self.0.run.get());
+                file.core.borrow_mut().cut(changed.attr, changed.stamp.run());
             }
             Err(e) => tracing::debug!("an append to {:#x} leaves a hole: {e}", inode.0),
         }

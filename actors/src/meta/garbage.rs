@@ -73,7 +73,7 @@ pub struct Collector {
     /// What was left since all entries were last looked through.
     rest: Rest,
     asleep: Option<Slot<()>>,
-    /// Like `asleep`, but only for a file's time of grace.
+    /// Like `asleep`, but for times of grace and pauses after failures: filled when space is short.
     waiting: Option<Slot<()>>,
     /// Until then space is short.
     hurry: Option<Time>,
@@ -157,6 +157,13 @@ impl Collector {
         RequestId { session: SessionId(0), seq: self.seq }
     }
 
+    /// Filled when space is short.
+    fn wait(&mut self) -> Slot<()> {
+        let waiting = Slot::new();
+        self.waiting = Some(waiting.clone());
+        waiting
+    }
+
     /// What to do next. If nothing is left, the task ends.
     fn next(&mut self, now: Time) -> Next {
         if core::mem::take(&mut self.look) {
@@ -164,16 +171,14 @@ impl Collector {
             return Next::Look;
         }
         if self.rest == Rest::Failed {
-            return Next::Sleep;
+            return Next::Sleep(self.wait());
         }
         let due = self.fresh.iter().take(PAGE).take_while(|(due, _)| *due <= now).count();
         if due > 0 {
             return Next::Remove(self.fresh.drain(..due).map(|(_, inode)| inode).collect());
         }
         if let Some((due, _)) = self.fresh.front() {
-            let waiting = Slot::new();
-            self.waiting = Some(waiting.clone());
-            return Next::Wait(due.since(now), waiting);
+            return Next::Wait(due.since(now), self.wait());
         }
         if self.rest != Rest::None {
             let asleep = Slot::new();
@@ -199,7 +204,7 @@ pub(super) enum Rest {
 enum Next {
     Look,
     Remove(Vec<InodeId>),
-    Sleep,
+    Sleep(Slot<()>),
     Wait(Duration, Slot<()>),
     Doze(Slot<()>),
     End,
@@ -235,9 +240,11 @@ async fn collector(me: Me<Meta>, cx: Cx) {
         let done = match me.with(|m| m.collector.next(cx.now())) {
             Next::Look => look(&me, &cx).await,
             Next::Remove(inodes) => remove(&me, &cx, inodes).await,
-            Next::Sleep => {
-                cx.sleep(pause).await;
-                pause = longest.min(pause * 2);
+            Next::Sleep(hurried) => {
+                pause = match before(cx.sleep(pause), hurried).await {
+                    Some(()) => longest.min(pause * 2),
+                    None => shortest,
+                };
                 me.with(|m| m.collector.look = true);
                 continue;
             }

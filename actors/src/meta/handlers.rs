@@ -275,7 +275,7 @@ impl Handle<SyncMeta> for Meta {
 impl Handle<CollectGarbage> for Meta {
     async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) -> Result<bool, MetaError> {
         garbage::hurry(me, cx);
-        me.with(|m| m.orphans.hurry());
+        me.with(|m| m.orphans.hurry(cx.now()));
         let all = all(b'G');
         let page = look(me, cx, async |txn| Ok(txn.fetch_range(&all, 1, false).await?)).await?;
         Ok(!page.rows.is_empty())

@@ -25,7 +25,7 @@ use std::fmt::Write;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, Cx, Me, Slot};
+use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
 
 use super::chains::{inodes_on, remove_from};
 use super::kv::actor::Kv;
@@ -70,15 +70,20 @@ pub(super) struct Orphans {
     asleep: Option<Slot<()>>,
     /// Somebody wants a scan that begins after now.
     wanted: bool,
+    /// When the last scan began.
+    last: Option<Time>,
 }
 
 impl Orphans {
     pub fn new(times: OrphanTimes) -> Orphans {
-        Orphans { times, asleep: None, wanted: false }
+        Orphans { times, asleep: None, wanted: false, last: None }
     }
 
-    /// Has orphans looked for now.
-    pub fn hurry(&mut self) {
+    /// Has orphans looked for now, unless that was done lately: a full cluster asks all the time.
+    pub fn hurry(&mut self, now: Time) {
+        if self.last.is_some_and(|last| now.since(last) < self.times.every) {
+            return;
+        }
         self.wanted = true;
         if let Some(asleep) = self.asleep.take() {
             asleep.fill(());
@@ -100,7 +105,8 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
         if !wanted {
             let _ = before(cx.sleep(pause), woken).await;
         }
-        me.with(|m| m.orphans.wanted = false);
+        let now = cx.now();
+        me.with(|m| (m.orphans.wanted, m.orphans.last) = (false, Some(now)));
         if let Err(why) = scan(&me, &cx, times.again).await {
             tracing::debug!("orphans are looked for again later: {why}");
         }

@@ -6,7 +6,7 @@
 //! what was sent to an earlier run of this target does not reach the present one.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use t3fs_runtime::Time;
 
@@ -22,11 +22,21 @@ const KEPT_MAX: usize = 1 << 16;
 pub(super) struct Removals {
     answers: BTreeMap<RequestId, Removed>,
     in_order: VecDeque<(Time, RequestId)>,
+    under_way: BTreeSet<RequestId>,
 }
 
 impl Removals {
-    pub(super) fn answered(&self, request: RequestId) -> Option<Removed> {
-        self.answers.get(&request).cloned()
+    /// `Some`: it has come before, with the answer if there is one.
+    pub(super) fn begin(&mut self, request: RequestId) -> Option<Option<Removed>> {
+        if let Some(removed) = self.answers.get(&request) {
+            return Some(Some(removed.clone()));
+        }
+        let first = request.session == SessionId(0) || self.under_way.insert(request);
+        (!first).then_some(None)
+    }
+
+    pub(super) fn end(&mut self, request: RequestId) {
+        self.under_way.remove(&request);
     }
 
     /// Keeps the answer to a client. Meta removes for good, so its requests may be carried out

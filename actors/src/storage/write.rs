@@ -375,6 +375,18 @@ fn full_chunks(engine: &Engine, inode: InodeId, from: u32, limit: usize) -> (Vec
     }
 }
 
+/// A request to remove chunks that is being carried out.
+struct UnderWay {
+    target: Me<Storage>,
+    request: RequestId,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.target.with(|s| s.removals.end(self.request));
+    }
+}
+
 impl Handle<UpdateChunk> for Storage {
     async fn handle(me: &Me<Self>, m: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
         Self::update(me, m, cx).await
@@ -386,9 +398,10 @@ impl Handle<RemoveChunks> for Storage {
         if !me.with(|s| s.core.member.is_head()) {
             return Err(StorageError::WrongTarget);
         }
-        if let Some(removed) = me.with(|s| s.removals.answered(m.request)) {
-            return Ok(removed);
+        if let Some(answer) = me.with(|s| s.removals.begin(m.request)) {
+            return answer.ok_or(StorageError::NotReady); // the first of it is under way
         }
+        let _under_way = UnderWay { target: me.clone(), request: m.request };
         let limit = m.limit.clamp(1, LIST_MAX) as usize;
         let (mut take, mut left) = (Vec::new(), Vec::new());
         for inode in &m.inodes {

@@ -36,6 +36,14 @@ pub async fn get_attr(txn: &mut Txn<'_>, inode: InodeId) -> Done<Attr> {
     let [found, times, subdirs] = txn.fetch(keys).await?;
     let mut found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     found.refresh(times.as_ref(), subdirs.as_ref())?;
+    if found.attr.nlink == 0 {
+        // Content that is going must not be taken for holes.
+        let [garbage] = txn.fetch([&garbage_key(inode)]).await?;
+        let garbage = garbage.map(|bytes| GarbageV2::open(inode, &bytes)).transpose()?;
+        if garbage.is_some_and(|g| g.condemned) {
+            return Err(MetaError::Stale.into());
+        }
+    }
     Ok(found.attr)
 }
 

@@ -28,28 +28,27 @@ pub async fn open(
         return lookup::get_attr(txn, m.inode).await;
     }
     let held = held.map(|held| HoldV1::open(m.inode, &held)).transpose()?;
-    if inode.attr.nlink == 0 && held.is_none() {
+    if inode.attr.nlink == 0 {
         let [garbage] = txn.read([&garbage_key(m.inode)]).await?;
         let garbage = garbage.map(|bytes| GarbageV2::open(m.inode, &bytes)).transpose()?;
         if garbage.is_none_or(|g| g.condemned) {
             return Err(MetaError::Stale.into());
         }
     }
-    if hold(txn, hold_key, held, m.write, now_ns) {
-        keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
-    }
+    // Also when there is nothing to do: a duplicate may come after the hold was dropped.
+    hold(txn, hold_key, held, m.write, now_ns);
+    keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
     Ok(inode.attr)
 }
 
-/// Makes a hold, or one for reading a hold for writing; whether there was anything to do.
-fn hold(txn: &mut Txn<'_>, key: Bytes, held: Option<HoldV1>, write: bool, now_ns: i64) -> bool {
+/// Makes a hold, or one for reading a hold for writing.
+fn hold(txn: &mut Txn<'_>, key: Bytes, held: Option<HoldV1>, write: bool, now_ns: i64) {
     let HoldV1 { write: writes, since_ns } = match held {
-        Some(held) if held.write || !write => return false,
+        Some(held) if held.write || !write => return,
         Some(held) => held,
         None => HoldV1 { write, since_ns: now_ns },
     };
     txn.set(key, HoldV1 { write: writes || write, since_ns }.seal());
-    true
 }
 
 /// Clears holds. A duplicate that comes late clears nothing that was made since.
