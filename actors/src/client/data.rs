@@ -189,7 +189,7 @@ impl Client {
                 Err(e)
             }
             Err(e) => {
-                self.take_back(cx, file, SetLength { length: offset, seen }).await;
+                self.take_back(cx, file, SetLength { length: offset, seen, holes: true }).await;
                 Err(e)
             }
         }
@@ -301,6 +301,9 @@ impl Client {
             // Others may have made it longer. While nobody says, it is as it was.
             length = match self.getattr(&cx.within(FRESH_MAX), inode).await {
                 Ok(attr) => attr.length,
+                Err(FsError::Unavailable(_)) if file.core.borrow().is_gone() => {
+                    return Err(FsError::Stale);
+                }
                 Err(FsError::Unavailable(_)) => file.core.borrow().length(),
                 Err(e) => return Err(e),
             };

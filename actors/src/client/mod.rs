@@ -41,7 +41,7 @@ pub use link::Link;
 use room::Room;
 pub use sharing::CACHE_TIME;
 use sharing::Sharing;
-pub use stamps::ToldChanges;
+use stamps::Stamps;
 
 pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetTime};
 
@@ -82,8 +82,6 @@ pub struct ClientConfig {
     pub read_bytes: usize,
     /// How long an operation waits for a cluster that does not answer; `None`: for ever.
     pub io_timeout: Option<Duration>,
-    /// One for all clients of a process that serve one mount.
-    pub told: ToldChanges,
     /// `None` outside of tests.
     pub planted_bug: Option<PlantedBug>,
 }
@@ -97,7 +95,6 @@ impl ClientConfig {
             write_buffer_bytes: 1 << 20,
             read_bytes: 16 << 20,
             io_timeout: Some(IO_TIMEOUT),
-            told: ToldChanges::default(),
             planted_bug: None,
         }
     }
@@ -206,7 +203,7 @@ struct Inner {
     reads: RefCell<BTreeMap<InodeId, i64>>,
     next_handle: Cell<u64>,
     sharing: Sharing,
-    stamps: ToldChanges,
+    stamps: RefCell<Stamps>,
     /// The latest run of the store that this client has heard of.
     run: Cell<u64>,
     /// Bytes in write buffers and in flight to storage.
@@ -246,7 +243,7 @@ impl Client {
             reads: RefCell::default(),
             next_handle: Cell::new(1),
             sharing: Sharing::default(),
-            stamps: config.told,
+            stamps: RefCell::default(),
             run: Cell::new(0),
             room: room(config.write_buffer_bytes),
             reading: Room::new(config.read_bytes),

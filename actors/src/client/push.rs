@@ -73,7 +73,7 @@ impl Client {
     fn is_quiet(&self) -> bool {
         let files = self.0.files.borrow();
         self.0.room.total() == 0
-            && self.0.stamps.lock().next_barrier().is_none()
+            && self.0.stamps.borrow().next_barrier().is_none()
             && self.0.idle.borrow().is_empty()
             && self.0.nameless.borrow().is_empty()
             && self.0.reads.borrow().is_empty()
@@ -110,17 +110,17 @@ impl Client {
 
     /// Keeps the list of changes that may not be durable short.
     fn barrier_in_background(&self, cx: &Cx) {
-        let Some(stamp) = self.0.stamps.lock().next_barrier() else { return };
+        let Some(stamp) = self.0.stamps.borrow().next_barrier() else { return };
         if self.0.barrier.replace(true) {
             return;
         }
         let (client, cx) = (self.clone(), cx.clone());
         cx.clone().spawn(async move {
             match client.0.link.meta(&cx, SyncMeta { stamp }).await {
-                Ok(()) => client.0.stamps.lock().durable(stamp),
+                Ok(()) => client.0.stamps.borrow_mut().durable(stamp),
                 // Each file asks for itself, and is told whether its own changes are there.
                 Err(FsError::Lost) => {
-                    client.0.stamps.lock().suspect(stamp);
+                    client.0.stamps.borrow_mut().suspect(stamp);
                     client.0.sharing.doubt_holds();
                 }
                 Err(e) => tracing::debug!("no barrier in the background: {e}"),

@@ -22,8 +22,18 @@ impl Client {
     /// The same by inode, or for a directory whose entries have changed.
     pub(super) fn note(&self, cx: &Cx, inode: InodeId, stamp: Stamp) {
         self.heard(stamp);
-        self.0.stamps.lock().note(inode, stamp);
+        self.0.stamps.borrow_mut().note(inode, stamp);
         self.sweep(cx);
+    }
+
+    /// What this client was told of an inode and cannot be sure of, to be noted by the one on the
+    /// shard that the inode is synced on: a name is made on the shard of its directory.
+    pub fn give_stamps(&self, inode: InodeId) -> Vec<Stamp> {
+        self.0.stamps.borrow_mut().give(inode)
+    }
+
+    pub fn take_stamps(&self, cx: &Cx, inode: InodeId, stamps: Vec<Stamp>) {
+        stamps.into_iter().for_each(|stamp| self.note(cx, inode, stamp));
     }
 
     /// A later run of the store than any before may have lost what the last one told: holds too.
@@ -192,7 +202,7 @@ impl Client {
         }
         // Its name and earlier changes. What a run of the store has taken durably covers all that
         // it took before; with nothing to ask for, all that others were told of is made durable.
-        let mut stamps: Vec<Stamp> = self.0.stamps.lock().of(inode).collect();
+        let mut stamps: Vec<Stamp> = self.0.stamps.borrow().of(inode).collect();
         stamps.retain(|s| reported.is_none_or(|r| r.run() != s.run()));
         if stamps.is_empty() && reported.is_none() {
             stamps.push(Stamp::default());
@@ -201,10 +211,10 @@ impl Client {
         for stamp in stamps {
             let told = self.0.link.meta(cx, SyncMeta { stamp }).await;
             match told {
-                Ok(()) => self.0.stamps.lock().durable(stamp),
+                Ok(()) => self.0.stamps.borrow_mut().durable(stamp),
                 Err(FsError::Lost) => {
                     // As with a write that failed, everybody hears of it once who had it open.
-                    let first = self.0.stamps.lock().told(inode, stamp);
+                    let first = self.0.stamps.borrow_mut().told(inode, stamp);
                     if let Some(file) = self.file(inode).filter(|_| first) {
                         file.core.borrow_mut().fail(FsError::Lost);
                     }

@@ -7,7 +7,6 @@
 //! the run of the store that its stamp is of. What a run has lost is forgotten when it was told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::proto::ids::InodeId;
 use crate::proto::meta::Stamp;
@@ -15,19 +14,7 @@ use crate::proto::meta::Stamp;
 /// Beyond it the oldest are forgotten: they are seconds old, and stores sync within 50 ms.
 const STAMPS_MAX: usize = 1 << 16;
 
-/// The changes that a process was told of, whichever of its shards asked: a file is made on the
-/// shard of its directory and synced on its own.
-#[derive(Clone, Default, Debug)]
-pub struct ToldChanges(Arc<Mutex<Stamps>>);
-
-impl ToldChanges {
-    /// Not to be held over an await.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Stamps> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[derive(Default, Debug)]
+#[derive(Default)]
 pub(super) struct Stamps {
     /// The newest change of each inode, and of this directory's entries, in each run.
     newest: BTreeMap<(InodeId, u64), Stamp>,
@@ -49,6 +36,13 @@ impl Stamps {
     /// Changes of this inode that may not be durable: of each run the newest.
     pub(super) fn of(&self, inode: InodeId) -> impl Iterator<Item = Stamp> + use<'_> {
         self.newest.range((inode, 0)..=(inode, u64::MAX)).map(|(_, stamp)| *stamp)
+    }
+
+    /// The same, to be noted by another shard of the process.
+    pub(super) fn give(&mut self, inode: InodeId) -> Vec<Stamp> {
+        let all: Vec<Stamp> = self.of(inode).collect();
+        self.newest.retain(|(of, _), _| *of != inode);
+        all
     }
 
     /// The newest change of the oldest run that has any; what runs may have lost is left to fsync.

@@ -115,7 +115,8 @@ impl Client {
             if length < seen.length {
                 self.cut_chunks(cx, inode, layout, length).await?;
             }
-            let message = self.message(inode, s, Some(SetLength { length, seen }));
+            let to = SetLength { length, seen, holes: self.is_shared() };
+            let message = self.message(inode, s, Some(to));
             match self.0.link.meta(cx, message).await {
                 Ok(changed) => {
                     let changed: Changed = changed;

@@ -133,6 +133,8 @@ pub struct Changed {
 pub struct SetLength {
     pub length: u64,
     pub seen: SeenContent,
+    /// What is left may have holes: of appends of others, whose bytes the cut has overtaken.
+    pub holes: bool,
 }
 
 /// What tells whether a file's content may have changed.
@@ -490,7 +492,7 @@ no_bulk!(
 protocol! { Meta as MetaMsg = 0x0200 {
     1 v 2 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
     2 v 2 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
-    3 v 2 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;
+    3 v 3 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;
     4 v 2 ReportWrite -> Result<Reported, MetaError>, Bulk, 10_000 ms;
     5 v 2 CreateFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     6 v 2 MakeDir -> Result<Changed, MetaError>, Control, 10_000 ms;

@@ -74,6 +74,23 @@ fn emptying(attr: &Attr, uid: u32) -> SetAttrs {
     }
 }
 
+/// fsync(2), of a file or a directory, on its shard; what others of this process were told of it
+/// counts too.
+pub async fn fsync(
+    here: &Here,
+    inode: InodeId,
+    handle: Option<HandleId>,
+    datasync: bool,
+) -> Result<(), FsError> {
+    let mine = here.hub.shard_of(inode);
+    for shard in (0..here.hub.shards()).filter(|shard| *shard != mine) {
+        let give = async move |there: &Here| Ok(there.client.give_stamps(inode));
+        let stamps = here.at_shard(shard, give).await?;
+        here.client.take_stamps(&here.cx, inode, stamps);
+    }
+    here.client.fsync(&here.cx, inode, handle, datasync).await
+}
+
 /// Makes and opens a file, or opens the one that somebody else has made meanwhile: the kernel,
 /// which has seen no such file, has not checked whether the caller may open it.
 ///
@@ -190,7 +207,7 @@ pub async fn write(here: &Here, w: Write) -> Result<u64, FsError> {
     // O_SYNC holds the bit of O_DSYNC.
     if w.flags & libc::O_DSYNC != 0 {
         let datasync = w.flags & libc::O_SYNC != libc::O_SYNC;
-        here.client.fsync(&here.cx, w.inode, Some(w.handle), datasync).await?;
+        fsync(here, w.inode, Some(w.handle), datasync).await?;
     }
     Ok(offset)
 }

@@ -186,7 +186,15 @@ impl Here {
         T: Send + 'static,
         F: AsyncFnOnce(&Here) -> Result<T, FsError> + Send + 'static,
     {
-        let shard = self.hub.shard_of(inode);
+        self.at_shard(self.hub.shard_of(inode), what).await
+    }
+
+    /// The same on a shard by its number.
+    pub async fn at_shard<T, F>(&self, shard: usize, what: F) -> Result<T, FsError>
+    where
+        T: Send + 'static,
+        F: AsyncFnOnce(&Here) -> Result<T, FsError> + Send + 'static,
+    {
         if shard == usize::from(self.cx.shard_index()) {
             return what(self).await;
         }

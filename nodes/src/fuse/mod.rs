@@ -417,7 +417,7 @@ impl Filesystem for Fs {
     fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
         self.run(ino, async move |here| {
             let handle = Some(HandleId(fh.0));
-            let synced = here.client.fsync(&here.cx, InodeId(ino.0), handle, datasync).await;
+            let synced = files::fsync(&here, InodeId(ino.0), handle, datasync).await;
             here.forget_if_cut(InodeId(ino.0)).await;
             answer(reply, synced);
         });
@@ -516,7 +516,7 @@ impl Filesystem for Fs {
         reply: ReplyEmpty,
     ) {
         self.run(ino, async move |here| {
-            answer(reply, here.client.fsync(&here.cx, InodeId(ino.0), None, datasync).await);
+            answer(reply, files::fsync(&here, InodeId(ino.0), None, datasync).await);
         });
     }
 

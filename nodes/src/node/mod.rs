@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use t3fs_actors::agent::Agent;
-use t3fs_actors::client::{FsSpace, ToldChanges};
+use t3fs_actors::client::FsSpace;
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
@@ -394,14 +394,13 @@ impl Starting<'_> {
             true => Err(failed("not trying again")),
             false => (self.go_on)(),
         };
-        let told = ToldChanges::default();
         for (index, remote) in self.remotes.iter().enumerate() {
             until_done("the cluster", &go_on, || {
                 let (label, budget) = (format!("{} shard {index}", self.a.label), self.budget);
-                let (io_timeout, told) = (self.a.io_timeout, told.clone());
+                let io_timeout = self.a.io_timeout;
                 let started = on_shard(remote, "client", async move |cx: Cx| {
                     let cx = cx.within(ATTEMPT);
-                    parts::start_client(&cx, agent, &label, io_timeout, told, &budget).await
+                    parts::start_client(&cx, agent, &label, io_timeout, &budget).await
                 })?;
                 // Who finds no mgmtd need not hear what that has led to.
                 started.map_err(|e| match self.trouble.hint() {

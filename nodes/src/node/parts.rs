@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use t3fs_actors::agent::{Agent, AgentConfig, Seen, ServerInfo};
-use t3fs_actors::client::{Client, ClientConfig, SetAttrs, ToldChanges};
+use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::meta::{Meta, MetaConfig};
 use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
@@ -279,11 +279,9 @@ pub async fn start_client(
     agent: Addr<Agent>,
     label: &str,
     io_timeout: Option<Duration>,
-    told: ToldChanges,
     budget: &Budget,
 ) -> Result<(), Failure> {
     let config = ClientConfig {
-        told,
         write_buffer_bytes: budget.write_buffer_bytes,
         read_bytes: budget.read_bytes_in_flight,
         io_timeout,

@@ -246,7 +246,7 @@ pub(super) fn report(inode: InodeId, end: u64, truncations: u64) -> ReportWrite 
 }
 
 pub(super) fn set_length(inode: InodeId, length: u64, seen: SeenContent, op: RequestId) -> SetAttr {
-    SetAttr { length: Some(SetLength { length, seen }), ..nothing(inode, op) }
+    SetAttr { length: Some(SetLength { length, seen, holes: false }), ..nothing(inode, op) }
 }
 
 pub(super) fn nothing(inode: InodeId, op: RequestId) -> SetAttr {

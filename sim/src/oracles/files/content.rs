@@ -35,7 +35,9 @@ impl Change {
 
     /// Whether a power loss of the store may have taken back what it settled.
     fn lost(&self, files: &Files, sight: &Sight) -> bool {
-        let Some(settled) = self.settled else { return false };
+        // What an append has told meta the store may lose like anything else.
+        let appended = self.ended.filter(|_| self.append);
+        let Some(settled) = self.settled.or(appended) else { return false };
         let after = files.soft_until(settled.at_us);
         let hit = |l: &Stamp| (self.begun.at_us..=after).contains(&l.at_us) && *l < sight.ended;
         // Hard before the loss, or said to be there after it.
