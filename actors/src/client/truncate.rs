@@ -3,8 +3,9 @@
 //! A truncation (1) removes the chunks behind the new end, (2) sets the length at meta, which
 //! refuses if anybody has written or cut since the file was looked at: then it begins again. So
 //! nothing that was acknowledged between the two stays behind the end, to appear when the file
-//! grows again. Bytes behind the end are always somebody's who has not reported them yet, so a file
-//! that is extended loses nothing.
+//! grows again. Bytes behind the end are somebody's who has not reported them yet, so a file that
+//! is extended loses nothing; or they are of a report that the store has lost, so a truncation to
+//! the present length removes them too.
 
 use std::rc::Rc;
 
@@ -112,7 +113,8 @@ impl Client {
                 self.report(cx, file, false).await?;
             }
             let seen = SeenContent::of(file.core.borrow().known());
-            if length < seen.length {
+            // Also behind the present end: a store that has lost a report leaves bytes there.
+            if length <= seen.length {
                 self.cut_chunks(cx, inode, layout, length).await?;
             }
             let to = SetLength { length, seen, holes: self.is_shared() };

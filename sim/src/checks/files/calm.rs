@@ -143,8 +143,15 @@ pub(super) async fn settle(
         user.unlink(entry.name).await;
     }
     rest(&cx, kv, &link, &plan, &BTreeSet::new()).await?;
-    match space_used(&cx, &link).await? {
-        0 => Ok(()),
-        used => Err(format!("all files are removed, and chunks hold {used} bytes")),
+    // What somebody reads, and answers late, is freed after that.
+    let until = cx.now() + REST;
+    loop {
+        match space_used(&cx, &link).await? {
+            0 => return Ok(()),
+            used if cx.now() >= until => {
+                return Err(format!("all files are removed, and chunks hold {used} bytes"));
+            }
+            _ => cx.sleep(LOOK_EVERY).await,
+        }
     }
 }
