@@ -373,7 +373,7 @@ no_bulk!(
 protocol! { Storage as StorageMsg = 0x0300 {
     1 v 2 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
     2 v 1 ReadChunk -> Result<Option<ChunkData>, StorageError>, Bulk, 10_000 ms;
-    3 v 1 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
+    3 v 2 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
     5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
     6 v 2 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;

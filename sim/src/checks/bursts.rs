@@ -77,7 +77,7 @@ pub(super) async fn write_and_remove(cx: &Cx, link: &Link, chain: ChainId) -> Re
 }
 
 async fn remove(cx: &Cx, link: &Link, chain: ChainId, inode: InodeId) -> Result<(), String> {
-    let request = link.request();
+    let mut request = link.request();
     for _ in 0..100 {
         let routing = link.routing();
         let chain = routing.chain(chain).ok_or("the chain is gone")?;
@@ -86,7 +86,7 @@ async fn remove(cx: &Cx, link: &Link, chain: ChainId, inode: InodeId) -> Result<
         let m = RemoveChunks { inodes, chain_version, from: 0, limit: BITE, request };
         match cx.ask(Addr::<Storage>::from_raw(head), m).await {
             Ok(Ok(r)) if r.left.is_empty() => return Ok(()),
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) => request = link.request(), // of the next page
             _ => {
                 cx.sleep(Duration::from_millis(100)).await;
                 link.refresh(cx).await;
