@@ -4,7 +4,7 @@
 //! last name; when there are several, each opens every file with a hold and has an `S` record that
 //! says so. While some living sessions have the record and others do not, a file may be open that
 //! nobody can see, so nothing is removed. That ends: those without share what they have open, or
-//! they end.
+//! they end. (When the one that shared ends first, the other is not waited for: decision 014.)
 //!
 //! *A dead session's holds* are cleared, `S` record included. If it might write, what it has stored
 //! and not reported becomes part of the file first: the length becomes the end of what storage has.
