@@ -4,24 +4,19 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use core::time::Duration;
-use t3fs_runtime::{Cx, join_all};
+use t3fs_runtime::{Cx, Slot, join_all};
 
 use super::chunk::Put;
 use super::file::File;
+use super::retry::Retry;
 use super::{Attr, Client, FileType, FsError, PlantedBug};
 use crate::proto::ids::{ChunkId, InodeId};
-use crate::proto::meta::{Append, Appended, Changed, GetAttr, SeenContent, SetLength};
+use crate::proto::meta::{Append, Appended, GetAttr};
 
 /// Shorter reads are not worth a hint.
 const AHEAD_MIN: u64 = 32 << 10;
 /// How long a read at the end waits to hear whether there is more.
 const FRESH_MAX: Duration = Duration::from_secs(1);
-/// How long a read waits for an append of another client, where something is stored behind it.
-const LANDING_MAX: Duration = Duration::from_secs(1);
-/// The first pause before it is looked again; each is twice the one before.
-const LANDING_PAUSE: Duration = Duration::from_millis(2);
-/// Times that a file may be cut under an append before its caller is told to come back.
-const ATTEMPTS: u32 = 50;
 
 /// Where a write goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,7 +71,8 @@ impl Client {
             }
             None => {
                 let inode = attr.inode;
-                let f = Rc::new(File::new(attr, self.0.run.get()));
+                self.heard(attr.as_of);
+                let f = Rc::new(File::new(attr));
                 files.insert(inode, Rc::clone(&f));
                 f
             }
@@ -85,7 +81,8 @@ impl Client {
 
     /// Takes an answer of meta about a file.
     pub(super) fn merge(&self, file: &File, attr: Attr) {
-        file.core.borrow_mut().merge(attr, self.0.run.get());
+        self.heard(attr.as_of);
+        file.core.borrow_mut().merge(attr);
     }
 
     /// Forgets a file that nobody has open or works on, and nothing is on its way for.
@@ -142,11 +139,10 @@ impl Client {
         Ok(offset)
     }
 
-    /// Appends to a file that others may append to: stored when it returns, behind everything that
-    /// was there. The caller is alone with the file.
+    /// Appends to a file that others may append to: stored and part of the file when it returns,
+    /// behind everything that was there. The caller is alone with the file.
     ///
-    /// Meta counts the bytes before they are stored. A cut in between comes after the append: what
-    /// lands then is behind the end, is nobody's content, and is overwritten by who appends next.
+    /// Whatever happens, meta hears that the turn is over: here, or from the task that reports.
     async fn append(
         &self,
         cx: &Cx,
@@ -159,40 +155,24 @@ impl Client {
         if file.core.borrow().unreported() {
             self.report(cx, file, false).await?; // others are to know of holes before the end moves
         }
-        let taken = self.take_end(cx, file, data.len() as u64, !privileged).await;
-        if matches!(taken, Err(FsError::Unavailable(_))) {
-            // Meta may have moved the end, and may yet.
-            file.core.borrow_mut().leave_hole();
-            self.sweep(cx);
-        }
-        let offset = taken?;
-        let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
-        if end > u64::from(size) * u64::from(u32::MAX) {
-            return Err(FsError::FileTooLarge);
-        }
-        let seen = SeenContent::of(file.core.borrow().known());
         let failures = file.core.borrow().failures();
-        file.core.borrow_mut().set_appending(true);
         let stored = async {
+            let offset = self.take_end(cx, file, data.len() as u64).await?;
+            let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
+            if end > u64::from(size) * u64::from(u32::MAX) {
+                return Err(FsError::FileTooLarge);
+            }
             self.buffer(cx, file, offset, data, size, privileged).await?;
-            self.push_all(cx, file).await
+            self.push_all(cx, file).await?;
+            file.core.borrow().failed_since(failures)?;
+            Ok((offset, end))
         };
         let stored = stored.await;
-        file.core.borrow_mut().set_appending(false);
-        let stored = stored.and_then(|()| file.core.borrow().failed_since(failures));
-        match stored {
-            Ok(()) => Ok(offset),
-            // It may be stored yet.
-            Err(e @ FsError::Unavailable(_)) => {
-                file.core.borrow_mut().leave_hole();
-                self.sweep(cx);
-                Err(e)
-            }
-            Err(e) => {
-                self.take_back(cx, file, SetLength { length: offset, seen, holes: true }).await;
-                Err(e)
-            }
-        }
+        file.core.borrow_mut().leave_turn(stored.as_ref().map_or(0, |(_, end)| *end));
+        self.sweep(cx);
+        let (offset, _) = stored?;
+        self.report(cx, file, false).await?;
+        Ok(offset)
     }
 
     /// Puts bytes into the chunks' buffers.
@@ -238,49 +218,41 @@ impl Client {
         Ok(())
     }
 
-    /// Asks meta for the next `len` bytes behind the end, wherever others have put it.
-    async fn take_end(
-        &self,
-        cx: &Cx,
-        file: &Rc<File>,
-        len: u64,
-        clear_suid: bool,
-    ) -> Result<u64, FsError> {
-        for _ in 0..ATTEMPTS {
+    /// Takes a turn at the end of the file, wherever others have put it, and `len` bytes there.
+    async fn take_end(&self, cx: &Cx, file: &File, len: u64) -> Result<u64, FsError> {
+        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut op = self.0.link.op();
+        loop {
             if file.core.borrow().is_doubtful() {
                 self.report(cx, file, false).await?;
             }
             let message = {
-                let core = file.core.borrow();
-                Append {
-                    inode: core.inode(),
-                    len,
-                    end: core.own_end(),
-                    truncations: core.known().truncations,
-                    clear_suid,
-                    op: self.0.link.op(),
-                }
+                let mut core = file.core.borrow_mut();
+                core.begin_turn(op);
+                let truncations = core.known().truncations;
+                Append { inode: core.inode(), len, end: core.own_end(), truncations, op }
             };
             match self.0.link.meta(cx, message).await? {
-                Appended::At { offset, changed } => {
-                    self.changed(cx, &changed);
-                    let Changed { attr, .. } = changed;
-                    self.merge(file, attr);
+                Appended::At { offset, stamp } => {
+                    self.note(cx, message.inode, stamp);
                     return Ok(offset);
                 }
                 // What this client has buffered or stored belongs before the append, if it is
                 // there.
                 Appended::Stale(attr) => {
+                    file.core.borrow_mut().forget_turn(op);
                     self.merge(file, attr);
+                    op = self.0.link.op();
                 }
+                Appended::Waits => {}
+            }
+            if !retry.again(cx, Slot::new()).await {
+                return Err(FsError::Unavailable("others are cutting the file".into()));
             }
         }
-        Err(FsError::Unavailable("the file is being truncated again and again".into()))
     }
 
-    /// Up to `len` bytes; shorter only at the end of the file, which is before an append of another
-    /// client that is not stored yet. If something is stored behind that one, it is waited for for
-    /// `LANDING_MAX`, and reads as zeros from then on.
+    /// Up to `len` bytes; shorter only at the end of the file.
     ///
     /// # Errors
     /// `Stale` when the content is gone.
@@ -314,79 +286,31 @@ impl Client {
         }
         self.foresee(cx, &file, offset, len, size, length);
         let parts: Vec<_> = pieces(offset, len, size).collect();
-        let (until, mut pause) = (cx.now() + LANDING_MAX, LANDING_PAUSE);
-        loop {
-            let (mut bytes, whole) = self.read_parts(cx, &file, &parts).await?;
-            let missing = whole < bytes.len();
-            if !missing || !self.is_shared() || file.core.borrow().is_sparse() {
-                return Ok(bytes);
-            }
-            // Of a file without holes, what is missing is an append of another client that is under
-            // way. With nothing behind it the file ends there for now; so it does if that cannot be
-            // known, unless it would seem to be the end of the file.
-            let patience = if whole > 0 { &cx.within(LANDING_MAX) } else { cx };
-            let stored = match self.stored_end(patience, &file).await {
-                Err(FsError::Unavailable(_)) if whole > 0 => 0,
-                stored => stored?,
-            };
-            let behind = stored.max(file.core.borrow().own_end()).saturating_sub(offset);
-            if behind <= whole as u64 {
-                bytes.truncate(whole);
-                return Ok(bytes);
-            }
-            if cx.now() >= until {
-                bytes.truncate(bytes.len().min(behind as usize));
-                return Ok(bytes);
-            }
-            if pause == LANDING_PAUSE {
-                // Others may have made holes.
-                let inode = file.core.borrow().inode();
-                let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-                self.merge(&file, attr);
-            }
-            cx.sleep(pause).await;
-            pause *= 2;
-        }
-    }
-
-    /// Reads pieces that follow one another, with zeros for what is missing. Also how many bytes
-    /// there are before anything is missing.
-    async fn read_parts(
-        &self,
-        cx: &Cx,
-        file: &Rc<File>,
-        parts: &[(u32, u32, u32, usize)],
-    ) -> Result<(Bytes, usize), FsError> {
-        let got = match parts {
-            [(index, from, to, _)] => vec![self.read_piece(cx, file, *index, *from, *to).await],
-            _ => {
+        let got = match &parts[..] {
+            [(index, from, to, _)] => vec![self.read_piece(cx, &file, *index, *from, *to).await],
+            parts => {
                 let reads = parts.iter();
-                let reads = reads.map(|(i, from, to, _)| self.read_piece(cx, file, *i, *from, *to));
+                let reads =
+                    reads.map(|(i, from, to, _)| self.read_piece(cx, &file, *i, *from, *to));
                 join_all(reads).await
             }
         };
         let got: Vec<Option<Bytes>> = got.into_iter().collect::<Result<_, _>>()?;
         if got.iter().any(Option::is_none) {
-            self.check_hole(cx, file).await?;
+            self.check_hole(cx, &file).await?;
         }
-        let wanted = |(_, from, to, _): &(u32, u32, u32, usize)| (to - from) as usize;
-        if let ([Some(piece)], [part]) = (&got[..], parts)
-            && piece.len() == wanted(part)
+        if let [Some(piece)] = &got[..]
+            && piece.len() as u64 == len
         {
-            return Ok((piece.clone(), piece.len()));
+            return Ok(piece.clone());
         }
-        let mut all = BytesMut::with_capacity(parts.iter().map(wanted).sum());
-        let mut whole = None;
-        for (piece, part) in got.into_iter().zip(parts) {
-            let piece = piece.unwrap_or_default();
-            all.extend_from_slice(&piece);
-            if piece.len() < wanted(part) {
-                whole.get_or_insert(all.len());
-                all.resize(all.len() + wanted(part) - piece.len(), 0);
+        let mut all = BytesMut::zeroed(len as usize);
+        for (piece, (.., at)) in got.into_iter().zip(parts) {
+            if let Some(piece) = piece {
+                all[at..at + piece.len()].copy_from_slice(&piece);
             }
         }
-        let whole = whole.unwrap_or(all.len());
-        Ok((all.freeze(), whole))
+        Ok(all.freeze())
     }
 
     /// A chunk that is not there reads as zeros, unless it went with the inode.

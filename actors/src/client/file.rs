@@ -10,6 +10,10 @@
 //! from `stored` to `doubtful`, and is claimed again only as far as storage says that it is there
 //! ([`FileCore::settle_doubt`]).
 //!
+//! *Turns.* A client that is not alone appends and cuts in turn with others (`meta/ops/turns.rs`).
+//! What lands while its append is under way is told with the end of the turn, not before: others
+//! may have their places before it.
+//!
 //! *Errors of writes in the background* are counted, and every handle remembers the count it has
 //! been told of, as Linux does it (`errseq_t`): each handle that was open when a write failed hears
 //! of it once, at fsync or close. Lost bytes never become part of the length.
@@ -23,8 +27,8 @@ use t3fs_runtime::Time;
 use super::FsError;
 use super::chunk::ChunkBuffer;
 use super::gate::Gate;
-use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::Attr;
+use crate::proto::ids::{InodeId, RequestId, SessionId};
+use crate::proto::meta::{Attr, Stamp};
 
 /// One open of a file by one program.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -80,6 +84,14 @@ impl Unreported {
     }
 }
 
+/// This client's turn at the end of the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Turn {
+    op: RequestId,
+    /// Meta is to be told.
+    over: bool,
+}
+
 /// A file that is open or has data on its way.
 pub(super) struct File {
     pub(super) core: RefCell<FileCore>,
@@ -90,10 +102,9 @@ pub(super) struct File {
 }
 
 impl File {
-    /// `run`: see [`FileCore::merge`].
-    pub(super) fn new(attr: Attr, run: u64) -> File {
+    pub(super) fn new(attr: Attr) -> File {
         File {
-            core: RefCell::new(FileCore::new(attr, run)),
+            core: RefCell::new(FileCore::new(attr)),
             gate: Gate::default(),
             reporter: Cell::new(false),
         }
@@ -111,10 +122,7 @@ pub(super) struct FileCore {
     errors: u64,
     last_error: Option<FsError>,
     pub(super) hold: Option<Hold>,
-    /// Of the store, by which `known` is.
-    run: u64,
-    /// An append is on its way: meta counts its bytes already.
-    appending: bool,
+    turn: Option<Turn>,
     /// Somebody else has cut the file, and the kernel does not know.
     cut_elsewhere: bool,
     /// A truncation is under way: until it is done users see this much of what is this client's
@@ -126,7 +134,7 @@ pub(super) struct FileCore {
 }
 
 impl FileCore {
-    fn new(attr: Attr, run: u64) -> FileCore {
+    fn new(attr: Attr) -> FileCore {
         FileCore {
             known: attr,
             stored: Unreported::default(),
@@ -137,8 +145,7 @@ impl FileCore {
             errors: 0,
             last_error: None,
             hold: None,
-            run,
-            appending: false,
+            turn: None,
             cut_elsewhere: false,
             shown_end: 0,
             gone: false,
@@ -212,13 +219,15 @@ impl FileCore {
         self.stored.mtime_ns.or(reporting).or(self.doubtful.and_then(|d| d.mtime_ns))
     }
 
-    /// Takes an answer of meta. One that was overtaken by what is known changes nothing. `run` is
-    /// the latest run of the store that this client has heard of: in a later one than that of what
-    /// is known, changes may have been lost and their numbers been given anew.
-    pub(super) fn merge(&mut self, fresh: Attr, run: u64) {
+    /// Takes an answer of meta. One that was overtaken by what is known changes nothing.
+    pub(super) fn merge(&mut self, fresh: Attr) {
         debug_assert_eq!(fresh.inode, self.known.inode);
-        let overtaken = fresh.changes < self.known.changes && run <= self.run;
-        self.run = self.run.max(run);
+        let (run, known_run) = (fresh.as_of.run(), self.known.as_of.run());
+        // In a later run of the store changes may have been lost and their numbers been given anew.
+        let overtaken = match fresh.as_of != Stamp::default() && run != known_run {
+            true => run < known_run,
+            false => fresh.changes < self.known.changes,
+        };
         if overtaken {
             return;
         }
@@ -228,7 +237,8 @@ impl FileCore {
             // What is buffered behind the new end leaves a hole before it.
             self.stored.sparse |= !self.chunks.is_empty();
         }
-        self.known = fresh;
+        let as_of = fresh.as_of.max(self.known.as_of);
+        self.known = Attr { as_of, ..fresh };
     }
 
     /// Whether somebody else has cut the file since this was asked last: what the kernel remembers
@@ -237,24 +247,43 @@ impl FileCore {
         std::mem::take(&mut self.cut_elsewhere)
     }
 
-    /// From now on what lands belongs to an append, alone; or no more.
-    pub(super) fn set_appending(&mut self, appending: bool) {
-        self.appending = appending;
+    /// This client has a turn at the end of the file, or may have one soon.
+    pub(super) fn begin_turn(&mut self, op: RequestId) {
+        self.turn = Some(Turn { op, over: false });
+    }
+
+    /// Its append is stored up to `end`, or it has given up (0): meta is to hear of it.
+    pub(super) fn leave_turn(&mut self, end: u64) {
+        if let Some(turn) = &mut self.turn {
+            turn.over = true;
+            self.stored.end = self.stored.end.max(end);
+        }
+    }
+
+    /// The turn whose end meta is to be told.
+    pub(super) fn turn_over(&self) -> Option<RequestId> {
+        self.turn.filter(|turn| turn.over).map(|turn| turn.op)
+    }
+
+    /// Meta knows that this turn is over, or there never was one.
+    pub(super) fn forget_turn(&mut self, op: RequestId) {
+        self.turn = self.turn.filter(|turn| turn.op != op);
     }
 
     /// Takes the answer to a question that was asked after everything that is known was: it is how
     /// the inode is, even if the store has lost changes since.
-    pub(super) fn look(&mut self, fresh: Attr, run: u64) {
+    pub(super) fn look(&mut self, fresh: Attr) {
         if fresh.truncations != self.known.truncations {
             self.doubt();
         }
-        (self.known, self.run) = (fresh, run);
+        self.known = fresh;
     }
 
     /// Takes the answer to this client's own truncation, which nothing was beside: it has set the
     /// length and the times. That setuid has to go, and that there are holes, is still to be told.
-    pub(super) fn cut(&mut self, attr: Attr, run: u64) {
-        (self.known, self.run) = (attr, run);
+    pub(super) fn cut(&mut self, attr: Attr) {
+        let as_of = attr.as_of.max(self.known.as_of);
+        self.known = Attr { as_of, ..attr };
         let clear_suid = self.stored.clear_suid;
         let sparse = self.is_sparse() && !self.known.sparse && self.known.length > 0;
         self.forget_unreported();
@@ -294,7 +323,7 @@ impl FileCore {
 
     /// A flight that took off when the file had this many truncations has been stored up to `end`.
     pub(super) fn landed(&mut self, end: u64, truncations: u64) {
-        if self.appending {
+        if self.turn.is_some_and(|turn| !turn.over) {
             return;
         }
         if truncations == self.known.truncations {
@@ -312,7 +341,10 @@ impl FileCore {
 
     pub(super) fn unreported(&self) -> bool {
         !self.gone
-            && (self.doubtful.is_some() || self.reporting.is_some() || !self.stored.is_empty())
+            && (self.doubtful.is_some()
+                || self.reporting.is_some()
+                || self.turn_over().is_some()
+                || !self.stored.is_empty())
     }
 
     /// What a report that leaves now speaks for. A report that another one overtakes is harmless.
@@ -342,6 +374,7 @@ impl FileCore {
     /// Takes everything for reported that is not; only a deliberate bug does that.
     pub(super) fn forget_unreported(&mut self) {
         (self.stored, self.doubtful, self.reporting) = (Unreported::default(), None, None);
+        self.turn = None;
     }
 
     /// The inode is gone. Whoever has it open learns that at fsync or close.
@@ -355,11 +388,6 @@ impl FileCore {
 
     pub(super) fn is_gone(&self) -> bool {
         self.gone
-    }
-
-    /// Something that was to be written is not, or nobody knows.
-    pub(super) fn leave_hole(&mut self) {
-        self.stored.sparse = true;
     }
 
     /// A write in the background has failed. What was written behind it leaves a hole.
@@ -416,7 +444,7 @@ impl FileCore {
 
     /// Something is on its way.
     pub(super) fn is_busy(&self) -> bool {
-        self.unreported() || !self.chunks.is_empty()
+        self.unreported() || !self.chunks.is_empty() || self.turn.is_some()
     }
 
     /// A read came; whether the next one in sequence is foreseen.
@@ -482,6 +510,7 @@ mod tests {
             sparse: false,
             birth_ns: 0,
             layout: None,
+            as_of: Stamp::default(),
         }
     }
 
@@ -489,12 +518,12 @@ mod tests {
     /// the old length back, and what was written next was never reported.
     #[test]
     fn an_answer_that_was_overtaken_changes_nothing() {
-        let mut f = FileCore::new(attr(3, 1, 0), 0);
-        f.merge(attr(2, 0, 1000), 0);
+        let mut f = FileCore::new(attr(3, 1, 0));
+        f.merge(attr(2, 0, 1000));
         assert_eq!(f.length(), 0);
-        f.merge(attr(4, 1, 10), 0);
+        f.merge(attr(4, 1, 10));
         assert_eq!(f.length(), 10);
-        f.merge(attr(5, 2, 5), 0);
+        f.merge(attr(5, 2, 5));
         assert_eq!(f.length(), 5);
     }
 
@@ -503,10 +532,15 @@ mod tests {
     /// them.
     #[test]
     fn a_later_run_of_the_store_counts_anew() {
-        let mut f = FileCore::new(attr(9, 0, 100), 0);
-        f.merge(attr(7, 0, 40), 1);
+        let mut f = FileCore::new(attr(9, 0, 100));
+        let as_of = Stamp(1 << 40);
+        f.merge(Attr { as_of, ..attr(7, 0, 40) });
         assert_eq!(f.length(), 40);
-        f.merge(attr(6, 0, 30), 1);
+        f.merge(Attr { as_of, ..attr(6, 0, 30) });
+        assert_eq!(f.length(), 40);
+        f.merge(Attr { as_of: Stamp(5), ..attr(11, 0, 200) }); // late, and lost
+        assert_eq!(f.length(), 40);
+        f.merge(attr(6, 0, 20)); // kept by the store as the answer to an earlier attempt
         assert_eq!(f.length(), 40);
     }
 
@@ -515,11 +549,11 @@ mod tests {
     /// that takes off after it.
     #[test]
     fn a_cut_elsewhere_puts_what_was_stored_in_doubt() {
-        let mut f = FileCore::new(attr(1, 0, 0), 0);
+        let mut f = FileCore::new(attr(1, 0, 0));
         f.wrote(7, true, false);
         f.landed(100, 0);
         assert_eq!((f.length(), f.is_doubtful()), (100, false));
-        f.merge(attr(2, 1, 0), 0);
+        f.merge(attr(2, 1, 0));
         assert!(f.is_doubtful() && f.unreported());
         f.landed(40, 0); // took off before the cut was known
         f.landed(20, 1);
@@ -535,10 +569,10 @@ mod tests {
     /// that is gone, in whichever order the answers come.
     #[test]
     fn a_report_under_way_is_doubted_too() {
-        let mut f = FileCore::new(attr(1, 0, 0), 0);
+        let mut f = FileCore::new(attr(1, 0, 0));
         f.landed(100, 0);
         let claim = f.begin_report();
-        f.merge(attr(2, 1, 0), 0); // a getattr tells of the cut first
+        f.merge(attr(2, 1, 0)); // a getattr tells of the cut first
         assert!(f.is_doubtful());
         f.end_report(claim, false);
         f.settle_doubt(0);
@@ -550,7 +584,7 @@ mod tests {
     /// nothing to say; and what it was to say was forgotten when it failed.
     #[test]
     fn a_report_under_way_counts_as_unreported() {
-        let mut f = FileCore::new(attr(1, 0, 0), 0);
+        let mut f = FileCore::new(attr(1, 0, 0));
         f.wrote(7, false, false);
         f.landed(10, 0);
         let first = f.begin_report();
@@ -565,7 +599,7 @@ mod tests {
     /// and lost bytes are no length (Linux, `errseq_t`).
     #[test]
     fn every_open_handle_hears_of_a_failure_once() {
-        let mut f = FileCore::new(attr(1, 0, 0), 0);
+        let mut f = FileCore::new(attr(1, 0, 0));
         let [a, b, c] = [1, 2, 3].map(HandleId);
         f.add_handle(a);
         f.add_handle(b);
@@ -585,7 +619,7 @@ mod tests {
             chunk_size: 64,
             stripes: crate::proto::meta::Stripes::List { chains: Vec::new() },
         });
-        let mut f = FileCore::new(Attr { layout, ..attr(1, 0, 10) }, 0);
+        let mut f = FileCore::new(Attr { layout, ..attr(1, 0, 10) });
         let data = Bytes::from_static(b"abc");
         f.chunks.entry(2).or_default().put(4, &data, 64, Time::from_us(1));
         assert_eq!((f.length(), f.known().length), (2 * 64 + 7, 10));

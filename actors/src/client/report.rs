@@ -2,16 +2,14 @@
 
 use std::rc::Rc;
 
-use t3fs_runtime::{Cx, join_all};
+use t3fs_runtime::{Cx, Slot, join_all};
 
 use super::file::{File, HandleId};
 use super::link::layout_chains;
+use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::InodeId;
 use crate::proto::meta::{Changed, ReportWrite, Reported, Stamp, SyncMeta};
-
-/// Times that a file may be cut under a report before its caller is told to come back.
-const ATTEMPTS: u32 = 50;
 
 impl Client {
     /// Takes note of a change that this client was told of.
@@ -37,7 +35,7 @@ impl Client {
     }
 
     /// A later run of the store than any before may have lost what the last one told: holds too.
-    fn heard(&self, stamp: Stamp) {
+    pub(super) fn heard(&self, stamp: Stamp) {
         let run = self.0.run.get();
         if stamp.run() > run {
             self.0.run.set(stamp.run());
@@ -52,17 +50,18 @@ impl Client {
     pub(super) async fn report(
         &self,
         cx: &Cx,
-        file: &Rc<File>,
+        file: &File,
         durable: bool,
     ) -> Result<Stamp, FsError> {
-        for _ in 0..ATTEMPTS {
+        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        loop {
             if file.core.borrow().is_doubtful() {
                 let end = self.stored_end(cx, file).await?;
                 file.core.borrow_mut().settle_doubt(end);
             }
-            let (claim, message) = {
+            let (claim, turn, message) = {
                 let mut core = file.core.borrow_mut();
-                let claim = core.begin_report();
+                let (claim, turn) = (core.begin_report(), core.turn_over());
                 let a = core.known();
                 let message = ReportWrite {
                     inode: a.inode,
@@ -73,21 +72,22 @@ impl Client {
                     atime_ns: None,
                     clear_suid: claim.clear_suid,
                     sparse: claim.sparse,
+                    turn,
                     durable,
                 };
-                (claim, message)
+                (claim, turn, message)
             };
             let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
-            if let Ok(Reported::Taken(Changed { stamp, .. })) = &told {
-                self.heard(*stamp);
+            if let Ok(Reported::Taken(Changed { attr, .. }) | Reported::Stale(attr)) = &told {
+                self.heard(attr.as_of);
             }
-            let run = self.0.run.get();
             let mut core = file.core.borrow_mut();
             match told {
                 Ok(Reported::Taken(Changed { attr, stamp })) => {
                     let inode = core.inode();
-                    core.merge(attr, run);
+                    core.merge(attr);
                     core.end_report(claim, true);
+                    turn.into_iter().for_each(|op| core.forget_turn(op));
                     drop(core);
                     if !durable {
                         self.note(cx, inode, stamp);
@@ -96,12 +96,13 @@ impl Client {
                 }
                 Ok(Reported::Stale(attr)) => {
                     core.end_report(claim, false);
-                    core.merge(attr, run);
+                    core.merge(attr);
                     if self.has(PlantedBug::StaleReportIsTaken) {
                         core.forget_unreported();
                         return Ok(Stamp::default());
                     }
                 }
+                Ok(Reported::Waits) => core.end_report(claim, false),
                 Err(FsError::Stale) => {
                     core.lose();
                     return Err(FsError::Stale);
@@ -111,8 +112,12 @@ impl Client {
                     return Err(e);
                 }
             }
+            drop(core);
+            if !retry.again(cx, Slot::new()).await {
+                let why = "others cut the file or append to it all the time";
+                return Err(FsError::Unavailable(why.into()));
+            }
         }
-        Err(FsError::Unavailable("the file is being truncated again and again".into()))
     }
 
     /// Where the content of a file ends, as storage has it.

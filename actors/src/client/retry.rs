@@ -16,6 +16,8 @@ use crate::proto::mgmtd::Routing;
 
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(2);
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(250);
+/// Longest pause between two looks whether another client is done with a file.
+const TURN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a request hangs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,11 +74,18 @@ impl Watchers {
 pub(super) struct Retry {
     until: Time,
     pause: Duration,
+    longest: Duration,
 }
 
 impl Retry {
     pub(super) fn new(cx: &Cx, patience: Duration) -> Retry {
-        Retry { until: cx.deadline().min(cx.now() + patience), pause: PAUSE_MIN }
+        let until = cx.deadline().min(cx.now() + patience);
+        Retry { until, pause: PAUSE_MIN, longest: PAUSE_MAX }
+    }
+
+    /// For what others of the cluster have in hand, and do not keep long.
+    pub(super) fn in_turn(cx: &Cx, patience: Duration) -> Retry {
+        Retry { longest: TURN_PAUSE, ..Retry::new(cx, patience) }
     }
 
     /// `false` when there is no time left. `news` ends the pause.
@@ -87,7 +96,7 @@ impl Retry {
         let jitter = cx.rand() % (self.pause.as_micros() as u64 / 2).max(1);
         // Ended either way: the caller tries again.
         let _ = before(cx.sleep(self.pause + Duration::from_micros(jitter)), news).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.pause = (self.pause * 2).min(self.longest);
         true
     }
 }

@@ -1,22 +1,25 @@
 //! Setting attributes, and lengths above all.
 //!
 //! A truncation (1) removes the chunks behind the new end, (2) sets the length at meta, which
-//! refuses if anybody has written or cut since the file was looked at: then it begins again. So
-//! nothing that was acknowledged between the two stays behind the end, to appear when the file
-//! grows again. Bytes behind the end are somebody's who has not reported them yet, so a file that
+//! refuses if anybody has written or cut since the file was looked at, or is about to append: then
+//! it takes a turn at the end of the file and begins again. So nothing that was acknowledged
+//! between the two stays behind the end, to appear when the file grows again. Bytes behind the end are somebody's who has not reported them yet, so a file that
 //! is extended loses nothing; or they are of a report that the store has lost, so a truncation to
 //! the present length removes them too.
 
 use std::rc::Rc;
 
-use t3fs_runtime::{Bulk, Cx, join_all};
+use t3fs_runtime::{Bulk, Cx, Slot, join_all};
 
 use super::data::chunk_size;
 use super::file::File;
 use super::link::layout_chains;
+use super::retry::Retry;
 use super::{Attr, Client, FsError, SetAttrs};
-use crate::proto::ids::{ChunkId, InodeId};
-use crate::proto::meta::{Changed, GetAttr, Layout, SeenContent, SetAttr, SetLength};
+use crate::proto::ids::{ChunkId, InodeId, RequestId};
+use crate::proto::meta::{
+    BeginCut, Changed, GetAttr, Layout, SeenContent, SetAttr, SetLength,
+};
 use crate::proto::storage::UpdateKind;
 
 /// A truncation under way.
@@ -27,9 +30,6 @@ impl Drop for Cutting<'_> {
         self.0.core.borrow_mut().end_cut();
     }
 }
-
-/// Times that others may change the content under a truncation.
-const ATTEMPTS: u32 = 50;
 
 impl Client {
     pub async fn setattr(&self, cx: &Cx, inode: InodeId, s: SetAttrs) -> Result<Attr, FsError> {
@@ -83,6 +83,9 @@ impl Client {
         let cutting = Cutting(&file);
         self.cut_buffers(&file, length, size);
         let cut = self.cut_and_tell(cx, &file, s, length, &layout).await;
+        // If it has a turn it has it no more.
+        file.core.borrow_mut().leave_turn(0);
+        self.sweep(cx);
         drop(cutting);
         if let Err(e) = &cut {
             // What was buffered behind the new end is gone, and the old end may stand.
@@ -103,7 +106,9 @@ impl Client {
     ) -> Result<(), FsError> {
         let inode = file.core.borrow().inode();
         self.push_all(cx, file).await?;
-        for _ in 0..ATTEMPTS {
+        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut turn = None;
+        loop {
             // What this client has stored counts, or meta would keep a shorter file than it has.
             let unreported = {
                 let core = file.core.borrow();
@@ -117,39 +122,45 @@ impl Client {
             if length <= seen.length {
                 self.cut_chunks(cx, inode, layout, length).await?;
             }
-            let to = SetLength { length, seen, holes: self.is_shared() };
+            let to = SetLength { length, seen, turn };
             let message = self.message(inode, s, Some(to));
             match self.0.link.meta(cx, message).await {
                 Ok(changed) => {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);
-                    file.core.borrow_mut().cut(changed.attr, changed.stamp.run());
+                    file.core.borrow_mut().cut(changed.attr);
                     return Ok(());
                 }
-                Err(FsError::Changed) => {
-                    let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-                    file.core.borrow_mut().look(attr, self.0.run.get());
-                }
+                Err(FsError::Changed) => {}
                 Err(e) => return Err(e),
             }
+            if turn.is_none() {
+                turn = Some(self.take_turn(cx, file).await?);
+            }
+            let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+            self.heard(attr.as_of);
+            file.core.borrow_mut().look(attr);
+            if !retry.again(cx, Slot::new()).await {
+                return Err(FsError::Unavailable("others change the file all the time".into()));
+            }
         }
-        Err(FsError::Unavailable("others change the file again and again".into()))
     }
 
-    /// Takes back the end of a file that an append has moved and could not fill, if nobody has
-    /// written since. What cannot be taken back stays as a hole. Chunks are let be: what is behind
-    /// the end may be another's append by now. The caller is alone with the file.
-    pub(super) async fn take_back(&self, cx: &Cx, file: &Rc<File>, end: SetLength) {
-        let inode = file.core.borrow().inode();
-        let message = self.message(inode, &SetAttrs::default(), Some(end));
-        let taken: Result<Changed, FsError> = self.0.link.meta(cx, message).await;
-        match taken {
-            Ok(changed) => {
-                self.changed(cx, &changed);
-                file.core.borrow_mut().cut(changed.attr, changed.stamp.run());
-            }
-            Err(e) => tracing::debug!("an append to {:#x} leaves a hole: {e}", inode.0),
+    /// Waits until no other client is at the end of the file.
+    async fn take_turn(&self, cx: &Cx, file: &File) -> Result<RequestId, FsError> {
+        if file.core.borrow().turn_over().is_some() {
+            self.report(cx, file, false).await?; // one that has failed
         }
+        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let op = self.0.link.op();
+        file.core.borrow_mut().begin_turn(op);
+        let inode = file.core.borrow().inode();
+        while !self.0.link.meta(cx, BeginCut { inode, op }).await? {
+            if !retry.again(cx, Slot::new()).await {
+                return Err(FsError::Unavailable("others append to the file".into()));
+            }
+        }
+        Ok(op)
     }
 
     /// Drops what is buffered behind the new end.

@@ -162,6 +162,15 @@ impl Check<'_> {
             }
         })
         .await?;
+        self.each(b'E', |check, number, _, value| {
+            if let Err(e) = TurnsV1::open(InodeId(number), value) {
+                check.problem(e.to_string());
+            }
+            if !check.inodes.get(&number).is_some_and(|found| found.kind == FileType::File) {
+                check.problem(format!("turns are taken at {number:#x}, which is no file"));
+            }
+        })
+        .await?;
         self.each(b'H', |check, number, rest, value| {
             if let Err(e) = HoldV1::open(InodeId(number), value) {
                 check.problem(e.to_string());

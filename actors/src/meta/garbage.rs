@@ -418,6 +418,7 @@ async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Done<()> {
         txn.buffer().add_read_conflict_range(&hold_range(*inode));
         txn.clear(garbage_key(*inode));
         txn.clear(inode_key(*inode));
+        txn.clear(turns_key(*inode));
         txn.add(count_key(), -i64::from(found));
         for session in sessions {
             txn.clear(hold_key(*inode, session));

@@ -1,25 +1,41 @@
 //! Which operation answers which message.
 
+use std::rc::Rc;
+
 use t3fs_runtime::{Cx, Handle, Me};
 
 use super::garbage::News;
 use super::kv::client::Txn;
 use super::kv::{KvError, Version};
 use super::ops::create::NewInode;
-use super::ops::{attr, create, lookup, opens, readdir, remove, rename};
+use super::ops::{Done, attr, create, lookup, opens, readdir, remove, rename, turns};
 use super::schema::*;
-use super::{Meta, fresh_routing, garbage, inode_id, layout, look, now_ns, once, run};
+use super::{Meta, Once, fresh_routing, garbage, inode_id, layout, look, now_ns, once, run};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::{Barrier, Durability};
 use crate::proto::meta::*;
 
-fn changed((attr, stamp): (Attr, Stamp)) -> Changed {
-    Changed { attr, stamp }
+/// Says of an inode when the store had it so.
+fn as_of((attr, as_of): (Attr, Stamp)) -> Attr {
+    Attr { as_of, ..attr }
 }
 
-fn gone((gone, stamp): (Gone, Stamp)) -> Gone {
-    Gone { stamp, ..gone }
+fn changed(once: Once<Attr>) -> Changed {
+    let (stamp, as_of) = (once.stamp, once.as_of());
+    Changed { attr: Attr { as_of, ..once.done }, stamp }
+}
+
+fn gone(once: Once<Gone>) -> Gone {
+    let (stamp, as_of) = (once.stamp, once.as_of());
+    let told = |attr: Attr| Attr { as_of, ..attr };
+    Gone { removed: once.done.removed.map(told), moved: once.done.moved.map(told), stamp }
+}
+
+/// Which sessions live, as far as this server knows: one that it does not know yet does.
+fn living(me: &Me<Meta>) -> impl Fn(SessionId) -> bool {
+    let routing = me.with(|m| Rc::clone(&m.place.routing));
+    move |session| routing.session_alive(session)
 }
 
 fn planted(me: &Me<Meta>) -> Option<PlantedBug> {
@@ -56,42 +72,45 @@ fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
 
 impl Handle<Lookup> for Meta {
     async fn handle(me: &Me<Self>, m: Lookup, cx: &Cx) -> Result<Attr, MetaError> {
-        look(me, cx, async |txn| lookup::lookup(txn, m.parent, &m.name).await).await
+        look(me, cx, async |txn| lookup::lookup(txn, m.parent, &m.name).await).await.map(as_of)
     }
 }
 
 impl Handle<GetAttr> for Meta {
     async fn handle(me: &Me<Self>, m: GetAttr, cx: &Cx) -> Result<Attr, MetaError> {
-        look(me, cx, async |txn| lookup::get_attr(txn, m.inode).await).await
+        look(me, cx, async |txn| lookup::get_attr(txn, m.inode).await).await.map(as_of)
     }
 }
 
 impl Handle<ReadLink> for Meta {
     async fn handle(me: &Me<Self>, m: ReadLink, cx: &Cx) -> Result<Vec<u8>, MetaError> {
-        look(me, cx, async |txn| lookup::read_link(txn, m.inode).await).await
+        Ok(look(me, cx, async |txn| lookup::read_link(txn, m.inode).await).await?.0)
     }
 }
 
 impl Handle<ReadDir> for Meta {
     async fn handle(me: &Me<Self>, m: ReadDir, cx: &Cx) -> Result<DirPage, MetaError> {
-        look(me, cx, async |txn| readdir::read_dir(txn, &m).await).await
+        let read = look(me, cx, async |txn| readdir::read_dir(txn, &m).await).await;
+        let (mut page, stamp) = read?;
+        page.entries.iter_mut().for_each(|entry| entry.attr.as_of = stamp);
+        Ok(page)
     }
 }
 
 impl Handle<CountInodes> for Meta {
     async fn handle(me: &Me<Self>, _: CountInodes, cx: &Cx) -> Result<u64, MetaError> {
-        look(me, cx, async |txn| {
+        let count = async |txn: &mut Txn<'_>| -> Done<u64> {
             let [count] = txn.fetch([&count_key()]).await?;
             Ok(counter(count.as_ref()))
-        })
-        .await
+        };
+        Ok(look(me, cx, count).await?.0)
     }
 }
 
 impl Handle<SetAttr> for Meta {
     async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Changed, MetaError> {
-        let (now_ns, bug) = (now_ns(cx), planted(me));
-        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, bug).await;
+        let (now_ns, alive, bug) = (now_ns(cx), living(me), planted(me));
+        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &alive, bug).await;
         once(me, cx, m.op, body).await.map(changed)
     }
 }
@@ -99,11 +118,15 @@ impl Handle<SetAttr> for Meta {
 impl Handle<ReportWrite> for Meta {
     async fn handle(me: &Me<Self>, m: ReportWrite, cx: &Cx) -> Result<Reported, MetaError> {
         let durability = if m.durable { Durability::Now } else { Durability::Soon };
-        let (now_ns, bug) = (now_ns(cx), planted(me));
-        let body = async |txn: &mut Txn<'_>| attr::report_write(txn, &m, now_ns, bug).await;
+        let (now_ns, alive, bug) = (now_ns(cx), living(me), planted(me));
+        let body = async |txn: &mut Txn<'_>| {
+            attr::report_write(txn, &m, now_ns, &alive, bug).await //
+        };
         let (mut reported, stamp) = run(me, cx, durability, body).await?;
-        if let Reported::Taken(taken) = &mut reported {
-            taken.stamp = stamp;
+        match &mut reported {
+            Reported::Taken(taken) => (taken.stamp, taken.attr.as_of) = (stamp, stamp),
+            Reported::Stale(attr) => attr.as_of = stamp,
+            Reported::Waits => {}
         }
         Ok(reported)
     }
@@ -111,13 +134,23 @@ impl Handle<ReportWrite> for Meta {
 
 impl Handle<Append> for Meta {
     async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
-        let (now_ns, bug) = (now_ns(cx), planted(me));
-        let body = async |txn: &mut Txn<'_>| attr::append(txn, &m, now_ns, bug).await;
-        let (mut appended, stamp) = once(me, cx, m.op, body).await?;
-        if let Appended::At { changed, .. } = &mut appended {
-            changed.stamp = stamp;
+        let (alive, bug) = (living(me), planted(me));
+        let body = async |txn: &mut Txn<'_>| turns::append(txn, &m, &alive, bug).await;
+        let (mut appended, now) = run(me, cx, Durability::Soon, body).await?;
+        match &mut appended {
+            Appended::At { stamp, .. } => *stamp = now,
+            Appended::Stale(attr) => attr.as_of = now,
+            Appended::Waits => {}
         }
         Ok(appended)
+    }
+}
+
+impl Handle<BeginCut> for Meta {
+    async fn handle(me: &Me<Self>, m: BeginCut, cx: &Cx) -> Result<bool, MetaError> {
+        let alive = living(me);
+        let body = async |txn: &mut Txn<'_>| turns::begin_cut(txn, &m, &alive).await;
+        Ok(run(me, cx, Durability::Soon, body).await?.0)
     }
 }
 
@@ -127,7 +160,10 @@ impl Handle<OpenFile> for Meta {
         let body = async |txn: &mut Txn<'_>| opens::open(txn, &m, now_ns, bug).await;
         match m.hold {
             Some(_) => once(me, cx, m.op, body).await.map(changed),
-            None => run(me, cx, Durability::Soon, body).await.map(changed),
+            None => {
+                let (attr, stamp) = run(me, cx, Durability::Soon, body).await?;
+                Ok(Changed { attr: as_of((attr, stamp)), stamp })
+            }
         }
     }
 }
@@ -138,7 +174,7 @@ impl Handle<DropHolds> for Meta {
         once(me, cx, m.op, async |txn| opens::drop_holds(txn, &m).await).await?;
         // A name that goes after this look goes without the holds.
         let keys: Vec<_> = m.inodes.iter().map(|inode| garbage_key(*inode)).collect();
-        let garbage = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
+        let (garbage, _) = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
         for (inode, _) in m.inodes.iter().zip(garbage).filter(|(_, garbage)| garbage.is_some()) {
             garbage::kick(me, cx, News::File(*inode));
         }
@@ -158,7 +194,7 @@ impl Handle<ShareOpens> for Meta {
         check_holds(m.holds.len())?;
         let now_ns = now_ns(cx);
         let shared = once(me, cx, m.op, async |txn| opens::share(txn, &m, now_ns).await);
-        let (gone, stamp) = shared.await?;
+        let Once { done: gone, stamp, .. } = shared.await?;
         // A crash of the store must not take back what others rely on from now on.
         Self::handle(me, SyncMeta { stamp }, cx).await?;
         // Content may have waited for this session to say what it has open.
@@ -192,7 +228,7 @@ impl Handle<ListKeepers> for Meta {
         fresh_routing(me, cx).await?;
         let sessions = me.with(|m| m.place.routing.sessions.clone());
         let keys: Vec<_> = sessions.iter().map(|session| shares_key(*session)).collect();
-        let shares = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
+        let (shares, _) = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
         let keepers = sessions.into_iter().zip(shares).filter(|(_, shares)| shares.is_none());
         Ok(keepers.map(|(session, _)| session).collect())
     }
@@ -277,7 +313,8 @@ impl Handle<CollectGarbage> for Meta {
         garbage::hurry(me, cx);
         me.with(|m| m.orphans.hurry(cx.now()));
         let all = all(b'G');
-        let page = look(me, cx, async |txn| Ok(txn.fetch_range(&all, 1, false).await?)).await?;
+        let first = look(me, cx, async |txn| Ok(txn.fetch_range(&all, 1, false).await?));
+        let (page, _) = first.await?;
         Ok(!page.rows.is_empty())
     }
 }

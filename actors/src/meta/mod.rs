@@ -169,6 +169,7 @@ async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Do
         sparse: false,
         birth_ns: now_ns,
         layout: None,
+        as_of: Stamp::default(),
     };
     txn.set(key, Inode::new(attr, ROOT, Vec::new()).seal());
     txn.add(count_key(), 1);
@@ -207,36 +208,57 @@ async fn run<T>(
     Ok((done, version.into()))
 }
 
+/// What an operation that acts once has done.
+struct Once<T> {
+    done: T,
+    /// Its place in the order of commits, or a later one: of what the answer was read from.
+    stamp: Stamp,
+    /// An earlier attempt has done it, and this is the answer that was kept.
+    kept: bool,
+}
+
+impl<T> Once<T> {
+    /// When the store had what the answer tells.
+    fn as_of(&self) -> Stamp {
+        if self.kept { Stamp::default() } else { self.stamp }
+    }
+}
+
 /// Runs an operation that a request id names: whatever comes under that id again, to whichever
-/// server, gets the same answer. Its stamp may be a later one: that of what the answer was read
-/// from.
+/// server, gets the same answer.
 async fn once<T>(
     me: &Me<Meta>,
     cx: &Cx,
     op: RequestId,
     mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
-) -> Result<(T, Stamp), MetaError> {
+) -> Result<Once<T>, MetaError> {
     let kv = me.with(|m| m.kv);
-    let why = match transact_at(cx, kv, Durability::Soon, &mut body).await {
-        Err(Stop::Refused(why)) if op != RequestId::default() => why,
-        other => {
-            return other.map(|(done, version)| (done, version.into())).map_err(MetaError::from);
-        }
+    let mut kept = false;
+    let mut body = async |txn: &mut Txn<'_>| {
+        let done = body(txn).await;
+        kept = txn.buffer().is_read_only();
+        done
     };
-    let kept = transact(cx, kv, Durability::Soon, async |txn| keep_refusal(txn, op, &why).await);
-    if kept.await? {
-        return Err(why);
-    }
-    run(me, cx, Durability::Soon, &mut body).await
+    let (done, version) = match transact_at(cx, kv, Durability::Soon, &mut body).await {
+        Err(Stop::Refused(why)) if op != RequestId::default() => {
+            let refused = async |txn: &mut Txn<'_>| keep_refusal(txn, op, &why).await;
+            if transact(cx, kv, Durability::Soon, refused).await? {
+                return Err(why);
+            }
+            transact_at(cx, kv, Durability::Soon, &mut body).await?
+        }
+        other => other?,
+    };
+    Ok(Once { done, stamp: version.into(), kept })
 }
 
-/// Runs an operation that writes nothing.
+/// Runs an operation that writes nothing; with its place in the order of commits.
 async fn look<T>(
     me: &Me<Meta>,
     cx: &Cx,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
-) -> Result<T, MetaError> {
-    Ok(run(me, cx, Durability::Soon, body).await?.0)
+) -> Result<(T, Stamp), MetaError> {
+    run(me, cx, Durability::Soon, body).await
 }
 
 /// A number that no inode ever had.

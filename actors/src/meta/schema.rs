@@ -12,6 +12,7 @@
 //! 'G' [inode u64]                 GarbageV2   an inode without a name, whose content must go
 //! 'H' [inode u64] [session u64]   HoldV1      this session has that inode open
 //! 'S' [session u64]               SharesV1    this session opens every file with a hold
+//! 'E' [inode u64]                 TurnsV1     who is about to move the end of that file
 //! 'R' [session u64] [slot u16]    RecentV3    what a request was answered; slot = seq %
 //!                              or RefusedV2   RECENT_SLOTS (RecentV1 is read)
 //! 'A'                             AllocV1     first inode number not reserved yet
@@ -98,6 +99,10 @@ pub fn split_hold(key: &[u8]) -> Option<(InodeId, SessionId)> {
 
 pub fn shares_key(session: SessionId) -> Bytes {
     key(b'S', session.0, &[])
+}
+
+pub fn turns_key(inode: InodeId) -> Bytes {
+    key(b'E', inode.0, &[])
 }
 
 pub fn recent_key(op: RequestId) -> Bytes {

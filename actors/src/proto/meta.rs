@@ -85,6 +85,8 @@ pub struct Attr {
     pub birth_ns: i64,
     /// `Some` for files.
     pub layout: Option<Layout>,
+    /// When the store had it so. [`Stamp::default`]: at some time before; an answer that was kept.
+    pub as_of: Stamp,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -129,13 +131,14 @@ pub struct Changed {
 
 /// Sets the length exactly. The caller has removed the chunks behind the new end, and did so when
 /// the file was as `seen`: if anybody has written or cut since, the answer is
-/// [`MetaError::Changed`], nothing is done, and the caller looks and cuts again.
+/// [`MetaError::Changed`], nothing is done, and the caller looks and cuts again. So it is while
+/// anybody has a turn at the end of the file: a caller who is refused takes one ([`BeginCut`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct SetLength {
     pub length: u64,
     pub seen: SeenContent,
-    /// What is left may have holes: of appends of others, whose bytes the cut has overtaken.
-    pub holes: bool,
+    /// The `op` of the caller's [`BeginCut`], which is over with this.
+    pub turn: Option<RequestId>,
 }
 
 /// What tells whether a file's content may have changed.
@@ -187,42 +190,57 @@ pub struct ReportWrite {
     pub clear_suid: bool,
     /// A write has left a hole.
     pub sparse: bool,
+    /// The `op` of an [`Append`] or [`BeginCut`] whose sender has done with it. Of an append `end`
+    /// says what was stored of it: 0 for nothing.
+    pub turn: Option<RequestId>,
     pub durable: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Reported {
     Taken(Changed),
+    /// All is taken but the end: an append that has its place before this one is not stored yet.
+    /// Ask again.
+    Waits,
     /// The file was cut, or its times were set, since the writer looked: this is how it is now.
     /// What was written before the cut may have gone with it. The writer asks storage for the end
     /// of what is there and reports again.
     Stale(Attr),
 }
 
-/// Takes the next `len` bytes behind the end of the file for its sender, in the transaction that
-/// moves the end: appends of several clients never overlap.
+/// Takes a turn at the end of the file, and with it the next `len` bytes behind the end for its
+/// sender: appends of several clients never overlap. They become part of the file, in the order of
+/// turns, when they are stored and their sender says so ([`ReportWrite::turn`]), or when it says
+/// that they are not, or when its session ends.
 ///
 /// `end` and `truncations` are as in [`ReportWrite`]: what the sender has written itself and not
-/// reported counts too.
+/// reported counts too. A session has one turn at a file: an earlier one is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Append {
     pub inode: InodeId,
     pub len: u64,
     pub end: u64,
     pub truncations: u64,
-    pub clear_suid: bool,
     pub op: RequestId,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Appended {
-    At {
-        offset: u64,
-        changed: Changed,
-    },
+    /// `stamp`: of the transaction that took the place.
+    At { offset: u64, stamp: Stamp },
+    /// A cut is before it. Ask again.
+    Waits,
     /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt
     /// is a new operation with an `op` of its own.
     Stale(Attr),
+}
+
+/// Takes a turn at the end of the file to cut it: no append begins any more. `false`: others have
+/// theirs before; ask again. It is over with [`SetLength::turn`] or [`ReportWrite::turn`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct BeginCut {
+    pub inode: InodeId,
+    pub op: RequestId,
 }
 
 /// Opens a file. With a session, the file's content stays until the session has dropped the hold
@@ -467,6 +485,7 @@ no_bulk!(
     Reported,
     Append,
     Appended,
+    BeginCut,
     OpenFile,
     DropHolds,
     ShareOpens,
@@ -491,27 +510,28 @@ no_bulk!(
 
 // What may wait for a disk has the bulk lane, so that lookups never queue behind it.
 protocol! { Meta as MetaMsg = 0x0200 {
-    1 v 2 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
-    2 v 2 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
-    3 v 3 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;
-    4 v 2 ReportWrite -> Result<Reported, MetaError>, Bulk, 10_000 ms;
-    5 v 2 CreateFile -> Result<Changed, MetaError>, Control, 10_000 ms;
-    6 v 2 MakeDir -> Result<Changed, MetaError>, Control, 10_000 ms;
-    7 v 2 MakeSymlink -> Result<Changed, MetaError>, Control, 10_000 ms;
+    1 v 3 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
+    2 v 3 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
+    3 v 4 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;
+    4 v 3 ReportWrite -> Result<Reported, MetaError>, Bulk, 10_000 ms;
+    5 v 3 CreateFile -> Result<Changed, MetaError>, Control, 10_000 ms;
+    6 v 3 MakeDir -> Result<Changed, MetaError>, Control, 10_000 ms;
+    7 v 3 MakeSymlink -> Result<Changed, MetaError>, Control, 10_000 ms;
     8 v 1 ReadLink -> Result<Vec<u8>, MetaError>, Control, 10_000 ms;
-    9 v 2 MakeLink -> Result<Changed, MetaError>, Control, 10_000 ms;
-    10 v 2 Unlink -> Result<Gone, MetaError>, Control, 10_000 ms;
-    11 v 2 RemoveDir -> Result<Gone, MetaError>, Control, 10_000 ms;
-    12 v 2 Rename -> Result<Gone, MetaError>, Control, 10_000 ms;
-    14 v 2 ReadDir -> Result<DirPage, MetaError>, Control, 10_000 ms;
+    9 v 3 MakeLink -> Result<Changed, MetaError>, Control, 10_000 ms;
+    10 v 3 Unlink -> Result<Gone, MetaError>, Control, 10_000 ms;
+    11 v 3 RemoveDir -> Result<Gone, MetaError>, Control, 10_000 ms;
+    12 v 3 Rename -> Result<Gone, MetaError>, Control, 10_000 ms;
+    14 v 3 ReadDir -> Result<DirPage, MetaError>, Control, 10_000 ms;
     15 v 2 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
     17 v 2 CollectGarbage -> Result<bool, MetaError>, Control, 1_000 ms;
-    18 v 1 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
-    19 v 1 OpenFile -> Result<Changed, MetaError>, Control, 10_000 ms;
+    18 v 2 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
+    19 v 2 OpenFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     20 v 1 DropHolds -> Result<(), MetaError>, Control, 10_000 ms;
     21 v 1 ShareOpens -> Result<Vec<InodeId>, MetaError>, Control, 10_000 ms;
     22 v 1 KeepOpens -> Result<(), MetaError>, Bulk, 10_000 ms;
     23 v 1 ListKeepers -> Result<Vec<SessionId>, MetaError>, Control, 10_000 ms;
     24 v 1 NoteReads -> Result<(), MetaError>, Bulk, 10_000 ms;
+    25 v 1 BeginCut -> Result<bool, MetaError>, Control, 10_000 ms;
 } }

@@ -153,6 +153,7 @@ pub fn set_ctime(t: SystemTime) -> SetTime {
 mod tests {
     //! Goal: nothing is lost on the way to the kernel and back.
     use super::*;
+    use t3fs_actors::proto::meta::Stamp;
 
     #[test]
     fn special_files_keep_type_and_device() {
@@ -205,6 +206,7 @@ mod tests {
             sparse: false,
             birth_ns: 0,
             layout: None,
+            as_of: Stamp::default(),
         }
     }
 

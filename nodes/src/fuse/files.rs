@@ -215,6 +215,7 @@ pub async fn write(here: &Here, w: Write) -> Result<u64, FsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use t3fs_actors::proto::meta::Stamp;
 
     fn file(mode: u32, uid: u32, gid: u32) -> Attr {
         Attr {
@@ -234,6 +235,7 @@ mod tests {
             sparse: false,
             birth_ns: 0,
             layout: None,
+            as_of: Stamp::default(),
         }
     }
 

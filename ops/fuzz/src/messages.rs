@@ -235,6 +235,7 @@ fn page() -> meta::DirPage {
             chunk_size: 1 << 20,
             stripes: meta::Stripes::List { chains: vec![ChainId(1), ChainId(2)] },
         }),
+        as_of: meta::Stamp(5),
     };
     let entries = vec![meta::DirEntry { name: b"name".to_vec(), attr }];
     meta::DirPage { entries, more: false, parent: InodeId(1) }

@@ -3,16 +3,17 @@
 //! *Lengths.* `truncations` of a file never decreases, and between two cuts its length only grows.
 //! A report or an append names the cut that its sender knows; if a later one has been made, nothing
 //! is taken, and the sender learns how the file is now. A cut names the content that its caller has
-//! seen: the caller has removed the chunks behind the new end, which must be nobody else's.
+//! seen: the caller has removed the chunks behind the new end, which must be nobody else's. Appends
+//! and cuts of several clients have an order: see `turns`.
 //!
 //! *Times.* A time that was set by hand stands until somebody writes after it; a report of earlier
 //! writes is told apart by `times_set`.
 
 use super::create::MODE_BITS;
+use super::turns::{self, Alive, Turns};
 use super::*;
 use crate::proto::meta::{
-    Append, Appended, Changed, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength,
-    SetTime,
+    Changed, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
 };
 
 const SETUID: u32 = 0o4000;
@@ -24,6 +25,7 @@ pub async fn set_attr(
     txn: &mut Txn<'_>,
     m: &SetAttr,
     now_ns: i64,
+    alive: Alive<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Attr> {
     let (key, recent) = (inode_key(m.inode), recent_key(m.op));
@@ -37,6 +39,7 @@ pub async fn set_attr(
     let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     inode.refresh(times.as_ref(), subdirs.as_ref())?;
     if let Some(length) = m.length {
+        take_turn(txn, &mut inode.attr, length.turn, alive).await?;
         set_length(&mut inode.attr, length, bug)?;
         set_mtime(&mut inode, now_ns, false);
     }
@@ -64,6 +67,26 @@ pub async fn set_attr(
     Ok(inode.attr)
 }
 
+/// Refuses a cut while anybody else has a turn at the file. Its own is over.
+async fn take_turn(
+    txn: &mut Txn<'_>,
+    attr: &mut Attr,
+    turn: Option<RequestId>,
+    alive: Alive<'_>,
+) -> Done<()> {
+    let inode = attr.inode;
+    let [stored] = txn.read([&turns_key(inode)]).await?;
+    let mut turns = Turns::open(inode, stored.as_ref())?;
+    turns.settle(attr, alive);
+    match turn {
+        Some(op) if turns.is_first(op) => turns::finish(txn, &mut turns, op, 0).await?,
+        _ if turns.is_empty() => {}
+        _ => return Err(MetaError::Changed.into()),
+    }
+    turns.store(txn, inode);
+    Ok(())
+}
+
 fn set_mtime(inode: &mut Inode, mtime_ns: i64, by_hand: bool) {
     inode.attr.mtime_ns = mtime_ns;
     inode.note_mtime_set(by_hand);
@@ -77,7 +100,7 @@ fn written(inode: &mut Inode, mtime_ns: i64) {
 }
 
 /// The layout of something that has content.
-fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
+pub(super) fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
     attr.layout.as_ref().ok_or_else(|| match attr.kind {
         FileType::Directory => MetaError::IsDirectory,
         _ => MetaError::InvalidArgument("only a file has content".into()),
@@ -90,12 +113,12 @@ fn set_length(attr: &mut Attr, m: SetLength, bug: Option<PlantedBug>) -> Result<
         return Err(MetaError::Changed);
     }
     attr.truncations += u64::from(m.length <= attr.length);
-    attr.sparse = m.length > 0 && (attr.sparse || m.holes || m.length > attr.length);
+    attr.sparse = m.length > 0 && (attr.sparse || m.length > attr.length);
     attr.length = m.length;
     Ok(())
 }
 
-fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
+pub(super) fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
     let chunks = length.div_ceil(u64::from(layout.chunk_size.max(1)));
     if chunks > u64::from(u32::MAX) || i64::try_from(length).is_err() {
         return Err(MetaError::FileTooLarge);
@@ -136,6 +159,7 @@ pub async fn report_write(
     txn: &mut Txn<'_>,
     m: &ReportWrite,
     now_ns: i64,
+    alive: Alive<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Reported> {
     let key = inode_key(m.inode);
@@ -150,8 +174,17 @@ pub async fn report_write(
         end = if m.truncations < inode.attr.truncations { 0 } else { end };
     }
     let before = inode.clone();
+    let mut waits = false;
+    if let Some(op) = m.turn {
+        let [stored] = txn.read([&turns_key(m.inode)]).await?;
+        let mut turns = Turns::open(m.inode, stored.as_ref())?;
+        turns::finish(txn, &mut turns, op, end).await?;
+        turns.settle(&mut inode.attr, alive);
+        waits = turns.has(op);
+        turns.store(txn, m.inode);
+    }
     let attr = &mut inode.attr;
-    attr.length = attr.length.max(end);
+    attr.length = attr.length.max(if waits { 0 } else { end });
     attr.truncations = attr.truncations.max(m.truncations);
     attr.times_set = attr.times_set.max(m.times_set);
     attr.sparse |= m.sparse;
@@ -169,47 +202,10 @@ pub async fn report_write(
     if inode != before {
         store(txn, &mut inode);
     }
+    if waits {
+        return Ok(Reported::Waits);
+    }
     Ok(Reported::Taken(Changed { attr: inode.attr, stamp: Stamp::default() }))
-}
-
-/// Gives the sender the bytes behind the end, which moves.
-pub async fn append(
-    txn: &mut Txn<'_>,
-    m: &Append,
-    now_ns: i64,
-    bug: Option<PlantedBug>,
-) -> Done<Appended> {
-    let (key, recent) = (inode_key(m.inode), recent_key(m.op));
-    let [found, recent] = txn.read([&key, &recent]).await?;
-    let given = |attr: Attr| {
-        let changed = Changed { stamp: Stamp::default(), attr };
-        Appended::At { offset: changed.attr.length.saturating_sub(m.len), changed }
-    };
-    if let Some(attr) = answered_attr(m.op, recent.as_ref())? {
-        return Ok(given(attr));
-    }
-    let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
-    let mut base = inode.attr.length;
-    if m.truncations >= inode.attr.truncations {
-        base = base.max(m.end);
-    } else if m.end > 0 {
-        return Ok(Appended::Stale(inode.attr));
-    }
-    let length = base.checked_add(m.len).ok_or(MetaError::FileTooLarge)?;
-    check_length(layout_of(&inode.attr)?, length)?;
-    inode.attr.length = length;
-    if bug == Some(PlantedBug::AppendAtKnownEnd) {
-        return Ok(given(inode.attr));
-    }
-    inode.attr.truncations = inode.attr.truncations.max(m.truncations);
-    written(&mut inode, now_ns);
-    inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
-    if m.clear_suid {
-        clear_suid(&mut inode.attr);
-    }
-    store(txn, &mut inode);
-    keep_answer(txn, m.op, &Answer::Attr(inode.attr.clone()));
-    Ok(given(inode.attr))
 }
 
 /// Makes what a dead session has stored part of the file and clears its hold. `false`: the file was

@@ -86,6 +86,7 @@ fn new_attr(entry: &NewEntry, new: &NewInode, directory: &Attr, now_ns: i64) -> 
         sparse: false,
         birth_ns: now_ns,
         layout: new.layout.clone(),
+        as_of: Stamp::default(),
     }
 }
 

@@ -24,6 +24,7 @@ pub mod opens;
 pub mod readdir;
 pub mod remove;
 pub mod rename;
+pub mod turns;
 
 /// What an op returns.
 pub type Done<T> = Result<T, Stop<MetaError>>;

@@ -25,6 +25,7 @@ fn attr() -> Attr {
             chunk_size: 1 << 20,
             stripes: Stripes::Range { table: 1, table_version: 2, base: 3, count: 4, seed: 5 },
         }),
+        as_of: Stamp::default(),
     }
 }
 
@@ -45,6 +46,13 @@ fn listed() -> Inode {
     let mut inode = file();
     inode.attr.layout = Some(Layout { chunk_size: 4096, stripes });
     inode
+}
+
+fn turns() -> TurnsV1 {
+    let turn = |seq, at| TurnV1 { session: 0x21, seq, at };
+    let append = |stored| AtEndV1::Append { from: 100, to: 120, stored };
+    let all = [append(None), AtEndV1::Cut, append(Some(110))];
+    TurnsV1 { turns: (5..).zip(all).map(|(seq, at)| turn(seq, at)).collect() }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -75,6 +83,7 @@ fn stored_bytes_do_not_change() {
         ("garbage_v2", GarbageV2 { since_ns: 77, condemned: true }.seal()),
         ("hold_v1", HoldV1 { write: true, since_ns: 78 }.seal()),
         ("shares_v1", seal_shares(79)),
+        ("turns_v1", turns().seal()),
         ("recent_v3_attr", seal_recent(5, &Answer::Attr(attr()))),
         ("recent_v3_gone", seal_recent(6, &Answer::Gone(gone))),
         ("alloc_v1", seal_alloc(0x2000)),
@@ -124,6 +133,7 @@ fn values_come_back() {
     assert_eq!(HoldV1::open(InodeId(1), &hold.seal()), Ok(hold));
     assert_eq!(open_shares(SessionId(1), &seal_shares(5)), Ok(SharesV1 { since_ns: 5 }));
     assert_eq!(open_alloc(&seal_alloc(5)), Ok(5));
+    assert_eq!(TurnsV1::open(InodeId(1), &turns().seal()), Ok(turns()));
 }
 
 /// Goal: a newer format is never misread, and the message says what to do.

@@ -18,6 +18,7 @@ const RECENT: u16 = 0x1205;
 const ALLOC: u16 = 0x1206;
 const HOLD: u16 = 0x1207;
 const SHARES: u16 = 0x1208;
+const TURNS: u16 = 0x1209;
 
 /// Of `AttrV2::flags`: the file may have holes.
 const SPARSE: u32 = 1;
@@ -138,6 +139,32 @@ pub struct HoldV1 {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct SharesV1 {
     pub since_ns: i64,
+}
+
+/// One who is at the end of a file, about to append to it or to cut it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct TurnV1 {
+    /// The request that took the turn.
+    pub session: u64,
+    pub seq: u64,
+    pub at: AtEndV1,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum AtEndV1 {
+    Cut,
+    /// Has the bytes from `from` to `to`. `stored`: up to where they are there, once that is known.
+    Append {
+        from: u64,
+        to: u64,
+        stored: Option<u64>,
+    },
+}
+
+/// In the order in which they came.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct TurnsV1 {
+    pub turns: Vec<TurnV1>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -351,6 +378,16 @@ pub fn open_shares(session: SessionId, bytes: &[u8]) -> Result<SharesV1, MetaErr
     open(SHARES, 1, "the record of session", session.0, bytes)
 }
 
+impl TurnsV1 {
+    pub fn open(inode: InodeId, bytes: &[u8]) -> Result<TurnsV1, MetaError> {
+        open(TURNS, 1, "turns at the end of file", inode.0, bytes)
+    }
+
+    pub fn seal(&self) -> Bytes {
+        wire::seal(TURNS, 1, self).into()
+    }
+}
+
 pub fn open_alloc(bytes: &[u8]) -> Result<u64, MetaError> {
     open::<AllocV1>(ALLOC, 1, "the record of inode numbers", 0, bytes).map(|v| v.next)
 }
@@ -438,6 +475,7 @@ impl AttrV1 {
             sparse: self.kind == KindV1::File,
             birth_ns: 0,
             layout: self.layout.map(Layout::from),
+            as_of: Stamp::default(),
         }
     }
 }
@@ -481,6 +519,7 @@ impl AttrV2 {
             sparse: self.flags & SPARSE != 0,
             birth_ns: self.birth_ns,
             layout: self.layout.map(Layout::from),
+            as_of: Stamp::default(),
         }
     }
 }

@@ -37,6 +37,7 @@ mod posix;
 mod retries;
 mod several;
 mod speed;
+mod turns;
 
 /// The rest of the cluster.
 #[derive(Default)]
@@ -148,7 +149,12 @@ fn routing() -> Routing {
 
 /// The inode after a change.
 fn attr(changed: Changed) -> Attr {
-    changed.attr
+    undated(changed.attr)
+}
+
+/// Without when it was so, to be compared.
+fn undated(attr: Attr) -> Attr {
+    Attr { as_of: Stamp::default(), ..attr }
 }
 
 struct World {
@@ -223,11 +229,11 @@ impl World {
     }
 
     async fn look(&self, parent: InodeId, name: &str) -> Result<Attr, MetaError> {
-        self.ask(Lookup { parent, name: name.as_bytes().to_vec() }).await
+        self.ask(Lookup { parent, name: name.as_bytes().to_vec() }).await.map(undated)
     }
 
     async fn attr(&self, inode: InodeId) -> Result<Attr, MetaError> {
-        self.ask(GetAttr { inode }).await
+        self.ask(GetAttr { inode }).await.map(undated)
     }
 
     async fn link(&self, inode: InodeId, parent: InodeId, name: &str) -> Result<Attr, MetaError> {

@@ -154,7 +154,7 @@ impl View {
             _ => "nobody wrote that there".to_owned(),
         };
         for source in over().filter(|c| c.value() == value) {
-            let surfaces = self.may_surface(files, file, source);
+            let surfaces = Self::may_surface(files, source);
             let hides = |x: &&Change| source.before(x) && !(surfaces && x.is_cut());
             match over().filter(must).find(hides) {
                 None => return Ok(()),
@@ -164,18 +164,10 @@ impl View {
         Err(why)
     }
 
-    /// Whether bytes may lie behind the end of the file and show when it is extended: those of an
-    /// append that another client's cut has overtaken, and of a write whose client has given it up
-    /// (decision 014).
-    fn may_surface(&self, files: &Files, file: File, source: &Change) -> bool {
-        let overtakes = |t: &&Change| {
-            t.is_cut()
-                && t.life != source.life
-                && source.ended.is_none_or(|e| t.begun < e)
-                && t.ended.is_none_or(|e| source.begun < e)
-        };
-        let overtaken = source.append && self.of(file).iter().any(|t| overtakes(&t));
-        overtaken || source.doubtful && files.excuses.impatient
+    /// Whether bytes may lie behind the end of the file and show when it is extended: those of a
+    /// write whose client has given it up (decision 014).
+    fn may_surface(files: &Files, source: &Change) -> bool {
+        source.doubtful && files.excuses.impatient
     }
 
     /// Whether the length may be within these bounds, both included.
