@@ -134,6 +134,9 @@ impl Client {
         if end > u64::from(size) * u64::from(u32::MAX) {
             return Err(FsError::FileTooLarge);
         }
+        if file.core.borrow().is_leaving_turn() {
+            self.push_and_report(cx, &file).await?;
+        }
         self.buffer(cx, &file, offset, &data, size, privileged).await?;
         self.sweep(cx);
         Ok(offset)
@@ -151,10 +154,8 @@ impl Client {
         size: u32,
         privileged: bool,
     ) -> Result<u64, FsError> {
-        self.push_all(cx, file).await?;
-        if file.core.borrow().unreported() {
-            self.report(cx, file, false).await?; // others are to know of holes before the end moves
-        }
+        // Others are to know of holes before the end moves.
+        self.push_and_report(cx, file).await?;
         let failures = file.core.borrow().failures();
         let stored = async {
             let offset = self.take_end(cx, file, data.len() as u64).await?;
@@ -163,16 +164,25 @@ impl Client {
                 return Err(FsError::FileTooLarge);
             }
             self.buffer(cx, file, offset, data, size, privileged).await?;
+            file.core.borrow_mut().fill_turn(end);
             self.push_all(cx, file).await?;
             file.core.borrow().failed_since(failures)?;
-            Ok((offset, end))
+            Ok(offset)
         };
         let stored = stored.await;
-        file.core.borrow_mut().leave_turn(stored.as_ref().map_or(0, |(_, end)| *end));
+        file.core.borrow_mut().leave_turn();
         self.sweep(cx);
-        let (offset, _) = stored?;
+        let offset = stored?;
         self.report(cx, file, false).await?;
         Ok(offset)
+    }
+
+    async fn push_and_report(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+        self.push_all(cx, file).await?;
+        if file.core.borrow().unreported() {
+            self.report(cx, file, false).await?;
+        }
+        Ok(())
     }
 
     /// Puts bytes into the chunks' buffers.
@@ -228,7 +238,7 @@ impl Client {
             }
             let message = {
                 let mut core = file.core.borrow_mut();
-                core.begin_turn(op);
+                core.begin_turn(op, true);
                 let truncations = core.known().truncations;
                 Append { inode: core.inode(), len, end: core.own_end(), truncations, op }
             };

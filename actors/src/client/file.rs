@@ -12,7 +12,8 @@
 //!
 //! *Turns.* A client that is not alone appends and cuts in turn with others (`meta/ops/turns.rs`).
 //! What lands while its append is under way is told with the end of the turn, not before: others
-//! may have their places before it.
+//! may have their places before it. The turn ends when nothing of it is on its way any more, also
+//! if the program has not waited for that: its place is not given to others before.
 //!
 //! *Errors of writes in the background* are counted, and every handle remembers the count it has
 //! been told of, as Linux does it (`errseq_t`): each handle that was open when a write failed hears
@@ -88,8 +89,15 @@ impl Unreported {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Turn {
     op: RequestId,
-    /// Meta is to be told.
-    over: bool,
+    /// It is one to append: what lands is part of that.
+    appends: bool,
+    /// Whoever took it has gone.
+    left: bool,
+    /// Behind the last byte of its append, once all of that is buffered and until it counts as
+    /// stored.
+    end: u64,
+    /// Some of it could not be stored.
+    failed: bool,
 }
 
 /// A file that is open or has data on its way.
@@ -248,21 +256,28 @@ impl FileCore {
     }
 
     /// This client has a turn at the end of the file, or may have one soon.
-    pub(super) fn begin_turn(&mut self, op: RequestId) {
-        self.turn = Some(Turn { op, over: false });
+    pub(super) fn begin_turn(&mut self, op: RequestId, appends: bool) {
+        self.turn = Some(Turn { op, appends, left: false, end: 0, failed: false });
     }
 
-    /// Its append is stored up to `end`, or it has given up (0): meta is to hear of it.
-    pub(super) fn leave_turn(&mut self, end: u64) {
-        if let Some(turn) = &mut self.turn {
-            turn.over = true;
-            self.stored.end = self.stored.end.max(end);
-        }
+    /// All of an append is buffered in the place that goes with the turn.
+    pub(super) fn fill_turn(&mut self, end: u64) {
+        self.turn = self.turn.map(|turn| Turn { end, ..turn });
     }
 
-    /// The turn whose end meta is to be told.
-    pub(super) fn turn_over(&self) -> Option<RequestId> {
-        self.turn.filter(|turn| turn.over).map(|turn| turn.op)
+    /// Whoever took the turn has done what there was to do, or has given up.
+    pub(super) fn leave_turn(&mut self) {
+        self.turn = self.turn.map(|turn| Turn { left: true, ..turn });
+    }
+
+    /// Something of a turn may be on its way that its program has given up.
+    pub(super) fn is_leaving_turn(&self) -> bool {
+        self.turn.is_some_and(|turn| turn.left)
+    }
+
+    /// The turn whose end meta is to be told: nothing of it is on its way any more.
+    fn turn_over(&self) -> Option<Turn> {
+        self.turn.filter(|turn| turn.left && self.chunks.is_empty())
     }
 
     /// Meta knows that this turn is over, or there never was one.
@@ -323,8 +338,8 @@ impl FileCore {
 
     /// A flight that took off when the file had this many truncations has been stored up to `end`.
     pub(super) fn landed(&mut self, end: u64, truncations: u64) {
-        if self.turn.is_some_and(|turn| !turn.over) {
-            return;
+        if self.turn.is_some_and(|turn| turn.appends) {
+            return; // all of it counts together
         }
         if truncations == self.known.truncations {
             self.stored.end = self.stored.end.max(end);
@@ -335,8 +350,9 @@ impl FileCore {
 
     /// Whether meta lacks anything: the length only, or anything at all.
     pub(super) fn length_unreported(&self) -> bool {
+        let appended = self.turn_over().is_some_and(|turn| turn.end > 0);
         let end = self.stored.end.max(self.reporting.map_or(0, |r| r.end));
-        self.doubtful.is_some() || end > self.known.length
+        appended || self.doubtful.is_some() || end > self.known.length
     }
 
     pub(super) fn unreported(&self) -> bool {
@@ -347,11 +363,19 @@ impl FileCore {
                 || !self.stored.is_empty())
     }
 
-    /// What a report that leaves now speaks for. A report that another one overtakes is harmless.
-    pub(super) fn begin_report(&mut self) -> Unreported {
+    /// What a report that leaves now speaks for, and the turn that is over with it. A report that
+    /// another one overtakes is harmless.
+    pub(super) fn begin_report(&mut self) -> (Unreported, Option<RequestId>) {
+        let over = self.turn_over();
+        if let (Some(over), Some(turn)) = (over, &mut self.turn) {
+            if !over.failed {
+                self.stored.end = self.stored.end.max(over.end);
+            }
+            turn.end = 0;
+        }
         let claim = std::mem::take(&mut self.stored).after(self.reporting.unwrap_or_default());
         self.reporting = Some(claim);
-        claim
+        (claim, over.map(|turn| turn.op))
     }
 
     /// Ends a report. `taken`: meta knows all of it; else it goes back to what is unreported. While
@@ -395,6 +419,14 @@ impl FileCore {
         self.stored.sparse = true;
         self.errors += 1;
         self.last_error = Some(why);
+    }
+
+    /// The same of bytes in flight.
+    pub(super) fn fail_flight(&mut self, why: FsError) {
+        if let Some(turn) = &mut self.turn {
+            turn.failed = true;
+        }
+        self.fail(why);
     }
 
     /// Background failures so far.
@@ -559,7 +591,7 @@ mod tests {
         f.landed(20, 1);
         f.settle_doubt(30);
         assert_eq!((f.length(), f.is_doubtful()), (30, false));
-        let claim = f.begin_report();
+        let (claim, _) = f.begin_report();
         assert_eq!((claim.end, claim.mtime_ns), (30, Some(7)));
         f.end_report(claim, true);
         assert!(!f.unreported());
@@ -571,7 +603,7 @@ mod tests {
     fn a_report_under_way_is_doubted_too() {
         let mut f = FileCore::new(attr(1, 0, 0));
         f.landed(100, 0);
-        let claim = f.begin_report();
+        let (claim, _) = f.begin_report();
         f.merge(attr(2, 1, 0)); // a getattr tells of the cut first
         assert!(f.is_doubtful());
         f.end_report(claim, false);
@@ -587,12 +619,12 @@ mod tests {
         let mut f = FileCore::new(attr(1, 0, 0));
         f.wrote(7, false, false);
         f.landed(10, 0);
-        let first = f.begin_report();
+        let (first, _) = f.begin_report();
         assert!(f.length_unreported());
-        let second = f.begin_report();
+        let (second, _) = f.begin_report();
         assert_eq!(first, second, "the later one says all that the earlier one does");
         f.end_report(first, false);
-        assert!(f.unreported() && f.begin_report().clear_suid);
+        assert!(f.unreported() && f.begin_report().0.clear_suid);
     }
 
     /// Goal: each handle that was open hears of a failure once, one that is opened later does not,

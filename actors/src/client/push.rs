@@ -174,7 +174,7 @@ impl Client {
                     Err(e) => {
                         tracing::warn!("{dropped} bytes of {:#x} were not written: {e}", inode.0);
                         if !client.has(PlantedBug::FailedFlightIsSilent) {
-                            core.fail(e);
+                            core.fail_flight(e);
                         }
                     }
                 }

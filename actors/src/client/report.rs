@@ -61,7 +61,7 @@ impl Client {
             }
             let (claim, turn, message) = {
                 let mut core = file.core.borrow_mut();
-                let (claim, turn) = (core.begin_report(), core.turn_over());
+                let (claim, turn) = core.begin_report();
                 let a = core.known();
                 let message = ReportWrite {
                     inode: a.inode,

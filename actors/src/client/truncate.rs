@@ -3,9 +3,8 @@
 //! A truncation (1) removes the chunks behind the new end, (2) sets the length at meta, which
 //! refuses if anybody has written or cut since the file was looked at, or is about to append: then
 //! it takes a turn at the end of the file and begins again. So nothing that was acknowledged
-//! between the two stays behind the end, to appear when the file grows again. Bytes behind the end are somebody's who has not reported them yet, so a file that
-//! is extended loses nothing; or they are of a report that the store has lost, so a truncation to
-//! the present length removes them too.
+//! between the two stays behind the end, to appear when the file grows again. It cuts in any case:
+//! bytes behind the end may be of a report that the store has lost.
 
 use std::rc::Rc;
 
@@ -84,7 +83,7 @@ impl Client {
         self.cut_buffers(&file, length, size);
         let cut = self.cut_and_tell(cx, &file, s, length, &layout).await;
         // If it has a turn it has it no more.
-        file.core.borrow_mut().leave_turn(0);
+        file.core.borrow_mut().leave_turn();
         self.sweep(cx);
         drop(cutting);
         if let Err(e) = &cut {
@@ -118,10 +117,8 @@ impl Client {
                 self.report(cx, file, false).await?;
             }
             let seen = SeenContent::of(file.core.borrow().known());
-            // Also behind the present end: a store that has lost a report leaves bytes there.
-            if length <= seen.length {
-                self.cut_chunks(cx, inode, layout, length).await?;
-            }
+            // Also when the file grows: a store that has lost a report leaves bytes behind the end.
+            self.cut_chunks(cx, inode, layout, length).await?;
             let to = SetLength { length, seen, turn };
             let message = self.message(inode, s, Some(to));
             match self.0.link.meta(cx, message).await {
@@ -148,12 +145,12 @@ impl Client {
 
     /// Waits until no other client is at the end of the file.
     async fn take_turn(&self, cx: &Cx, file: &File) -> Result<RequestId, FsError> {
-        if file.core.borrow().turn_over().is_some() {
-            self.report(cx, file, false).await?; // one that has failed
+        if file.core.borrow().unreported() {
+            self.report(cx, file, false).await?; // a turn that has failed, perhaps
         }
         let mut retry = Retry::in_turn(cx, self.0.link.patience());
         let op = self.0.link.op();
-        file.core.borrow_mut().begin_turn(op);
+        file.core.borrow_mut().begin_turn(op, false);
         let inode = file.core.borrow().inode();
         while !self.0.link.meta(cx, BeginCut { inode, op }).await? {
             if !retry.again(cx, Slot::new()).await {

@@ -70,8 +70,8 @@ pub struct Attr {
     pub ctime_ns: i64,
     /// Bytes of content; of a symlink: of its target.
     pub length: u64,
-    /// Grows when the length is cut, also to what it is: what is behind it goes, so a length
-    /// reported for an earlier cut is stale.
+    /// Grows when the length is set: what is behind it goes, so a length reported for an earlier
+    /// one is stale.
     pub truncations: u64,
     /// Grows when the time of the last write is set by hand: a time reported for an earlier one is
     /// stale.

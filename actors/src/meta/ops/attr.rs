@@ -112,7 +112,7 @@ fn set_length(attr: &mut Attr, m: SetLength, bug: Option<PlantedBug>) -> Result<
     if m.seen != SeenContent::of(attr) && bug != Some(PlantedBug::SeenContentIgnored) {
         return Err(MetaError::Changed);
     }
-    attr.truncations += u64::from(m.length <= attr.length);
+    attr.truncations += 1;
     attr.sparse = m.length > 0 && (attr.sparse || m.length > attr.length);
     attr.length = m.length;
     Ok(())

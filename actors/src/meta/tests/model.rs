@@ -256,7 +256,7 @@ async fn step(w: &World, model: &mut Model, step: &Step) {
             if node.kind != FileType::File {
                 return;
             }
-            node.truncations += u64::from(length <= node.length);
+            node.truncations += 1;
             node.length = length;
             let seen = SeenContent::of(&w.attr(node.inode).await.unwrap());
             let m = super::posix::set_length(node.inode, length, seen, w.op());

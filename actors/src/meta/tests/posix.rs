@@ -221,8 +221,8 @@ fn lengths_grow_by_reports_and_shrink_by_truncation_only() {
         assert_eq!(report(50, 0).await, (100, 0, true));
         assert_eq!(set(60).await, (60, 1, false));
         assert_eq!(report(300, 0).await, (60, 1, false));
-        assert_eq!(set(200).await, (200, 1, true));
-        assert_eq!(report(20, 1).await, (200, 1, true));
+        assert_eq!(set(200).await, (200, 2, true));
+        assert_eq!(report(20, 2).await, (200, 2, true));
         let seen = SeenContent::of(&w.attr(inode).await.unwrap());
         let huge = w.ask(set_length(inode, 1 << 62, seen, w.op())).await;
         assert_eq!(huge, Err(MetaError::FileTooLarge));

@@ -2,13 +2,14 @@
 //! names are whole, nothing is left of what is gone, replicas are the same.
 
 use core::time::Duration;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use t3fs_actors::agent::Agent;
 use t3fs_actors::client::Link;
 use t3fs_actors::meta::fsck::fsck;
 use t3fs_actors::proto::ids::{ChunkId, InodeId};
+use t3fs_actors::proto::meta::{Attr, GetAttr};
 use t3fs_actors::proto::mgmtd::TargetState;
 use t3fs_actors::proto::storage::{ChunkSummary, GetSpace, ListChunks};
 use t3fs_actors::storage::Storage;
@@ -43,13 +44,21 @@ pub(super) async fn look_at_all(user: &mut User, sound: bool) -> Result<Vec<Entr
     Ok(found)
 }
 
+/// What must be so in the end.
+struct Rest {
+    /// Nothing else has content.
+    files: BTreeSet<InodeId>,
+    /// Bytes may lie behind the end of files.
+    loose: bool,
+}
+
 /// What one look at the cluster found not to be at rest.
 async fn unrest(
     cx: &Cx,
     kv: NodeId,
     link: &Link,
     plan: &Plan,
-    files: &BTreeSet<InodeId>,
+    wanted: &Rest,
 ) -> Result<(), String> {
     let report = fsck(cx, first_actor(kv)).await.map_err(|e| format!("fsck: {e:?}"))?;
     if !report.problems.is_empty() {
@@ -57,6 +66,11 @@ async fn unrest(
     }
     if report.garbage > 0 {
         return Err(format!("{} files are garbage", report.garbage));
+    }
+    let mut ends = BTreeMap::new();
+    for inode in &wanted.files {
+        let attr: Attr = link.meta(cx, GetAttr { inode: *inode }).await.map_err(|e| e.to_string())?;
+        ends.insert(*inode, if wanted.loose { u64::MAX } else { attr.length });
     }
     let routing = link.routing();
     for (id, members) in plan.chains() {
@@ -80,8 +94,15 @@ async fn unrest(
             return Err(format!("chain {id}: the replicas differ: {lists:?}"));
         }
         // A removed chunk keeps an empty row for a while.
-        if let Some(c) = all().find(|c| c.len > 0 && !files.contains(&c.chunk.inode)) {
+        let stored = || all().filter(|c| c.len > 0);
+        if let Some(c) = stored().find(|c| !ends.contains_key(&c.chunk.inode)) {
             return Err(format!("chain {id}: {} belongs to no file", c.chunk));
+        }
+        let end = |c: &ChunkSummary| {
+            u64::from(c.chunk.index) * u64::from(plan.sizes.chunk_size) + u64::from(c.len)
+        };
+        if let Some(c) = stored().find(|c| end(c) > ends[&c.chunk.inode]) {
+            return Err(format!("chain {id}: {} has bytes behind the end of its file", c.chunk));
         }
     }
     Ok(())
@@ -93,12 +114,12 @@ async fn rest(
     kv: NodeId,
     link: &Link,
     plan: &Plan,
-    files: &BTreeSet<InodeId>,
+    wanted: &Rest,
 ) -> Result<(), String> {
     let until = cx.now() + REST;
     let mut pause = LOOK_EVERY;
     loop {
-        let Err(why) = unrest(cx, kv, link, plan, files).await else { return Ok(()) };
+        let Err(why) = unrest(cx, kv, link, plan, wanted).await else { return Ok(()) };
         if cx.now() >= until {
             return Err(format!("the cluster does not come to rest: {why}"));
         }
@@ -138,11 +159,12 @@ pub(super) async fn settle(
     let agent = first_actor::<Agent>(cx.node());
     let link = Link::open_chains(&cx, agent, "check").await.map_err(|e| e.to_string())?;
     let files = found.iter().map(|e| InodeId(e.file)).collect();
-    rest(&cx, kv, &link, &plan, &files).await?;
+    let wanted = Rest { files, loose: stage.options.leaves_bytes_behind() };
+    rest(&cx, kv, &link, &plan, &wanted).await?;
     for entry in found {
         user.unlink(entry.name).await;
     }
-    rest(&cx, kv, &link, &plan, &BTreeSet::new()).await?;
+    rest(&cx, kv, &link, &plan, &Rest { files: BTreeSet::new(), loose: false }).await?;
     // What somebody reads, and answers late, is freed after that.
     let until = cx.now() + REST;
     loop {

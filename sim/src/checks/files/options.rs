@@ -199,6 +199,12 @@ impl Options {
         self.faults.swarm.disk.no_space_ppm > 0 || self.faults.full_every_us > 0
     }
 
+    /// Bytes may stay behind the end of a file until it is cut: of a write that has failed or was
+    /// given up, and of a report that the store has lost.
+    pub(super) fn leaves_bytes_behind(&self) -> bool {
+        self.patience.is_some() || self.full_disks() || self.bad_disks() || self.faults.kv_power
+    }
+
     pub(super) fn excuses(&self) -> Excuses {
         let (no_space, bad_disks) = (self.full_disks(), self.bad_disks());
         Excuses {

@@ -25,6 +25,9 @@ pub(super) enum Story {
     /// A name is removed or replaced, and the store loses its power shortly after. The name may
     /// come back; if so it has the content that was fsynced.
     NameBack,
+    /// One mount writes a file and closes it, another cuts it just then: either comes first, and
+    /// nothing is left behind the end.
+    CutBeside,
 }
 
 /// One seed of so many tells each story.
@@ -42,6 +45,7 @@ impl Story {
             _ if !run.with("stories") || !run.with("faults") => None,
             0 => Some(Story::DeadChain),
             1 => Some(Story::NameBack),
+            2 => Some(Story::CutBeside),
             _ => None,
         }
     }
@@ -66,6 +70,7 @@ impl Story {
                 (options.clients, options.users) = (2, 1);
                 (faults.kv_power, faults.sync_us) = (true, 100_000);
             }
+            Story::CutBeside => (options.clients, options.users) = (2, 1),
         }
         (options.patience, options.deadline, options.append_ppm) = (None, None, 0);
         (options.faults, options.story) = (faults, Some(self));
@@ -115,6 +120,8 @@ pub(super) async fn play(story: Story, user: &mut User, number: u32) {
         (Story::DeadChain, ..) => go_on(user).await,
         (Story::NameBack, 0, _) => come_back(user).await,
         (Story::NameBack, ..) => watch(user).await,
+        (Story::CutBeside, 0, _) => write_beside(user).await,
+        (Story::CutBeside, ..) => cut_beside(user).await,
     }
 }
 
@@ -201,5 +208,34 @@ async fn watch(user: &mut User) {
     for _ in 0..12 {
         user.cx.sleep(Duration::from_micros(user.rng.below(1_000_000))).await;
         let _ = user.read_all(name(user.rng.below(2) as u8)).await; // the judge has heard of it
+    }
+}
+
+/// Files of the story, and how long after its making each is written.
+const BESIDE: u8 = 12;
+const BESIDE_US: u64 = 20_000;
+
+async fn write_beside(user: &mut User) {
+    for i in 0..BESIDE {
+        user.create(name(i)).await;
+        let Some(file) = user.open.pop() else { continue };
+        user.cx.sleep(Duration::from_micros(BESIDE_US)).await;
+        user.write_at(file, 0, 1 + user.rng.below(user.stage.options.file_max)).await;
+        user.push(file, false, false).await;
+        user.close(file).await;
+    }
+}
+
+async fn cut_beside(user: &mut User) {
+    for i in 0..BESIDE {
+        let file = loop {
+            match user.look(name(i)).await {
+                Some(attr) => break attr.inode,
+                None if user.stage.calm.get() => return,
+                None => user.cx.sleep(Duration::from_millis(1)).await,
+            }
+        };
+        user.cx.sleep(Duration::from_micros(BESIDE_US - 2_000 + user.rng.below(4_000))).await;
+        user.cut_to(file, user.rng.below(100), false).await;
     }
 }

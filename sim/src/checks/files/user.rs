@@ -347,6 +347,10 @@ impl User {
             0 => 0,
             _ => self.rng.below(self.stage.options.file_max),
         };
+        self.cut_to(inode, len, open).await;
+    }
+
+    pub(super) async fn cut_to(&self, inode: InodeId, len: u64, open: bool) {
         let work = self.door.truncate(&self.cx, inode, len);
         let act = Act::Cut { file: inode.0, len, open };
         let _ = self.tell(act, work, |()| Told::Done).await;
