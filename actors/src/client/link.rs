@@ -250,6 +250,19 @@ impl Link {
         self.routing().sessions.iter().any(|s| !self.is_own(*s))
     }
 
+    /// The largest number of a session, as far as is known here.
+    pub(super) fn newest_session(&self) -> SessionId {
+        self.routing().session_max
+    }
+
+    /// Whether another process may have had a session after this one.
+    pub(super) fn had_others_since(&self, since: SessionId) -> bool {
+        let newest = self.newest_session();
+        let own = self.0.own.borrow();
+        let own = own.0.iter().filter(|session| **session > since && **session <= newest).count();
+        newest.0.saturating_sub(since.0) > own as u64
+    }
+
     /// Takes newer routing, if the agent has it.
     pub async fn refresh(&self, cx: &Cx) {
         self.fetch(cx, false).await;

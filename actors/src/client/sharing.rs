@@ -10,7 +10,8 @@
 //! session keeps its opens to itself. One that was alone (1) hears of the new session, (2) is
 //! shared from then on, (3) waits until the kernel has forgotten what it remembers, (4) tells meta
 //! all that it has open. One that does not get there in time may still have cached what it may not:
-//! its session keeps meta from removing any content (`meta/garbage.rs`) until it is over.
+//! its session keeps meta from removing any content (`meta/garbage.rs`) until it is over, or has
+//! shared, which it does also when the one that came has gone again.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -51,6 +52,8 @@ pub(super) struct Sharing {
     /// Under which session meta knows the holds.
     session: core::cell::Cell<SessionId>,
     lonely_since: core::cell::Cell<Option<Time>>,
+    /// The newest session when nobody else was there.
+    newest: core::cell::Cell<SessionId>,
     /// The store has lost changes: holds may be among them.
     doubted: core::cell::Cell<bool>,
 }
@@ -86,6 +89,7 @@ impl Client {
                 return Err(e);
             }
         }
+        sharing.newest.set(self.0.link.newest_session());
         if self.0.link.has_others() {
             sharing.shared.set(true);
             self.share(cx, true).await?;
@@ -126,7 +130,7 @@ impl Client {
     async fn follow(&self, cx: &Cx) {
         let sharing = &self.0.sharing;
         // What is known already has to be acted on first: it is no news.
-        if self.is_shared() || !self.0.link.has_others() {
+        if self.is_shared() || !self.were_others() {
             let news = self.0.link.learn(&cx.within(LOOK_EVERY), false).await;
             if news.is_err() {
                 cx.sleep(RETRY_PAUSE).await;
@@ -141,7 +145,11 @@ impl Client {
             sharing.session.set(self.0.link.session());
             self.share_patiently(cx).await;
         }
-        match (self.is_shared(), self.0.link.has_others()) {
+        let others = match self.is_shared() {
+            true => self.0.link.has_others(),
+            false => self.were_others(),
+        };
+        match (self.is_shared(), others) {
             (false, true) => {
                 tracing::info!("others use the file system too: opens are told from now on");
                 sharing.shared.set(true);
@@ -167,6 +175,12 @@ impl Client {
         }
     }
 
+    /// Whether others are there or have been since this client knew to be alone.
+    fn were_others(&self) -> bool {
+        let link = &self.0.link;
+        link.has_others() || link.had_others_since(self.0.sharing.newest.get())
+    }
+
     /// The others are gone. Who comes from now on has to wait for this client, so nobody may have
     /// come before that is so.
     async fn part(&self, cx: &Cx) {
@@ -177,6 +191,7 @@ impl Client {
         let kept = self.0.link.meta(cx, KeepOpens { session }).await;
         let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
         if kept.is_ok() && learned.is_ok() && !self.0.link.has_others() {
+            self.0.sharing.newest.set(self.0.link.newest_session());
             self.0.sharing.shared.set(false);
         } else {
             self.share_patiently(cx).await;

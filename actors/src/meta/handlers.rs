@@ -10,7 +10,9 @@ use super::kv::{KvError, Version};
 use super::ops::create::NewInode;
 use super::ops::{Done, attr, create, lookup, opens, readdir, remove, rename, turns};
 use super::schema::*;
-use super::{Meta, Once, fresh_routing, garbage, inode_id, layout, look, now_ns, once, run};
+use super::{
+    Meta, Once, fresh_routing, garbage, holds, inode_id, layout, look, now_ns, once, run,
+};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::{Barrier, Durability};
@@ -213,13 +215,11 @@ impl Handle<NoteReads> for Meta {
 
 impl Handle<KeepOpens> for Meta {
     async fn handle(me: &Me<Self>, m: KeepOpens, cx: &Cx) -> Result<(), MetaError> {
+        fresh_routing(me, cx).await?;
+        let routing = me.with(|m| Rc::clone(&m.place.routing));
         // A record that comes back after a crash would speak for opens that nobody sees.
-        run(me, cx, Durability::Now, async |txn| {
-            txn.clear(shares_key(m.session));
-            Ok(())
-        })
-        .await
-        .map(drop)
+        let keep = async |txn: &mut Txn<'_>| holds::keep(txn, m.session, &routing).await;
+        run(me, cx, Durability::Now, keep).await.map(drop)
     }
 }
 

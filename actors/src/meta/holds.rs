@@ -4,7 +4,8 @@
 //! last name; when there are several, each opens every file with a hold and has an `S` record that
 //! says so. While some living sessions have the record and others do not, a file may be open that
 //! nobody can see, so nothing is removed. That ends: those without share what they have open, or
-//! they end. (When the one that shared ends first, the other is not waited for: decision 014.)
+//! they end. The record of a session that has ended counts as long as one lives that was there
+//! before it and has not shared: what the ended one has removed may be open there.
 //!
 //! *A dead session's holds* are cleared, `S` record included. If it might write, what it has stored
 //! and not reported becomes part of the file first: the length becomes the end of what storage has.
@@ -13,19 +14,19 @@
 //! else.
 
 use core::time::Duration;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Me};
 
 use super::chains::stored_end;
 use super::kv::client::{Txn, transact};
-use super::kv::{KeyRange, KvError};
+use super::kv::KvError;
 use super::ops::{Done, attr};
 use super::schema::*;
 use super::{Meta, garbage, now_ns, refresh_routing};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::Durability;
+use crate::proto::meta::MetaError;
 use crate::proto::mgmtd::Routing;
 
 /// How often the routing is looked at for sessions that have ended: the agent beside us has it.
@@ -37,22 +38,72 @@ const PAGE: usize = 256;
 /// Longest wait for one transaction.
 const TXN_LIMIT: Duration = Duration::from_secs(10);
 
-/// Whether living sessions agree in whether they show what they have open. `routing` must be fresh,
-/// and fetched before the transaction's first read.
-pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, KvError> {
-    let mut range = all(b'S');
-    let mut sharing = BTreeSet::new();
-    loop {
-        let page = txn.fetch_range(&range, 0, false).await?;
-        let sessions = page.rows.iter().filter_map(|(key, _)| split_key(key));
-        let sessions = sessions.map(|(session, _)| SessionId(session));
-        sharing.extend(sessions.filter(|session| routing.session_alive(*session)));
-        if !page.more {
-            break;
+/// Who shows what it has open.
+#[derive(Default)]
+struct Shares {
+    /// Living sessions with a record, and without.
+    with: Vec<SessionId>,
+    without: Vec<SessionId>,
+    /// Sessions with a record that have ended.
+    ended: Vec<SessionId>,
+}
+
+impl Shares {
+    /// `routing` must be fresh, and fetched before the transaction's first read.
+    async fn read(txn: &mut Txn<'_>, routing: &Routing) -> Result<Shares, KvError> {
+        let mut range = all(b'S');
+        let mut shares = Shares::default();
+        loop {
+            let page = txn.fetch_range(&range, 0, false).await?;
+            for (session, _) in page.rows.iter().filter_map(|(key, _)| split_key(key)) {
+                let session = SessionId(session);
+                let alive = routing.session_alive(session);
+                if alive { &mut shares.with } else { &mut shares.ended }.push(session);
+            }
+            if !page.more {
+                break;
+            }
+            range.begin = page.covered.end;
         }
-        range.begin = page.covered.end;
+        let lacks = |session: &SessionId| !shares.with.contains(session);
+        shares.without = routing.sessions.iter().copied().filter(lacks).collect();
+        Ok(shares)
     }
-    Ok(sharing.is_empty() || routing.sessions.iter().all(|session| sharing.contains(session)))
+
+    /// Whether one lives that was there before this one and may have something open that this one
+    /// did not see. Numbers are given in order, and who comes when another lives shares at once.
+    fn is_awaited(&self, ended: SessionId) -> bool {
+        self.without.iter().any(|session| *session < ended)
+    }
+
+    fn agree(&self) -> bool {
+        let living = self.with.is_empty() || self.without.is_empty();
+        living && !self.ended.iter().any(|session| self.is_awaited(*session))
+    }
+}
+
+/// Whether all that is open can be seen. `routing` must be fresh, and fetched before the
+/// transaction's first read.
+pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, KvError> {
+    Ok(Shares::read(txn, routing).await?.agree())
+}
+
+/// A session keeps its opens to itself from now on. Nobody is to count it among those who have not
+/// shared yet, so the records of ended sessions go, which all living ones have heard of.
+///
+/// # Errors
+/// `Changed` when one has not: the session goes on sharing.
+pub(super) async fn keep(txn: &mut Txn<'_>, session: SessionId, routing: &Routing) -> Done<()> {
+    let shares = Shares::read(txn, routing).await?;
+    if !shares.with.contains(&session) {
+        return Ok(());
+    }
+    if shares.ended.iter().any(|ended| shares.is_awaited(*ended)) {
+        return Err(MetaError::Changed.into());
+    }
+    txn.depend(&shares_key(session));
+    shares.ended.into_iter().chain([session]).for_each(|s| txn.clear(shares_key(s)));
+    Ok(())
 }
 
 /// Whether a session may have ended between two routings. Numbers are given in order, so one that
@@ -122,27 +173,14 @@ async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<bool> {
         }
         range.begin = page.covered.end;
     }
-    let mut range = all(b'S');
-    loop {
-        let page_cx = cx.within(TXN_LIMIT);
-        let page = Txn::new(&page_cx, kv).fetch_range(&range, PAGE, false).await?;
-        let sessions = page.rows.iter().filter_map(|(key, _)| split_key(key));
-        let dead: Vec<_> = sessions
-            .map(|(session, _)| SessionId(session))
-            .filter(|session| !routing.session_alive(*session))
-            .collect();
-        if !dead.is_empty() {
-            transact(&page_cx, kv, Durability::Soon, async |txn| -> Done<()> {
-                dead.iter().for_each(|session| txn.clear(shares_key(*session)));
-                Ok(())
-            })
-            .await?;
-        }
-        if !page.more {
-            break;
-        }
-        range = KeyRange::new(page.covered.end, range.end);
-    }
+    whole &= transact(&cx.within(TXN_LIMIT), kv, Durability::Soon, async |txn| -> Done<bool> {
+        let shares = Shares::read(txn, routing).await?;
+        let (awaited, over): (Vec<_>, Vec<_>) =
+            shares.ended.iter().copied().partition(|session| shares.is_awaited(*session));
+        over.into_iter().for_each(|session| txn.clear(shares_key(session)));
+        Ok(awaited.is_empty())
+    })
+    .await?;
     // Content may have waited for those sessions.
     garbage::kick(me, cx, garbage::News::Any);
     Ok(whole)
@@ -186,6 +224,23 @@ async fn end_writer(me: &Me<Meta>, cx: &Cx, inode: InodeId, session: SessionId) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: the record of a session that has ended counts while one that was there before it has
+    /// not shared, and no longer.
+    #[test]
+    fn an_ended_session_counts_until_all_who_were_there_have_shared() {
+        let [one, two, three] = [1, 2, 3].map(SessionId);
+        let shares = |with: &[_], without: &[_], ended: &[_]| Shares {
+            with: with.to_vec(),
+            without: without.to_vec(),
+            ended: ended.to_vec(),
+        };
+        assert!(shares(&[], &[one, three], &[]).agree(), "all of one process");
+        assert!(shares(&[one, three], &[], &[two]).agree());
+        assert!(!shares(&[three], &[one], &[]).agree());
+        assert!(!shares(&[], &[one], &[two]).agree(), "2 may have removed what 1 has open");
+        assert!(shares(&[], &[three], &[two]).agree(), "3 has come after it");
+    }
 
     /// Goal: no end of a session passes unnoticed, and none is seen where there is none.
     #[test]

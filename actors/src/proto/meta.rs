@@ -281,6 +281,9 @@ pub struct ShareOpens {
 
 /// The opposite of [`ShareOpens`] with `all`: the session is alone and keeps its opens for reading
 /// to itself from now on. Answered when that is on stable storage.
+///
+/// # Errors
+/// `Changed` when another living session has not shared yet: try again later.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct KeepOpens {
     pub session: SessionId,

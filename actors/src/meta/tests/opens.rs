@@ -208,6 +208,30 @@ fn nothing_is_removed_while_sessions_disagree() {
     });
 }
 
+/// Goal: what one session keeps to itself stays also when the other, which has removed it, has
+/// ended. Regression (review): the record of the ended one was cleared, and all seemed well.
+#[test]
+fn nothing_is_removed_for_one_that_has_gone_again() {
+    in_world(async |w| {
+        share(&w, TWO, &[]).await;
+        let f = w.file(ROOT, "f").await.unwrap().inode;
+        w.unlink(ROOT, "f").await.unwrap();
+        let (version, sessions) = (RoutingVersion(2), vec![ONE]);
+        *w.beside.routing.borrow_mut() = Routing { version, sessions, ..routing() };
+        // Another server passes through the records of ended sessions at its start.
+        let config = MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default()));
+        Meta::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
+        w.ask(CollectGarbage).await.unwrap();
+        wait(&w).await;
+        assert_eq!(w.attr(f).await.unwrap().nlink, 0);
+        assert_eq!(share(&w, ONE, &[(f, false)]).await, []);
+        w.ask(KeepOpens { session: ONE }).await.unwrap();
+        assert_eq!(stored(&w, shares_key(TWO)).await, None);
+        drop_hold(&w, f, ONE).await;
+        settle(&w).await;
+    });
+}
+
 /// Goal: without the primary mgmtd nobody knows who lives: nothing is removed and no keeper list is
 /// made up.
 #[test]
@@ -235,6 +259,7 @@ fn a_dead_writers_bytes_become_part_of_its_file() {
             made.push(w.file(ROOT, name).await.unwrap());
         }
         let [written, short, read, other] = [0, 1, 2, 3].map(|n: usize| made[n].inode);
+        share(&w, ONE, &[]).await;
         share(&w, TWO, &[(written, true), (short, true), (read, false)]).await;
         open(&w, other, ONE, true).await.unwrap();
         w.ask(super::posix::report(short, 5000, 0)).await.unwrap();
