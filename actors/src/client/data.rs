@@ -240,7 +240,8 @@ impl Client {
                 let mut core = file.core.borrow_mut();
                 core.begin_turn(op, true);
                 let truncations = core.known().truncations;
-                Append { inode: core.inode(), len, end: core.own_end(), truncations, op }
+                let (inode, end) = (core.inode(), core.own_end());
+                Append { inode, len, end, truncations, careful: self.is_careful(), op }
             };
             match self.0.link.meta(cx, message).await? {
                 Appended::At { offset, stamp } => {
@@ -257,7 +258,8 @@ impl Client {
                 Appended::Waits => {}
             }
             if !retry.again(cx, Slot::new()).await {
-                return Err(FsError::Unavailable("others are cutting the file".into()));
+                let why = "others cut the file, or write it and do not answer";
+                return Err(FsError::Unavailable(why.into()));
             }
         }
     }
@@ -277,6 +279,9 @@ impl Client {
         let _inside = file.gate.share(cx).await?;
         let (size, mut length) = {
             let core = file.core.borrow();
+            if core.is_gone() {
+                return Err(FsError::Stale);
+            }
             (chunk_size(core.known())?, core.length())
         };
         if self.is_shared() && offset.saturating_add(u64::from(len)) > length {

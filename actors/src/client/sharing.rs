@@ -35,11 +35,11 @@ const JOIN_MAX: Duration = Duration::from_secs(30);
 /// How long a client that comes waits for one that was alone and does not answer.
 const KEEPERS_MAX: Duration = Duration::from_secs(4);
 const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
-/// How long one file may take to be written before others come.
+/// How long it is tried at a time to write a file before others come.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
-/// How long the others have to be gone before a client is alone again.
 /// How old news that nobody else is there may be; much less than `KEEPERS_MAX`.
 const PART_MAX: Duration = Duration::from_secs(1);
+/// How long the others have to be gone before a client is alone again.
 const LONELY: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often the session is looked at when there is no news.
@@ -52,6 +52,8 @@ pub(super) struct Sharing {
     /// Under which session meta knows the holds.
     session: core::cell::Cell<SessionId>,
     lonely_since: core::cell::Cell<Option<Time>>,
+    /// Others keep their opens to themselves and have not answered.
+    careful: core::cell::Cell<bool>,
     /// The newest session when nobody else was there.
     newest: core::cell::Cell<SessionId>,
     /// The store has lost changes: holds may be among them.
@@ -108,16 +110,17 @@ impl Client {
     async fn await_keepers(&self, cx: &Cx) -> Result<(), FsError> {
         let until = cx.now() + KEEPERS_MAX;
         loop {
-            let keepers: Vec<SessionId> = self.0.link.meta(cx, ListKeepers).await?;
-            let others = keepers.into_iter().filter(|s| !self.0.link.is_own(*s)).count();
+            let others = self.keepers(cx).await?;
             if others == 0 {
                 return Ok(());
             }
             if cx.now() >= until {
                 tracing::warn!(
                     "{others} other sessions do not answer: until they have ended, names may be \
-                     old on their mounts, and removed files keep their space"
+                     old on their mounts, removed files keep their space, and appends to what they \
+                     write wait"
                 );
+                self.0.sharing.careful.set(true);
                 return Ok(());
             }
             // News of this process's own sessions, if there is any: they are no strangers.
@@ -135,6 +138,9 @@ impl Client {
             if news.is_err() {
                 cx.sleep(RETRY_PAUSE).await;
             }
+        }
+        if self.is_careful() && self.keepers(&cx.within(LOOK_EVERY)).await == Ok(0) {
+            sharing.careful.set(false);
         }
         let doubted = sharing.doubted.replace(false);
         if doubted {
@@ -158,8 +164,12 @@ impl Client {
                 // Appends of who comes go behind what was written here.
                 let busy: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
                 for file in busy.into_iter().filter(|f| f.core.borrow().is_busy()) {
-                    if let Err(e) = self.flush_all(&cx.within(FLUSH_MAX), &file).await {
+                    while let Err(e) = self.flush_all(&cx.within(FLUSH_MAX), &file).await {
                         tracing::warn!("not written before others come: {e}");
+                        if !matches!(e, FsError::Unavailable(_)) || !self.0.link.is_open() {
+                            break; // there is nothing to write any more
+                        }
+                        cx.sleep(RETRY_PAUSE).await;
                     }
                 }
                 self.share_patiently(cx).await;
@@ -173,6 +183,17 @@ impl Client {
             }
             _ => sharing.lonely_since.set(None),
         }
+    }
+
+    /// Whether appends have to look out for others that may append at an end of their own.
+    pub(super) fn is_careful(&self) -> bool {
+        self.0.sharing.careful.get()
+    }
+
+    /// Whether others keep their opens to themselves still.
+    async fn keepers(&self, cx: &Cx) -> Result<usize, FsError> {
+        let keepers: Vec<SessionId> = self.0.link.meta(cx, ListKeepers).await?;
+        Ok(keepers.into_iter().filter(|s| !self.0.link.is_own(*s)).count())
     }
 
     /// Whether others are there or have been since this client knew to be alone.

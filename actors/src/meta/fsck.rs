@@ -27,6 +27,10 @@ pub struct Report {
     pub others: u64,
     /// Without a name, content not yet removed.
     pub garbage: u64,
+    /// Files that sessions have open, at most 1000.
+    pub holds: Vec<(InodeId, SessionId)>,
+    /// Sessions that open every file with a hold.
+    pub sharing: Vec<SessionId>,
     /// One sentence each, at most 1000; `damaged` counts all.
     pub problems: Vec<String>,
     pub damaged: u64,
@@ -175,8 +179,12 @@ impl Check<'_> {
             if let Err(e) = HoldV1::open(InodeId(number), value) {
                 check.problem(e.to_string());
             }
-            if rest.len() != 8 {
-                check.problem(format!("a hold on {number:#x} names no session"));
+            match rest.try_into().map(u64::from_be_bytes) {
+                Ok(session) if check.report.holds.len() < LISTED_MAX => {
+                    check.report.holds.push((InodeId(number), SessionId(session)));
+                }
+                Ok(_) => {}
+                Err(_) => check.problem(format!("a hold on {number:#x} names no session")),
             }
             if !check.inodes.get(&number).is_some_and(|found| found.kind != FileType::Directory) {
                 check.problem(format!("a session holds {number:#x}, which is no file"));
@@ -184,6 +192,7 @@ impl Check<'_> {
         })
         .await?;
         self.each(b'S', |check, session, rest, value| {
+            check.report.sharing.push(SessionId(session));
             if let Err(e) = open_shares(SessionId(session), value) {
                 check.problem(e.to_string());
             }

@@ -136,8 +136,15 @@ impl Handle<ReportWrite> for Meta {
 
 impl Handle<Append> for Meta {
     async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
+        if m.careful {
+            fresh_routing(me, cx).await?;
+        }
         let (alive, bug) = (living(me), planted(me));
-        let body = async |txn: &mut Txn<'_>| turns::append(txn, &m, &alive, bug).await;
+        let routing = me.with(|m| Rc::clone(&m.place.routing));
+        let body = async |txn: &mut Txn<'_>| {
+            let kept = m.careful && holds::is_kept(txn, m.inode, &routing).await?;
+            turns::append(txn, &m, &alive, kept, bug).await
+        };
         let (mut appended, now) = run(me, cx, Durability::Soon, body).await?;
         match &mut appended {
             Appended::At { stamp, .. } => *stamp = now,

@@ -88,6 +88,19 @@ pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, 
     Ok(Shares::read(txn, routing).await?.agree())
 }
 
+/// Whether one that keeps its opens to itself may be writing this file.
+pub(super) async fn is_kept(
+    txn: &mut Txn<'_>,
+    inode: InodeId,
+    routing: &Routing,
+) -> Result<bool, KvError> {
+    let shares = Shares::read(txn, routing).await?;
+    let page = txn.read_range(&hold_range(inode), 0, false).await?;
+    let holders = page.rows.iter().filter_map(|(key, _)| split_hold(key));
+    let kept = |session| shares.without.contains(&session);
+    Ok(page.more || holders.into_iter().any(|(_, session)| kept(session)))
+}
+
 /// A session keeps its opens to itself from now on. Nobody is to count it among those who have not
 /// shared yet, so the records of ended sessions go, which all living ones have heard of.
 ///

@@ -215,12 +215,16 @@ pub enum Reported {
 ///
 /// `end` and `truncations` are as in [`ReportWrite`]: what the sender has written itself and not
 /// reported counts too. A session has one turn at a file: an earlier one is over.
+///
+/// `careful`: there may be sessions that keep their opens to themselves and have not answered. They
+/// may append where they believe the end to be, so files that they have open for writing wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Append {
     pub inode: InodeId,
     pub len: u64,
     pub end: u64,
     pub truncations: u64,
+    pub careful: bool,
     pub op: RequestId,
 }
 
@@ -228,7 +232,7 @@ pub struct Append {
 pub enum Appended {
     /// `stamp`: of the transaction that took the place.
     At { offset: u64, stamp: Stamp },
-    /// A cut is before it. Ask again.
+    /// A cut is before it, or one who keeps to itself what it appends. Ask again.
     Waits,
     /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt
     /// is a new operation with an `op` of its own.

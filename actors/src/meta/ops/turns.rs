@@ -179,11 +179,12 @@ async fn read(txn: &mut Txn<'_>, inode: InodeId, op: RequestId) -> Done<(Inode, 
     Ok((found, Turns::open(inode, turns.as_ref())?))
 }
 
-/// Gives the sender the bytes behind the end.
+/// Gives the sender the bytes behind the end. `kept`: a client that does not answer may append too.
 pub async fn append(
     txn: &mut Txn<'_>,
     m: &Append,
     alive: Alive<'_>,
+    kept: bool,
     bug: Option<PlantedBug>,
 ) -> Done<Appended> {
     let (mut inode, mut turns) = read(txn, m.inode, m.op).await?;
@@ -206,7 +207,7 @@ pub async fn append(
     }
     let to = from.checked_add(m.len).ok_or(MetaError::FileTooLarge)?;
     attr::check_length(attr::layout_of(&inode.attr)?, to)?;
-    let waits = turns.is_cutting();
+    let waits = turns.is_cutting() || kept;
     if !waits {
         begin(txn, &mut turns, m.op, AtEndV1::Append { from, to, stored: None });
     }

@@ -20,7 +20,7 @@ impl Tail {
     }
 
     fn append(&self, len: u64, op: RequestId) -> Append {
-        Append { inode: self.inode, len, end: 0, truncations: 0, op }
+        Append { inode: self.inode, len, end: 0, truncations: 0, careful: false, op }
     }
 
     /// Where it goes; `None`: it has to wait.

@@ -5,7 +5,6 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use t3fs_actors::agent::Agent;
 use t3fs_actors::client::Link;
 use t3fs_actors::meta::fsck::fsck;
 use t3fs_actors::proto::ids::{ChunkId, InodeId};
@@ -65,7 +64,12 @@ async fn unrest(
         return Err(format!("names: {:?}", report.problems));
     }
     if report.garbage > 0 {
-        return Err(format!("{} files are garbage", report.garbage));
+        let (holds, sharing) = (report.holds, report.sharing);
+        let living = &link.routing().sessions;
+        return Err(format!(
+            "{} files are garbage; sessions {living:?} live, {sharing:?} share, {holds:?}",
+            report.garbage
+        ));
     }
     let mut ends = BTreeMap::new();
     for inode in &wanted.files {
@@ -156,8 +160,7 @@ pub(super) async fn settle(
     if !sound {
         return Ok(());
     }
-    let agent = first_actor::<Agent>(cx.node());
-    let link = Link::open_chains(&cx, agent, "check").await.map_err(|e| e.to_string())?;
+    let link = user.door().cluster().clone();
     let files = found.iter().map(|e| InodeId(e.file)).collect();
     let wanted = Rest { files, loose: stage.options.leaves_bytes_behind() };
     rest(&cx, kv, &link, &plan, &wanted).await?;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_actors::client::{
-    At, Client, ClientConfig, DirEntry, FsError, HandleId, Owner, RenameMode, SetAttrs,
+    At, Client, ClientConfig, DirEntry, FsError, HandleId, Link, Owner, RenameMode, SetAttrs,
 };
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::{ChainId, InodeId};
@@ -69,6 +69,15 @@ impl Door {
             }
             cx.sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    pub(super) fn cluster(&self) -> &Link {
+        self.client.cluster()
+    }
+
+    /// Ends the session.
+    pub(super) async fn stop(&self, cx: &Cx) -> Result<(), FsError> {
+        self.client.stop(cx).await
     }
 
     fn limit(&self, cx: &Cx) -> Cx {

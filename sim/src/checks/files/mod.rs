@@ -59,8 +59,11 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let (s, sim) = (Rc::clone(&stage), world.handle());
     let made = world.block_on(cluster.outside, |cx| async move {
         let user = User::outside(Rc::clone(&s), cx.clone(), sim).await;
-        let dir = user.door().mkdir(&cx, ROOT, b"d").await;
-        dir.map(|attr| s.dir.set(Some(attr.inode))).map_err(|e| e.to_string())
+        let dir = user.door().mkdir(&cx, ROOT, b"d").await.map_err(|e| e.to_string())?;
+        // Nobody is there when the first of the clients comes.
+        user.door().stop(&cx).await.map_err(|e| e.to_string())?;
+        s.dir.set(Some(dir.inode));
+        Ok::<(), String>(())
     });
     made.map_err(|h| format!("no directory: {h:?}"))??;
 

@@ -90,6 +90,8 @@ pub(super) struct Options {
     /// Per client.
     pub(super) ops: u32,
     pub(super) pause_us: u64,
+    /// The first client is alone for up to this long.
+    pub(super) late_us: u64,
     pub(super) buffer: usize,
     pub(super) patience: Option<Duration>,
     /// How long a request may take that a program waits for.
@@ -146,6 +148,7 @@ impl Options {
             users: if run.with("users") { users } else { 1 },
             ops: if many { 60 } else { 40 } * 2 / clients.max(2) + 10,
             pause_us: *rng.pick(&[1_000, 100_000, 300_000]),
+            late_us: *run.world.rng(13).pick(&[0, 0, 30_000, 3_000_000]),
             buffer: *rng.pick(&[1 << 20, 1 << 20, 3 * chunk as usize]),
             patience: patience.filter(|_| run.with("patience")).map(Duration::from_millis),
             dirs: 1 + rng.below(2),

@@ -76,10 +76,13 @@ impl Stage {
     pub(super) async fn client(self: Rc<Self>, cx: Cx, sim: Sim, client: u32) {
         let life = self.files.borrow_mut().life();
         let Options { buffer, patience, deadline, .. } = self.options;
-        let door = Door::open(&cx, Mount { buffer, patience, deadline, bug: self.bug }).await;
         while self.dir.get().is_none() {
             cx.sleep(Duration::from_millis(10)).await;
         }
+        if client > 0 {
+            cx.sleep(Duration::from_micros(sim.rng(20 + u64::from(client)).below(self.options.late_us + 1))).await;
+        }
+        let door = Door::open(&cx, Mount { buffer, patience, deadline, bug: self.bug }).await;
         for number in 0..self.options.users {
             let mut user = User {
                 stage: Rc::clone(&self),
