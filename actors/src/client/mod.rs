@@ -38,6 +38,7 @@ pub use extents::Seek;
 use file::File;
 pub use file::HandleId;
 pub use link::Link;
+use opens::DoubtedHolds;
 use room::Room;
 pub use sharing::CACHE_TIME;
 use sharing::Sharing;
@@ -199,6 +200,8 @@ struct Inner {
     idle: RefCell<VecDeque<(Time, InodeId)>>,
     /// Closed files without a name that are still held.
     nameless: RefCell<Vec<InodeId>>,
+    /// Files that may be held though they are not open.
+    doubted: RefCell<DoubtedHolds>,
     /// Files whose time of access meta is to hear of.
     reads: RefCell<BTreeMap<InodeId, i64>>,
     next_handle: Cell<u64>,
@@ -240,6 +243,7 @@ impl Client {
             changing: RefCell::default(),
             idle: RefCell::default(),
             nameless: RefCell::default(),
+            doubted: RefCell::default(),
             reads: RefCell::default(),
             next_handle: Cell::new(1),
             sharing: Sharing::default(),

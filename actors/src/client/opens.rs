@@ -6,10 +6,10 @@
 //! stored part of the file. A hold is not dropped at once: files are often opened again soon.
 
 use core::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use t3fs_runtime::{Cx, Slot};
+use t3fs_runtime::{Cx, Slot, Time};
 
 use super::file::{File, HandleId, Hold};
 use super::wait::until_deadline;
@@ -21,6 +21,52 @@ use crate::proto::meta::{Changed, DropHolds, GetAttr, HOLDS_MAX, OpenFile};
 const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Holds of closed files that are kept at most.
 const IDLE_COUNT_MAX: usize = 4096;
+
+/// How long a drop may be lost by the store, or a request come late that holds a file.
+const DOUBT_MAX: Duration = Duration::from_secs(15);
+
+/// Holds that meta may have though nobody needs them: of a drop that the store has lost with its
+/// power, or of an open whose outcome was not heard.
+#[derive(Default)]
+pub(super) struct DoubtedHolds {
+    /// Dropped, and when.
+    dropped: VecDeque<(Time, SessionId, InodeId)>,
+    /// To be dropped, and from when on.
+    due: VecDeque<(Time, SessionId, InodeId)>,
+}
+
+impl DoubtedHolds {
+    fn note_dropped(&mut self, now: Time, session: SessionId, inode: InodeId) {
+        let old = |first: &(Time, SessionId, InodeId)| now.since(first.0) > DOUBT_MAX;
+        while self.dropped.len() >= IDLE_COUNT_MAX || self.dropped.front().is_some_and(old) {
+            self.dropped.pop_front();
+        }
+        self.dropped.push_back((now, session, inode));
+    }
+
+    /// Whoever asked for this hold does not know whether there is one, and may yet be one.
+    fn note_unknown(&mut self, now: Time, session: SessionId, inode: InodeId) {
+        if self.due.len() < IDLE_COUNT_MAX {
+            self.due.push_back((now + DOUBT_MAX, session, inode));
+        }
+    }
+
+    /// The store has lost changes: drops may be among them.
+    pub(super) fn all(&mut self, now: Time) {
+        let dropped = self.dropped.drain(..);
+        let late = dropped.filter(|(since, ..)| now.since(*since) <= DOUBT_MAX);
+        late.for_each(|(_, session, inode)| self.due.push_front((now, session, inode)));
+    }
+
+    fn take_due(&mut self, now: Time) -> Vec<(SessionId, InodeId)> {
+        let due = self.due.iter().take_while(|(from, ..)| *from <= now).count();
+        self.due.drain(..due).map(|(_, session, inode)| (session, inode)).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.due.is_empty()
+    }
+}
 
 /// Opens of an inode wait while its holds or its last name are on their way.
 pub(super) struct Changing {
@@ -141,7 +187,12 @@ impl Client {
         write: bool,
     ) -> Result<Attr, FsError> {
         let message = OpenFile { inode, hold: Some(session), write, op: self.0.link.op() };
-        let opened: Changed = self.0.link.meta(cx, message).await?;
+        let opened: Result<Changed, FsError> = self.0.link.meta(cx, message).await;
+        if matches!(opened, Err(FsError::Unavailable(_))) {
+            self.0.doubted.borrow_mut().note_unknown(cx.now(), session, inode);
+            self.sweep(cx);
+        }
+        let opened = opened?;
         self.changed(cx, &opened);
         Ok(opened.attr)
     }
@@ -269,6 +320,22 @@ impl Client {
         for some in due.chunks(HOLDS_MAX) {
             self.drop_holds(cx, some.to_vec());
         }
+        let doubted = self.0.doubted.borrow_mut().take_due(now);
+        let mut by_session = BTreeMap::<SessionId, Vec<InodeId>>::new();
+        for (session, inode) in doubted {
+            // One in use has its own end. One of a session that has ended is no more.
+            let used = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some())
+                || self.0.opening.borrow().contains_key(&inode)
+                || self.0.changing.borrow().contains_key(&inode);
+            if !used && self.0.link.is_own(session) {
+                by_session.entry(session).or_default().push(inode);
+            }
+        }
+        for (session, inodes) in by_session {
+            for some in inodes.chunks(HOLDS_MAX) {
+                self.tell_dropped(cx, session, some.to_vec());
+            }
+        }
     }
 
     /// Drops the holds of these files, unless they are in use again.
@@ -290,19 +357,33 @@ impl Client {
             }
         }
         for (session, inodes) in by_session {
-            let changing = self.changing(inodes.clone());
-            let (client, cx) = (self.clone(), cx.outlive());
-            cx.clone().spawn(async move {
-                let op = client.0.link.op();
-                let message = DropHolds { session, inodes: inodes.clone(), op };
-                if let Err(e) = client.0.link.meta(&cx, message).await {
-                    // They end with the session.
-                    tracing::warn!("{} files stay held: {e}", inodes.len());
-                }
-                drop(changing);
-                inodes.into_iter().for_each(|i| client.settle(i));
-            });
+            self.tell_dropped(cx, session, inodes);
         }
+    }
+
+    /// Tells meta that this session has these files open no more.
+    fn tell_dropped(&self, cx: &Cx, session: SessionId, inodes: Vec<InodeId>) {
+        let changing = self.changing(inodes.clone());
+        let (client, cx) = (self.clone(), cx.outlive());
+        cx.clone().spawn(async move {
+            let op = client.0.link.op();
+            let message = DropHolds { session, inodes: inodes.clone(), op };
+            let told: Result<(), FsError> = client.0.link.meta(&cx, message).await;
+            {
+                let mut doubted = client.0.doubted.borrow_mut();
+                for inode in &inodes {
+                    match &told {
+                        Ok(()) => doubted.note_dropped(cx.now(), session, *inode),
+                        Err(_) => doubted.note_unknown(cx.now(), session, *inode),
+                    }
+                }
+            }
+            if let Err(e) = told {
+                tracing::warn!("{} files stay held for now: {e}", inodes.len());
+            }
+            drop(changing);
+            inodes.into_iter().for_each(|i| client.settle(i));
+        });
     }
 
     /// Drops every hold that nobody needs, and waits for it: at the end, and for tests.

@@ -76,6 +76,7 @@ impl Client {
             && self.0.stamps.borrow().next_barrier().is_none()
             && self.0.idle.borrow().is_empty()
             && self.0.nameless.borrow().is_empty()
+            && self.0.doubted.borrow().is_empty()
             && self.0.reads.borrow().is_empty()
             && files.values().all(|f| {
                 let core = f.core.borrow();

@@ -9,8 +9,8 @@
 //! session, (2) sees that there are others and is shared from the start, (3) waits until no living
 //! session keeps its opens to itself. One that was alone (1) hears of the new session, (2) is
 //! shared from then on, (3) waits until the kernel has forgotten what it remembers, (4) tells meta
-//! all that it has open. One that does not get there in time may still have cached what it may not:
-//! its session keeps meta from removing any content (`meta/garbage.rs`) until it is over, or has
+//! all that it has open. One that does not get there in time may still have open what nobody knows
+//! of: its session keeps meta from removing any content (`meta/garbage.rs`) until it is over, or has
 //! shared, which it does also when the one that came has gone again.
 
 use core::time::Duration;
@@ -32,8 +32,13 @@ pub const CACHE_TIME: Duration = Duration::from_secs(1);
 const FORGOTTEN: Duration = Duration::from_millis(1_100);
 /// How long a client that comes waits to hear who else is there.
 const JOIN_MAX: Duration = Duration::from_secs(30);
-/// How long a client that comes waits for one that was alone and does not answer.
+/// How long a client that comes waits for one that was alone and does not answer. What that one's
+/// kernel remembers is over by then, see `PROOF_MAX`.
 const KEEPERS_MAX: Duration = Duration::from_secs(4);
+/// How old the primary's word that nobody else is there may be for the kernel to remember anything.
+const PROOF_MAX: Duration = Duration::from_millis(2_500);
+/// How often a client that is alone asks for it.
+const PROOF_EVERY: Duration = Duration::from_secs(1);
 const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
 /// How long it is tried at a time to write a file before others come.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
@@ -54,6 +59,8 @@ pub(super) struct Sharing {
     lonely_since: core::cell::Cell<Option<Time>>,
     /// Others keep their opens to themselves and have not answered.
     careful: core::cell::Cell<bool>,
+    /// When the primary was asked last who said that nobody else is there.
+    proven: core::cell::Cell<Time>,
     /// The newest session when nobody else was there.
     newest: core::cell::Cell<SessionId>,
     /// The store has lost changes: holds may be among them.
@@ -74,10 +81,12 @@ impl Client {
     }
 
     /// How long names and attributes that this client tells may be remembered.
-    pub fn cache_time(&self) -> Duration {
-        match self.is_shared() && !self.has(PlantedBug::NamesKeptThoughShared) {
-            true => Duration::ZERO,
-            false => CACHE_TIME,
+    pub fn cache_time(&self, now: Time) -> Duration {
+        let proven = now.since(self.0.sharing.proven.get()) <= PROOF_MAX;
+        let alone = !self.is_shared() && proven;
+        match alone || self.has(PlantedBug::NamesKeptThoughShared) {
+            true => CACHE_TIME,
+            false => Duration::ZERO,
         }
     }
 
@@ -86,6 +95,7 @@ impl Client {
         let sharing = &self.0.sharing;
         sharing.session.set(self.0.link.session());
         let mut retry = Retry::new(cx, JOIN_MAX);
+        sharing.proven.set(cx.now());
         while let Err(e) = self.0.link.learn(cx, true).await {
             if !retry.again(cx, Slot::new()).await {
                 return Err(e);
@@ -134,9 +144,17 @@ impl Client {
         let sharing = &self.0.sharing;
         // What is known already has to be acted on first: it is no news.
         if self.is_shared() || !self.were_others() {
-            let news = self.0.link.learn(&cx.within(LOOK_EVERY), false).await;
+            let pause = if self.is_shared() { LOOK_EVERY } else { PROOF_EVERY };
+            let news = self.0.link.learn(&cx.within(pause), false).await;
             if news.is_err() {
                 cx.sleep(RETRY_PAUSE).await;
+            }
+        }
+        if !self.is_shared() && !self.were_others() {
+            let asked = cx.now();
+            let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
+            if learned.is_ok() && !self.were_others() {
+                sharing.proven.set(asked);
             }
         }
         if self.is_careful() && self.keepers(&cx.within(LOOK_EVERY)).await == Ok(0) {
@@ -145,6 +163,7 @@ impl Client {
         let doubted = sharing.doubted.replace(false);
         if doubted {
             self.0.files.borrow().values().for_each(|f| f.core.borrow_mut().doubt_hold());
+            self.0.doubted.borrow_mut().all(cx.now());
         }
         if doubted || self.0.link.session() != sharing.session.get() {
             // What was held under the old one is held no more.
@@ -210,9 +229,11 @@ impl Client {
             return;
         }
         let kept = self.0.link.meta(cx, KeepOpens { session }).await;
+        let asked = cx.now();
         let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
         if kept.is_ok() && learned.is_ok() && !self.0.link.has_others() {
             self.0.sharing.newest.set(self.0.link.newest_session());
+            self.0.sharing.proven.set(asked);
             self.0.sharing.shared.set(false);
         } else {
             self.share_patiently(cx).await;

@@ -160,7 +160,7 @@ impl Hub {
 impl Here {
     /// How long the kernel may remember what it is told.
     pub fn ttl(&self) -> Ttl {
-        Ttl::from(&self.client.cache_time())
+        Ttl::from(&self.client.cache_time(self.cx.now()))
     }
 
     /// Has the kernel forget a file's pages if somebody else has cut the file, before the answer

@@ -11,7 +11,8 @@ pub(super) type Key = (InodeId, Vec<u8>);
 /// The names of one mount.
 ///
 /// A kernel locks a directory while one of its names changes, so that no lookup is under way then.
-/// Here an answer to a lookup is not remembered if a change of names was under way meanwhile.
+/// Here an answer to a lookup is not remembered if a change of names was under way meanwhile, one
+/// that had begun before it included (seed 23900).
 #[derive(Default)]
 pub(super) struct Dentries {
     /// What a name holds, and until when that need not be asked.
@@ -22,9 +23,9 @@ pub(super) struct Dentries {
     under_way: u64,
 }
 
-/// When a lookup began.
+/// When a lookup began; `None`: while a name changed.
 #[derive(Clone, Copy)]
-pub(super) struct Began(u64);
+pub(super) struct Began(Option<u64>);
 
 impl Dentries {
     /// What the name holds, if that need not be asked now.
@@ -35,12 +36,12 @@ impl Dentries {
 
     /// A lookup begins.
     pub(super) fn look(&self) -> Began {
-        Began(self.begun)
+        Began((self.under_way == 0).then_some(self.begun))
     }
 
     /// A lookup is answered.
     pub(super) fn looked(&mut self, began: Began, key: Key, inode: InodeId, until: Time) {
-        if began.0 == self.begun && self.under_way == 0 {
+        if began.0 == Some(self.begun) && self.under_way == 0 {
             self.known.insert(key, (inode, until));
         }
     }

@@ -106,7 +106,7 @@ impl Door {
         let (mut names, key) = (self.names.borrow_mut(), (dir, name.to_vec()));
         match made {
             Ok((attr, id)) => {
-                names.made(key, attr.inode, cx.now() + self.client.cache_time());
+                names.made(key, attr.inode, cx.now() + self.client.cache_time(cx.now()));
                 let file = attr.inode;
                 Ok((attr, Handle { file, id }))
             }
@@ -134,7 +134,7 @@ impl Door {
         let (mut names, key) = (self.names.borrow_mut(), (dir, name.to_vec()));
         match found {
             Ok(attr) => {
-                names.looked(began, key, attr.inode, cx.now() + self.client.cache_time());
+                names.looked(began, key, attr.inode, cx.now() + self.client.cache_time(cx.now()));
                 Ok((attr.inode, Some(attr)))
             }
             Err(e) => {

@@ -131,7 +131,9 @@ pub(super) struct User {
 impl User {
     /// One who looks from outside of the storm.
     pub(super) async fn outside(stage: Rc<Stage>, cx: Cx, sim: Sim) -> User {
-        let door = Door::open(&cx, Mount { buffer: 1 << 20, ..Mount::default() }).await;
+        // A chain may never serve again where disks rot.
+        let patience = stage.options.bad_disks().then_some(Duration::from_secs(20));
+        let door = Door::open(&cx, Mount { buffer: 1 << 20, patience, ..Mount::default() }).await;
         let life = stage.files.borrow_mut().life();
         let rng = sim.rng(999);
         User { stage, door, cx, sim, rng, life, client: 0, due: None, open: Vec::new() }
