@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Slot, join_all};
 
-use super::file::{File, HandleId};
+use super::file::{File, HandleId, Unreported};
 use super::link::layout_chains;
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
-use crate::proto::ids::InodeId;
+use crate::proto::ids::{InodeId, RequestId};
 use crate::proto::meta::{Changed, ReportWrite, Reported, Stamp, SyncMeta};
 
 impl Client {
@@ -54,6 +54,7 @@ impl Client {
         durable: bool,
     ) -> Result<Stamp, FsError> {
         let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let inode = file.core.borrow().inode();
         loop {
             if file.core.borrow().is_doubtful() {
                 let end = self.stored_end(cx, file).await?;
@@ -81,41 +82,55 @@ impl Client {
             if let Ok(Reported::Taken(Changed { attr, .. }) | Reported::Stale(attr)) = &told {
                 self.heard(attr.as_of);
             }
-            let mut core = file.core.borrow_mut();
-            match told {
-                Ok(Reported::Taken(Changed { attr, stamp })) => {
-                    let inode = core.inode();
-                    core.merge(attr);
-                    core.end_report(claim, true);
-                    turn.into_iter().for_each(|op| core.forget_turn(op));
-                    drop(core);
-                    if !durable {
-                        self.note(cx, inode, stamp);
-                    }
-                    return Ok(stamp);
+            if let Some(done) = self.end_report(file, claim, turn, told) {
+                if let (Ok(stamp), false) = (&done, durable) {
+                    self.note(cx, inode, *stamp);
                 }
-                Ok(Reported::Stale(attr)) => {
-                    core.end_report(claim, false);
-                    core.merge(attr);
-                    if self.has(PlantedBug::StaleReportIsTaken) {
-                        core.forget_unreported();
-                        return Ok(Stamp::default());
-                    }
-                }
-                Ok(Reported::Waits) => core.end_report(claim, false),
-                Err(FsError::Stale) => {
-                    core.lose();
-                    return Err(FsError::Stale);
-                }
-                Err(e) => {
-                    core.end_report(claim, false);
-                    return Err(e);
-                }
+                return done;
             }
-            drop(core);
             if !retry.again(cx, Slot::new()).await {
                 let why = "others cut the file or append to it all the time";
                 return Err(FsError::Unavailable(why.into()));
+            }
+        }
+    }
+
+    /// Takes the answer to a report; `None`: it has to be told again.
+    fn end_report(
+        &self,
+        file: &File,
+        claim: Unreported,
+        turn: Option<RequestId>,
+        told: Result<Reported, FsError>,
+    ) -> Option<Result<Stamp, FsError>> {
+        let mut core = file.core.borrow_mut();
+        match told {
+            Ok(Reported::Taken(Changed { attr, stamp })) => {
+                core.merge(attr);
+                core.end_report(claim, true);
+                turn.into_iter().for_each(|op| core.forget_turn(op));
+                Some(Ok(stamp))
+            }
+            Ok(Reported::Stale(attr)) => {
+                core.end_report(claim, false);
+                core.merge(attr);
+                if !self.has(PlantedBug::StaleReportIsTaken) {
+                    return None;
+                }
+                core.forget_unreported();
+                Some(Ok(Stamp::default()))
+            }
+            Ok(Reported::Waits) => {
+                core.end_report(claim, false);
+                None
+            }
+            Err(FsError::Stale) => {
+                core.lose();
+                Some(Err(FsError::Stale))
+            }
+            Err(e) => {
+                core.end_report(claim, false);
+                Some(Err(e))
             }
         }
     }

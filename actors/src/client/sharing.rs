@@ -10,8 +10,9 @@
 //! session keeps its opens to itself. One that was alone (1) hears of the new session, (2) is
 //! shared from then on, (3) waits until the kernel has forgotten what it remembers, (4) tells meta
 //! all that it has open. One that does not get there in time may still have open what nobody knows
-//! of: its session keeps meta from removing any content (`meta/garbage.rs`) until it is over, or has
-//! shared, which it does also when the one that came has gone again.
+//! of: its session keeps meta from removing any content (`meta/garbage.rs`) until it is over or has
+//! shared, also if the one that came has gone again. Its kernel remembers nothing any more by then:
+//! it may only while the primary has said a moment ago that nobody else is there.
 
 use core::time::Duration;
 use std::collections::BTreeMap;

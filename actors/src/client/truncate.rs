@@ -16,9 +16,7 @@ use super::link::layout_chains;
 use super::retry::Retry;
 use super::{Attr, Client, FsError, SetAttrs};
 use crate::proto::ids::{ChunkId, InodeId, RequestId};
-use crate::proto::meta::{
-    BeginCut, Changed, GetAttr, Layout, SeenContent, SetAttr, SetLength,
-};
+use crate::proto::meta::{BeginCut, Changed, GetAttr, Layout, SeenContent, SetAttr, SetLength};
 use crate::proto::storage::UpdateKind;
 
 /// A truncation under way.

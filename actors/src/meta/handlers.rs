@@ -10,9 +10,7 @@ use super::kv::{KvError, Version};
 use super::ops::create::NewInode;
 use super::ops::{Done, attr, create, lookup, opens, readdir, remove, rename, turns};
 use super::schema::*;
-use super::{
-    Meta, Once, fresh_routing, garbage, holds, inode_id, layout, look, now_ns, once, run,
-};
+use super::{Meta, Once, fresh_routing, garbage, holds, inode_id, layout, look, now_ns, once, run};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::{Barrier, Durability};

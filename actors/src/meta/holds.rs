@@ -19,8 +19,8 @@ use std::rc::Rc;
 use t3fs_runtime::{Cx, Me};
 
 use super::chains::stored_end;
-use super::kv::client::{Txn, transact};
 use super::kv::KvError;
+use super::kv::client::{Txn, transact};
 use super::ops::{Done, attr};
 use super::schema::*;
 use super::{Meta, garbage, now_ns, refresh_routing};

@@ -59,7 +59,10 @@ fn a_cut_names_the_content_it_was_made_for() {
         let cut = w.ask(set_length(inode, 10, seen, op)).await.unwrap().attr;
         assert_eq!((cut.length, cut.truncations, cut.sparse), (10, 1, false));
         // A retry finds the first answer, whatever the content is by now.
-        assert_eq!(undated(w.ask(set_length(inode, 10, seen, op)).await.unwrap().attr), undated(cut));
+        assert_eq!(
+            undated(w.ask(set_length(inode, 10, seen, op)).await.unwrap().attr),
+            undated(cut)
+        );
         let sparse = ReportWrite { sparse: true, ..report(inode, 0, 1) };
         let attr = reported(&w, sparse).await.unwrap();
         assert_eq!((attr.sparse, attr.length), (true, 10));

@@ -73,7 +73,8 @@ async fn unrest(
     }
     let mut ends = BTreeMap::new();
     for inode in &wanted.files {
-        let attr: Attr = link.meta(cx, GetAttr { inode: *inode }).await.map_err(|e| e.to_string())?;
+        let attr: Attr =
+            link.meta(cx, GetAttr { inode: *inode }).await.map_err(|e| e.to_string())?;
         ends.insert(*inode, if wanted.loose { u64::MAX } else { attr.length });
     }
     let routing = link.routing();
@@ -113,13 +114,7 @@ async fn unrest(
 }
 
 /// Waits until nothing is left over.
-async fn rest(
-    cx: &Cx,
-    kv: NodeId,
-    link: &Link,
-    plan: &Plan,
-    wanted: &Rest,
-) -> Result<(), String> {
+async fn rest(cx: &Cx, kv: NodeId, link: &Link, plan: &Plan, wanted: &Rest) -> Result<(), String> {
     let until = cx.now() + REST;
     let mut pause = LOOK_EVERY;
     loop {

@@ -80,7 +80,8 @@ impl Stage {
             cx.sleep(Duration::from_millis(10)).await;
         }
         if client > 0 {
-            cx.sleep(Duration::from_micros(sim.rng(20 + u64::from(client)).below(self.options.late_us + 1))).await;
+            let late = sim.rng(20 + u64::from(client)).below(self.options.late_us + 1);
+            cx.sleep(Duration::from_micros(late)).await;
         }
         let door = Door::open(&cx, Mount { buffer, patience, deadline, bug: self.bug }).await;
         for number in 0..self.options.users {
