@@ -124,8 +124,11 @@ impl Client {
             At::Offset(offset) => (offset, file.gate.share(cx).await?),
             At::End => {
                 let alone = file.gate.alone(cx).await?;
-                if self.is_shared() && !self.has(PlantedBug::AppendAtOwnEnd) {
+                if !self.is_alone(cx.now()) && !self.has(PlantedBug::AppendAtOwnEnd) {
                     return self.append(cx, &file, &data, size, privileged).await;
+                }
+                if file.core.borrow().is_leaving_turn() {
+                    self.push_and_report(cx, &file).await?; // it may move the end
                 }
                 (file.core.borrow().length(), alone)
             }
@@ -255,7 +258,11 @@ impl Client {
                     self.merge(file, attr);
                     op = self.0.link.op();
                 }
-                Appended::Waits => {}
+                // Nothing was taken, and numbers are not remembered for ever.
+                Appended::Waits => {
+                    file.core.borrow_mut().forget_turn(op);
+                    op = self.0.link.op();
+                }
             }
             if !retry.again(cx, Slot::new()).await {
                 let why = "others cut the file, or write it and do not answer";

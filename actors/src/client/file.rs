@@ -270,7 +270,12 @@ impl FileCore {
         self.turn = self.turn.map(|turn| Turn { left: true, ..turn });
     }
 
-    /// Something of a turn may be on its way that its program has given up.
+    /// What is on its way is an append that has its place.
+    pub(super) fn is_appending(&self) -> bool {
+        self.turn.is_some_and(|turn| turn.appends)
+    }
+
+    /// The same when its program has given it up.
     pub(super) fn is_leaving_turn(&self) -> bool {
         self.turn.is_some_and(|turn| turn.left)
     }
@@ -302,6 +307,7 @@ impl FileCore {
         let clear_suid = self.stored.clear_suid;
         let sparse = self.is_sparse() && !self.known.sparse && self.known.length > 0;
         self.forget_unreported();
+        self.turn = None; // over with it
         (self.stored.clear_suid, self.stored.sparse) = (clear_suid, sparse);
     }
 
@@ -398,7 +404,6 @@ impl FileCore {
     /// Takes everything for reported that is not; only a deliberate bug does that.
     pub(super) fn forget_unreported(&mut self) {
         (self.stored, self.doubtful, self.reporting) = (Unreported::default(), None, None);
-        self.turn = None;
     }
 
     /// The inode is gone. Whoever has it open learns that at fsync or close.
@@ -408,6 +413,7 @@ impl FileCore {
             self.fail(FsError::Stale);
         }
         self.forget_unreported();
+        self.turn = None; // gone with the inode
     }
 
     pub(super) fn is_gone(&self) -> bool {

@@ -259,8 +259,10 @@ impl Link {
     pub(super) fn had_others_since(&self, since: SessionId) -> bool {
         let newest = self.newest_session();
         let own = self.0.own.borrow();
-        let own = own.0.iter().filter(|session| **session > since && **session <= newest).count();
-        newest.0.saturating_sub(since.0) > own as u64
+        let new = |session: &SessionId| *session > since && *session <= newest;
+        let unlisted = new(&self.session()) && !own.0.contains(&self.session());
+        let own = own.0.iter().filter(|session| new(session)).count() as u64;
+        newest.0.saturating_sub(since.0) > own + u64::from(unlisted)
     }
 
     /// Takes newer routing, if the agent has it.

@@ -323,11 +323,14 @@ impl Client {
         let doubted = self.0.doubted.borrow_mut().take_due(now);
         let mut by_session = BTreeMap::<SessionId, Vec<InodeId>>::new();
         for (session, inode) in doubted {
-            // One in use has its own end. One of a session that has ended is no more.
-            let used = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some())
-                || self.0.opening.borrow().contains_key(&inode)
-                || self.0.changing.borrow().contains_key(&inode);
-            if !used && self.0.link.is_own(session) {
+            if !self.0.link.is_own(session) {
+                continue; // it has ended with its session
+            }
+            let held = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some());
+            let changing = self.0.changing.borrow().contains_key(&inode);
+            if held || changing || self.uses(inode) {
+                self.0.doubted.borrow_mut().note_unknown(now, session, inode);
+            } else {
                 by_session.entry(session).or_default().push(inode);
             }
         }

@@ -152,9 +152,11 @@ impl Client {
             };
             let len = data.len();
             let chunk = ChunkId { inode, index };
+            // The place of an append is somebody else's when the session that had it has ended.
+            let bound = file.core.borrow().is_appending();
             let sent = match client.chain(&file, index) {
                 Err(e) => Err(e),
-                Ok(chain) => client.send(&task, chain, chunk, start, Bulk(data)).await,
+                Ok(chain) => client.send(&task, chain, chunk, start, Bulk(data), bound).await,
             };
             let mut dropped = len;
             let landed = {
@@ -192,7 +194,7 @@ impl Client {
     }
 
     /// One update of one chunk, for as long as requests are tried. It goes again under another
-    /// number when the session of the first has ended, or storage may have forgotten it: written
+    /// number when the session of the first has ended (unless it is `bound` to that one), or storage may have forgotten it: written
     /// twice, the same bytes are the same.
     async fn send(
         &self,
@@ -201,8 +203,10 @@ impl Client {
         chunk: ChunkId,
         start: u32,
         data: Bulk,
+        bound: bool,
     ) -> Result<(), FsError> {
         let link = &self.0.link;
+        let session = link.session();
         let kind = UpdateKind::Write { offset: start };
         let cx = &cx.within(link.patience());
         let mut full_since = None;
@@ -210,6 +214,10 @@ impl Client {
             let request = link.request();
             let sent = link.update(cx, chain, chunk, kind, data.clone(), request).await;
             match sent {
+                Err(_) if bound && link.session() != session => {
+                    let why = "the session ended while an append was on its way";
+                    return Err(FsError::Unavailable(why.into()));
+                }
                 Err(_) if link.session() != request.session => {}
                 Err(FsError::Unavailable(_)) if cx.now() + SEND_PAUSE < cx.deadline() => {}
                 // Files that were removed a moment ago may leave room.

@@ -41,8 +41,10 @@ const PROOF_MAX: Duration = Duration::from_millis(2_500);
 /// How often a client that is alone asks for it.
 const PROOF_EVERY: Duration = Duration::from_secs(1);
 const KEEPERS_PAUSE: Duration = Duration::from_millis(50);
-/// How long it is tried at a time to write a file before others come.
+/// How long it is tried at a time to write a file before others come, and in all: others wait for
+/// that, and would not wait longer for a session that is dead.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
+const FLUSHES_MAX: Duration = Duration::from_secs(60);
 /// How old news that nobody else is there may be; much less than `KEEPERS_MAX`.
 const PART_MAX: Duration = Duration::from_secs(1);
 /// How long the others have to be gone before a client is alone again.
@@ -83,12 +85,16 @@ impl Client {
 
     /// How long names and attributes that this client tells may be remembered.
     pub fn cache_time(&self, now: Time) -> Duration {
-        let proven = now.since(self.0.sharing.proven.get()) <= PROOF_MAX;
-        let alone = !self.is_shared() && proven;
-        match alone || self.has(PlantedBug::NamesKeptThoughShared) {
+        match self.is_alone(now) || self.has(PlantedBug::NamesKeptThoughShared) {
             true => CACHE_TIME,
             false => Duration::ZERO,
         }
+    }
+
+    /// Whether nobody else is there, by word that is fresh: no later than somebody who comes does
+    /// anything.
+    pub(super) fn is_alone(&self, now: Time) -> bool {
+        !self.is_shared() && now.since(self.0.sharing.proven.get()) <= PROOF_MAX
     }
 
     /// Before the first operation.
@@ -102,8 +108,8 @@ impl Client {
                 return Err(e);
             }
         }
-        sharing.newest.set(self.0.link.newest_session());
-        if self.0.link.has_others() {
+        sharing.newest.set(self.0.link.session());
+        if self.were_others() {
             sharing.shared.set(true);
             self.share(cx, true).await?;
             self.await_keepers(cx).await?;
@@ -171,6 +177,10 @@ impl Client {
             sharing.session.set(self.0.link.session());
             self.share_patiently(cx).await;
         }
+        if !self.is_shared() && self.were_others() {
+            // Perhaps it is another shard of this process, which the routing says first.
+            let _ = self.0.link.learn(&cx.within(PART_MAX), true).await;
+        }
         let others = match self.is_shared() {
             true => self.0.link.has_others(),
             false => self.were_others(),
@@ -182,12 +192,14 @@ impl Client {
                 sharing.lonely_since.set(None);
                 cx.sleep(FORGOTTEN).await;
                 // Appends of who comes go behind what was written here.
+                let until = cx.now() + FLUSHES_MAX;
                 let busy: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
                 for file in busy.into_iter().filter(|f| f.core.borrow().is_busy()) {
                     while let Err(e) = self.flush_all(&cx.within(FLUSH_MAX), &file).await {
                         tracing::warn!("not written before others come: {e}");
-                        if !matches!(e, FsError::Unavailable(_)) || !self.0.link.is_open() {
-                            break; // there is nothing to write any more
+                        let lost = !matches!(e, FsError::Unavailable(_));
+                        if lost || cx.now() >= until || !self.0.link.is_open() {
+                            break;
                         }
                         cx.sleep(RETRY_PAUSE).await;
                     }
@@ -226,14 +238,19 @@ impl Client {
     /// come before that is so.
     async fn part(&self, cx: &Cx) {
         let session = self.0.link.session();
+        if self.0.link.learn(&cx.within(PART_MAX), true).await.is_err() {
+            return;
+        }
+        // Also who comes and goes again meanwhile has changed files.
+        let newest = self.0.link.newest_session();
         if self.look_at_all(cx).await.is_err() {
             return;
         }
         let kept = self.0.link.meta(cx, KeepOpens { session }).await;
         let asked = cx.now();
         let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
-        if kept.is_ok() && learned.is_ok() && !self.0.link.has_others() {
-            self.0.sharing.newest.set(self.0.link.newest_session());
+        self.0.sharing.newest.set(newest);
+        if kept.is_ok() && learned.is_ok() && !self.were_others() {
             self.0.sharing.proven.set(asked);
             self.0.sharing.shared.set(false);
         } else {

@@ -173,10 +173,11 @@ async fn read(txn: &mut Txn<'_>, inode: InodeId, op: RequestId) -> Done<(Inode, 
     let [found, turns, recent] = txn.read(keys).await?;
     let found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     attr::layout_of(&found.attr)?;
-    if is_over(op, recent.as_ref())? {
+    let turns = Turns::open(inode, turns.as_ref())?;
+    if !turns.has(op) && is_over(op, recent.as_ref())? {
         return Err(MetaError::Stale.into()); // nobody waits for it
     }
-    Ok((found, Turns::open(inode, turns.as_ref())?))
+    Ok((found, turns))
 }
 
 /// Gives the sender the bytes behind the end. `kept`: a client that does not answer may append too.
