@@ -194,8 +194,8 @@ impl Client {
     }
 
     /// One update of one chunk, for as long as requests are tried. It goes again under another
-    /// number when the session of the first has ended (unless it is `bound` to that one), or storage may have forgotten it: written
-    /// twice, the same bytes are the same.
+    /// number when the session of the first has ended, unless it is `bound` to that one, or storage
+    /// may have forgotten it: written twice, the same bytes are the same.
     async fn send(
         &self,
         cx: &Cx,
