@@ -25,8 +25,8 @@ pub(super) enum Story {
     /// A name is removed or replaced, and the store loses its power shortly after. The name may
     /// come back; if so it has the content that was fsynced.
     NameBack,
-    /// One mount writes a file and closes it, another cuts it just then: either comes first, and
-    /// nothing is left behind the end.
+    /// One mount writes a file and closes it, another cuts it before or just then: nothing is left
+    /// behind the end, and what comes after the cut shows.
     CutBeside,
 }
 
@@ -212,7 +212,7 @@ async fn watch(user: &mut User) {
 }
 
 /// Files of the story, and how long after its making each is written.
-const BESIDE: u8 = 12;
+const BESIDE: u8 = 24;
 const BESIDE_US: u64 = 20_000;
 
 async fn write_beside(user: &mut User) {
@@ -221,7 +221,6 @@ async fn write_beside(user: &mut User) {
         let Some(file) = user.open.pop() else { continue };
         user.cx.sleep(Duration::from_micros(BESIDE_US)).await;
         user.write_at(file, 0, 1 + user.rng.below(user.stage.options.file_max)).await;
-        user.push(file, false, false).await;
         user.close(file).await;
     }
 }
@@ -235,7 +234,15 @@ async fn cut_beside(user: &mut User) {
                 None => user.cx.sleep(Duration::from_millis(1)).await,
             }
         };
-        user.cx.sleep(Duration::from_micros(BESIDE_US - 2_000 + user.rng.below(4_000))).await;
+        let wait = match user.rng.below(4) {
+            // Before it is written, by one who has it open already.
+            0 => BESIDE_US / 2,
+            _ => BESIDE_US - 1_000 + user.rng.below(2_500),
+        };
+        user.cx.sleep(Duration::from_micros(wait)).await;
         user.cut_to(file, user.rng.below(100), false).await;
+        // What was closed shows here, unless it was cut then.
+        user.cx.sleep(Duration::from_micros(BESIDE_US + 5_000 - wait)).await;
+        let _ = user.read_all(name(i)).await; // the judge has heard of it
     }
 }
