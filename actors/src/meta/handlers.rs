@@ -111,13 +111,19 @@ impl Handle<SetAttr> for Meta {
     async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Changed, MetaError> {
         let (now_ns, alive, bug) = (now_ns(cx), living(me), planted(me));
         let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &alive, bug).await;
-        once(me, cx, m.op, body).await.map(changed)
+        let set = once(me, cx, m.op, body).await.map(changed)?;
+        if m.length.is_some_and(|length| length.turn.is_some()) {
+            Self::handle(me, SyncMeta { stamp: set.stamp }, cx).await?; // as with a report
+        }
+        Ok(set)
     }
 }
 
 impl Handle<ReportWrite> for Meta {
     async fn handle(me: &Me<Self>, m: ReportWrite, cx: &Cx) -> Result<Reported, MetaError> {
-        let durability = if m.durable { Durability::Now } else { Durability::Soon };
+        // The end of a turn that came back would keep others waiting for one who has forgotten it.
+        let durable = m.durable || m.turn.is_some();
+        let durability = if durable { Durability::Now } else { Durability::Soon };
         let (now_ns, alive, bug) = (now_ns(cx), living(me), planted(me));
         let body = async |txn: &mut Txn<'_>| {
             attr::report_write(txn, &m, now_ns, &alive, bug).await //
@@ -143,7 +149,8 @@ impl Handle<Append> for Meta {
             let kept = m.careful && holds::is_kept(txn, m.inode, &routing).await?;
             turns::append(txn, &m, &alive, kept, bug).await
         };
-        let (mut appended, now) = run(me, cx, Durability::Soon, body).await?;
+        // A place that the store loses would be given to another while bytes are on their way to it.
+        let (mut appended, now) = run(me, cx, Durability::Now, body).await?;
         match &mut appended {
             Appended::At { stamp, .. } => *stamp = now,
             Appended::Stale(attr) => attr.as_of = now,
