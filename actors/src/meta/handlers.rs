@@ -149,7 +149,7 @@ impl Handle<Append> for Meta {
             let kept = m.careful && holds::is_kept(txn, m.inode, &routing).await?;
             turns::append(txn, &m, &alive, kept, bug).await
         };
-        // A place that the store loses would be given to another while bytes are on their way to it.
+        // A place that the store loses would be given to another while bytes are on their way.
         let (mut appended, now) = run(me, cx, Durability::Now, body).await?;
         match &mut appended {
             Appended::At { stamp, .. } => *stamp = now,
