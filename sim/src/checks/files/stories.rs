@@ -28,6 +28,9 @@ pub(super) enum Story {
     /// One mount writes a file and closes it, another cuts it before or just then: nothing is left
     /// behind the end, and what comes after the cut shows.
     CutBeside,
+    /// A file grows and is closed, the store loses its power, and only then is the file fsynced: the
+    /// fsync fails or what was written is there.
+    LateFsync,
 }
 
 /// One seed of so many tells each story.
@@ -46,6 +49,7 @@ impl Story {
             0 => Some(Story::DeadChain),
             1 => Some(Story::NameBack),
             2 => Some(Story::CutBeside),
+            3 => Some(Story::LateFsync),
             _ => None,
         }
     }
@@ -71,6 +75,10 @@ impl Story {
                 (faults.kv_power, faults.sync_us) = (true, 100_000);
             }
             Story::CutBeside => (options.clients, options.users) = (2, 1),
+            Story::LateFsync => {
+                (options.clients, options.users) = (1, 1);
+                (faults.kv_power, faults.sync_us) = (true, 100_000);
+            }
         }
         (options.patience, options.deadline, options.append_ppm) = (None, None, 0);
         (options.faults, options.story) = (faults, Some(self));
@@ -122,6 +130,7 @@ pub(super) async fn play(story: Story, user: &mut User, number: u32) {
         (Story::NameBack, ..) => watch(user).await,
         (Story::CutBeside, 0, _) => write_beside(user).await,
         (Story::CutBeside, ..) => cut_beside(user).await,
+        (Story::LateFsync, ..) => fsync_late(user).await,
     }
 }
 
@@ -244,5 +253,21 @@ async fn cut_beside(user: &mut User) {
         // What was closed shows here, unless it was cut then.
         user.cx.sleep(Duration::from_micros(BESIDE_US + 5_000 - wait)).await;
         let _ = user.read_all(name(i)).await; // the judge has heard of it
+    }
+}
+
+async fn fsync_late(user: &mut User) {
+    for i in 0..3 {
+        user.create(name(i)).await;
+        let Some(file) = user.open.pop() else { continue };
+        let most = user.stage.options.file_max / 2;
+        user.write_at(file, 0, 1 + user.rng.below(most)).await;
+        user.push(file, true, false).await;
+        user.write_at(file, most, 1 + user.rng.below(most)).await;
+        user.push(file, false, false).await;
+        user.cx.sleep(Duration::from_micros(user.rng.below(20_000))).await;
+        user.lever(|l| l.kv.outage(&user.sim, true));
+        user.push(file, true, false).await;
+        user.close(file).await;
     }
 }
