@@ -28,8 +28,8 @@ pub(super) enum Story {
     /// One mount writes a file and closes it, another cuts it before or just then: nothing is left
     /// behind the end, and what comes after the cut shows.
     CutBeside,
-    /// A file grows and is closed, the store loses its power, and only then is the file fsynced: the
-    /// fsync fails or what was written is there.
+    /// A file grows and meta is told, the store loses its power, and only then is the file fsynced:
+    /// the fsync fails or what was written is there.
     LateFsync,
 }
 
