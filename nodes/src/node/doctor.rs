@@ -1,6 +1,7 @@
 //! A process looks at its own links, for `t3fs-node doctor`. Servers that it has had nothing to ask
 //! so far are asked who they are, so that the answer is about all of them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,9 @@ use crate::failure::Failure;
 
 /// How long mgmtd may take to list the servers.
 const LIST: Duration = Duration::from_secs(2);
+
+/// Who could not be reached, and why.
+type Unreached = Vec<(NodeId, String)>;
 
 /// Looks from other threads.
 #[derive(Clone)]
@@ -51,14 +55,12 @@ impl Doctor {
         process.linked = true;
         process.addresses = plan.advertise.iter().map(ToString::to_string).collect();
         process.pinned_bytes_max = (a.shards * plan.fabric.pinned_bytes()) as u64;
-        self.report()?;
-        let (agent, asked) = (self.agent, peers.clone());
-        let (servers, failed, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
-            let servers = cx.within(LIST).ask(agent, ListNodes).await;
-            let failed = reach_all(&cx, &asked).await;
-            (servers, failed, cx.now())
+        let (states, failed) = self.reach_all(&peers)?;
+        let agent = self.agent;
+        // Last, so that it names whoever was heard of meanwhile.
+        let (servers, now) = on_shard(&self.remotes[0], "doctor", async move |cx: Cx| {
+            (cx.within(LIST).ask(agent, ListNodes).await, cx.now())
         })?;
-        self.report()?;
         let memory = peers.rdma_memory();
         process.pinned_bytes = memory.pinned as u64;
         process.pinned_bytes_used = memory.used as u64;
@@ -73,8 +75,7 @@ impl Doctor {
                 Vec::new()
             }
         };
-        let states = peers.snapshot().into_iter().filter(|p| p.node != a.node);
-        let shown = states.filter(|p| !p.addresses.is_empty() || !p.links.is_empty());
+        let shown = states.iter().filter(|p| !p.addresses.is_empty() || !p.links.is_empty());
         process.peers = shown.map(|p| peer(p, plan, &peers, &servers, now)).collect();
         for peer in process.peers.iter_mut().filter(|p| !p.reachable) {
             let why = failed.iter().find(|(node, _)| node.0 == peer.node);
@@ -82,9 +83,26 @@ impl Doctor {
         }
         Ok(View { version, host: host(&plan.fabric), process: Some(process) })
     }
-}
 
-impl Doctor {
+    /// One connection to everyone who can be dialled and has none, all at once; again while others
+    /// are heard of. Returns all peers, none of them unasked, and who could not be reached, and why.
+    fn reach_all(&self, peers: &Peers) -> Result<(Vec<PeerState>, Unreached), Failure> {
+        let (mut asked, mut failed) = (BTreeSet::new(), Unreached::new());
+        loop {
+            self.report()?;
+            let mut states = peers.snapshot();
+            states.retain(|p| p.node != self.assembly.node);
+            let lonely = states.iter().filter(|p| !is_up(p) && !p.addresses.is_empty());
+            let lonely: Vec<PeerState> = lonely.filter(|p| asked.insert(p.node)).cloned().collect();
+            if lonely.is_empty() {
+                return Ok((states, failed));
+            }
+            failed.extend(on_shard(&self.remotes[0], "doctor", async move |_: Cx| {
+                join_all(lonely.into_iter().map(reach)).await.into_iter().flatten()
+            })?);
+        }
+    }
+
     fn report(&self) -> Result<(), Failure> {
         let mut all = self.remotes.iter();
         all.try_for_each(|r| on_shard(r, "doctor", async |_: Cx| link::report()))
@@ -95,26 +113,25 @@ fn is_up(peer: &PeerState) -> bool {
     peer.links.iter().any(|l| l.state == LinkState::Up)
 }
 
-/// One connection to everyone who can be dialled and has none, all at once. Returns who could not
-/// be reached, and why.
-async fn reach_all(cx: &Cx, peers: &Peers) -> Vec<(NodeId, String)> {
-    let me = cx.node();
-    let lonely = peers.snapshot().into_iter().filter(|p| p.node != me && !is_up(p));
-    let lonely: Vec<PeerState> = lonely.filter(|p| !p.addresses.is_empty()).collect();
-    let reach = async |peer: PeerState| {
-        let mut whys: Vec<String> = Vec::new();
-        for address in peer.addresses {
-            match link::find(address.socket, AGENT).await {
-                Ok(_) => return None,
-                Err(why) => whys.push(why.line),
-            }
+/// Why a peer could not be reached; none if it was.
+async fn reach(peer: PeerState) -> Option<(NodeId, String)> {
+    let mut whys: Vec<String> = Vec::new();
+    for address in peer.addresses {
+        match link::find(address.socket, AGENT).await {
+            Ok(_) => return None,
+            Err(why) => whys.push(why.line),
         }
-        Some((peer.node, whys.join("; ")))
-    };
-    join_all(lonely.into_iter().map(reach)).await.into_iter().flatten().collect()
+    }
+    Some((peer.node, whys.join("; ")))
 }
 
-fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], now: Time) -> Peer {
+fn peer(
+    state: &PeerState,
+    plan: &LinkPlan,
+    peers: &Peers,
+    servers: &[NodeInfo],
+    now: Time,
+) -> Peer {
     let avoided = peers.avoided(state.node, now);
     let tcp = |l: &&LinkStats| l.state == LinkState::Up && l.carrier != Some(Fabric::Rdma);
     let by_tcp = state.links.iter().find(tcp);
@@ -135,9 +152,9 @@ fn peer(state: PeerState, plan: &LinkPlan, peers: &Peers, servers: &[NodeInfo], 
     };
     Peer {
         node: state.node.0,
-        roles: roles(&state, servers),
+        roles: roles(state, servers),
         // Nobody dials those that do not listen.
-        reachable: is_up(&state) || state.addresses.is_empty(),
+        reachable: is_up(state) || state.addresses.is_empty(),
         not_rdma: by_tcp.map(|_| why_not_rdma(&case)),
         addresses: state.addresses.iter().map(ToString::to_string).collect(),
         why_unreachable: None,
