@@ -26,6 +26,31 @@ pub enum At {
     End,
 }
 
+/// What was written of a write, and where.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Written {
+    pub offset: u64,
+    /// Bytes; fewer than were to be written when an append finds no room for the rest.
+    pub len: usize,
+}
+
+/// Bytes to write to a file of this chunk size.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    data: &'a Bytes,
+    size: u32,
+    privileged: bool,
+}
+
+impl Piece<'_> {
+    /// Where it ends when it is written there.
+    fn end(&self, offset: u64) -> Result<u64, FsError> {
+        let end = offset.checked_add(self.data.len() as u64);
+        let most = u64::from(self.size) * u64::from(u32::MAX);
+        end.filter(|end| *end <= most).ok_or(FsError::FileTooLarge)
+    }
+}
+
 /// The pieces of `[offset, offset+len)`: chunk index, range in the chunk, place in the whole.
 pub(super) fn pieces(
     offset: u64,
@@ -101,9 +126,9 @@ impl Client {
         all.into_iter().for_each(|inode| self.settle(inode));
     }
 
-    /// Buffers; a failure of an earlier write in the background shows in flush and fsync. Gives the
-    /// offset at which the bytes are. An append that others could be beside is stored when this
-    /// returns. `privileged`: the writer is root, so setuid bits stay.
+    /// Buffers; a failure of an earlier write in the background shows in flush and fsync. An append
+    /// that others could be beside is stored when this returns. `privileged`: the writer is root, so
+    /// setuid bits stay.
     pub async fn write(
         &self,
         cx: &Cx,
@@ -111,7 +136,7 @@ impl Client {
         at: At,
         data: Bytes,
         privileged: bool,
-    ) -> Result<u64, FsError> {
+    ) -> Result<Written, FsError> {
         let file = self.load(cx, inode).await?;
         let size = {
             let core = file.core.borrow();
@@ -120,64 +145,119 @@ impl Client {
             }
             chunk_size(core.known())?
         };
-        let (offset, _inside) = match at {
-            At::Offset(offset) => (offset, file.gate.share(cx).await?),
-            At::End => {
-                let alone = file.gate.alone(cx).await?;
-                if !self.is_alone(cx.now()) && !self.has(PlantedBug::AppendAtOwnEnd) {
-                    return self.append(cx, &file, &data, size, privileged).await;
-                }
-                if file.core.borrow().is_leaving_turn() {
-                    self.push_and_report(cx, &file).await?; // it may move the end
-                }
-                (file.core.borrow().length(), alone)
+        let piece = Piece { data: &data, size, privileged };
+        match at {
+            At::Offset(offset) => {
+                let _inside = file.gate.share(cx).await?;
+                self.end_left_turn(cx, &file).await?;
+                self.write_at(cx, &file, offset, piece).await
             }
-        };
-        let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
-        if end > u64::from(size) * u64::from(u32::MAX) {
-            return Err(FsError::FileTooLarge);
+            At::End => {
+                let appended = self.append(cx, &file, piece).await;
+                if appended.is_err() {
+                    // Whatever has happened, meta hears that the turn is over.
+                    file.core.borrow_mut().leave_turn();
+                    self.sweep(cx);
+                }
+                appended
+            }
         }
-        if file.core.borrow().is_leaving_turn() {
-            self.push_and_report(cx, &file).await?;
-        }
-        self.buffer(cx, &file, offset, &data, size, privileged).await?;
-        self.sweep(cx);
-        Ok(offset)
     }
 
-    /// Appends to a file that others may append to: stored and part of the file when it returns,
-    /// behind everything that was there. The caller is alone with the file.
-    ///
-    /// Whatever happens, meta hears that the turn is over: here, or from the task that reports.
-    async fn append(
+    async fn write_at(
         &self,
         cx: &Cx,
         file: &Rc<File>,
-        data: &Bytes,
-        size: u32,
-        privileged: bool,
-    ) -> Result<u64, FsError> {
+        offset: u64,
+        piece: Piece<'_>,
+    ) -> Result<Written, FsError> {
+        piece.end(offset)?;
+        self.buffer(cx, file, offset, piece).await?;
+        self.sweep(cx);
+        Ok(Written { offset, len: piece.data.len() })
+    }
+
+    /// A turn that its program has given up: what goes on is not part of it.
+    async fn end_left_turn(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+        if !file.core.borrow().is_leaving_turn() {
+            return Ok(());
+        }
+        self.push_and_report(cx, file).await
+    }
+
+    /// Appends: where this client believes the end to be while it is alone, else in turn with
+    /// others. Whoever has to wait for those lets its own readers and cuts pass.
+    async fn append(&self, cx: &Cx, file: &Rc<File>, piece: Piece<'_>) -> Result<Written, FsError> {
+        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        loop {
+            let alone = file.gate.alone(cx).await?;
+            if self.is_alone(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
+                self.end_left_turn(cx, file).await?; // it may move the end
+                if file.core.borrow_mut().place(self.0.link.session()) {
+                    let end = file.core.borrow().length();
+                    return self.write_at(cx, file, end, piece).await;
+                }
+            } else if let Some(written) = self.append_in_turn(cx, file, piece).await? {
+                return Ok(written);
+            }
+            drop(alone);
+            if !retry.again(cx, Slot::new()).await {
+                let why = "others cut the file, or write it and do not answer";
+                return Err(FsError::Unavailable(why.into()));
+            }
+        }
+    }
+
+    /// Appends to a file that others may append to: stored and part of the file when it returns,
+    /// behind everything that was there. The caller is alone with the file. `None`: others are
+    /// before it.
+    async fn append_in_turn(
+        &self,
+        cx: &Cx,
+        file: &Rc<File>,
+        piece: Piece<'_>,
+    ) -> Result<Option<Written>, FsError> {
         // Others are to know of holes before the end moves.
         self.push_and_report(cx, file).await?;
-        let failures = file.core.borrow().failures();
-        let stored = async {
-            let offset = self.take_end(cx, file, data.len() as u64).await?;
-            let end = offset.checked_add(data.len() as u64).ok_or(FsError::FileTooLarge)?;
-            if end > u64::from(size) * u64::from(u32::MAX) {
-                return Err(FsError::FileTooLarge);
-            }
-            self.buffer(cx, file, offset, data, size, privileged).await?;
-            file.core.borrow_mut().fill_turn(end);
-            self.push_all(cx, file).await?;
-            file.core.borrow().failed_since(failures)?;
-            Ok(offset)
+        let Some(offset) = self.take_end(cx, file, piece.data.len() as u64).await? else {
+            return Ok(None);
         };
-        let stored = stored.await;
+        piece.end(offset)?;
+        let len = self.store_in_turn(cx, file, offset, piece).await?;
         file.core.borrow_mut().leave_turn();
-        self.sweep(cx);
-        let offset = stored?;
         self.report(cx, file, false).await?;
-        Ok(offset)
+        Ok(Some(Written { offset, len }))
+    }
+
+    /// Stores an append one chunk after the other, so that nothing of it is behind a part that
+    /// failed; how much was stored.
+    async fn store_in_turn(
+        &self,
+        cx: &Cx,
+        file: &Rc<File>,
+        offset: u64,
+        piece: Piece<'_>,
+    ) -> Result<usize, FsError> {
+        let failures = file.core.borrow().failures();
+        let mut stored = 0;
+        for (index, from, to, at) in pieces(offset, piece.data.len() as u64, piece.size) {
+            let next = at + (to - from) as usize;
+            let part = piece.data.slice(at..next);
+            let part = Piece { data: &part, ..piece };
+            let store = async {
+                self.buffer(cx, file, offset + at as u64, part).await?;
+                file.core.borrow_mut().fill_turn(offset + next as u64);
+                self.push(cx, file, index).await?;
+                file.core.borrow().failed_since(failures)
+            };
+            match store.await {
+                Ok(()) => stored = next,
+                // As on a disk that is full: what had room is part of the file.
+                Err(FsError::NoSpace) if stored > 0 => break,
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(stored)
     }
 
     async fn push_and_report(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
@@ -194,9 +274,7 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        data: &Bytes,
-        size: u32,
-        privileged: bool,
+        Piece { data, size, privileged }: Piece<'_>,
     ) -> Result<(), FsError> {
         for (index, from, to, at) in pieces(offset, data.len() as u64, size) {
             let chain = self.chain(file, index)?;
@@ -232,43 +310,36 @@ impl Client {
     }
 
     /// Takes a turn at the end of the file, wherever others have put it, and `len` bytes there.
-    async fn take_end(&self, cx: &Cx, file: &File, len: u64) -> Result<u64, FsError> {
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
-        let mut op = self.0.link.op();
-        loop {
-            if file.core.borrow().is_doubtful() {
-                self.report(cx, file, false).await?;
-            }
-            let message = {
-                let mut core = file.core.borrow_mut();
-                core.begin_turn(op, true);
-                let truncations = core.known().truncations;
-                let (inode, end) = (core.inode(), core.own_end());
-                Append { inode, len, end, truncations, careful: self.is_careful(), op }
-            };
-            match self.0.link.meta(cx, message).await? {
-                Appended::At { offset, stamp } => {
-                    self.note(cx, message.inode, stamp);
-                    return Ok(offset);
-                }
-                // What this client has buffered or stored belongs before the append, if it is
-                // there.
-                Appended::Stale(attr) => {
-                    file.core.borrow_mut().forget_turn(op);
-                    self.merge(file, attr);
-                    op = self.0.link.op();
-                }
-                // Nothing was taken, and numbers are not remembered for ever.
-                Appended::Waits => {
-                    file.core.borrow_mut().forget_turn(op);
-                    op = self.0.link.op();
-                }
-            }
-            if !retry.again(cx, Slot::new()).await {
-                let why = "others cut the file, or write it and do not answer";
-                return Err(FsError::Unavailable(why.into()));
-            }
+    /// `None`: not yet. It is asked for again under the same number: an earlier question that the
+    /// network has kept takes no turn that nobody knows of.
+    async fn take_end(&self, cx: &Cx, file: &File, len: u64) -> Result<Option<u64>, FsError> {
+        let again = file.core.borrow_mut().ask_again(len);
+        let left = file.core.borrow().is_leaving_turn();
+        if left || file.core.borrow().is_doubtful() {
+            self.report(cx, file, false).await?;
         }
+        let op = again.unwrap_or_else(|| self.0.link.op());
+        let message = {
+            let mut core = file.core.borrow_mut();
+            if again.is_none() {
+                core.begin_turn(op, len);
+            }
+            let truncations = core.known().truncations;
+            Append { inode: core.inode(), len, end: core.own_end(), truncations, op }
+        };
+        match self.0.link.meta(cx, message).await? {
+            Appended::At { offset, stamp } => {
+                self.note(cx, message.inode, stamp);
+                let mut core = file.core.borrow_mut();
+                core.take_place();
+                core.place(op.session);
+                return Ok(Some(offset));
+            }
+            // What this client has buffered or stored belongs before the append, if it is there.
+            Appended::Stale(attr) => self.merge(file, attr),
+            Appended::Waits => {}
+        }
+        Ok(None)
     }
 
     /// Up to `len` bytes; shorter only at the end of the file.

@@ -85,19 +85,49 @@ impl Unreported {
     }
 }
 
+/// How often meta is asked for one turn.
+const ASKED_MAX: u32 = 16;
+
 /// This client's turn at the end of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Turn {
     op: RequestId,
-    /// It is one to append: what lands is part of that.
-    appends: bool,
+    /// How long the append is that it is for, 0 for a cut, and how often meta was asked for it.
+    len: u64,
+    asked: u32,
+    /// It is an append that has its place: what lands is part of that.
+    placed: bool,
     /// Whoever took it has gone.
     left: bool,
-    /// Behind the last byte of its append, once all of that is buffered and until it counts as
-    /// stored.
+    /// Behind the last byte of its append that is buffered, until it counts as stored.
     end: u64,
-    /// Some of it could not be stored.
+    /// Behind the last one that is stored for sure.
+    stored: u64,
+    /// What is between the two could not be stored.
     failed: bool,
+}
+
+impl Turn {
+    /// What meta is told of its append when nothing of it is on its way any more.
+    fn told(&self) -> u64 {
+        if self.failed { self.stored } else { self.end }
+    }
+}
+
+/// A turn that meta is told to be over.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct OverTurn {
+    pub(super) op: RequestId,
+    /// An append is stored.
+    pub(super) stored: bool,
+}
+
+/// In which session's name what is buffered goes where it was appended: to nobody else's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Placed {
+    Under(SessionId),
+    /// That one is over, and others may have appended in the same place.
+    Lost,
 }
 
 /// A file that is open or has data on its way.
@@ -131,6 +161,8 @@ pub(super) struct FileCore {
     last_error: Option<FsError>,
     pub(super) hold: Option<Hold>,
     turn: Option<Turn>,
+    /// What is buffered has been appended.
+    placed: Option<Placed>,
     /// Somebody else has cut the file, and the kernel does not know.
     cut_elsewhere: bool,
     /// A truncation is under way: until it is done users see this much of what is this client's
@@ -154,6 +186,7 @@ impl FileCore {
             last_error: None,
             hold: None,
             turn: None,
+            placed: None,
             cut_elsewhere: false,
             shown_end: 0,
             gone: false,
@@ -256,13 +289,30 @@ impl FileCore {
     }
 
     /// This client has a turn at the end of the file, or may have one soon.
-    pub(super) fn begin_turn(&mut self, op: RequestId, appends: bool) {
-        self.turn = Some(Turn { op, appends, left: false, end: 0, failed: false });
+    pub(super) fn begin_turn(&mut self, op: RequestId, len: u64) {
+        let (asked, placed, left, end, stored, failed) = (0, false, false, 0, 0, false);
+        self.turn = Some(Turn { op, len, asked, placed, left, end, stored, failed });
     }
 
-    /// All of an append is buffered in the place that goes with the turn.
+    /// The turn to ask for once more for an append of this length, if there is one. Another one is
+    /// given up first, and so is one that was asked for often: meta remembers so many requests of
+    /// a client.
+    pub(super) fn ask_again(&mut self, len: u64) -> Option<RequestId> {
+        let turn = self.turn.as_mut().filter(|turn| !turn.placed && !turn.left)?;
+        turn.asked += 1;
+        turn.left = turn.len != len || turn.asked >= ASKED_MAX;
+        (!turn.left).then_some(turn.op)
+    }
+
+    /// It is this client's turn to append.
+    pub(super) fn take_place(&mut self) {
+        self.turn = self.turn.map(|turn| Turn { placed: true, ..turn });
+    }
+
+    /// An append is buffered up to here in the place that goes with the turn; what was buffered
+    /// before is stored.
     pub(super) fn fill_turn(&mut self, end: u64) {
-        self.turn = self.turn.map(|turn| Turn { end, ..turn });
+        self.turn = self.turn.map(|turn| Turn { end, stored: turn.end, ..turn });
     }
 
     /// Whoever took the turn has done what there was to do, or has given up.
@@ -270,12 +320,39 @@ impl FileCore {
         self.turn = self.turn.map(|turn| Turn { left: true, ..turn });
     }
 
-    /// What is on its way is an append that has its place.
-    pub(super) fn is_appending(&self) -> bool {
-        self.turn.is_some_and(|turn| turn.appends)
+    /// Forgets the buffer of a chunk in which nothing is left.
+    pub(super) fn drop_clean(&mut self, index: u32) {
+        if self.chunks.get(&index).is_some_and(ChunkBuffer::is_clean) {
+            self.chunks.remove(&index);
+        }
+        if self.chunks.is_empty() {
+            self.placed = None;
+        }
     }
 
-    /// The same when its program has given it up.
+    /// What is buffered from now on is appended in a session's name. `false`: another's is still
+    /// on its way.
+    pub(super) fn place(&mut self, session: SessionId) -> bool {
+        *self.placed.get_or_insert(Placed::Under(session)) == Placed::Under(session)
+    }
+
+    /// What becomes of appends on their way, if there are any.
+    pub(super) fn placed(&self) -> Option<Placed> {
+        self.placed
+    }
+
+    /// Appends on their way are in the name of a session that is not this one.
+    pub(super) fn is_adrift(&self, session: SessionId) -> bool {
+        let under = |p| matches!(p, Placed::Under(under) if under != session);
+        self.placed.is_some_and(under)
+    }
+
+    /// They go on in another name, or not at all.
+    pub(super) fn replace(&mut self, placed: Placed) {
+        self.placed = self.placed.and(Some(placed)).filter(|_| !self.chunks.is_empty());
+    }
+
+    /// There is a turn whose program has given it up.
     pub(super) fn is_leaving_turn(&self) -> bool {
         self.turn.is_some_and(|turn| turn.left)
     }
@@ -344,7 +421,7 @@ impl FileCore {
 
     /// A flight that took off when the file had this many truncations has been stored up to `end`.
     pub(super) fn landed(&mut self, end: u64, truncations: u64) {
-        if self.turn.is_some_and(|turn| turn.appends) {
+        if self.turn.is_some_and(|turn| turn.placed) {
             return; // all of it counts together
         }
         if truncations == self.known.truncations {
@@ -356,7 +433,7 @@ impl FileCore {
 
     /// Whether meta lacks anything: the length only, or anything at all.
     pub(super) fn length_unreported(&self) -> bool {
-        let appended = self.turn_over().is_some_and(|turn| turn.end > 0);
+        let appended = self.turn_over().is_some_and(|turn| turn.told() > 0);
         let end = self.stored.end.max(self.reporting.map_or(0, |r| r.end));
         appended || self.doubtful.is_some() || end > self.known.length
     }
@@ -371,17 +448,15 @@ impl FileCore {
 
     /// What a report that leaves now speaks for, and the turn that is over with it. A report that
     /// another one overtakes is harmless.
-    pub(super) fn begin_report(&mut self) -> (Unreported, Option<RequestId>) {
+    pub(super) fn begin_report(&mut self) -> (Unreported, Option<OverTurn>) {
         let over = self.turn_over();
         if let (Some(over), Some(turn)) = (over, &mut self.turn) {
-            if !over.failed {
-                self.stored.end = self.stored.end.max(over.end);
-            }
-            turn.end = 0;
+            self.stored.end = self.stored.end.max(over.told());
+            (turn.end, turn.stored) = (0, 0);
         }
         let claim = std::mem::take(&mut self.stored).after(self.reporting.unwrap_or_default());
         self.reporting = Some(claim);
-        (claim, over.map(|turn| turn.op))
+        (claim, over.map(|turn| OverTurn { op: turn.op, stored: turn.told() > 0 }))
     }
 
     /// Ends a report. `taken`: meta knows all of it; else it goes back to what is unreported. While

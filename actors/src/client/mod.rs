@@ -33,7 +33,7 @@ use crate::planted::PlantedBug;
 use crate::proto::ids::InodeId;
 use crate::proto::meta::{MetaError, SyncMeta};
 use crate::proto::storage::StorageError;
-pub use data::At;
+pub use data::{At, Written};
 pub use extents::Seek;
 use file::File;
 pub use file::HandleId;

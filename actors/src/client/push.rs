@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Bulk, Cx, join_all};
 
-use super::file::File;
+use super::file::{File, Placed};
 use super::wait::until_deadline;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::{ChainId, ChunkId};
@@ -22,6 +22,12 @@ const RECLAIM_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// Sweeps from one barrier in the background to the next.
 const BARRIER_EVERY: u32 = 10;
+
+/// The session ended in which bytes were appended, and others have come.
+pub(super) fn passed_over() -> FsError {
+    let why = "the session has ended, and others may have appended in the place of this append";
+    FsError::Unavailable(why.into())
+}
 
 impl Client {
     /// The chain of a chunk, and its place in the room for dirty bytes.
@@ -152,11 +158,9 @@ impl Client {
             };
             let len = data.len();
             let chunk = ChunkId { inode, index };
-            // The place of an append is somebody else's when the session that had it has ended.
-            let bound = file.core.borrow().is_appending();
             let sent = match client.chain(&file, index) {
                 Err(e) => Err(e),
-                Ok(chain) => client.send(&task, chain, chunk, start, Bulk(data), bound).await,
+                Ok(chain) => client.send(&task, &file, chain, chunk, start, Bulk(data)).await,
             };
             let mut dropped = len;
             let landed = {
@@ -166,9 +170,7 @@ impl Client {
                 if sent.is_err() {
                     dropped += c.drop_sent();
                 }
-                if c.is_clean() {
-                    core.chunks.remove(&index);
-                }
+                core.drop_clean(index);
                 match sent {
                     Ok(()) => {
                         let at = u64::from(index) * u64::from(size) + u64::from(start);
@@ -194,30 +196,33 @@ impl Client {
     }
 
     /// One update of one chunk, for as long as requests are tried. It goes again under another
-    /// number when the session of the first has ended, unless it is `bound` to that one, or storage
-    /// may have forgotten it: written twice, the same bytes are the same.
+    /// number when the session of the first has ended, or storage may have forgotten it: written
+    /// twice, the same bytes are the same. What was appended waits first whether the place is still
+    /// this client's.
     async fn send(
         &self,
         cx: &Cx,
+        file: &File,
         chain: ChainId,
         chunk: ChunkId,
         start: u32,
         data: Bulk,
-        bound: bool,
     ) -> Result<(), FsError> {
         let link = &self.0.link;
-        let session = link.session();
         let kind = UpdateKind::Write { offset: start };
         let cx = &cx.within(link.patience());
         let mut full_since = None;
         loop {
             let request = link.request();
-            let sent = link.update(cx, chain, chunk, kind, data.clone(), request).await;
-            match sent {
-                Err(_) if bound && link.session() != session => {
-                    let why = "the session ended while an append was on its way";
-                    return Err(FsError::Unavailable(why.into()));
+            let placed = file.core.borrow().placed();
+            let sent = match placed {
+                Some(Placed::Lost) => return Err(passed_over()),
+                Some(Placed::Under(session)) if session != request.session => {
+                    Err(FsError::Unavailable("the session has ended".into()))
                 }
+                _ => link.update(cx, chain, chunk, kind, data.clone(), request).await,
+            };
+            match sent {
                 Err(_) if link.session() != request.session => {}
                 Err(FsError::Unavailable(_)) if cx.now() + SEND_PAUSE < cx.deadline() => {}
                 // Files that were removed a moment ago may leave room.

@@ -4,11 +4,12 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Slot, join_all};
 
-use super::file::{File, HandleId, Unreported};
+use super::file::{File, HandleId, OverTurn, Unreported};
 use super::link::layout_chains;
+use super::push::passed_over;
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
-use crate::proto::ids::{InodeId, RequestId};
+use crate::proto::ids::InodeId;
 use crate::proto::meta::{Changed, ReportWrite, Reported, Stamp, SyncMeta};
 
 impl Client {
@@ -73,13 +74,18 @@ impl Client {
                     atime_ns: None,
                     clear_suid: claim.clear_suid,
                     sparse: claim.sparse,
-                    turn,
+                    turn: turn.map(|turn| turn.op),
                     durable,
                 };
                 (claim, turn, message)
             };
             let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
-            if let Ok(Reported::Taken(Changed { attr, .. }) | Reported::Stale(attr)) = &told {
+            if let Ok(
+                Reported::Taken(Changed { attr, .. })
+                | Reported::Passed(Changed { attr, .. })
+                | Reported::Stale(attr),
+            ) = &told
+            {
                 self.heard(attr.as_of);
             }
             if let Some(done) = self.end_report(file, claim, turn, told) {
@@ -100,7 +106,7 @@ impl Client {
         &self,
         file: &File,
         claim: Unreported,
-        turn: Option<RequestId>,
+        turn: Option<OverTurn>,
         told: Result<Reported, FsError>,
     ) -> Option<Result<Stamp, FsError>> {
         let mut core = file.core.borrow_mut();
@@ -108,8 +114,18 @@ impl Client {
             Ok(Reported::Taken(Changed { attr, stamp })) => {
                 core.merge(attr);
                 core.end_report(claim, true);
-                turn.into_iter().for_each(|op| core.forget_turn(op));
+                turn.into_iter().for_each(|turn| core.forget_turn(turn.op));
                 Some(Ok(stamp))
+            }
+            Ok(Reported::Passed(Changed { attr, stamp })) => {
+                core.merge(attr);
+                core.end_report(claim, true);
+                turn.into_iter().for_each(|turn| core.forget_turn(turn.op));
+                if turn.is_none_or(|turn| !turn.stored) {
+                    return Some(Ok(stamp)); // there was nothing to lose
+                }
+                core.fail(passed_over());
+                Some(Err(passed_over()))
             }
             Ok(Reported::Stale(attr)) => {
                 core.end_report(claim, false);

@@ -20,7 +20,7 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Slot, Time, join};
 
-use super::file::{File, Hold};
+use super::file::{File, Hold, Placed};
 use super::retry::Retry;
 use super::{Client, FsError, Inner};
 use crate::planted::PlantedBug;
@@ -60,8 +60,6 @@ pub(super) struct Sharing {
     /// Under which session meta knows the holds.
     session: core::cell::Cell<SessionId>,
     lonely_since: core::cell::Cell<Option<Time>>,
-    /// Others keep their opens to themselves and have not answered.
-    careful: core::cell::Cell<bool>,
     /// When the primary was asked last who said that nobody else is there.
     proven: core::cell::Cell<Time>,
     /// The newest session when nobody else was there.
@@ -137,7 +135,6 @@ impl Client {
                      old on their mounts, removed files keep their space, and appends to what they \
                      write wait"
                 );
-                self.0.sharing.careful.set(true);
                 return Ok(());
             }
             // News of this process's own sessions, if there is any: they are no strangers.
@@ -162,10 +159,8 @@ impl Client {
             let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
             if learned.is_ok() && !self.were_others() {
                 sharing.proven.set(asked);
+                sharing.newest.set(self.0.link.newest_session());
             }
-        }
-        if self.is_careful() && self.keepers(&cx.within(LOOK_EVERY)).await == Ok(0) {
-            sharing.careful.set(false);
         }
         let doubted = sharing.doubted.replace(false);
         if doubted {
@@ -177,6 +172,7 @@ impl Client {
             sharing.session.set(self.0.link.session());
             self.share_patiently(cx).await;
         }
+        self.settle_appends(cx).await;
         if !self.is_shared() && self.were_others() {
             // Perhaps it is another shard of this process, which the routing says first.
             let _ = self.0.link.learn(&cx.within(PART_MAX), true).await;
@@ -199,6 +195,7 @@ impl Client {
                         tracing::warn!("not written before others come: {e}");
                         let lost = !matches!(e, FsError::Unavailable(_));
                         if lost || cx.now() >= until || !self.0.link.is_open() {
+                            file.core.borrow_mut().replace(Placed::Lost);
                             break;
                         }
                         cx.sleep(RETRY_PAUSE).await;
@@ -217,9 +214,23 @@ impl Client {
         }
     }
 
-    /// Whether appends have to look out for others that may append at an end of their own.
-    pub(super) fn is_careful(&self) -> bool {
-        self.0.sharing.careful.get()
+    /// What was appended in the name of a session that has ended goes on under the next if nobody
+    /// else has been there: who comes from now on sees what this client writes, which is held
+    /// again. Else it is lost.
+    async fn settle_appends(&self, cx: &Cx) {
+        let session = self.0.link.session();
+        let all: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
+        let adrift = |file: &Rc<File>| file.core.borrow().is_adrift(session);
+        let adrift: Vec<Rc<File>> = all.into_iter().filter(adrift).collect();
+        if adrift.is_empty() || session != self.0.sharing.session.get() {
+            return;
+        }
+        let others = || self.is_shared() || self.were_others();
+        if !others() && self.0.link.learn(&cx.within(PART_MAX), true).await.is_err() {
+            return;
+        }
+        let placed = if others() { Placed::Lost } else { Placed::Under(session) };
+        adrift.iter().for_each(|file| file.core.borrow_mut().replace(placed));
     }
 
     /// Whether others keep their opens to themselves still.

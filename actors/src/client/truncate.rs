@@ -143,12 +143,14 @@ impl Client {
 
     /// Waits until no other client is at the end of the file.
     async fn take_turn(&self, cx: &Cx, file: &File) -> Result<RequestId, FsError> {
+        // An append that waits, or one that has failed, has it no more.
+        file.core.borrow_mut().leave_turn();
         if file.core.borrow().unreported() {
-            self.report(cx, file, false).await?; // a turn that has failed, perhaps
+            self.report(cx, file, false).await?;
         }
         let mut retry = Retry::in_turn(cx, self.0.link.patience());
         let op = self.0.link.op();
-        file.core.borrow_mut().begin_turn(op, false);
+        file.core.borrow_mut().begin_turn(op, 0);
         let inode = file.core.borrow().inode();
         while !self.0.link.meta(cx, BeginCut { inode, op }).await? {
             if !retry.again(cx, Slot::new()).await {
@@ -167,9 +169,7 @@ impl Client {
                 let mut core = file.core.borrow_mut();
                 let Some(c) = core.chunks.get_mut(&i) else { continue };
                 let dropped = c.cut(keep as u32);
-                if c.is_clean() {
-                    core.chunks.remove(&i);
-                }
+                core.drop_clean(i);
                 dropped
             };
             self.leave_room(file, i, dropped);
@@ -190,8 +190,10 @@ impl Client {
         if rest > 0 {
             let chunk = ChunkId { inode, index: last };
             let chain = link.chain_of(layout, last)?;
-            let found = link.read(cx, chain, chunk, rest, 1).await?;
-            if found.is_some_and(|d| d.chunk_len > rest) {
+            // Also what is not committed yet: a write that nobody waits for any more may still
+            // become part of the chunk.
+            let found = link.extents(cx, chain, inode, last, 1).await?;
+            if found.chunks.first().is_some_and(|(index, len)| *index == last && *len > rest) {
                 let kind = UpdateKind::Truncate { len: rest };
                 let request = link.request();
                 link.update(cx, chain, chunk, kind, Bulk::default(), request).await?;

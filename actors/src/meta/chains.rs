@@ -105,7 +105,7 @@ pub(super) async fn stored_end(
     let chains = chains.ok_or_else(|| format!("no chain table of file {:#x}", inode.0))?;
     let asked = chains.into_iter().map(|chain| async move {
         attempt(me, cx, chain, serving, async |outside, target, chain_version| {
-            let message = FileExtents { inode, chain_version, from: u32::MAX, limit: 1 };
+            let message = FileExtents { inode, chain_version, from: 0, limit: 1 };
             outside.file_extents(cx, target, message).await
         })
         .await

@@ -32,10 +32,12 @@ fn gone(once: Once<Gone>) -> Gone {
     Gone { removed: once.done.removed.map(told), moved: once.done.moved.map(told), stamp }
 }
 
-/// Which sessions live, as far as this server knows: one that it does not know yet does.
-fn living(me: &Me<Meta>) -> impl Fn(SessionId) -> bool {
-    let routing = me.with(|m| Rc::clone(&m.place.routing));
-    move |session| routing.session_alive(session)
+/// Which sessions are over.
+fn over(me: &Me<Meta>, cx: &Cx) -> impl Fn(SessionId) -> bool + use<> {
+    me.with(|m| {
+        m.over.look(cx.now(), &m.place.routing);
+        m.over.sessions()
+    })
 }
 
 fn planted(me: &Me<Meta>) -> Option<PlantedBug> {
@@ -109,8 +111,8 @@ impl Handle<CountInodes> for Meta {
 
 impl Handle<SetAttr> for Meta {
     async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Changed, MetaError> {
-        let (now_ns, alive, bug) = (now_ns(cx), living(me), planted(me));
-        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &alive, bug).await;
+        let (now_ns, over, bug) = (now_ns(cx), over(me, cx), planted(me));
+        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &over, bug).await;
         let set = once(me, cx, m.op, body).await.map(changed)?;
         if m.length.is_some_and(|length| length.turn.is_some()) {
             Self::handle(me, SyncMeta { stamp: set.stamp }, cx).await?; // as with a report
@@ -124,13 +126,15 @@ impl Handle<ReportWrite> for Meta {
         // The end of a turn that came back would keep others waiting for one who has forgotten it.
         let durable = m.durable || m.turn.is_some();
         let durability = if durable { Durability::Now } else { Durability::Soon };
-        let (now_ns, alive, bug) = (now_ns(cx), living(me), planted(me));
+        let (now_ns, over, bug) = (now_ns(cx), over(me, cx), planted(me));
         let body = async |txn: &mut Txn<'_>| {
-            attr::report_write(txn, &m, now_ns, &alive, bug).await //
+            attr::report_write(txn, &m, now_ns, &over, bug).await //
         };
         let (mut reported, stamp) = run(me, cx, durability, body).await?;
         match &mut reported {
-            Reported::Taken(taken) => (taken.stamp, taken.attr.as_of) = (stamp, stamp),
+            Reported::Taken(taken) | Reported::Passed(taken) => {
+                (taken.stamp, taken.attr.as_of) = (stamp, stamp)
+            }
             Reported::Stale(attr) => attr.as_of = stamp,
             Reported::Waits => {}
         }
@@ -140,14 +144,10 @@ impl Handle<ReportWrite> for Meta {
 
 impl Handle<Append> for Meta {
     async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
-        if m.careful {
-            fresh_routing(me, cx).await?;
-        }
-        let (alive, bug) = (living(me), planted(me));
-        let routing = me.with(|m| Rc::clone(&m.place.routing));
+        let (over, bug) = (over(me, cx), planted(me));
         let body = async |txn: &mut Txn<'_>| {
-            let kept = m.careful && holds::is_kept(txn, m.inode, &routing).await?;
-            turns::append(txn, &m, &alive, kept, bug).await
+            let kept = holds::is_kept(txn, m.inode, m.op.session).await?;
+            turns::append(txn, &m, &over, kept, bug).await
         };
         // A place that the store loses would be given to another while bytes are on their way.
         let (mut appended, now) = run(me, cx, Durability::Now, body).await?;
@@ -162,8 +162,8 @@ impl Handle<Append> for Meta {
 
 impl Handle<BeginCut> for Meta {
     async fn handle(me: &Me<Self>, m: BeginCut, cx: &Cx) -> Result<bool, MetaError> {
-        let alive = living(me);
-        let body = async |txn: &mut Txn<'_>| turns::begin_cut(txn, &m, &alive).await;
+        let over = over(me, cx);
+        let body = async |txn: &mut Txn<'_>| turns::begin_cut(txn, &m, &over).await;
         Ok(run(me, cx, Durability::Soon, body).await?.0)
     }
 }

@@ -14,6 +14,7 @@
 //! else.
 
 use core::time::Duration;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Me};
@@ -21,7 +22,9 @@ use t3fs_runtime::{Cx, Me};
 use super::chains::stored_end;
 use super::kv::KvError;
 use super::kv::client::{Txn, transact};
-use super::ops::{Done, attr};
+use super::ops::Done;
+use super::ops::attr::{self, Writer};
+use super::ops::turns::Over;
 use super::schema::*;
 use super::{Meta, garbage, now_ns, refresh_routing};
 use crate::proto::ids::{InodeId, SessionId};
@@ -32,7 +35,7 @@ use crate::proto::mgmtd::Routing;
 /// How often the routing is looked at for sessions that have ended: the agent beside us has it.
 const LOOK_PAUSE: Duration = Duration::from_secs(3);
 /// Pause after a pass that could not end.
-const FAILED_PAUSE: Duration = Duration::from_secs(5);
+const FAILED_PAUSE: Duration = Duration::from_secs(3);
 /// Rows of a page; holds cleared in one transaction.
 const PAGE: usize = 256;
 /// Longest wait for one transaction.
@@ -88,17 +91,32 @@ pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, 
     Ok(Shares::read(txn, routing).await?.agree())
 }
 
-/// Whether one that keeps its opens to itself may be writing this file.
-pub(super) async fn is_kept(
-    txn: &mut Txn<'_>,
-    inode: InodeId,
-    routing: &Routing,
-) -> Result<bool, KvError> {
-    let shares = Shares::read(txn, routing).await?;
-    let page = txn.read_range(&hold_range(inode), 0, false).await?;
-    let holders = page.rows.iter().filter_map(|(key, _)| split_hold(key));
-    let kept = |session| shares.without.contains(&session);
-    Ok(page.more || holders.into_iter().any(|(_, session)| kept(session)))
+/// Whether another session that has kept to itself what it appends to this file may not have told
+/// all of it yet, or has ended before it did.
+///
+/// One that opens the file a moment later does not matter: it can have no fresh word any more that
+/// it is alone.
+pub(super) async fn is_kept(txn: &mut Txn<'_>, inode: InodeId, by: SessionId) -> Done<bool> {
+    let mut range = hold_range(inode);
+    loop {
+        let page = txn.fetch_range(&range, PAGE, false).await?;
+        let mut writers = Vec::new();
+        for (key, value) in &page.rows {
+            let holder = split_hold(key).map(|(_, session)| session).filter(|s| *s != by);
+            if let Some(session) = holder
+                && HoldV1::open(inode, value)?.write
+            {
+                writers.push(shares_key(session));
+            }
+        }
+        if txn.fetch_all(writers).await?.iter().any(Option::is_none) {
+            return Ok(true);
+        }
+        if !page.more {
+            return Ok(false);
+        }
+        range.begin = page.covered.end;
+    }
 }
 
 /// A session keeps its opens to itself from now on. Nobody is to count it among those who have not
@@ -133,14 +151,17 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
     let mut cleared: Option<Rc<Routing>> = None;
     loop {
         refresh_routing(&me, &cx).await;
-        let routing = me.with(|m| Rc::clone(&m.place.routing));
+        let routing = me.with(|m| {
+            m.over.look(cx.now(), &m.place.routing);
+            Rc::clone(&m.place.routing)
+        });
         // Without a routing every session is as good as alive.
         let known = routing.version.0 > 0;
         let mut pause = LOOK_PAUSE;
         if known && cleared.as_ref().is_none_or(|before| some_ended(before, &routing)) {
             match clear_dead(&me, &cx, &routing).await {
-                Ok(true) => cleared = Some(routing),
-                Ok(false) => pause = FAILED_PAUSE,
+                Ok(None) => cleared = Some(routing),
+                Ok(Some(again)) => pause = again,
                 Err(e) => {
                     tracing::warn!("holds of ended sessions are cleared later: {e}");
                     pause = FAILED_PAUSE;
@@ -154,11 +175,11 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
     }
 }
 
-/// Goes through all holds and `S` records once. `false`: some had to be left.
-async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<bool> {
-    let kv = me.with(|m| m.kv);
+/// Goes through all holds and `S` records once. Some may have to be left: when to try again.
+async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<Option<Duration>> {
+    let (kv, over, fence) = me.with(|m| (m.kv, m.over.sessions(), m.over.fence()));
     let mut range = all(b'H');
-    let mut whole = true;
+    let mut left = BTreeSet::new();
     loop {
         let page_cx = cx.within(TXN_LIMIT);
         let page = Txn::new(&page_cx, kv).fetch_range(&range, PAGE, false).await?;
@@ -169,7 +190,10 @@ async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<bool> {
                 continue;
             }
             if HoldV1::open(inode, value)?.write {
-                whole &= end_writer(me, cx, inode, session).await?;
+                let ended = over(session) && end_writer(me, cx, inode, session, &over).await?;
+                if !ended {
+                    left.insert(session);
+                }
             } else {
                 readers.push(key.clone());
             }
@@ -186,22 +210,30 @@ async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<bool> {
         }
         range.begin = page.covered.end;
     }
-    whole &= transact(&cx.within(TXN_LIMIT), kv, Durability::Soon, async |txn| -> Done<bool> {
+    let txn_cx = cx.within(TXN_LIMIT);
+    let records = transact(&txn_cx, kv, Durability::Soon, async |txn| {
         let shares = Shares::read(txn, routing).await?;
-        let (awaited, over): (Vec<_>, Vec<_>) =
-            shares.ended.iter().copied().partition(|session| shares.is_awaited(*session));
-        over.into_iter().for_each(|session| txn.clear(shares_key(session)));
-        Ok(awaited.is_empty())
-    })
-    .await?;
+        let stays = |s: &SessionId| left.contains(s) || shares.is_awaited(*s);
+        let (stay, go): (Vec<_>, Vec<_>) = shares.ended.iter().copied().partition(stays);
+        go.into_iter().for_each(|session| txn.clear(shares_key(session)));
+        Done::Ok(stay.len())
+    });
+    let whole = records.await? == 0 && left.is_empty();
+    let soon = left.iter().any(|session| !over(*session));
     // Content may have waited for those sessions.
     garbage::kick(me, cx, garbage::News::Any);
-    Ok(whole)
+    Ok((!whole).then_some(if soon { fence } else { FAILED_PAUSE }))
 }
 
 /// Makes what a dead writer has stored part of its file and clears its hold. `false`: storage has
-/// not answered, and the hold stays.
-async fn end_writer(me: &Me<Meta>, cx: &Cx, inode: InodeId, session: SessionId) -> Done<bool> {
+/// not answered, or others append, and the hold stays.
+async fn end_writer(
+    me: &Me<Meta>,
+    cx: &Cx,
+    inode: InodeId,
+    session: SessionId,
+    over: Over<'_>,
+) -> Done<bool> {
     let kv = me.with(|m| m.kv);
     loop {
         let page_cx = cx.within(TXN_LIMIT);
@@ -225,11 +257,12 @@ async fn end_writer(me: &Me<Meta>, cx: &Cx, inode: InodeId, session: SessionId) 
         let now_ns = now_ns(cx);
         let txn_cx = cx.within(TXN_LIMIT);
         let settled = transact(&txn_cx, kv, Durability::Soon, async |txn| {
-            attr::end_writer(txn, inode, session, end, truncations, now_ns).await
+            attr::end_writer(txn, inode, session, end, truncations, over, now_ns).await
         });
-        // Cut meanwhile: what storage has is another now.
-        if settled.await? {
-            return Ok(true);
+        match settled.await? {
+            Writer::Cleared => return Ok(true),
+            Writer::AtEnd => return Ok(false),
+            Writer::Cut => {} // what storage has is another now
         }
     }
 }

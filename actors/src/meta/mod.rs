@@ -13,6 +13,7 @@ use std::rc::Rc;
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
 use crate::agent::Agent;
+use crate::mgmtd::Timing;
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, RequestId};
 use crate::proto::kv::Durability;
@@ -28,6 +29,7 @@ mod ids;
 pub mod kv;
 pub mod ops;
 pub mod orphans;
+mod over;
 pub mod place;
 pub mod schema;
 #[cfg(test)]
@@ -41,6 +43,7 @@ use kv::{KvError, Version};
 use ops::{Done, keep_refusal};
 pub use orphans::OrphanTimes;
 use orphans::Orphans;
+use over::Over;
 use place::{Cluster, Outside, Placement};
 use schema::*;
 
@@ -64,6 +67,8 @@ pub struct MetaConfig {
     pub routing: Routing,
     /// When content without an inode is looked for.
     pub orphans: OrphanTimes,
+    /// How long targets of other processes serve without word from mgmtd, at most.
+    pub node_lease: Duration,
     /// `None` outside of tests.
     pub planted_bug: Option<PlantedBug>,
 }
@@ -81,6 +86,7 @@ impl MetaConfig {
             keep_answers: Duration::from_secs(600),
             routing: Routing::default(),
             orphans: OrphanTimes::default(),
+            node_lease: Timing::default().node_lease,
             planted_bug: None,
         }
     }
@@ -92,6 +98,7 @@ pub struct Meta {
     outside: Rc<dyn Outside>,
     ids: InodeIds,
     place: Placement,
+    over: Over,
     /// Who waits for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
@@ -125,12 +132,13 @@ impl Meta {
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
         let MetaConfig { chunk_size, stripe, table, routing, keep_answers, .. } = config;
-        let MetaConfig { orphans, planted_bug, .. } = config;
+        let MetaConfig { orphans, node_lease, planted_bug, .. } = config;
         let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
             outside,
             ids: InodeIds::default(),
             place: Placement::new(routing, chunk_size, stripe, table),
+            over: Over::new(node_lease),
             refreshing: None,
             collector: Collector::new(keep_answers),
             orphans: Orphans::new(orphans),

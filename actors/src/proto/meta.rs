@@ -202,6 +202,9 @@ pub enum Reported {
     /// All is taken but the end: an append that has its place before this one is not stored yet.
     /// Ask again.
     Waits,
+    /// All is taken but the end: the session that had the turn is over, and its place may be
+    /// somebody else's.
+    Passed(Changed),
     /// The file was cut, or its times were set, since the writer looked: this is how it is now.
     /// What was written before the cut may have gone with it. The writer asks storage for the end
     /// of what is there and reports again.
@@ -216,15 +219,14 @@ pub enum Reported {
 /// `end` and `truncations` are as in [`ReportWrite`]: what the sender has written itself and not
 /// reported counts too. A session has one turn at a file: an earlier one is over.
 ///
-/// `careful`: there may be sessions that keep their opens to themselves and have not answered. They
-/// may append where they believe the end to be, so files that they have open for writing wait.
+/// A file waits that another session has open for writing and has kept to itself: it may have
+/// appended where it believes the end to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct Append {
     pub inode: InodeId,
     pub len: u64,
     pub end: u64,
     pub truncations: u64,
-    pub careful: bool,
     pub op: RequestId,
 }
 
@@ -234,8 +236,7 @@ pub enum Appended {
     At { offset: u64, stamp: Stamp },
     /// A cut is before it, or one who keeps to itself what it appends. Ask again.
     Waits,
-    /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken, and the next attempt
-    /// is a new operation with an `op` of its own.
+    /// As [`Reported::Stale`]; only when `end` was given. Nothing was taken. Ask again.
     Stale(Attr),
 }
 
@@ -520,7 +521,7 @@ protocol! { Meta as MetaMsg = 0x0200 {
     1 v 3 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
     2 v 3 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
     3 v 4 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;
-    4 v 3 ReportWrite -> Result<Reported, MetaError>, Bulk, 10_000 ms;
+    4 v 4 ReportWrite -> Result<Reported, MetaError>, Bulk, 10_000 ms;
     5 v 3 CreateFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     6 v 3 MakeDir -> Result<Changed, MetaError>, Control, 10_000 ms;
     7 v 3 MakeSymlink -> Result<Changed, MetaError>, Control, 10_000 ms;
@@ -533,7 +534,7 @@ protocol! { Meta as MetaMsg = 0x0200 {
     15 v 2 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
     17 v 2 CollectGarbage -> Result<bool, MetaError>, Control, 1_000 ms;
-    18 v 2 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
+    18 v 3 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
     19 v 2 OpenFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     20 v 1 DropHolds -> Result<(), MetaError>, Control, 10_000 ms;
     21 v 1 ShareOpens -> Result<Vec<InodeId>, MetaError>, Control, 10_000 ms;

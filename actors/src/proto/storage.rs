@@ -147,9 +147,9 @@ pub struct Extents {
     pub chunks: Vec<(u32, u32)>,
     /// There are more behind the last of `chunks`.
     pub more: bool,
-    /// The chunk of this file with the highest index, and its length; whatever was asked for.
+    /// The chunk with the highest index, from `from` on, and its length; whatever the limit is.
     pub last: Option<(u32, u32)>,
-    /// Sum of the lengths in bytes of all chunks of this file here, whatever was asked for.
+    /// Sum of the lengths in bytes of all chunks from `from` on, whatever the limit is.
     pub stored: u64,
 }
 

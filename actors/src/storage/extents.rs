@@ -43,9 +43,6 @@ fn walk(
         }
         extents.stored += u64::from(*len);
         extents.last = Some((chunk.index, *len));
-        if chunk.index < m.from {
-            continue;
-        }
         if extents.chunks.len() < limit {
             extents.chunks.push((chunk.index, *len));
         } else {
@@ -102,7 +99,7 @@ impl Handle<FileExtents> for Storage {
             s.leased(start)?;
             Ok::<_, StorageError>(s.engine.clone())
         })?;
-        let (mut extents, mut at) = (Extents::default(), 0);
+        let (mut extents, mut at) = (Extents::default(), m.from);
         while let Some(next) = walk(&engine, &m, at, SLICE, &mut extents) {
             at = next;
             cx.sleep(Duration::ZERO).await;

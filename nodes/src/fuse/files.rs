@@ -3,7 +3,9 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use t3fs_actors::client::{At, Attr, FileType, FsError, HandleId, Owner, SetAttrs, SetTime};
+use t3fs_actors::client::{
+    At, Attr, FileType, FsError, HandleId, Owner, SetAttrs, SetTime, Written,
+};
 use t3fs_actors::proto::ids::InodeId;
 
 use super::attr::{Atime, wants_atime};
@@ -199,17 +201,16 @@ pub struct Write {
 }
 
 /// Writes, and makes it durable when the file was opened for that (the kernel leaves O_SYNC to us).
-/// Gives the offset at which the bytes are.
-pub async fn write(here: &Here, w: Write) -> Result<u64, FsError> {
+pub async fn write(here: &Here, w: Write) -> Result<Written, FsError> {
     let append = w.flags & libc::O_APPEND != 0 && !w.cached;
     let at = if append { At::End } else { At::Offset(w.offset) };
-    let offset = here.client.write(&here.cx, w.inode, at, w.data, w.privileged).await?;
+    let written = here.client.write(&here.cx, w.inode, at, w.data, w.privileged).await?;
     // O_SYNC holds the bit of O_DSYNC.
     if w.flags & libc::O_DSYNC != 0 {
         let datasync = w.flags & libc::O_SYNC != libc::O_SYNC;
         fsync(here, w.inode, Some(w.handle), datasync).await?;
     }
-    Ok(offset)
+    Ok(written)
 }
 
 #[cfg(test)]

@@ -385,7 +385,7 @@ impl Filesystem for Fs {
             let written = files::write(&here, write).await;
             here.forget_if_cut(inode).await;
             match written {
-                Ok(_) => reply.written(size as u32),
+                Ok(written) => reply.written(written.len as u32),
                 Err(e) => reply.error(errno(&e)),
             };
         });

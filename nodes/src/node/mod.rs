@@ -381,9 +381,10 @@ impl Starting<'_> {
             return Ok(Vec::new());
         }
         let kv = kv.expect("a meta is given a store");
+        let lease = self.a.leases.node;
         let meta = until_done("the metadata store", self.go_on, || {
             on_shard(&self.remotes[0], "meta", async move |cx: Cx| {
-                parts::start_meta(&cx.within(STEP_MAX / 4), kv, agent).await
+                parts::start_meta(&cx.within(STEP_MAX / 4), kv, agent, lease).await
             })?
         })?;
         Ok(vec![meta])

@@ -163,9 +163,14 @@ fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
 /// The tag that says how many disks a storage node has.
 pub const DISKS_TAG: &str = "disks";
 
-pub async fn start_meta(cx: &Cx, kv: Addr<Kv>, agent: Addr<Agent>) -> Result<RawAddr, Failure> {
-    let config =
-        MetaConfig { chunk_size: CHUNK_SIZE, stripe: STRIPE, ..MetaConfig::new(kv, agent) };
+pub async fn start_meta(
+    cx: &Cx,
+    kv: Addr<Kv>,
+    agent: Addr<Agent>,
+    node_lease: Duration,
+) -> Result<RawAddr, Failure> {
+    let (chunk_size, stripe) = (CHUNK_SIZE, STRIPE);
+    let config = MetaConfig { chunk_size, stripe, node_lease, ..MetaConfig::new(kv, agent) };
     Ok(Meta::start(cx, config).await.map_err(failed)?.raw())
 }
 

@@ -10,7 +10,7 @@
 //! writes is told apart by `times_set`.
 
 use super::create::MODE_BITS;
-use super::turns::{self, Alive, Turns};
+use super::turns::{self, Ended, Over, Turns};
 use super::*;
 use crate::proto::meta::{
     Changed, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
@@ -25,7 +25,7 @@ pub async fn set_attr(
     txn: &mut Txn<'_>,
     m: &SetAttr,
     now_ns: i64,
-    alive: Alive<'_>,
+    over: Over<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Attr> {
     let (key, recent) = (inode_key(m.inode), recent_key(m.op));
@@ -39,7 +39,7 @@ pub async fn set_attr(
     let mut inode = Inode::open(m.inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     inode.refresh(times.as_ref(), subdirs.as_ref())?;
     if let Some(length) = m.length {
-        take_turn(txn, &mut inode.attr, length.turn, alive).await?;
+        take_turn(txn, &mut inode.attr, length.turn, over).await?;
         set_length(&mut inode.attr, length, bug)?;
         set_mtime(&mut inode, now_ns, false);
     }
@@ -72,14 +72,14 @@ async fn take_turn(
     txn: &mut Txn<'_>,
     attr: &mut Attr,
     turn: Option<RequestId>,
-    alive: Alive<'_>,
+    over: Over<'_>,
 ) -> Done<()> {
     let inode = attr.inode;
     let [stored] = txn.read([&turns_key(inode)]).await?;
     let mut turns = Turns::open(inode, stored.as_ref())?;
-    turns.settle(attr, alive);
+    turns.settle(attr, over);
     match turn {
-        Some(op) if turns.is_first(op) => turns::finish(txn, &mut turns, op, 0).await?,
+        Some(op) if turns.is_first(op) => drop(turns::finish(txn, &mut turns, op, 0).await?),
         _ if turns.is_empty() => {}
         _ => return Err(MetaError::Changed.into()),
     }
@@ -159,7 +159,7 @@ pub async fn report_write(
     txn: &mut Txn<'_>,
     m: &ReportWrite,
     now_ns: i64,
-    alive: Alive<'_>,
+    over: Over<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Reported> {
     let key = inode_key(m.inode);
@@ -174,17 +174,17 @@ pub async fn report_write(
         end = if m.truncations < inode.attr.truncations { 0 } else { end };
     }
     let before = inode.clone();
-    let mut waits = false;
+    let (mut waits, mut passed) = (false, false);
     if let Some(op) = m.turn {
         let [stored] = txn.read([&turns_key(m.inode)]).await?;
         let mut turns = Turns::open(m.inode, stored.as_ref())?;
-        turns::finish(txn, &mut turns, op, end).await?;
-        turns.settle(&mut inode.attr, alive);
+        passed = turns::finish(txn, &mut turns, op, end).await? == Ended::Passed;
+        turns.settle(&mut inode.attr, over);
         waits = turns.has(op);
         turns.store(txn, m.inode);
     }
     let attr = &mut inode.attr;
-    attr.length = attr.length.max(if waits { 0 } else { end });
+    attr.length = attr.length.max(if waits || passed { 0 } else { end });
     attr.truncations = attr.truncations.max(m.truncations);
     attr.times_set = attr.times_set.max(m.times_set);
     attr.sparse |= m.sparse;
@@ -205,41 +205,62 @@ pub async fn report_write(
     if waits {
         return Ok(Reported::Waits);
     }
-    Ok(Reported::Taken(Changed { attr: inode.attr, stamp: Stamp::default() }))
+    let changed = Changed { attr: inode.attr, stamp: Stamp::default() };
+    Ok(if passed { Reported::Passed(changed) } else { Reported::Taken(changed) })
 }
 
-/// Makes what a dead session has stored part of the file and clears its hold. `false`: the file was
-/// cut since the end of what is stored was asked for.
+/// What became of a dead writer's hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Writer {
+    /// It is cleared.
+    Cleared,
+    /// The file was cut since the end of what is stored was asked for.
+    Cut,
+    /// Appends are under way: what is stored may be theirs.
+    AtEnd,
+}
+
+/// Makes what a session that is over has stored part of the file and clears its hold.
 pub async fn end_writer(
     txn: &mut Txn<'_>,
     inode: InodeId,
     session: SessionId,
     end: u64,
     truncations: u64,
+    over: Over<'_>,
     now_ns: i64,
-) -> Done<bool> {
+) -> Done<Writer> {
     let (key, hold_key) = (inode_key(inode), hold_key(inode, session));
-    let [found, held] = txn.read([&key, &hold_key]).await?;
+    let [found, held, turns] = txn.read([&key, &hold_key, &turns_key(inode)]).await?;
     if held.is_none() {
-        return Ok(true); // another server was here
+        return Ok(Writer::Cleared); // another server was here
     }
+    let mut turns = Turns::open(inode, turns.as_ref())?;
     let found = found.map(|bytes| Inode::open(inode, &bytes)).transpose()?;
     if let Some(mut inode) = found.filter(|inode| inode.attr.nlink > 0) {
         if inode.attr.truncations != truncations {
-            return Ok(false);
+            return Ok(Writer::Cut);
         }
+        let before = inode.clone();
+        turns.settle(&mut inode.attr, over);
+        if !turns.is_empty() {
+            return Ok(Writer::AtEnd);
+        }
+        turns.store(txn, inode.attr.inode);
         // Of several writes under way some may have arrived, and of an append none.
         if end != inode.attr.length || !inode.attr.sparse {
             check_length(layout_of(&inode.attr)?, end)?;
             inode.attr.sparse = inode.attr.sparse || end > 0 || inode.attr.length > 0;
-            if end > inode.attr.length {
-                inode.attr.length = end;
-                written(&mut inode, now_ns);
-                inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
-            }
+        }
+        if end > inode.attr.length {
+            inode.attr.length = end;
+            written(&mut inode, now_ns);
+            inode.attr.ctime_ns = inode.attr.ctime_ns.max(now_ns);
+        }
+        if inode != before {
             store(txn, &mut inode);
         }
     }
     txn.clear(hold_key);
-    Ok(true)
+    Ok(Writer::Cleared)
 }

@@ -6,7 +6,7 @@
 //! before it sets the length: no append may be on its way to a place that is cut meanwhile, and
 //! given to somebody else. So who appends or cuts takes a turn, in the transaction that gives it
 //! its place, and ends it when it is done. Turns are kept under `E`, without an entry when there
-//! are none. Those of ended sessions are passed over.
+//! are none. Those of sessions that are over are passed over.
 //!
 //! *Appends* go side by side: each has its place behind those before it. The length moves over them
 //! in their order. One that was not stored leaves a hole if others are behind it. *A cut* waits for
@@ -20,8 +20,8 @@
 use super::*;
 use crate::proto::meta::{Append, Appended, BeginCut};
 
-/// Whether a session lives, as far as is known.
-pub type Alive<'a> = &'a dyn Fn(SessionId) -> bool;
+/// Whether a session is over: nothing of it reaches storage any more.
+pub type Over<'a> = &'a dyn Fn(SessionId) -> bool;
 
 /// The turns at one file, as a transaction changes them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -63,6 +63,11 @@ impl Turns {
         self.now.iter().any(|turn| is(turn, op))
     }
 
+    /// Whether its sender has asked anew since.
+    fn has_newer(&self, op: RequestId) -> bool {
+        self.now.iter().any(|turn| turn.session == op.session.0 && turn.seq > op.seq)
+    }
+
     /// Whether it is this one's turn.
     pub fn is_first(&self, op: RequestId) -> bool {
         self.now.first().is_some_and(|turn| is(turn, op))
@@ -89,13 +94,21 @@ impl Turns {
         self.now.iter().map(end).max().unwrap_or(0)
     }
 
-    /// A session that begins anew has forgotten what it had begun before: what that was.
-    fn begin(&mut self, op: RequestId, at: AtEndV1) -> Vec<RequestId> {
-        let own = self.now.iter().filter(|turn| turn.session == op.session.0);
-        let own: Vec<RequestId> = own.map(|turn| RequestId { seq: turn.seq, ..op }).collect();
-        own.iter().for_each(|op| self.finish(*op, 0));
+    fn begin(&mut self, op: RequestId, at: AtEndV1) {
         self.now.push(TurnV1 { session: op.session.0, seq: op.seq, at });
         self.changed = true;
+    }
+
+    /// A session that asks anew has forgotten what it had begun before, perhaps without ever
+    /// hearing of it: what that was. Its place is given anew if nobody is behind it.
+    fn forget(&mut self, op: RequestId) -> Vec<RequestId> {
+        let own = self.now.iter().filter(|turn| turn.session == op.session.0 && !is(turn, op));
+        let own: Vec<RequestId> = own.map(|turn| RequestId { seq: turn.seq, ..op }).collect();
+        own.iter().for_each(|op| self.finish(*op, 0));
+        let unused = |turn: &TurnV1| matches!(turn.at, AtEndV1::Append { stored: Some(0), .. });
+        while self.now.last().is_some_and(unused) {
+            self.now.pop();
+        }
         own
     }
 
@@ -112,7 +125,7 @@ impl Turns {
 
     /// Takes what is done from the front, and moves the end of the file over it. Whether that
     /// leaves a hole.
-    fn pass(&mut self, length: &mut u64, alive: Alive<'_>) -> bool {
+    fn pass(&mut self, length: &mut u64, over: Over<'_>) -> bool {
         let mut hole = false;
         while let Some(turn) = self.now.first() {
             match turn.at {
@@ -120,7 +133,7 @@ impl Turns {
                     hole |= end > from && from > *length;
                     *length = end.max(*length);
                 }
-                _ if !alive(SessionId(turn.session)) => {}
+                _ if over(SessionId(turn.session)) => {}
                 _ => break,
             }
             self.now.remove(0);
@@ -130,41 +143,54 @@ impl Turns {
     }
 
     /// The same with the attributes of the file. Whether they have changed.
-    pub fn settle(&mut self, attr: &mut Attr, alive: Alive<'_>) -> bool {
+    pub fn settle(&mut self, attr: &mut Attr, over: Over<'_>) -> bool {
         let before = attr.length;
-        attr.sparse |= self.pass(&mut attr.length, alive);
+        attr.sparse |= self.pass(&mut attr.length, over);
         attr.length != before
     }
 }
 
-/// Whether the turn that a request took is over.
-fn is_over(op: RequestId, recent: Option<&Bytes>) -> Result<bool, MetaError> {
-    recent.map_or(Ok(false), |bytes| Ok(open_recent(op, bytes)?.0 >= op.seq))
+/// How the turn that a request took has ended, which is kept as if the request had been refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// As its sender has said.
+    Told,
+    /// Its session was over: the place may be somebody else's.
+    Passed,
 }
 
-/// Notes that the turn of a request is over.
-fn note_over(txn: &mut Txn<'_>, op: RequestId) {
-    let over = seal_refused(op.seq, &MetaError::Stale).expect("a refusal that is kept");
-    txn.set(recent_key(op), over);
-}
+impl Ended {
+    fn of(op: RequestId, recent: Option<&Bytes>) -> Result<Option<Ended>, MetaError> {
+        let Some(bytes) = recent else { return Ok(None) };
+        let (seq, answer) = open_recent(op, bytes)?;
+        let passed = seq == op.seq && answer == Answer::Refused(Ended::Passed.kept_as());
+        Ok((seq >= op.seq).then_some(if passed { Ended::Passed } else { Ended::Told }))
+    }
 
-fn begin(txn: &mut Txn<'_>, turns: &mut Turns, op: RequestId, at: AtEndV1) {
-    turns.begin(op, at).into_iter().for_each(|over| note_over(txn, over));
+    fn kept_as(self) -> MetaError {
+        match self {
+            Ended::Told => MetaError::Stale,
+            Ended::Passed => MetaError::NotFound,
+        }
+    }
+
+    /// Whatever comes under this request later is told so.
+    fn note(self, txn: &mut Txn<'_>, op: RequestId) {
+        let ended = seal_refused(op.seq, &self.kept_as()).expect("a refusal that is kept");
+        txn.set(recent_key(op), ended);
+    }
 }
 
 /// Ends a turn. The caller stores the turns.
-pub async fn finish(
-    txn: &mut Txn<'_>,
-    turns: &mut Turns,
-    op: RequestId,
-    end: u64,
-) -> Result<(), Stop<MetaError>> {
-    turns.finish(op, end);
+pub async fn finish(txn: &mut Txn<'_>, turns: &mut Turns, op: RequestId, end: u64) -> Done<Ended> {
     let [recent] = txn.read([&recent_key(op)]).await?;
-    if !is_over(op, recent.as_ref())? {
-        note_over(txn, op);
+    let before = Ended::of(op, recent.as_ref())?;
+    let ended = before.unwrap_or(if turns.has(op) { Ended::Told } else { Ended::Passed });
+    turns.finish(op, end);
+    if before.is_none() {
+        ended.note(txn, op);
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// A file, and who has turns at its end.
@@ -173,10 +199,14 @@ async fn read(txn: &mut Txn<'_>, inode: InodeId, op: RequestId) -> Done<(Inode, 
     let [found, turns, recent] = txn.read(keys).await?;
     let found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
     attr::layout_of(&found.attr)?;
-    let turns = Turns::open(inode, turns.as_ref())?;
-    if !turns.has(op) && is_over(op, recent.as_ref())? {
+    let mut turns = Turns::open(inode, turns.as_ref())?;
+    if !turns.has(op) && Ended::of(op, recent.as_ref())?.is_some() {
         return Err(MetaError::Stale.into()); // nobody waits for it
     }
+    if turns.has_newer(op) {
+        return Err(MetaError::Stale.into());
+    }
+    turns.forget(op).into_iter().for_each(|over| Ended::Told.note(txn, over));
     Ok((found, turns))
 }
 
@@ -184,7 +214,7 @@ async fn read(txn: &mut Txn<'_>, inode: InodeId, op: RequestId) -> Done<(Inode, 
 pub async fn append(
     txn: &mut Txn<'_>,
     m: &Append,
-    alive: Alive<'_>,
+    over: Over<'_>,
     kept: bool,
     bug: Option<PlantedBug>,
 ) -> Done<Appended> {
@@ -193,7 +223,7 @@ pub async fn append(
     if let Some(from) = turns.place(m.op) {
         return Ok(at(from));
     }
-    if turns.settle(&mut inode.attr, alive) {
+    if turns.settle(&mut inode.attr, over) {
         store(txn, &mut inode);
     }
     let mut from = inode.attr.length.max(turns.end());
@@ -210,20 +240,20 @@ pub async fn append(
     attr::check_length(attr::layout_of(&inode.attr)?, to)?;
     let waits = turns.is_cutting() || kept;
     if !waits {
-        begin(txn, &mut turns, m.op, AtEndV1::Append { from, to, stored: None });
+        turns.begin(m.op, AtEndV1::Append { from, to, stored: None });
     }
     turns.store(txn, m.inode);
     Ok(if waits { Appended::Waits } else { at(from) })
 }
 
 /// Has the sender wait for its turn to cut.
-pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, alive: Alive<'_>) -> Done<bool> {
+pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, over: Over<'_>) -> Done<bool> {
     let (mut inode, mut turns) = read(txn, m.inode, m.op).await?;
-    if turns.settle(&mut inode.attr, alive) {
+    if turns.settle(&mut inode.attr, over) {
         store(txn, &mut inode);
     }
     if !turns.has(m.op) {
-        begin(txn, &mut turns, m.op, AtEndV1::Cut);
+        turns.begin(m.op, AtEndV1::Cut);
     }
     let first = turns.is_first(m.op);
     turns.store(txn, m.inode);
@@ -234,7 +264,7 @@ pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, alive: Alive<'_>) -> Don
 mod tests {
     use super::*;
 
-    const ALL: Alive<'_> = &|_| true;
+    const NONE: Over<'_> = &|_| false;
 
     fn op(session: u64, seq: u64) -> RequestId {
         RequestId { session: SessionId(session), seq }
@@ -251,10 +281,10 @@ mod tests {
         turns.begin(op(1, 1), append(5, 10));
         turns.begin(op(2, 1), append(10, 20));
         turns.finish(op(2, 1), 20);
-        assert!(!turns.pass(&mut length, ALL) && turns.has(op(2, 1)));
+        assert!(!turns.pass(&mut length, NONE) && turns.has(op(2, 1)));
         assert_eq!((length, turns.end()), (5, 20));
         turns.finish(op(1, 1), 10);
-        assert!(!turns.pass(&mut length, ALL) && turns.is_empty());
+        assert!(!turns.pass(&mut length, NONE) && turns.is_empty());
         assert_eq!(length, 20);
     }
 
@@ -264,13 +294,13 @@ mod tests {
         let (mut turns, mut length) = (Turns::default(), 5);
         turns.begin(op(1, 1), append(5, 10));
         turns.finish(op(1, 1), 0);
-        assert!(!turns.pass(&mut length, ALL) && turns.is_empty());
+        assert!(!turns.pass(&mut length, NONE) && turns.is_empty());
         assert_eq!((length, turns.end()), (5, 0));
         turns.begin(op(1, 2), append(5, 10));
         turns.begin(op(2, 1), append(10, 20));
         turns.finish(op(1, 2), 0);
         turns.finish(op(2, 1), 20);
-        assert!(turns.pass(&mut length, ALL));
+        assert!(turns.pass(&mut length, NONE));
         assert_eq!(length, 20);
     }
 
@@ -281,11 +311,12 @@ mod tests {
         turns.begin(op(1, 1), AtEndV1::Cut);
         turns.begin(op(2, 1), append(0, 10));
         turns.begin(op(3, 1), append(10, 20));
-        assert_eq!(turns.begin(op(3, 2), AtEndV1::Cut), [op(3, 1)]);
+        assert_eq!(turns.forget(op(3, 2)), [op(3, 1)]);
+        turns.begin(op(3, 2), AtEndV1::Cut);
         assert!(!turns.is_first(op(2, 1)) && turns.is_cutting());
-        turns.pass(&mut length, &|session| session != SessionId(1));
+        turns.pass(&mut length, &|session| session == SessionId(1));
         assert!(turns.is_first(op(2, 1)));
-        turns.pass(&mut length, &|session| session == SessionId(3));
+        turns.pass(&mut length, &|session| session != SessionId(3));
         assert!(turns.is_first(op(3, 2)), "its own append is over");
         turns.finish(op(3, 2), 0);
         assert!(turns.is_empty());

@@ -7,7 +7,7 @@ async fn reported(w: &World, m: ReportWrite) -> Result<Attr, Attr> {
     match w.ask(m).await.unwrap() {
         Reported::Taken(taken) => Ok(taken.attr),
         Reported::Stale(attr) => Err(attr),
-        Reported::Waits => panic!("for whom?"),
+        Reported::Waits | Reported::Passed(_) => panic!("for whom?"),
     }
 }
 
@@ -92,7 +92,7 @@ fn planted_mistakes_lose_data() {
         let v = planted(PlantedBug::AppendAtKnownEnd).await;
         let inode = v.file(ROOT, "f").await.unwrap().inode;
         for _ in 0..2 {
-            let m = Append { inode, len: 10, end: 0, truncations: 0, careful: false, op: v.op() };
+            let m = Append { inode, len: 10, end: 0, truncations: 0, op: v.op() };
             assert!(matches!(v.ask(m).await, Ok(Appended::At { offset: 0, .. })));
         }
     });

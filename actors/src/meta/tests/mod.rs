@@ -129,6 +129,9 @@ impl Outside for Beside {
     }
 }
 
+/// Of targets of other processes, of which these tests have none.
+const NODE_LEASE: Duration = Duration::from_millis(60);
+
 fn routing() -> Routing {
     // The epoch of a target's address is its chain's number.
     let head = |epoch| {
@@ -192,6 +195,7 @@ impl World {
             stripe: 2,
             keep_answers,
             orphans,
+            node_lease: NODE_LEASE,
             planted_bug,
             ..MetaConfig::new(kv, agent)
         };

@@ -275,7 +275,8 @@ fn a_dead_writers_bytes_become_part_of_its_file() {
         let (version, sessions) = (RoutingVersion(2), vec![ONE]);
         *w.beside.routing.borrow_mut() = Routing { version, sessions, ..routing() };
         w.beside.not_ready.set(2);
-        let config = MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default()));
+        let agent = Addr::from_raw(RawAddr::default());
+        let config = MetaConfig { node_lease: NODE_LEASE, ..MetaConfig::new(w.kv, agent) };
         Meta::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
         for _ in 0..100 {
             wait(&w).await;

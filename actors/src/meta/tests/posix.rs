@@ -209,7 +209,7 @@ fn lengths_grow_by_reports_and_shrink_by_truncation_only() {
             match w.ask(m).await.unwrap() {
                 Reported::Taken(taken) => (taken.attr.length, taken.attr.truncations, true),
                 Reported::Stale(attr) => (attr.length, attr.truncations, false),
-                Reported::Waits => panic!("for whom?"),
+                Reported::Waits | Reported::Passed(_) => panic!("for whom?"),
             }
         };
         let set = async |length| {

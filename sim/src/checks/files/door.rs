@@ -9,6 +9,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use t3fs_actors::client::{
     At, Client, ClientConfig, DirEntry, FsError, HandleId, Link, Owner, RenameMode, SetAttrs,
+    Written,
 };
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::{ChainId, InodeId};
@@ -187,8 +188,8 @@ impl Door {
         self.client.write(&self.limit(cx), h.file, At::Offset(at), data, false).await.map(drop)
     }
 
-    /// Writes at the end; gives where that was.
-    pub(super) async fn append(&self, cx: &Cx, h: Handle, data: Bytes) -> Result<u64, FsError> {
+    /// Writes at the end; gives where that was, and how much found room.
+    pub(super) async fn append(&self, cx: &Cx, h: Handle, data: Bytes) -> Result<Written, FsError> {
         self.client.write(&self.limit(cx), h.file, At::End, data, false).await
     }
 

@@ -309,7 +309,7 @@ impl User {
         let Some((tag, data)) = self.data(len) else { return self.read_some(o).await };
         let work = self.door.append(&self.cx, o.handle, data);
         let act = Act::Write { file: o.handle.file.0, at: None, len, tag };
-        let _ = self.tell(act, work, |at| Told::At(*at)).await;
+        let _ = self.tell(act, work, |w| Told::Appended { at: w.offset, len: w.len as u64 }).await;
     }
 
     async fn read_some(&self, o: Open) {

@@ -277,7 +277,9 @@ impl View {
         for other in others {
             let Some(from) = other.from else { continue };
             let back = taken_back(files, me, other) || taken_back(files, other, me);
-            let lost = me.doubtful || other.doubtful || back;
+            // What a client has kept to itself until it crashed is nobody's place.
+            let gone = |c: &Change| c.settled.is_none() && self.crashed.contains(&c.life);
+            let lost = me.doubtful || other.doubtful || back || gone(me) || gone(other);
             if from < at + len && at < from + other.len && !lost && !cut(me, other) {
                 return Err(format!("two appends overlap: {}", told(files, other)));
             }

@@ -176,7 +176,10 @@ pub enum Told {
         length: u64,
     },
     /// Where an append went.
-    At(u64),
+    Appended {
+        at: u64,
+        len: u64,
+    },
     Bytes(Vec<u8>),
     Entries(Vec<Entry>),
     Failed(Failure),
@@ -371,7 +374,7 @@ impl Files {
             (Act::List { dir }, Told::Entries(entries)) => {
                 view.listing_may_be(self, *dir, entries, sight, i)
             }
-            (Act::Write { file, at: None, len, .. }, Told::At(at)) => {
+            (Act::Write { file, at: None, .. }, Told::Appended { at, len }) => {
                 view.append_may_be_at(self, *file, *at, *len, sight)
             }
             (Act::Stat { file }, Told::File { length, .. }) => {

@@ -53,6 +53,8 @@ pub(super) struct View {
     /// Files that were seen, and were made by creates that nobody heard of.
     pub(super) foundlings: BTreeSet<File>,
     pub(super) created_hard: ByFile<Stamp>,
+    /// Clients that have left something undone.
+    pub(super) crashed: BTreeSet<Life>,
 }
 
 /// What is not hard yet, by client and file: the places of changes.
@@ -68,6 +70,7 @@ impl View {
             made,
             foundlings,
             created_hard: BTreeMap::new(),
+            crashed: BTreeSet::new(),
         };
         let mut place = BTreeMap::new();
         for (i, op) in files.ops.iter().enumerate() {
@@ -87,9 +90,10 @@ impl View {
             view.took_place(files, i, place.get(&i).copied(), &mut open, &mut errors);
             view.count_opens(&files.ops[i], &mut opens);
         }
+        view.crashed = view.crashed(files);
         if files.excuses.impatient || files.excuses.no_space || files.excuses.bad_disks {
             // Its client has failed to store it, perhaps, and has crashed before it could say so.
-            let crashed: BTreeSet<Life> = view.crashed(files);
+            let crashed = &view.crashed;
             let unsettled = view.changes.values_mut().flatten().filter(|c| c.settled.is_none());
             let unsaid = unsettled.filter(|c| crashed.contains(&c.life));
             unsaid.for_each(|c| c.doubtful = true);
@@ -98,7 +102,6 @@ impl View {
         Ok(view)
     }
 
-    /// Clients that have left something undone.
     fn crashed(&self, files: &Files) -> BTreeSet<Life> {
         let unanswered = files.ops.iter().filter(|o| o.told.is_none()).map(|o| o.life);
         let unclosed = self.handles.values().filter(|h| h.closed == Stamp::LAST).map(|h| h.life);
@@ -273,11 +276,11 @@ fn change(i: usize, op: &Op) -> Option<(File, Change)> {
     let ok = op.told.as_ref().filter(|(_, told)| !matches!(told, Told::Failed(_)));
     let (file, kind, from, len) = match &op.act {
         Act::Write { file, at, len, tag } => {
-            let at = match ok {
-                Some((_, Told::At(at))) => Some(*at),
-                _ => *at,
+            let (at, len) = match ok {
+                Some((_, Told::Appended { at, len })) => (Some(*at), *len),
+                _ => (*at, *len),
             };
-            (*file, Kind::Write { tag: *tag }, at, *len)
+            (*file, Kind::Write { tag: *tag }, at, len)
         }
         Act::Cut { file, len, .. } => (*file, Kind::Cut, Some(*len), 0),
         _ => return None,

@@ -47,7 +47,7 @@ impl Story {
 
     fn append(&mut self, life: Life, at: u64, len: u64) -> u8 {
         let tag = self.files.tag().unwrap();
-        self.says(life, Act::Write { file: F, at: None, len, tag }, Told::At(at));
+        self.says(life, Act::Write { file: F, at: None, len, tag }, Told::Appended { at, len });
         tag
     }
 
