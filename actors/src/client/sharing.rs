@@ -15,9 +15,11 @@
 //! it may only while the primary has said a moment ago that nobody else is there.
 
 use core::time::Duration;
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use t3fs_runtime::slot::before;
 use t3fs_runtime::{Cx, Slot, Time, join};
 
 use super::file::{File, Hold, Placed};
@@ -66,12 +68,15 @@ pub(super) struct Sharing {
     newest: core::cell::Cell<SessionId>,
     /// The store has lost changes: holds may be among them.
     doubted: core::cell::Cell<bool>,
+    /// Filled when that comes true.
+    woken: RefCell<Slot<()>>,
 }
 
 impl Sharing {
     /// The metadata store has lost something that this client was told of.
     pub(super) fn doubt_holds(&self) {
         self.doubted.set(true);
+        self.woken.borrow().fill(());
     }
 }
 
@@ -147,10 +152,13 @@ impl Client {
     async fn follow(&self, cx: &Cx) {
         let sharing = &self.0.sharing;
         // What is known already has to be acted on first: it is no news.
-        if self.is_shared() || !self.were_others() {
+        if !sharing.doubted.get() && (self.is_shared() || !self.were_others()) {
             let pause = if self.is_shared() { LOOK_EVERY } else { PROOF_EVERY };
-            let news = self.0.link.learn(&cx.within(pause), false).await;
-            if news.is_err() {
+            let pause = cx.within(pause);
+            let woken = Slot::new();
+            sharing.woken.replace(woken.clone());
+            let news = before(self.0.link.learn(&pause, false), woken).await;
+            if news.is_some_and(|news| news.is_err()) {
                 cx.sleep(RETRY_PAUSE).await;
             }
         }

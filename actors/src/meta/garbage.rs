@@ -55,6 +55,9 @@ const GATHER: Duration = Duration::from_millis(5);
 /// How long there is no time of grace after somebody has run out of space.
 const HURRY: Duration = Duration::from_secs(10);
 
+/// The run of a store before which there was none.
+const FIRST_RUN: u64 = 1;
+
 /// Why the collector is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum News {
@@ -84,10 +87,13 @@ pub struct Collector {
     /// Dead sessions whose answers are still kept, and since when this server knows.
     dead: BTreeMap<SessionId, Time>,
     keep_answers: Duration,
+    hold_again: Duration,
+    /// The run of the store, and since when this server knows it.
+    run: Option<(u64, Time)>,
 }
 
 impl Collector {
-    pub fn new(keep_answers: Duration) -> Collector {
+    pub fn new(keep_answers: Duration, hold_again: Duration) -> Collector {
         Collector {
             running: false,
             fresh: VecDeque::new(),
@@ -100,6 +106,8 @@ impl Collector {
             swept: RoutingVersion(0),
             dead: BTreeMap::new(),
             keep_answers,
+            hold_again,
+            run: None,
         }
     }
 
@@ -127,6 +135,15 @@ impl Collector {
             self.fresh.push_back((now + self.grace(now), inode));
         }
         room
+    }
+
+    /// Whether holds that the store has lost with its power, before this run, are there again.
+    fn are_held_again(&mut self, run: u64, now: Time) -> bool {
+        let (known, since) = *self.run.get_or_insert((run, now));
+        if known != run {
+            self.run = Some((run, now));
+        }
+        run == FIRST_RUN || known == run && now.since(since) >= self.hold_again
     }
 
     /// Whether the answers kept for a dead session may go.
@@ -321,7 +338,14 @@ async fn remove(me: &Me<Meta>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> 
     fresh_routing(me, cx).await?;
     let (kv, routing, bug) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.planted_bug));
     let heeds = bug != Some(PlantedBug::HoldsIgnored);
+    let trusts = |run| me.with(|m| m.collector.are_held_again(run, cx.now()));
     let (files, mut rest) = transact(&cx.within(TXN_LIMIT), kv, Durability::Now, async |txn| {
+        if heeds && !holds::agree(txn, &routing).await? {
+            return Ok((Vec::new(), Rest::Unsure));
+        }
+        if heeds && !txn.run().is_none_or(trusts) {
+            return Ok((Vec::new(), Rest::Failed));
+        }
         condemn(txn, &inodes, &routing, heeds).await
     })
     .await?;
@@ -350,9 +374,6 @@ pub(super) async fn condemn(
     routing: &Routing,
     heeds: bool,
 ) -> Done<(Vec<Condemned>, Rest)> {
-    if heeds && !holds::agree(txn, routing).await? {
-        return Ok((Vec::new(), Rest::Unsure));
-    }
     let holds = read_holds(txn, inodes).await?;
     let keys = inodes.iter().flat_map(|i| [garbage_key(*i), inode_key(*i)]).collect();
     let found = txn.fetch_all(keys).await?;

@@ -63,6 +63,11 @@ pub struct MetaConfig {
     /// How long the answers to a session's requests are kept after its end: longer than any client
     /// tries.
     pub keep_answers: Duration,
+    /// How long nothing is removed after a restart of the store. After a loss of power it may lack
+    /// holds of the last moments before. Their owners hear of that when they next ask anything,
+    /// which is within a second while they do not know their holds on stable storage, and hold
+    /// what they have open again.
+    pub hold_again: Duration,
     /// What is known at the start; asked for when it is not enough.
     pub routing: Routing,
     /// When content without an inode is looked for.
@@ -84,6 +89,7 @@ impl MetaConfig {
             table: 1,
             root_owner: (0, 0),
             keep_answers: Duration::from_secs(600),
+            hold_again: Duration::from_secs(10),
             routing: Routing::default(),
             orphans: OrphanTimes::default(),
             node_lease: Timing::default().node_lease,
@@ -131,7 +137,8 @@ impl Meta {
         })
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
-        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, .. } = config;
+        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, hold_again, .. } =
+            config;
         let MetaConfig { orphans, node_lease, planted_bug, .. } = config;
         let (meta, me) = cx.start_with(Meta {
             kv: config.kv,
@@ -140,7 +147,7 @@ impl Meta {
             place: Placement::new(routing, chunk_size, stripe, table),
             over: Over::new(node_lease),
             refreshing: None,
-            collector: Collector::new(keep_answers),
+            collector: Collector::new(keep_answers, hold_again),
             orphans: Orphans::new(orphans),
             planted_bug,
         });

@@ -9,6 +9,7 @@ use t3fs_runtime::{Addr, AskError, Cx};
 use super::actor::Kv;
 use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
 use crate::proto::kv::*;
+use crate::proto::meta::Stamp;
 
 /// A transaction: reads from one version, writes kept here until the commit.
 ///
@@ -26,6 +27,11 @@ pub struct Txn<'a> {
 impl<'a> Txn<'a> {
     pub fn new(cx: &'a Cx, kv: Addr<Kv>) -> Txn<'a> {
         Txn { cx, kv, version: None, buffer: TxnBuffer::new() }
+    }
+
+    /// Which run of the store it reads from, if it has read.
+    pub fn run(&self) -> Option<u64> {
+        self.version.map(|version| Stamp::from(version).run())
     }
 
     /// Snapshot-reads keys in one message.

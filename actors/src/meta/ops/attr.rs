@@ -40,7 +40,7 @@ pub async fn set_attr(
     inode.refresh(times.as_ref(), subdirs.as_ref())?;
     if let Some(length) = m.length {
         take_turn(txn, &mut inode.attr, length.turn, over).await?;
-        set_length(&mut inode.attr, length, bug)?;
+        set_length(txn, &mut inode.attr, length, bug)?;
         set_mtime(&mut inode, now_ns, false);
     }
     let at = |time: SetTime| match time {
@@ -49,7 +49,7 @@ pub async fn set_attr(
     };
     if let Some(mtime) = m.mtime {
         set_mtime(&mut inode, at(mtime), matches!(mtime, SetTime::At { .. }));
-        inode.attr.times_set += 1;
+        inode.attr.times_set = next_number(txn, inode.attr.times_set);
     }
     let attr = &mut inode.attr;
     attr.mode = m.mode.map_or(attr.mode, |mode| mode & MODE_BITS);
@@ -107,12 +107,17 @@ pub(super) fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
     })
 }
 
-fn set_length(attr: &mut Attr, m: SetLength, bug: Option<PlantedBug>) -> Result<(), MetaError> {
+fn set_length(
+    txn: &Txn<'_>,
+    attr: &mut Attr,
+    m: SetLength,
+    bug: Option<PlantedBug>,
+) -> Result<(), MetaError> {
     check_length(layout_of(attr)?, m.length)?;
     if m.seen != SeenContent::of(attr) && bug != Some(PlantedBug::SeenContentIgnored) {
         return Err(MetaError::Changed);
     }
-    attr.truncations += 1;
+    attr.truncations = next_number(txn, attr.truncations);
     attr.sparse = m.length > 0 && (attr.sparse || m.length > attr.length);
     attr.length = m.length;
     Ok(())

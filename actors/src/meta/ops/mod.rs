@@ -84,9 +84,16 @@ async fn read_named(txn: &mut Txn<'_>, inode: InodeId, kind: FileType) -> Done<I
     Ok(found)
 }
 
+/// What comes after a number that counts changes. Each run of the store has numbers of its own: a
+/// client may know some that the run before has given and lost with its power.
+fn next_number(txn: &Txn<'_>, number: u64) -> u64 {
+    let first = txn.run().unwrap_or_default().saturating_sub(1) << 32;
+    (number + 1).max(first)
+}
+
 /// Stores an inode that has changed.
 fn store(txn: &mut Txn<'_>, inode: &mut Inode) {
-    inode.attr.changes += 1;
+    inode.attr.changes = next_number(txn, inode.attr.changes);
     txn.set(inode_key(inode.attr.inode), inode.seal());
 }
 

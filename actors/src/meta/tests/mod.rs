@@ -194,6 +194,7 @@ impl World {
         let config = MetaConfig {
             stripe: 2,
             keep_answers,
+            hold_again: Duration::from_millis(20),
             orphans,
             node_lease: NODE_LEASE,
             planted_bug,
