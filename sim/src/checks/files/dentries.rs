@@ -1,6 +1,6 @@
 //! What the kernel of a mount remembers of names, for as long as its client allows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::Time;
@@ -21,6 +21,8 @@ pub(super) struct Dentries {
     begun: u64,
     /// Those of them that have not ended.
     under_way: u64,
+    /// Names that are being made: whoever wants one of them waits.
+    making: BTreeSet<Key>,
 }
 
 /// When a lookup began; `None`: while a name changed.
@@ -49,6 +51,19 @@ impl Dentries {
     /// What a name holds is not known any more.
     pub(super) fn forget(&mut self, key: &Key) {
         self.known.remove(key);
+    }
+
+    /// Whether the name is being made.
+    pub(super) fn is_making(&self, key: &Key) -> bool {
+        self.making.contains(key)
+    }
+
+    /// It is, from now on or no more.
+    pub(super) fn make(&mut self, key: Key, making: bool) {
+        match making {
+            true => drop(self.making.insert(key)),
+            false => drop(self.making.remove(&key)),
+        }
     }
 
     /// A change of names begins.

@@ -99,12 +99,16 @@ impl Door {
         dir: InodeId,
         name: &[u8],
     ) -> Result<(Attr, Handle), FsError> {
+        self.made(cx, dir, name).await;
         if self.names.borrow().find(cx.now(), dir, name).is_some() {
             return Err(FsError::Exists);
         }
+        let key = (dir, name.to_vec());
         self.names.borrow_mut().begin();
+        self.names.borrow_mut().make(key.clone(), true);
         let made = self.client.create(&self.limit(cx), dir, name, OWNER).await;
-        let (mut names, key) = (self.names.borrow_mut(), (dir, name.to_vec()));
+        let mut names = self.names.borrow_mut();
+        names.make(key.clone(), false);
         match made {
             Ok((attr, id)) => {
                 names.made(key, attr.inode, cx.now() + self.client.cache_time(cx.now()));
@@ -118,6 +122,13 @@ impl Door {
         }
     }
 
+    /// Waits while a name is being made, as for a kernel's lock of the directory.
+    async fn made(&self, cx: &Cx, dir: InodeId, name: &[u8]) {
+        while self.names.borrow().is_making(&(dir, name.to_vec())) {
+            cx.sleep(Duration::from_micros(100)).await;
+        }
+    }
+
     /// What a name holds: as it is remembered, or asked. `fresh`: asked.
     async fn find(
         &self,
@@ -126,6 +137,7 @@ impl Door {
         name: &[u8],
         fresh: bool,
     ) -> Result<(InodeId, Option<Attr>), FsError> {
+        self.made(cx, dir, name).await;
         let known = self.names.borrow().find(cx.now(), dir, name).filter(|_| !fresh);
         if let Some(inode) = known {
             return Ok((inode, None));
@@ -229,6 +241,7 @@ impl Door {
     }
 
     pub(super) async fn unlink(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<(), FsError> {
+        self.made(cx, dir, name).await;
         self.names.borrow_mut().begin();
         let done = self.client.unlink(&self.limit(cx), dir, name, None).await.map(drop);
         let mut names = self.names.borrow_mut();
@@ -251,6 +264,8 @@ impl Door {
             Move::NoReplace => RenameMode::NoReplace,
             Move::Exchange => RenameMode::Exchange,
         };
+        self.made(cx, from.0, from.1).await;
+        self.made(cx, to.0, to.1).await;
         self.names.borrow_mut().begin();
         let done = self.client.rename(&self.limit(cx), from, to, mode, None).await;
         let mut names = self.names.borrow_mut();

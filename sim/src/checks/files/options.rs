@@ -143,7 +143,7 @@ impl Options {
         let patience = *rng.pick(&[None, None, Some(700), Some(2_500)]);
         let shared = rng.below(5) > 0;
         let chunk = u64::from(chunk_size);
-        Options {
+        let mut options = Options {
             clients,
             users: if run.with("users") { users } else { 1 },
             ops: if many { 60 } else { 40 } * 2 / clients.max(2) + 10,
@@ -161,7 +161,12 @@ impl Options {
             faults: Faults::draw(run, &rng),
             deadline: Options::deadline(run),
             story: None,
+        };
+        if options.bad_disks() {
+            // A chain may never come back: nobody waits for it again and again.
+            options.patience.get_or_insert(Duration::from_secs(20));
         }
+        options
     }
 
     fn deadline(run: &Run<'_>) -> Option<Duration> {
