@@ -7,8 +7,10 @@
 //! they end. The record of a session that has ended counts as long as one lives that was there
 //! before it and has not shared: what the ended one has removed may be open there.
 //!
-//! *A dead session's holds* are cleared, `S` record included. If it might write, what it has stored
-//! and not reported becomes part of the file first: the length becomes the end of what storage has.
+//! *A dead session's holds* are cleared, and its `S` record behind them. If it might write, what it
+//! has stored and not reported becomes part of the file first, once nothing of it can reach storage
+//! any more (`over`) and nobody else is at the end of the file: the length becomes the end of what
+//! storage has.
 //! So a program whose host dies finds what it had written through, as after a crash of a local
 //! machine. The holds of all sessions are passed through when one has ended, and at the start, not
 //! else.

@@ -13,7 +13,8 @@
 //! the turns before it, and appends that come wait for the cut: nobody starves.
 //!
 //! *Duplicates.* The end of a turn is kept under `R` as the answer to the request that took it. One
-//! that comes late takes no turn.
+//! that comes late takes no turn. A client that has to wait asks again under the same number, so
+//! that no earlier question of its takes a turn behind its back.
 //!
 //! A client that is alone takes no turn to append. A cut is tried without one first.
 
