@@ -1,6 +1,6 @@
 //! What the kernel of a mount remembers of names, for as long as its client allows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, VecDeque};
 
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::Time;
@@ -21,8 +21,9 @@ pub(super) struct Dentries {
     begun: u64,
     /// Those of them that have not ended.
     under_way: u64,
-    /// Names that are being made: whoever wants one of them waits.
-    making: BTreeSet<Key>,
+    /// Who makes a name or waits for that, in their order.
+    lines: BTreeMap<Key, VecDeque<u64>>,
+    tickets: u64,
 }
 
 /// When a lookup began; `None`: while a name changed.
@@ -53,17 +54,22 @@ impl Dentries {
         self.known.remove(key);
     }
 
-    /// Whether the name is being made.
-    pub(super) fn is_making(&self, key: &Key) -> bool {
-        self.making.contains(key)
+    /// Joins the line of those who want the name.
+    pub(super) fn join(&mut self, key: &Key) -> u64 {
+        self.tickets += 1;
+        self.lines.entry(key.clone()).or_default().push_back(self.tickets);
+        self.tickets
     }
 
-    /// It is, from now on or no more.
-    pub(super) fn make(&mut self, key: Key, making: bool) {
-        match making {
-            true => drop(self.making.insert(key)),
-            false => drop(self.making.remove(&key)),
-        }
+    /// Whether it is this one's turn.
+    pub(super) fn is_first(&self, key: &Key, ticket: u64) -> bool {
+        self.lines.get(key).is_some_and(|line| line.front() == Some(&ticket))
+    }
+
+    /// Lets the next one have it.
+    pub(super) fn leave(&mut self, key: &Key) {
+        self.lines.get_mut(key).map(VecDeque::pop_front);
+        self.lines.retain(|_, line| !line.is_empty());
     }
 
     /// A change of names begins.

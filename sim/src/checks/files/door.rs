@@ -16,7 +16,7 @@ use t3fs_actors::proto::ids::{ChainId, InodeId};
 use t3fs_actors::proto::meta::Attr;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
-use super::dentries::Dentries;
+use super::dentries::{Dentries, Key};
 use crate::oracles::files::{Failure, Move};
 
 const OWNER: Owner = Owner { uid: 1, gid: 1, mode: 0o644 };
@@ -99,16 +99,16 @@ impl Door {
         dir: InodeId,
         name: &[u8],
     ) -> Result<(Attr, Handle), FsError> {
-        self.made(cx, dir, name).await;
+        let key = (dir, name.to_vec());
+        self.lock(cx, &key).await;
         if self.names.borrow().find(cx.now(), dir, name).is_some() {
+            self.names.borrow_mut().leave(&key);
             return Err(FsError::Exists);
         }
-        let key = (dir, name.to_vec());
         self.names.borrow_mut().begin();
-        self.names.borrow_mut().make(key.clone(), true);
         let made = self.client.create(&self.limit(cx), dir, name, OWNER).await;
         let mut names = self.names.borrow_mut();
-        names.make(key.clone(), false);
+        names.leave(&key);
         match made {
             Ok((attr, id)) => {
                 names.made(key, attr.inode, cx.now() + self.client.cache_time(cx.now()));
@@ -122,11 +122,19 @@ impl Door {
         }
     }
 
-    /// Waits while a name is being made, as for a kernel's lock of the directory.
-    async fn made(&self, cx: &Cx, dir: InodeId, name: &[u8]) {
-        while self.names.borrow().is_making(&(dir, name.to_vec())) {
+    /// Takes a name as a kernel locks its directory.
+    async fn lock(&self, cx: &Cx, key: &Key) {
+        let ticket = self.names.borrow_mut().join(key);
+        while !self.names.borrow().is_first(key, ticket) {
             cx.sleep(Duration::from_micros(100)).await;
         }
+    }
+
+    /// Waits while a name is being made.
+    async fn made(&self, cx: &Cx, dir: InodeId, name: &[u8]) {
+        let key = (dir, name.to_vec());
+        self.lock(cx, &key).await;
+        self.names.borrow_mut().leave(&key);
     }
 
     /// What a name holds: as it is remembered, or asked. `fresh`: asked.
