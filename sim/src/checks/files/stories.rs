@@ -36,6 +36,7 @@ pub(super) enum Story {
 /// One seed of so many tells each story.
 const ONE_OF: u64 = 24;
 const CHUNK: u32 = 64 << 10;
+const SMALL_CHUNK: u32 = 8 << 10;
 /// Longer than a hold outlives the last close.
 const LET_GO: Duration = Duration::from_millis(2_500);
 /// How long an operation may take that has nothing to do with what is dead.
@@ -74,7 +75,12 @@ impl Story {
                 (options.clients, options.users) = (2, 1);
                 (faults.kv_power, faults.sync_us) = (true, 100_000);
             }
-            Story::CutBeside => (options.clients, options.users) = (2, 1),
+            Story::CutBeside => {
+                // A cut has something to do on both.
+                (sizes.chains, sizes.stripe, sizes.chunk_size) = (2, 2, SMALL_CHUNK);
+                (options.clients, options.users) = (2, 1);
+                (options.chunk_size, options.file_max) = (SMALL_CHUNK, 4 * u64::from(SMALL_CHUNK));
+            }
             Story::LateFsync => {
                 (options.clients, options.users) = (1, 1);
                 (faults.kv_power, faults.sync_us) = (true, 100_000);
@@ -228,8 +234,17 @@ async fn write_beside(user: &mut User) {
     for i in 0..BESIDE {
         user.create(name(i)).await;
         let Some(file) = user.open.pop() else { continue };
+        let most = user.stage.options.file_max;
+        let before = user.rng.coin();
+        if before {
+            user.write_at(file, 0, most).await;
+            user.push(file, false, false).await;
+        }
         user.cx.sleep(Duration::from_micros(BESIDE_US)).await;
-        user.write_at(file, 0, 1 + user.rng.below(user.stage.options.file_max)).await;
+        match before {
+            true => user.write_at(file, user.rng.below(most), 1 + user.rng.below(100)).await,
+            false => user.write_at(file, 0, 1 + user.rng.below(most)).await,
+        }
         user.close(file).await;
     }
 }

@@ -248,6 +248,8 @@ fn appends_are_all_there() {
         s.open(B, 0);
         s.append(A, 0, 4);
         s.append(B, second, 4);
+        s.push(A, false);
+        s.push(B, false);
         s
     };
     told(4).allowed();
