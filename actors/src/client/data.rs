@@ -4,14 +4,14 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 use core::time::Duration;
-use t3fs_runtime::{Cx, Slot, join_all};
+use t3fs_runtime::{Cx, join_all};
 
+use super::append::Wait;
 use super::chunk::Put;
 use super::file::File;
-use super::retry::Retry;
-use super::{Attr, Client, FileType, FsError, PlantedBug};
+use super::{Attr, Client, FileType, FsError};
 use crate::proto::ids::{ChunkId, InodeId};
-use crate::proto::meta::{Append, Appended, GetAttr};
+use crate::proto::meta::GetAttr;
 
 /// Shorter reads are not worth a hint.
 const AHEAD_MIN: u64 = 32 << 10;
@@ -36,15 +36,15 @@ pub struct Written {
 
 /// Bytes to write to a file of this chunk size.
 #[derive(Clone, Copy)]
-struct Piece<'a> {
-    data: &'a Bytes,
-    size: u32,
-    privileged: bool,
+pub(super) struct Piece<'a> {
+    pub(super) data: &'a Bytes,
+    pub(super) size: u32,
+    pub(super) privileged: bool,
 }
 
 impl Piece<'_> {
     /// Where it ends when it is written there.
-    fn end(&self, offset: u64) -> Result<u64, FsError> {
+    pub(super) fn end(&self, offset: u64) -> Result<u64, FsError> {
         let end = offset.checked_add(self.data.len() as u64);
         let most = u64::from(self.size) * u64::from(u32::MAX);
         end.filter(|end| *end <= most).ok_or(FsError::FileTooLarge)
@@ -153,18 +153,17 @@ impl Client {
                 self.write_at(cx, &file, offset, piece).await
             }
             At::End => {
-                let appended = self.append(cx, &file, piece).await;
-                if appended.is_err() {
-                    // Whatever has happened, meta hears that the turn is over.
-                    file.core.borrow_mut().leave_turn();
-                    self.sweep(cx);
+                let mut wait = None;
+                let appended = self.append(cx, &file, piece, &mut wait).await;
+                if let Some(Wait { op, .. }) = wait {
+                    self.give_up_turn(cx, &file, op);
                 }
                 appended
             }
         }
     }
 
-    async fn write_at(
+    pub(super) async fn write_at(
         &self,
         cx: &Cx,
         file: &Rc<File>,
@@ -178,89 +177,14 @@ impl Client {
     }
 
     /// A turn that its program has given up: what goes on is not part of it.
-    async fn end_left_turn(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+    pub(super) async fn end_left_turn(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
         if !file.core.borrow().is_leaving_turn() {
             return Ok(());
         }
         self.push_and_report(cx, file).await
     }
 
-    /// Appends: where this client believes the end to be while it is alone, else in turn with
-    /// others. Whoever has to wait for those lets its own readers and cuts pass.
-    async fn append(&self, cx: &Cx, file: &Rc<File>, piece: Piece<'_>) -> Result<Written, FsError> {
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
-        loop {
-            let alone = file.gate.alone(cx).await?;
-            if self.is_alone(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
-                self.end_left_turn(cx, file).await?; // it may move the end
-                if file.core.borrow_mut().place(self.0.link.session()) {
-                    let end = file.core.borrow().length();
-                    return self.write_at(cx, file, end, piece).await;
-                }
-            } else if let Some(written) = self.append_in_turn(cx, file, piece).await? {
-                return Ok(written);
-            }
-            drop(alone);
-            if !retry.again(cx, Slot::new()).await {
-                let why = "others cut the file, or write it and do not answer";
-                return Err(FsError::Unavailable(why.into()));
-            }
-        }
-    }
-
-    /// Appends to a file that others may append to: stored and part of the file when it returns,
-    /// behind everything that was there. The caller is alone with the file. `None`: others are
-    /// before it.
-    async fn append_in_turn(
-        &self,
-        cx: &Cx,
-        file: &Rc<File>,
-        piece: Piece<'_>,
-    ) -> Result<Option<Written>, FsError> {
-        // Others are to know of holes before the end moves.
-        self.push_and_report(cx, file).await?;
-        let Some(offset) = self.take_end(cx, file, piece.data.len() as u64).await? else {
-            return Ok(None);
-        };
-        piece.end(offset)?;
-        let len = self.store_in_turn(cx, file, offset, piece).await?;
-        file.core.borrow_mut().leave_turn();
-        self.report(cx, file, false).await?;
-        Ok(Some(Written { offset, len }))
-    }
-
-    /// Stores an append one chunk after the other, so that nothing of it is behind a part that
-    /// failed; how much was stored.
-    async fn store_in_turn(
-        &self,
-        cx: &Cx,
-        file: &Rc<File>,
-        offset: u64,
-        piece: Piece<'_>,
-    ) -> Result<usize, FsError> {
-        let failures = file.core.borrow().failures();
-        let mut stored = 0;
-        for (index, from, to, at) in pieces(offset, piece.data.len() as u64, piece.size) {
-            let next = at + (to - from) as usize;
-            let part = piece.data.slice(at..next);
-            let part = Piece { data: &part, ..piece };
-            let store = async {
-                self.buffer(cx, file, offset + at as u64, part).await?;
-                file.core.borrow_mut().fill_turn(offset + next as u64);
-                self.push(cx, file, index).await?;
-                file.core.borrow().failed_since(failures)
-            };
-            match store.await {
-                Ok(()) => stored = next,
-                // As on a disk that is full: what had room is part of the file.
-                Err(FsError::NoSpace) if stored > 0 => break,
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(stored)
-    }
-
-    async fn push_and_report(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
+    pub(super) async fn push_and_report(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
         self.push_all(cx, file).await?;
         if file.core.borrow().unreported() {
             self.report(cx, file, false).await?;
@@ -269,7 +193,7 @@ impl Client {
     }
 
     /// Puts bytes into the chunks' buffers.
-    async fn buffer(
+    pub(super) async fn buffer(
         &self,
         cx: &Cx,
         file: &Rc<File>,
@@ -307,39 +231,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-
-    /// Takes a turn at the end of the file, wherever others have put it, and `len` bytes there.
-    /// `None`: not yet. It is asked for again under the same number: an earlier question that the
-    /// network has kept takes no turn that nobody knows of.
-    async fn take_end(&self, cx: &Cx, file: &File, len: u64) -> Result<Option<u64>, FsError> {
-        let again = file.core.borrow_mut().ask_again(len);
-        let left = file.core.borrow().is_leaving_turn();
-        if left || file.core.borrow().is_doubtful() {
-            self.report(cx, file, false).await?;
-        }
-        let op = again.unwrap_or_else(|| self.0.link.op());
-        let message = {
-            let mut core = file.core.borrow_mut();
-            if again.is_none() {
-                core.begin_turn(op, len);
-            }
-            let truncations = core.known().truncations;
-            Append { inode: core.inode(), len, end: core.own_end(), truncations, op }
-        };
-        match self.0.link.meta(cx, message).await? {
-            Appended::At { offset, stamp } => {
-                self.note(cx, message.inode, stamp);
-                let mut core = file.core.borrow_mut();
-                core.take_place();
-                core.place(op.session);
-                return Ok(Some(offset));
-            }
-            // What this client has buffered or stored belongs before the append, if it is there.
-            Appended::Stale(attr) => self.merge(file, attr),
-            Appended::Waits => {}
-        }
-        Ok(None)
     }
 
     /// Up to `len` bytes; shorter only at the end of the file.

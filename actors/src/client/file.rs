@@ -85,16 +85,12 @@ impl Unreported {
     }
 }
 
-/// How often meta is asked for one turn.
-const ASKED_MAX: u32 = 16;
-
 /// This client's turn at the end of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Turn {
     op: RequestId,
-    /// How long the append is that it is for, 0 for a cut, and how often meta was asked for it.
-    len: u64,
-    asked: u32,
+    /// It is to append; else to cut.
+    appends: bool,
     /// It is an append that has its place: what lands is part of that.
     placed: bool,
     /// Whoever took it has gone.
@@ -118,8 +114,8 @@ impl Turn {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct OverTurn {
     pub(super) op: RequestId,
-    /// An append is stored.
-    pub(super) stored: bool,
+    /// Behind what is stored of its append; 0 for nothing.
+    pub(super) end: u64,
 }
 
 /// In which session's name what is buffered goes where it was appended: to nobody else's place.
@@ -289,19 +285,9 @@ impl FileCore {
     }
 
     /// This client has a turn at the end of the file, or may have one soon.
-    pub(super) fn begin_turn(&mut self, op: RequestId, len: u64) {
-        let (asked, placed, left, end, stored, failed) = (0, false, false, 0, 0, false);
-        self.turn = Some(Turn { op, len, asked, placed, left, end, stored, failed });
-    }
-
-    /// The turn to ask for once more for an append of this length, if there is one. Another one is
-    /// given up first, and so is one that was asked for often: meta remembers so many requests of
-    /// a client.
-    pub(super) fn ask_again(&mut self, len: u64) -> Option<RequestId> {
-        let turn = self.turn.as_mut().filter(|turn| !turn.placed && !turn.left)?;
-        turn.asked += 1;
-        turn.left = turn.len != len || turn.asked >= ASKED_MAX;
-        (!turn.left).then_some(turn.op)
+    pub(super) fn begin_turn(&mut self, op: RequestId, appends: bool) {
+        let (placed, left, end, stored, failed) = (false, false, 0, 0, false);
+        self.turn = Some(Turn { op, appends, placed, left, end, stored, failed });
     }
 
     /// It is this client's turn to append.
@@ -325,6 +311,11 @@ impl FileCore {
         if self.chunks.get(&index).is_some_and(ChunkBuffer::is_clean) {
             self.chunks.remove(&index);
         }
+        self.end_placed();
+    }
+
+    /// Nothing that was appended is on its way any more, unless there is.
+    pub(super) fn end_placed(&mut self) {
         if self.chunks.is_empty() {
             self.placed = None;
         }
@@ -349,7 +340,7 @@ impl FileCore {
 
     /// They go on in another name, or not at all.
     pub(super) fn replace(&mut self, placed: Placed) {
-        self.placed = self.placed.and(Some(placed)).filter(|_| !self.chunks.is_empty());
+        self.placed = self.placed.and(Some(placed));
     }
 
     /// There is a turn whose program has given it up.
@@ -384,7 +375,7 @@ impl FileCore {
         let clear_suid = self.stored.clear_suid;
         let sparse = self.is_sparse() && !self.known.sparse && self.known.length > 0;
         self.forget_unreported();
-        self.turn = None; // over with it
+        self.turn = self.turn.filter(|turn| turn.appends); // its own is over with it
         (self.stored.clear_suid, self.stored.sparse) = (clear_suid, sparse);
     }
 
@@ -450,13 +441,9 @@ impl FileCore {
     /// another one overtakes is harmless.
     pub(super) fn begin_report(&mut self) -> (Unreported, Option<OverTurn>) {
         let over = self.turn_over();
-        if let (Some(over), Some(turn)) = (over, &mut self.turn) {
-            self.stored.end = self.stored.end.max(over.told());
-            (turn.end, turn.stored) = (0, 0);
-        }
         let claim = std::mem::take(&mut self.stored).after(self.reporting.unwrap_or_default());
         self.reporting = Some(claim);
-        (claim, over.map(|turn| OverTurn { op: turn.op, stored: turn.told() > 0 }))
+        (claim, over.map(|turn| OverTurn { op: turn.op, end: turn.told() }))
     }
 
     /// Ends a report. `taken`: meta knows all of it; else it goes back to what is unreported. While
@@ -504,7 +491,7 @@ impl FileCore {
 
     /// The same of bytes in flight.
     pub(super) fn fail_flight(&mut self, why: FsError) {
-        if let Some(turn) = &mut self.turn {
+        if let Some(turn) = self.turn.as_mut().filter(|turn| turn.placed) {
             turn.failed = true;
         }
         self.fail(why);
@@ -557,7 +544,8 @@ impl FileCore {
 
     /// Something is on its way.
     pub(super) fn is_busy(&self) -> bool {
-        self.unreported() || !self.chunks.is_empty() || self.turn.is_some()
+        let on_its_way = !self.chunks.is_empty() || self.placed.is_some() || self.turn.is_some();
+        self.unreported() || on_its_way
     }
 
     /// A read came; whether the next one in sequence is foreseen.
@@ -691,6 +679,37 @@ mod tests {
         f.settle_doubt(0);
         assert_eq!(f.length(), 0);
         assert!(!f.unreported(), "nothing is left to tell");
+    }
+
+    /// Goal: an append is told as it was stored, however often. Regression (review, issue 10): what
+    /// another program's writes met while it waited for its turn counted as a failure of its own,
+    /// so that it was no part of the file though it was acknowledged; and only the first report of
+    /// it told its end.
+    #[test]
+    fn a_turn_tells_what_was_stored_in_it() {
+        let op = RequestId { session: SessionId(1), seq: 1 };
+        let mut f = FileCore::new(attr(1, 0, 50));
+        f.begin_turn(op, true);
+        f.fail_flight(FsError::NoSpace); // somebody else's
+        f.take_place();
+        f.fill_turn(60);
+        f.landed(60, 0);
+        assert_eq!(f.begin_report().1, None, "it is not over");
+        f.leave_turn();
+        for _ in 0..2 {
+            let (claim, over) = f.begin_report();
+            assert_eq!((claim.end, over), (0, Some(OverTurn { op, end: 60 })));
+            f.end_report(claim, false);
+        }
+        f.forget_turn(op);
+        f.begin_turn(op, true);
+        f.take_place();
+        f.fill_turn(60);
+        f.landed(60, 0);
+        f.fill_turn(70); // the second of two chunks
+        f.fail_flight(FsError::NoSpace);
+        f.leave_turn();
+        assert_eq!(f.begin_report().1, Some(OverTurn { op, end: 60 }));
     }
 
     /// Regression (review): a report counted as done when it left, so that an fsync beside it had

@@ -4,6 +4,7 @@
 //! routing, opens, write buffers and file lengths; it stripes, retries with request ids, and never
 //! lets a retry take effect twice.
 
+mod append;
 mod chunk;
 mod data;
 mod extents;

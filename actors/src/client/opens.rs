@@ -179,7 +179,7 @@ impl Client {
         Ok(Some(self.handle(&file)))
     }
 
-    async fn open_held(
+    pub(super) async fn open_held(
         &self,
         cx: &Cx,
         inode: InodeId,

@@ -165,12 +165,17 @@ impl Client {
             let mut dropped = len;
             let landed = {
                 let mut core = file.core.borrow_mut();
+                let placed = core.placed();
                 let c = core.chunks.get_mut(&index).expect("in flight");
                 let landed = c.land();
                 if sent.is_err() {
                     dropped += c.drop_sent();
                 }
                 core.drop_clean(index);
+                let sent = match (sent, placed) {
+                    (Ok(()), Some(Placed::Lost)) => Err(passed_over()), // others were there first
+                    (sent, _) => sent,
+                };
                 match sent {
                     Ok(()) => {
                         let at = u64::from(index) * u64::from(size) + u64::from(start);

@@ -10,7 +10,7 @@ use super::push::passed_over;
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::InodeId;
-use crate::proto::meta::{Changed, ReportWrite, Reported, Stamp, SyncMeta};
+use crate::proto::meta::{Changed, EndTurn, ReportWrite, Reported, Stamp, SyncMeta};
 
 impl Client {
     /// Takes note of a change that this client was told of.
@@ -74,7 +74,7 @@ impl Client {
                     atime_ns: None,
                     clear_suid: claim.clear_suid,
                     sparse: claim.sparse,
-                    turn: turn.map(|turn| turn.op),
+                    turn: turn.map(|turn| EndTurn { op: turn.op, end: turn.end }),
                     durable,
                 };
                 (claim, turn, message)
@@ -121,7 +121,7 @@ impl Client {
                 core.merge(attr);
                 core.end_report(claim, true);
                 turn.into_iter().for_each(|turn| core.forget_turn(turn.op));
-                if turn.is_none_or(|turn| !turn.stored) {
+                if turn.is_none_or(|turn| turn.end == 0) {
                     return Some(Ok(stamp)); // there was nothing to lose
                 }
                 core.fail(passed_over());

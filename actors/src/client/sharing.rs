@@ -203,7 +203,7 @@ impl Client {
                         tracing::warn!("not written before others come: {e}");
                         let lost = !matches!(e, FsError::Unavailable(_));
                         if lost || cx.now() >= until || !self.0.link.is_open() {
-                            file.core.borrow_mut().replace(Placed::Lost);
+                            self.lose_appends(cx, &file).await;
                             break;
                         }
                         cx.sleep(RETRY_PAUSE).await;
@@ -219,6 +219,15 @@ impl Client {
                 }
             }
             _ => sharing.lonely_since.set(None),
+        }
+    }
+
+    /// What was appended and is not stored is lost; until that is so, nobody else may have its
+    /// place.
+    async fn lose_appends(&self, cx: &Cx, file: &File) {
+        file.core.borrow_mut().replace(Placed::Lost);
+        while file.core.borrow().placed().is_some() && self.0.link.is_open() {
+            cx.sleep(RETRY_PAUSE).await;
         }
     }
 

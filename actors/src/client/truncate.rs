@@ -143,14 +143,14 @@ impl Client {
 
     /// Waits until no other client is at the end of the file.
     async fn take_turn(&self, cx: &Cx, file: &File) -> Result<RequestId, FsError> {
-        // An append that waits, or one that has failed, has it no more.
+        // An append that has failed has it no more.
         file.core.borrow_mut().leave_turn();
         if file.core.borrow().unreported() {
             self.report(cx, file, false).await?;
         }
         let mut retry = Retry::in_turn(cx, self.0.link.patience());
         let op = self.0.link.op();
-        file.core.borrow_mut().begin_turn(op, 0);
+        file.core.borrow_mut().begin_turn(op, false);
         let inode = file.core.borrow().inode();
         while !self.0.link.meta(cx, BeginCut { inode, op }).await? {
             if !retry.again(cx, Slot::new()).await {

@@ -145,12 +145,16 @@ impl Handle<ReportWrite> for Meta {
 impl Handle<Append> for Meta {
     async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
         let (over, bug) = (over(me, cx), planted(me));
+        let mut kept_by = None;
         let body = async |txn: &mut Txn<'_>| {
-            let kept = holds::is_kept(txn, m.inode, m.op.session).await?;
-            turns::append(txn, &m, &over, kept, bug).await
+            kept_by = holds::kept_by(txn, &m).await?;
+            turns::append(txn, &m, &over, kept_by.is_some(), bug).await
         };
         // A place that the store loses would be given to another while bytes are on their way.
         let (mut appended, now) = run(me, cx, Durability::Now, body).await?;
+        if let Some(session) = kept_by {
+            me.with(|m| m.holds_left |= !m.place.routing.session_alive(session));
+        }
         match &mut appended {
             Appended::At { stamp, .. } => *stamp = now,
             Appended::Stale(attr) => attr.as_of = now,
@@ -164,7 +168,8 @@ impl Handle<BeginCut> for Meta {
     async fn handle(me: &Me<Self>, m: BeginCut, cx: &Cx) -> Result<bool, MetaError> {
         let over = over(me, cx);
         let body = async |txn: &mut Txn<'_>| turns::begin_cut(txn, &m, &over).await;
-        Ok(run(me, cx, Durability::Soon, body).await?.0)
+        // As with the place of an append.
+        Ok(run(me, cx, Durability::Now, body).await?.0)
     }
 }
 

@@ -19,6 +19,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
+use futures::StreamExt;
 use t3fs_runtime::{Cx, Me};
 
 use super::chains::stored_end;
@@ -31,7 +32,7 @@ use super::schema::*;
 use super::{Meta, garbage, now_ns, refresh_routing};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::Durability;
-use crate::proto::meta::MetaError;
+use crate::proto::meta::{Append, MetaError};
 use crate::proto::mgmtd::Routing;
 
 /// How often the routing is looked at for sessions that have ended: the agent beside us has it.
@@ -40,6 +41,8 @@ const LOOK_PAUSE: Duration = Duration::from_secs(3);
 const FAILED_PAUSE: Duration = Duration::from_secs(3);
 /// Rows of a page; holds cleared in one transaction.
 const PAGE: usize = 256;
+/// Files of dead writers seen to at the same time.
+const PARALLEL: usize = 16;
 /// Longest wait for one transaction.
 const TXN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -93,29 +96,30 @@ pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, 
     Ok(Shares::read(txn, routing).await?.agree())
 }
 
-/// Whether another session that has kept to itself what it appends to this file may not have told
-/// all of it yet, or has ended before it did.
+/// Another session that has kept to itself what it appends to this file, and may not have told all
+/// of it yet, or has ended before it did.
 ///
 /// One that opens the file a moment later does not matter: it can have no fresh word any more that
 /// it is alone.
-pub(super) async fn is_kept(txn: &mut Txn<'_>, inode: InodeId, by: SessionId) -> Done<bool> {
-    let mut range = hold_range(inode);
+pub(super) async fn kept_by(txn: &mut Txn<'_>, m: &Append) -> Done<Option<SessionId>> {
+    let own = [m.op.session, m.holder];
+    let mut range = hold_range(m.inode);
     loop {
         let page = txn.fetch_range(&range, PAGE, false).await?;
         let mut writers = Vec::new();
         for (key, value) in &page.rows {
-            let holder = split_hold(key).map(|(_, session)| session).filter(|s| *s != by);
-            if let Some(session) = holder
-                && HoldV1::open(inode, value)?.write
+            let holder = split_hold(key).map(|(_, session)| session);
+            if let Some(session) = holder.filter(|session| !own.contains(session))
+                && HoldV1::open(m.inode, value)?.write
             {
-                writers.push(shares_key(session));
+                writers.push(session);
             }
         }
-        if txn.fetch_all(writers).await?.iter().any(Option::is_none) {
-            return Ok(true);
-        }
-        if !page.more {
-            return Ok(false);
+        let records = writers.iter().map(|session| shares_key(*session)).collect();
+        let records = txn.fetch_all(records).await?;
+        let kept = writers.into_iter().zip(records).find(|(_, record)| record.is_none());
+        if kept.is_some() || !page.more {
+            return Ok(kept.map(|(session, _)| session));
         }
         range.begin = page.covered.end;
     }
@@ -159,6 +163,9 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
         });
         // Without a routing every session is as good as alive.
         let known = routing.version.0 > 0;
+        if me.with(|m| std::mem::take(&mut m.holds_left)) {
+            cleared = None;
+        }
         let mut pause = LOOK_PAUSE;
         if known && cleared.as_ref().is_none_or(|before| some_ended(before, &routing)) {
             match clear_dead(&me, &cx, &routing).await {
@@ -185,19 +192,29 @@ async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<Option<Du
     loop {
         let page_cx = cx.within(TXN_LIMIT);
         let page = Txn::new(&page_cx, kv).fetch_range(&range, PAGE, false).await?;
-        let mut readers = Vec::new();
+        let (mut readers, mut writers) = (Vec::new(), Vec::new());
         for (key, value) in &page.rows {
             let Some((inode, session)) = split_hold(key) else { continue };
             if routing.session_alive(session) {
                 continue;
             }
-            if HoldV1::open(inode, value)?.write {
-                let ended = over(session) && end_writer(me, cx, inode, session, &over).await?;
-                if !ended {
-                    left.insert(session);
-                }
-            } else {
-                readers.push(key.clone());
+            match HoldV1::open(inode, value) {
+                Ok(hold) if !hold.write => readers.push(key.clone()),
+                _ if !over(session) => drop(left.insert(session)),
+                _ => writers.push((inode, session)),
+            }
+        }
+        let ends = writers.into_iter().map(|(inode, session)| {
+            let over = &over;
+            async move { (inode, session, end_writer(me, cx, inode, session, over).await) }
+        });
+        let mut ends = futures::stream::iter(ends).buffer_unordered(PARALLEL);
+        while let Some((inode, session, ended)) = ends.next().await {
+            if let Err(e) = &ended {
+                tracing::warn!("what a dead writer of {:#x} left stays for now: {e}", inode.0);
+            }
+            if !matches!(ended, Ok(true)) {
+                left.insert(session);
             }
         }
         if !readers.is_empty() {

@@ -105,6 +105,8 @@ pub struct Meta {
     ids: InodeIds,
     place: Placement,
     over: Over,
+    /// Somebody waits for a hold of an ended session.
+    holds_left: bool,
     /// Who waits for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
@@ -146,6 +148,7 @@ impl Meta {
             ids: InodeIds::default(),
             place: Placement::new(routing, chunk_size, stripe, table),
             over: Over::new(node_lease),
+            holds_left: false,
             refreshing: None,
             collector: Collector::new(keep_answers, hold_again),
             orphans: Orphans::new(orphans),

@@ -190,20 +190,25 @@ pub struct ReportWrite {
     pub clear_suid: bool,
     /// A write has left a hole.
     pub sparse: bool,
-    /// The `op` of an [`Append`] or [`BeginCut`] whose sender has done with it. Of an append `end`
-    /// says what was stored of it: 0 for nothing.
-    pub turn: Option<RequestId>,
+    /// An [`Append`] or [`BeginCut`] whose sender has done with it.
+    pub turn: Option<EndTurn>,
     pub durable: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct EndTurn {
+    pub op: RequestId,
+    /// Of an append: behind what was stored of it; 0 for nothing.
+    pub end: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub enum Reported {
     Taken(Changed),
-    /// All is taken but the end: an append that has its place before this one is not stored yet.
-    /// Ask again.
+    /// All is taken, but the turn is not over: an append that has its place before this one is not
+    /// stored yet. Ask again.
     Waits,
-    /// All is taken but the end: the session that had the turn is over, and its place may be
-    /// somebody else's.
+    /// All is taken but the turn: its session is over, and the place may be somebody else's.
     Passed(Changed),
     /// The file was cut, or its times were set, since the writer looked: this is how it is now.
     /// What was written before the cut may have gone with it. The writer asks storage for the end
@@ -227,6 +232,8 @@ pub struct Append {
     pub len: u64,
     pub end: u64,
     pub truncations: u64,
+    /// In whose name the sender holds the file: its own session, or one of the same process.
+    pub holder: SessionId,
     pub op: RequestId,
 }
 
@@ -490,6 +497,7 @@ no_bulk!(
     GetAttr,
     SetAttr,
     ReportWrite,
+    EndTurn,
     Reported,
     Append,
     Appended,

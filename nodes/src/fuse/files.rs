@@ -203,12 +203,15 @@ pub struct Write {
 /// Writes, and makes it durable when the file was opened for that (the kernel leaves O_SYNC to us).
 pub async fn write(here: &Here, w: Write) -> Result<Written, FsError> {
     let append = w.flags & libc::O_APPEND != 0 && !w.cached;
+    let len = w.data.len();
     let at = if append { At::End } else { At::Offset(w.offset) };
     let written = here.client.write(&here.cx, w.inode, at, w.data, w.privileged).await?;
     // O_SYNC holds the bit of O_DSYNC.
     if w.flags & libc::O_DSYNC != 0 {
         let datasync = w.flags & libc::O_SYNC != libc::O_SYNC;
-        fsync(here, w.inode, Some(w.handle), datasync).await?;
+        // Why it is short the next write is told.
+        let handle = Some(w.handle).filter(|_| written.len == len);
+        fsync(here, w.inode, handle, datasync).await?;
     }
     Ok(written)
 }

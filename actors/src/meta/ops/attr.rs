@@ -13,7 +13,7 @@ use super::create::MODE_BITS;
 use super::turns::{self, Ended, Over, Turns};
 use super::*;
 use crate::proto::meta::{
-    Changed, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
+    Changed, EndTurn, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
 };
 
 const SETUID: u32 = 0o4000;
@@ -180,16 +180,17 @@ pub async fn report_write(
     }
     let before = inode.clone();
     let (mut waits, mut passed) = (false, false);
-    if let Some(op) = m.turn {
+    if let Some(EndTurn { op, end }) = m.turn {
         let [stored] = txn.read([&turns_key(m.inode)]).await?;
         let mut turns = Turns::open(m.inode, stored.as_ref())?;
+        check_length(layout_of(&inode.attr)?, end)?;
         passed = turns::finish(txn, &mut turns, op, end).await? == Ended::Passed;
         turns.settle(&mut inode.attr, over);
         waits = turns.has(op);
         turns.store(txn, m.inode);
     }
     let attr = &mut inode.attr;
-    attr.length = attr.length.max(if waits || passed { 0 } else { end });
+    attr.length = attr.length.max(end);
     attr.truncations = attr.truncations.max(m.truncations);
     attr.times_set = attr.times_set.max(m.times_set);
     attr.sparse |= m.sparse;

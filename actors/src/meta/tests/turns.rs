@@ -20,7 +20,7 @@ impl Tail {
     }
 
     fn append(&self, len: u64, op: RequestId) -> Append {
-        Append { inode: self.inode, len, end: 0, truncations: 0, op }
+        Append { inode: self.inode, len, end: 0, truncations: 0, holder: SessionId(0), op }
     }
 
     /// Where it goes; `None`: it has to wait.
@@ -35,7 +35,8 @@ impl Tail {
     /// Whether the turn is over, and what was stored is part of the file.
     async fn done(&self, op: RequestId, end: u64) -> bool {
         let truncations = self.w.attr(self.inode).await.unwrap().truncations;
-        let m = ReportWrite { turn: Some(op), ..report(self.inode, end, truncations) };
+        let turn = Some(EndTurn { op, end });
+        let m = ReportWrite { turn, ..report(self.inode, 0, truncations) };
         match self.w.ask(m).await.unwrap() {
             Reported::Taken(_) => true,
             Reported::Waits => false,
@@ -94,7 +95,8 @@ fn an_append_is_a_write() {
         t.w.ask(SetAttr { mode: Some(0o6755), ..nothing(t.inode, t.w.op()) }).await.unwrap();
         let op = t.op(1);
         t.ask(t.append(3, op)).await;
-        let end = ReportWrite { turn: Some(op), clear_suid: true, ..report(t.inode, 3, 0) };
+        let turn = Some(EndTurn { op, end: 3 });
+        let end = ReportWrite { turn, clear_suid: true, ..report(t.inode, 0, 0) };
         t.w.ask(end).await.unwrap();
         assert_eq!(t.w.attr(t.inode).await.unwrap().mode, 0o755);
         let huge = t.w.ask(t.append(1 << 62, t.op(1))).await;
@@ -162,7 +164,8 @@ fn the_dead_are_passed_over() {
         let attr = t.w.attr(t.inode).await.unwrap();
         assert_eq!((attr.length, attr.sparse), (15, true));
         for attempt in 0..2 {
-            let m = ReportWrite { turn: Some(dead), ..report(t.inode, 100, 0) };
+            let turn = Some(EndTurn { op: dead, end: 100 });
+            let m = ReportWrite { turn, ..report(t.inode, 0, 0) };
             let told = t.w.ask(m).await.unwrap();
             assert!(matches!(told, Reported::Passed(_)), "{attempt}: {told:?}");
         }
