@@ -29,11 +29,12 @@ fn deliberate_bugs_of_clients_and_meta_are_found() {
 /// 8007: a removal of nothing came again 5 s later and removed what had been written since.
 /// 610: a hole that nobody knew of. 25429: bytes behind the end, from before a loss of the store's
 /// power, came back after a truncation to nothing.
-/// 4637: the oracle asked who made a file before it was seen. 53953: clients with nothing to do heard
-/// too late that the store had lost their holds. 54360: an append that a client had kept lay over
-/// those of others when its session had ended. 57144: a report from before a loss of the store knew
-/// a truncation by the number of a later one. 64699: a question for the end that came late took a
-/// place that nobody knew of. 65364: a cut did not see a write that was stored and not committed.
+/// 4637: the oracle asked who made a file before it was seen. 53953: clients with nothing to do
+/// heard too late that the store had lost their holds. 54360: an append that a client had kept
+/// lay over those of others when its session had ended. 57144: a report from before a loss of the
+/// store knew a truncation by the number of a later one. 64699: a question for the end that came
+/// late took a place that nobody knew of. 65364: a cut did not see a write that was stored and
+/// not committed.
 #[test]
 fn old_stories_of_files_do_not_come_back() {
     let check = ALL.iter().find(|c| c.name == "files").expect("it exists");

@@ -127,8 +127,8 @@ impl Client {
     }
 
     /// Buffers; a failure of an earlier write in the background shows in flush and fsync. An append
-    /// that others could be beside is stored when this returns. `privileged`: the writer is root, so
-    /// setuid bits stay.
+    /// that others could be beside is stored when this returns. `privileged`: the writer is root,
+    /// so setuid bits stay.
     pub async fn write(
         &self,
         cx: &Cx,

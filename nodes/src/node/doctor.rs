@@ -85,7 +85,7 @@ impl Doctor {
     }
 
     /// One connection to everyone who can be dialled and has none, all at once; again while others
-    /// are heard of. Returns all peers, none of them unasked, and who could not be reached, and why.
+    /// are heard of. Returns all peers, none of them unasked, and who could not be reached and why.
     fn reach_all(&self, peers: &Peers) -> Result<(Vec<PeerState>, Unreached), Failure> {
         let (mut asked, mut failed) = (BTreeSet::new(), Unreached::new());
         loop {
