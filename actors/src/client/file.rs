@@ -214,10 +214,12 @@ impl FileCore {
         moved
     }
 
-    /// Behind the last byte that this client has written and meta does not count yet.
+    /// Behind the last byte that this client has written and meta does not count yet. An append in
+    /// its turn is no part of the file before it is stored, and those before it are.
     pub(super) fn own_end(&self) -> u64 {
         let size = self.known.layout.as_ref().map_or(0, |l| u64::from(l.chunk_size));
-        let buffered = self.chunks.iter().next_back();
+        let in_turn = self.turn.is_some_and(|turn| turn.placed);
+        let buffered = self.chunks.iter().next_back().filter(|_| !in_turn);
         let buffered = buffered.map_or(0, |(i, c)| u64::from(*i) * size + u64::from(c.end()));
         let doubtful = self.doubtful.map_or(0, |d| d.end);
         let reporting = self.reporting.map_or(0, |r| r.end);
@@ -304,6 +306,7 @@ impl FileCore {
     /// Whoever took the turn has done what there was to do, or has given up.
     pub(super) fn leave_turn(&mut self) {
         self.turn = self.turn.map(|turn| Turn { left: true, ..turn });
+        self.end_placed(); // perhaps nothing was buffered
     }
 
     /// Forgets the buffer of a chunk in which nothing is left.
@@ -692,6 +695,9 @@ mod tests {
         f.begin_turn(op, true);
         f.fail_flight(FsError::NoSpace); // somebody else's
         f.take_place();
+        f.chunks.entry(0).or_default().put(50, &Bytes::from_static(b"abc"), 64, Time::from_us(1));
+        assert_eq!(f.length(), 50, "it may fail yet");
+        f.chunks.clear();
         f.fill_turn(60);
         f.landed(60, 0);
         assert_eq!(f.begin_report().1, None, "it is not over");

@@ -5,7 +5,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use t3fs_actors::client::Link;
+use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::fsck::fsck;
 use t3fs_actors::proto::ids::{ChunkId, InodeId};
 use t3fs_actors::proto::meta::{Attr, GetAttr};
@@ -73,8 +73,11 @@ async fn unrest(
     }
     let mut ends = BTreeMap::new();
     for inode in &wanted.files {
-        let attr: Attr =
-            link.meta(cx, GetAttr { inode: *inode }).await.map_err(|e| e.to_string())?;
+        let attr: Attr = match link.meta(cx, GetAttr { inode: *inode }).await {
+            // A removal of unknown outcome took its name after it was seen.
+            Err(FsError::Stale) => continue,
+            attr => attr.map_err(|e| e.to_string())?,
+        };
         ends.insert(*inode, if wanted.loose { u64::MAX } else { attr.length });
     }
     let routing = link.routing();

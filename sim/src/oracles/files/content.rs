@@ -64,7 +64,9 @@ impl Change {
 fn taken_back(files: &Files, one: &Change, other: &Change) -> bool {
     let lost_before = |first: &Change, second: &Change| {
         let hard = first.hard.is_some_and(|h| h < second.begun);
-        let soft = first.ended.map_or(u64::MAX, |e| files.soft_until(e.at_us));
+        // Meta hears of one that a client keeps to itself when it is settled.
+        let told = first.settled.or(first.ended);
+        let soft = told.map_or(u64::MAX, |e| files.soft_until(e.at_us));
         let hit =
             |l: &Stamp| first.begun < *l && l.at_us <= soft && second.ended.is_none_or(|e| *l < e);
         !hard && files.losses.iter().any(hit)
