@@ -37,7 +37,7 @@ pub async fn open(
     uid: u32,
 ) -> Result<(Attr, HandleId), FsError> {
     if writes(flags) {
-        here.hub.begin_writing(inode);
+        here.hub.begin_writing(inode, flags);
     }
     let opened = async {
         let (attr, handle) = here.client.open(&here.cx, inode, writes(flags)).await?;
@@ -54,7 +54,7 @@ pub async fn open(
     };
     let opened = opened.await;
     if opened.is_err() && writes(flags) {
-        here.hub.end_writing(inode);
+        here.hub.end_writing(inode, flags);
     }
     opened
 }
@@ -106,7 +106,7 @@ pub async fn create(
     flags: i32,
 ) -> Result<(Attr, HandleId), FsError> {
     for _ in 0..ATTEMPTS {
-        let made = names::create(here, parent, name, owner, writes(flags)).await;
+        let made = names::create(here, parent, name, owner, flags).await;
         if !matches!(made, Err(FsError::Exists)) || flags & libc::O_EXCL != 0 {
             return made;
         }
@@ -154,7 +154,7 @@ pub async fn release(
 ) -> Result<(), FsError> {
     let done = here.client.release(&here.cx, inode, handle).await;
     if writes(flags) {
-        here.hub.end_writing(inode);
+        here.hub.end_writing(inode, flags);
     }
     done
 }

@@ -19,7 +19,8 @@ use t3fs_runtime::glommio::Remote;
 
 use super::admit::{Admission, Permit};
 use super::attr::Atime;
-use super::kernel::{INodeNo, Notifier, Ttl};
+use super::kernel::{FopenFlags, INodeNo, Notifier, Ttl};
+use super::options;
 
 /// How long an answer waits for the kernel to forget pages.
 const FORGET_MAX: Duration = Duration::from_secs(1);
@@ -42,11 +43,18 @@ pub fn client() -> Option<Client> {
     CLIENT.with(|c| c.borrow().clone())
 }
 
+/// How often a file is open for writing.
+#[derive(Default)]
+struct Writers {
+    all: u32,
+    appending: u32,
+}
+
 /// Shared by the FUSE threads and the shards.
 pub struct Hub {
     remotes: Vec<Remote>,
     /// Inodes that are open for writing, and how often: only their shard knows their length.
-    writers: DashMap<u64, u32>,
+    writers: DashMap<u64, Writers>,
     admission: Arc<Admission>,
     /// Tells the kernel what is no longer so, once there is a session.
     notifier: OnceLock<Notifier>,
@@ -139,17 +147,26 @@ impl Hub {
         }));
     }
 
-    pub fn begin_writing(&self, inode: InodeId) {
-        *self.writers.entry(inode.0).or_insert(0) += 1;
+    /// It is open for writing, with these flags.
+    pub fn begin_writing(&self, inode: InodeId, flags: i32) {
+        let mut writers = self.writers.entry(inode.0).or_default();
+        writers.all += 1;
+        writers.appending += u32::from(flags & libc::O_APPEND != 0);
     }
 
-    pub fn end_writing(&self, inode: InodeId) {
+    pub fn end_writing(&self, inode: InodeId, flags: i32) {
         if let dashmap::Entry::Occupied(mut e) = self.writers.entry(inode.0) {
-            *e.get_mut() -= 1;
-            if *e.get() == 0 {
+            let writers = e.get_mut();
+            writers.all -= 1;
+            writers.appending -= u32::from(flags & libc::O_APPEND != 0);
+            if writers.all == 0 {
                 e.remove();
             }
         }
+    }
+
+    fn is_appended(&self, inode: InodeId) -> bool {
+        self.writers.get(&inode.0).is_some_and(|writers| writers.appending > 0)
     }
 
     pub fn is_written(&self, inode: InodeId) -> bool {
@@ -161,6 +178,16 @@ impl Here {
     /// How long the kernel may remember what it is told.
     pub fn ttl(&self) -> Ttl {
         Ttl::from(&self.client.cache_time(self.cx.now()))
+    }
+
+    /// How the kernel caches a file that is opened with these flags. Appends move its idea of the
+    /// length from where that was, and it fills pages before it with zeros: after another mount has
+    /// cut a file that programs here append to, it would read zeros behind the end.
+    pub fn caching(&self, inode: InodeId, flags: i32) -> FopenFlags {
+        let reads = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        let beside = reads && self.client.is_shared() && self.hub.is_appended(inode);
+        let direct = if beside { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
+        options::of_open(flags) | direct
     }
 
     /// Has the kernel forget a file's pages if somebody else has cut the file, before the answer

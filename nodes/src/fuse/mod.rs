@@ -322,7 +322,7 @@ impl Filesystem for Fs {
             let inode = InodeId(ino.0);
             let taken = match files::open(&here, inode, flags.0, uid).await {
                 Ok((_, handle)) => {
-                    (handle, reply.opened(FileHandle(handle.0), options::of_open(flags.0)))
+                    (handle, reply.opened(FileHandle(handle.0), here.caching(inode, flags.0)))
                 }
                 Err(e) => {
                     reply.error(errno(&e));

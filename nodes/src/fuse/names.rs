@@ -7,6 +7,7 @@
 use t3fs_actors::client::{Attr, FileType, FsError, HandleId, Owner, RenameMode};
 use t3fs_actors::proto::ids::InodeId;
 
+use super::files;
 use super::hub::Here;
 use super::kernel::RenameFlags;
 
@@ -22,13 +23,13 @@ pub async fn create(
     parent: InodeId,
     name: &[u8],
     owner: Owner,
-    writes: bool,
+    flags: i32,
 ) -> Result<(Attr, HandleId), FsError> {
     let kind = FileType::File;
     let (attr, session) = here.client.make(&here.cx, parent, name, owner, kind, true).await?;
     let inode = attr.inode;
-    if writes {
-        here.hub.begin_writing(inode);
+    if files::writes(flags) {
+        here.hub.begin_writing(inode, flags);
     }
     here.at(inode, async move |there: &Here| Ok(there.client.adopt(attr, session))).await
 }

@@ -286,3 +286,34 @@ pub fn copytruncate_under_way(two: &Two) -> Count {
     }
     count
 }
+
+/// B empties the log that A appends to, and A reads it anew: whole lines, and no zeros. Regression
+/// (breaker, issue 10): each append moved what A's kernel took for the end from where it had been,
+/// and what lay before it was read as zeros in 25 of 25 rounds.
+pub fn cut_there(two: &Two) -> Count {
+    let mut count = Count::default();
+    let end = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let mut log = appending(&two.a.join("log"))?;
+            while !end.load(Ordering::Relaxed) {
+                log.write_all(b"under way\n").at("append")?;
+            }
+            Ok(())
+        });
+        for _ in two.rounds() {
+            thread::sleep(std::time::Duration::from_millis(50));
+            let log = File::options().write(true).create(true).open(two.b.join("log"));
+            let cut = log.and_then(|log| log.set_len(0)).at("truncate");
+            let read = cut.and_then(|()| fs::read(two.a.join("log")).at("read"));
+            let whole = |text: Vec<u8>| match text.chunks(10).all(|line| line == b"under way\n") {
+                true => Ok(()),
+                false => Err(format!("{} of {} bytes are zeros", zeros(&text), text.len())),
+            };
+            count.expect("what A reads", read.and_then(whole));
+        }
+        end.store(true, Ordering::Relaxed);
+        count.expect("appends", writer.join().expect("no panic"));
+    });
+    count
+}

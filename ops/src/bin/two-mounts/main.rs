@@ -33,7 +33,7 @@ const CASE_MAX: Duration = Duration::from_secs(20);
 /// Name, rounds, what is done.
 type Case = (&'static str, u32, fn(&Two) -> Count);
 
-const CASES: [Case; 29] = [
+const CASES: [Case; 30] = [
     ("stale-name", 40, names::stale_name),
     ("stale-folder", 20, names::stale_folder),
     ("names-at-once", 60, names::names_at_once),
@@ -46,6 +46,7 @@ const CASES: [Case; 29] = [
     ("append-after-rewrite", 40, appends::after_rewrite),
     ("copytruncate", 20, appends::copytruncate),
     ("copytruncate-under-way", 20, appends::copytruncate_under_way),
+    ("cut-there-while-appending", 40, appends::cut_there),
     ("truncated-there", 1, cuts::there),
     ("truncated-here-by-handle", 1, cuts::here_by_handle),
     ("truncated-here-by-path", 1, cuts::here_by_path),
