@@ -303,7 +303,8 @@ pub fn cut_there(two: &Two) -> Count {
         });
         for _ in two.rounds() {
             thread::sleep(std::time::Duration::from_millis(50));
-            let log = File::options().write(true).create(true).open(two.b.join("log"));
+            let log =
+                File::options().write(true).create(true).truncate(false).open(two.b.join("log"));
             let cut = log.and_then(|log| log.set_len(0)).at("truncate");
             let read = cut.and_then(|()| fs::read(two.a.join("log")).at("read"));
             let whole = |text: Vec<u8>| match text.chunks(10).all(|line| line == b"under way\n") {
