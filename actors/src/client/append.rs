@@ -90,7 +90,7 @@ impl Client {
         cx.clone().spawn(async move {
             let Ok(_alone) = file.gate.alone(&cx).await else { return };
             if let Err(e) = client.end_turn(&cx, &file, op).await {
-                tracing::debug!("the end of a turn is told later: {e}");
+                tracing::debug!("the end of a turn is not told yet: {e}");
             }
             client.sweep(&cx);
         });
