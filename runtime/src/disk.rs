@@ -68,6 +68,38 @@ impl std::ops::DerefMut for DiskBuf {
     }
 }
 
+/// A buffer whose bytes are decided from the start on. What it held before is seen by nobody.
+pub struct Filling {
+    buf: DiskBuf,
+    filled: usize,
+}
+
+impl Filling {
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.buf[self.filled..][..bytes.len()].copy_from_slice(bytes);
+        self.filled += bytes.len();
+    }
+
+    /// Zeros up to byte `end`, which can be changed through what is returned.
+    pub fn zeros_to(&mut self, end: usize) -> &mut [u8] {
+        let zeros = &mut self.buf[self.filled..end];
+        zeros.fill(0);
+        self.filled = end;
+        zeros
+    }
+
+    /// What has been decided so far.
+    pub fn filled(&self) -> &[u8] {
+        &self.buf[..self.filled]
+    }
+
+    /// With zeros to the end.
+    pub fn done(mut self) -> DiskBuf {
+        self.zeros_to(self.buf.len());
+        self.buf
+    }
+}
+
 /// Plain heap memory, for the simulator and for buffered files.
 impl DiskMemory for Vec<u8> {
     fn as_slice(&self) -> &[u8] {
@@ -107,6 +139,7 @@ pub enum DiskOp {
     Close {
         file: FileId,
     },
+    /// A buffer with whatever its memory held before.
     Alloc {
         len: usize,
     },
@@ -213,9 +246,14 @@ impl Disk {
     /// A zeroed, writable, aligned buffer of `len` bytes (a multiple of [`ALIGN`]).
     /// Completes at once.
     pub async fn alloc(&self, len: usize) -> DiskBuf {
+        self.fill(len).await.done()
+    }
+
+    /// Like [`Disk::alloc`], to be filled from its start: what is put there is not zeroed before.
+    pub async fn fill(&self, len: usize) -> Filling {
         assert!(len > 0 && len.is_multiple_of(ALIGN), "{len}");
         match self.run(DiskOp::Alloc { len }).await {
-            Ok(DiskReply::Buf(b)) => b,
+            Ok(DiskReply::Buf(buf)) => Filling { buf, filled: 0 },
             _ => unreachable!("allocation answers with a buffer or ends the process"),
         }
     }

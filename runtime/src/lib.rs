@@ -27,7 +27,7 @@ pub use ask::{Ask, AskError, Lane};
 pub use backend::Backend;
 pub use buf::Bulk;
 pub use cx::Cx;
-pub use disk::{Disk, DiskBuf, DiskError, DiskId, FileId};
+pub use disk::{Disk, DiskBuf, DiskError, DiskId, FileId, Filling};
 pub use shard::{Links, Shard};
 pub use slot::{Slot, join, join_all};
 pub use time::Time;

@@ -63,7 +63,8 @@ impl Backend for SimBackend {
 
     fn disk(&self, disk: DiskId, op: DiskOp, done: Slot<DiskResult>) {
         if let DiskOp::Alloc { len } = op {
-            return done.fill(Ok(DiskReply::Buf(DiskBuf(Box::new(vec![0; len])))));
+            let used_before = vec![0xa5; len];
+            return done.fill(Ok(DiskReply::Buf(DiskBuf(Box::new(used_before)))));
         }
         let Some(w) = self.alive() else { return };
         let slot = w.disk_slot(self.owner.node, disk);

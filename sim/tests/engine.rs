@@ -1,5 +1,7 @@
 //! Single stories of the chunk engine on one disk. Random ones are in the check `engine`.
 
+use core::time::Duration;
+
 use t3fs_actors::proto::ids::{
     ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId,
 };
@@ -200,4 +202,42 @@ fn a_writer_counts_from_its_commit_on() {
     let (other, same) = done.unwrap();
     assert_eq!(other, Err(EngineError::TooManyWriters));
     assert_eq!(same.map(|a| a.version), Ok(ChunkVersion(2)));
+}
+
+/// Goal: what one kind of chunk gave free is there for another at once, though data files keep free
+/// space for those that come next; and what nobody comes for goes back to the host. Method: a disk
+/// that holds the first kind or the second, not both.
+#[test]
+fn free_space_is_for_whoever_needs_it() {
+    let world = World::new(1);
+    world.add_node(NodeSpec::new().disk(64 << 20));
+    let done = world.block_on(NODE, |cx| async move {
+        let engine = create(&cx).await;
+        let remove = async |index| {
+            let had = engine.info(chunk(index)).unwrap().committed.unwrap().version;
+            let version = ChunkVersion(had.0 + 1);
+            let (chain_version, op) = (ChainVersion(1), Op::Remove);
+            let u = Update {
+                chunk: chunk(index),
+                version,
+                chain_version,
+                op,
+                request: None,
+                commit: true,
+            };
+            engine.apply(&cx, u).await.unwrap();
+        };
+        for (size, count) in [(1 << 20, 48), (256 << 10, 200), (1 << 20, 48)] {
+            for i in 0..count {
+                write(&cx, &engine, i, size).await;
+            }
+            for i in 0..count {
+                remove(i).await;
+            }
+        }
+        assert!(engine.space().reusable > 32 << 20, "kept: {:?}", engine.space());
+        cx.sleep(Duration::from_secs(11)).await;
+        assert!(engine.space().reusable < 16 << 20, "given back: {:?}", engine.space());
+    });
+    done.unwrap();
 }

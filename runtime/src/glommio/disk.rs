@@ -117,12 +117,9 @@ impl Disks {
         Disks { folders, files: RefCell::default(), next: Cell::new(1), warned: Cell::new(false) }
     }
 
-    /// A zeroed DMA buffer from the shard's registered memory, or from the heap when that is used
-    /// up.
+    /// A DMA buffer from the shard's registered memory, or from the heap when that is used up.
     pub(super) fn alloc(&self, len: usize) -> DiskReply {
-        let mut b = ::glommio::allocate_dma_buffer(len);
-        b.as_bytes_mut().fill(0);
-        DiskReply::Buf(DiskBuf(Box::new(b)))
+        DiskReply::Buf(DiskBuf(Box::new(::glommio::allocate_dma_buffer(len))))
     }
 
     fn file(&self, id: FileId) -> File {

@@ -41,6 +41,18 @@ pub enum Trim {
     Truncate(Groups),
 }
 
+/// How much free space stays in the data files, in whole groups, besides one of each class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Keep {
+    /// What was in use in this window of time or the one before, and an eighth of what is. Whoever
+    /// replaces files by new ones writes over blocks that the host has given before; new ones cost
+    /// it a transaction for each sync.
+    Recent,
+    /// An eighth of what is in use.
+    Share,
+    Nothing,
+}
+
 struct Space {
     class: Class,
     /// Slots of one group.
@@ -49,6 +61,8 @@ struct Space {
     /// Used slots of each group of the file.
     used: Vec<u32>,
     used_slots: u64,
+    /// Most groups' worth of slots in use in this window of time, and in the one before.
+    high: [u32; 2],
     holes: BTreeSet<u32>,
     /// Groups being given back.
     leaving: BTreeSet<u32>,
@@ -63,6 +77,7 @@ impl Space {
             free: Bitmap::default(),
             used: vec![0; groups as usize],
             used_slots: 0,
+            high: [0; 2],
             holes: BTreeSet::new(),
             leaving: BTreeSet::new(),
             growing: false,
@@ -75,6 +90,18 @@ impl Space {
 
     fn group(&self, slot: u32) -> u32 {
         slot / self.per
+    }
+
+    /// Groups that the slots in use would fill.
+    fn used_groups(&self) -> u32 {
+        self.used_slots.div_ceil(u64::from(self.per)) as u32
+    }
+
+    fn took(&mut self, slot: u32) {
+        let group = self.group(slot);
+        self.used[group as usize] += 1;
+        self.used_slots += 1;
+        self.high[0] = self.high[0].max(self.used_groups());
     }
 
     fn idle(&self, group: u32) -> bool {
@@ -117,9 +144,7 @@ impl Allocator {
             return Err(format!("{e:?} lies behind the end of its data file"));
         }
         assert!(space.free.remove(e.slot), "{e:?} is referred to twice");
-        let group = space.group(e.slot);
-        space.used[group as usize] += 1;
-        space.used_slots += 1;
+        space.took(e.slot);
         Ok(())
     }
 
@@ -128,9 +153,7 @@ impl Allocator {
         let space = self.spaces.get_mut(&class)?;
         let slot = space.free.first()?;
         space.free.remove(slot);
-        let group = space.group(slot);
-        space.used[group as usize] += 1;
-        space.used_slots += 1;
+        space.took(slot);
         Some(Extent { class, slot })
     }
 
@@ -183,17 +206,22 @@ impl Allocator {
     }
 
     /// Wholly free groups beyond what is worth keeping, out of use until [`Allocator::trimmed`].
-    /// After recovery (`all`) holes are not known, so every inner free group is punched again.
-    pub fn trim(&mut self, all: bool) -> Vec<Trim> {
+    /// After recovery holes are not known, so every inner free group is punched again.
+    pub fn trim(&mut self, keep: Keep) -> Vec<Trim> {
         let mut out = Vec::new();
         for (&class, space) in &mut self.spaces {
             if space.growing || !space.leaving.is_empty() {
                 continue;
             }
             let per = space.per;
-            let used_groups = space.used_slots.div_ceil(u64::from(per)) as u32;
+            let used = space.used_groups();
             let always = u32::from(class.block() <= self.group_bytes);
-            let mut keep = if all { 0 } else { used_groups / 8 } + always;
+            let mut keep = always
+                + match keep {
+                    Keep::Recent => used / 8 + space.high[0].max(space.high[1]) - used,
+                    Keep::Share => used / 8,
+                    Keep::Nothing => 0,
+                };
             let end = space.used.len() as u32;
             // The end of the file first: what is left behind the last used group is cut off.
             let mut tail = end;
@@ -225,6 +253,18 @@ impl Allocator {
             }
         }
         out
+    }
+
+    /// Whether less is in use than lately, so that [`Keep::Recent`] keeps more than a share.
+    pub fn keeps_recent(&self) -> bool {
+        self.spaces.values().any(|s| s.high[0].max(s.high[1]) > s.used_groups())
+    }
+
+    /// A window of time has passed.
+    pub fn next_window(&mut self) {
+        for space in self.spaces.values_mut() {
+            space.high = [space.used_groups(), space.high[0]];
+        }
     }
 
     /// The space was given back, or (`done` false) stays.
@@ -296,7 +336,10 @@ mod tests {
                     a.release(Extent { class, slot });
                 }
                 if next() % 500 == 0 {
-                    for t in a.trim(next() % 2 == 0) {
+                    if next() % 2 == 0 {
+                        a.next_window();
+                    }
+                    for t in a.trim([Keep::Recent, Keep::Share, Keep::Nothing][next() % 3]) {
                         a.trimmed(t, next() % 4 != 0);
                     }
                 }
@@ -306,12 +349,42 @@ mod tests {
             for slot in owned {
                 a.release(Extent { class, slot });
             }
-            for t in a.trim(true) {
+            for t in a.trim(Keep::Nothing) {
                 a.trimmed(t, true);
             }
             let kept = if class.block() <= 4 << 20 { 4 << 20 } else { 0 };
             assert!(a.present() <= kept / class.block() * class.stride(), "{}", a.present());
         }
+    }
+
+    /// Goal: who removes and writes as much again finds the space; who only removes gets it back.
+    /// Method: eight groups taken and released, then two windows of time.
+    #[test]
+    fn space_of_late_stays_for_two_windows() {
+        let class = Class::of(512 << 10);
+        let mut a = Allocator::new(4 << 20);
+        let slots = 8 * class.group_slots(4 << 20);
+        let mut taken = Vec::new();
+        for _ in 0..slots {
+            let e = a.take(class).unwrap_or_else(|| {
+                let g = a.grow(class);
+                a.grown(g, true);
+                a.take(class).expect("just grown")
+            });
+            taken.push(e);
+        }
+        let full = a.present();
+        assert!(!a.keeps_recent());
+        taken.drain(..).for_each(|e| a.release(e));
+        assert!(a.keeps_recent());
+        for _ in 0..2 {
+            assert_eq!(a.trim(Keep::Recent), []);
+            assert_eq!(a.present(), full);
+            a.next_window();
+        }
+        assert!(!a.keeps_recent());
+        a.trim(Keep::Recent).into_iter().for_each(|t| a.trimmed(t, true));
+        assert_eq!(a.present(), full / 8);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use t3fs_runtime::disk::OpenMode;
 use t3fs_runtime::{Cx, DiskError, FileId, Slot};
 
-use super::allocator::Groups;
+use super::allocator::{Groups, Keep};
 use super::error::EngineError;
 use super::layout::{Class, Extent};
 use super::log::fill_zeros;
@@ -30,6 +30,7 @@ impl Inner {
         class: Class,
         exists: bool,
     ) -> Result<Extent, EngineError> {
+        let mut gave_back = false;
         loop {
             let next = self.with(|s| {
                 s.alive()?;
@@ -51,7 +52,16 @@ impl Inner {
                     return Ok(e);
                 }
                 Next::Wait(slot) => slot.await,
-                Next::Grow(groups) => self.grow(cx, groups, exists).await?,
+                Next::Grow(groups) => match self.grow(cx, groups, exists).await {
+                    // Other classes may have what is missing here.
+                    Err(EngineError::NoSpace) if !gave_back => {
+                        gave_back = true;
+                        if !self.give_back(cx, Keep::Nothing).await {
+                            return Err(EngineError::NoSpace);
+                        }
+                    }
+                    grown => grown?,
+                },
             }
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use t3fs_runtime::disk::OpenMode;
 use t3fs_runtime::{Cx, DiskError, FileId};
 
-use super::allocator::Trim;
+use super::allocator::{Keep, Trim};
 use super::block::{self, CHECKPOINT};
 use super::checkpoint::{Start, encode_gone, encode_row};
 use super::error::EngineError;
@@ -22,6 +22,10 @@ const SLICE: usize = 256 << 10;
 const SEGMENTS: u64 = 3;
 /// Old segments kept to be used again.
 const RETIRED: usize = 2;
+/// Periods of one window of time ([`Keep::Recent`]).
+const WINDOW: u32 = 20;
+/// A disk with less than this part of its capacity free is short of space.
+const SHORT: u64 = 16;
 /// Freed bytes that are worth looking for wholly free groups.
 const FREED: u64 = 16 << 20;
 
@@ -40,7 +44,8 @@ impl State {
     }
 
     fn keep_due(&self) -> bool {
-        !self.dirty.is_empty() || self.freed_bytes > 0 || self.spare_refused || self.trim_all
+        let space = self.freed_bytes > 0 || self.trim_all || self.allocator.keeps_recent();
+        space || !self.dirty.is_empty() || self.spare_refused
     }
 }
 
@@ -87,8 +92,11 @@ impl Inner {
 
     async fn keep(self: &Rc<Self>, cx: &Cx) {
         let mut freed_before = 0;
+        let mut periods = 0;
         loop {
             cx.sleep(PERIOD).await;
+            periods += 1;
+            let window = periods % WINDOW == 0;
             let (stop, apply, trim, spare) = self.with(|s| {
                 let stop = s.failed.is_some() || s.closing || !s.keep_due();
                 s.keeping = !stop;
@@ -97,7 +105,12 @@ impl Inner {
                 let quiet = s.freed_bytes == freed_before;
                 freed_before = s.freed_bytes;
                 let some = s.freed_bytes > 0 || s.trim_all;
-                (stop, apply, some && (quiet || s.freed_bytes > FREED), s.spare_refused)
+                let mut trim = some && (quiet || s.freed_bytes > FREED);
+                if window {
+                    trim |= s.allocator.keeps_recent();
+                    s.allocator.next_window();
+                }
+                (stop, apply, trim, s.spare_refused)
             });
             if stop {
                 return;
@@ -114,16 +127,27 @@ impl Inner {
         }
     }
 
-    /// Gives wholly free groups back to the host.
+    /// Gives wholly free groups back to the host that are not worth keeping.
     pub async fn trim(&self, cx: &Cx) {
+        let short = match self.disk(cx).space().await {
+            Ok(space) => space.free < space.capacity / SHORT,
+            Err(_) => false,
+        };
+        self.give_back(cx, if short { Keep::Share } else { Keep::Recent }).await;
+    }
+
+    /// Whether anything was given back by this call.
+    pub async fn give_back(&self, cx: &Cx, keep: Keep) -> bool {
         let trims = self.with(|s| {
             if std::mem::replace(&mut s.trimming, true) {
                 return None;
             }
             s.freed_bytes = 0;
-            Some(s.allocator.trim(std::mem::take(&mut s.trim_all)))
+            let all = std::mem::take(&mut s.trim_all);
+            Some(s.allocator.trim(if all { Keep::Nothing } else { keep }))
         });
-        let Some(trims) = trims else { return };
+        let Some(trims) = trims else { return false };
+        let mut some = false;
         let disk = self.disk(cx);
         for trim in trims {
             let (Trim::Punch(groups) | Trim::Truncate(groups)) = trim;
@@ -135,6 +159,7 @@ impl Inner {
             if let Err(e) = &done {
                 tracing::warn!("free space stays in a data file: {e}");
             }
+            some |= done.is_ok();
             self.with(|s| {
                 s.allocator.trimmed(trim, done.is_ok());
                 for slot in s.resized.drain(..) {
@@ -143,6 +168,7 @@ impl Inner {
             });
         }
         self.with(|s| s.trimming = false);
+        some
     }
 
     /// With `checkpointing` taken.
@@ -260,7 +286,7 @@ impl Inner {
             (!s.trimming && !s.journal.writing && !s.journal.preparing).then_some(())
         })
         .await;
-        self.trim(cx).await;
+        self.give_back(cx, Keep::Share).await;
         let files = self.with(|s| {
             s.failed.get_or_insert("it is closed".into());
             let data = std::mem::take(&mut s.files).into_values().map(|f| f.file);

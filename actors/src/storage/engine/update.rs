@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use t3fs_runtime::{Cx, join, join_all};
+use t3fs_runtime::{Cx, Filling, join, join_all};
 
 use super::error::EngineError;
 use super::layout::{Class, Extent, GRANULE, PAGE_GRANULES, Side, granules};
@@ -267,33 +267,51 @@ impl Inner {
         let paged = !extent.class.inline();
         // A full block has its pages right behind it.
         let one = paged && data_len as u64 == extent.class.block();
-        let mut buf = disk.alloc(data_len + if one { pages_len } else { 0 }).await;
-        let head = 0..edit.offset.min(edit.kept);
-        let tail = edit.end().min(edit.kept)..edit.kept;
-        let parts = if edit.data.is_empty() { [0..edit.kept, 0..0] } else { [head, tail] };
-        for part in parts.into_iter().filter(|p| !p.is_empty()) {
-            let len = part.end - part.start;
-            let old = self.read_content(cx, edit.chunk, Which::Committed, part.start, len).await?;
-            buf[part.start as usize..part.end as usize].copy_from_slice(&old.1);
-        }
-        buf[edit.offset as usize..edit.end() as usize].copy_from_slice(edit.data);
-        let sums: Vec<u32> = buf[..data_len].chunks_exact(GRANULE).map(granule_sum).collect();
+        let mut buf = disk.fill(data_len + if one { pages_len } else { 0 }).await;
+        let new = match edit.data.is_empty() {
+            true => edit.kept..edit.kept,
+            false => edit.offset..edit.end(),
+        };
+        self.put_old(cx, edit.chunk, 0..new.start.min(edit.kept), &mut buf).await?;
+        buf.zeros_to(new.start as usize);
+        buf.put(edit.data);
+        self.put_old(cx, edit.chunk, new.end.min(edit.kept)..edit.kept, &mut buf).await?;
+        buf.zeros_to(data_len);
+        let sums: Vec<u32> = buf.filled().chunks_exact(GRANULE).map(granule_sum).collect();
         let (file, at) = (self.file(extent.class), extent.offset());
         let written = if one {
-            fill_pages(edit.chunk, &sums, &mut buf[data_len..]);
-            disk.write(file, at, buf).await
+            fill_pages(edit.chunk, &sums, buf.zeros_to(data_len + pages_len));
+            disk.write(file, at, buf.done()).await
         } else if paged {
             let mut pages = disk.alloc(pages_len).await;
             fill_pages(edit.chunk, &sums, &mut pages);
             let pages_at = extent.page_offset(0, Side::A);
-            let (a, b) = join(disk.write(file, at, buf), disk.write(file, pages_at, pages)).await;
+            let (a, b) =
+                join(disk.write(file, at, buf.done()), disk.write(file, pages_at, pages)).await;
             a.and(b)
         } else {
-            disk.write(file, at, buf).await
+            disk.write(file, at, buf.done()).await
         };
         written.map_err(|e| self.broken(e))?;
         self.sync_data(cx, extent.class).await?;
         Ok(sums)
+    }
+
+    /// Puts a range of the content as it is.
+    async fn put_old(
+        self: &Rc<Self>,
+        cx: &Cx,
+        chunk: ChunkId,
+        range: Range<u32>,
+        buf: &mut Filling,
+    ) -> Result<(), EngineError> {
+        if !range.is_empty() {
+            let len = range.end - range.start;
+            let old = self.read_content(cx, chunk, Which::Committed, range.start, len).await?;
+            assert_eq!(old.1.len(), len as usize, "what is kept is there");
+            buf.put(&old.1);
+        }
+        Ok(())
     }
 
     /// The new images of granules, over what is kept of the old ones.
