@@ -105,8 +105,8 @@ impl Space {
     }
 
     fn idle(&self, group: u32) -> bool {
-        let elsewhere = self.holes.contains(&group) || self.leaving.contains(&group);
-        self.used[group as usize] == 0 && !elsewhere
+        let here = || !self.holes.contains(&group) && !self.leaving.contains(&group);
+        self.used[group as usize] == 0 && here()
     }
 
     fn set_free(&mut self, groups: Groups, free: bool) {
@@ -120,11 +120,13 @@ impl Space {
 pub struct Allocator {
     spaces: BTreeMap<Class, Space>,
     group_bytes: u64,
+    /// Nothing has become free since there was nothing to give back.
+    stripped: bool,
 }
 
 impl Allocator {
     pub fn new(group_bytes: u64) -> Allocator {
-        Allocator { spaces: BTreeMap::new(), group_bytes }
+        Allocator { spaces: BTreeMap::new(), group_bytes, stripped: false }
     }
 
     /// Tells the length of a data file that is there; returns the length of its groups, which the
@@ -163,6 +165,7 @@ impl Allocator {
         assert!(space.used[group as usize] > 0 && space.free.insert(e.slot), "{e:?} freed twice");
         space.used[group as usize] -= 1;
         space.used_slots -= 1;
+        self.stripped = false;
     }
 
     /// Whether few enough slots are left that growing should begin.
@@ -176,9 +179,9 @@ impl Allocator {
         self.spaces.get(&class).is_some_and(|s| s.growing || !s.leaving.is_empty())
     }
 
-    /// What to grow next: holes first, else an eighth of the file behind its end. Ends with
-    /// [`Allocator::grown`].
-    pub fn grow(&mut self, class: Class) -> Groups {
+    /// What to grow next: holes first, else an eighth of the file behind its end, and no more than
+    /// `most` groups. Ends with [`Allocator::grown`].
+    pub fn grow(&mut self, class: Class, most: u32) -> Groups {
         let per = class.group_slots(self.group_bytes);
         let space = self.spaces.entry(class).or_insert_with(|| Space::new(class, per, 0));
         assert!(!space.growing && space.leaving.is_empty());
@@ -187,7 +190,7 @@ impl Allocator {
             return Groups { class, per, first, count: 1 };
         }
         let have = space.used.len() as u32;
-        let count = (have / 8).clamp(1, class.grow_groups_max(self.group_bytes));
+        let count = (have / 8).clamp(1, class.grow_groups_max(self.group_bytes).min(most));
         Groups { class, per, first: have, count }
     }
 
@@ -203,43 +206,40 @@ impl Allocator {
             space.used.resize((groups.first + groups.count) as usize, 0);
         }
         space.set_free(groups, true);
+        self.stripped = false;
     }
 
-    /// Wholly free groups beyond what is worth keeping, out of use until [`Allocator::trimmed`].
-    /// After recovery holes are not known, so every inner free group is punched again.
-    pub fn trim(&mut self, keep: Keep) -> Vec<Trim> {
+    /// Wholly free groups beyond what is worth keeping, out of use until [`Allocator::trimmed`]:
+    /// what lies at the end of the files, and of what lies within them no more than is needed to
+    /// make `need` bytes. After recovery holes are not known, so every inner free group is punched
+    /// again.
+    pub fn trim(&mut self, keep: Keep, need: u64) -> Vec<Trim> {
         let mut out = Vec::new();
+        if keep == Keep::Nothing && self.stripped {
+            return out;
+        }
+        let mut given = 0;
         for (&class, space) in &mut self.spaces {
             if space.growing || !space.leaving.is_empty() {
                 continue;
             }
-            let per = space.per;
-            let used = space.used_groups();
-            let always = u32::from(class.block() <= self.group_bytes);
-            let mut keep = always
+            let (per, used) = (space.per, space.used_groups());
+            let mut kept = u32::from(class.block() <= self.group_bytes)
                 + match keep {
                     Keep::Recent => used / 8 + space.high[0].max(space.high[1]) - used,
                     Keep::Share => used / 8,
                     Keep::Nothing => 0,
                 };
             let end = space.used.len() as u32;
-            // The end of the file first: what is left behind the last used group is cut off.
             let mut tail = end;
             while tail > 0 && (space.idle(tail - 1) || space.holes.contains(&(tail - 1))) {
                 tail -= 1;
             }
-            for g in 0..tail {
-                if keep > 0 && space.idle(g) {
-                    keep -= 1;
-                } else if space.idle(g) {
-                    let groups = Groups { class, per, first: g, count: 1 };
-                    space.leaving.insert(g);
-                    space.set_free(groups, false);
-                    out.push(Trim::Punch(groups));
-                }
-            }
-            while keep > 0 && tail < end && !space.holes.contains(&tail) {
-                keep -= 1;
+            let mut inner: Vec<u32> = (0..tail).filter(|g| space.idle(*g)).collect();
+            let stay = inner.len().min(kept as usize);
+            kept -= stay as u32;
+            while kept > 0 && tail < end {
+                kept -= u32::from(!space.holes.contains(&tail));
                 tail += 1;
             }
             if tail < end {
@@ -249,10 +249,33 @@ impl Allocator {
                     }
                     space.leaving.insert(g);
                 }
-                out.push(Trim::Truncate(Groups { class, per, first: tail, count: end - tail }));
+                let groups = Groups { class, per, first: tail, count: end - tail };
+                given += groups.bytes();
+                out.push(Trim::Truncate(groups));
+            }
+            for g in inner.drain(stay..) {
+                if given >= need {
+                    break;
+                }
+                let groups = Groups { class, per, first: g, count: 1 };
+                space.leaving.insert(g);
+                space.set_free(groups, false);
+                given += groups.bytes();
+                out.push(Trim::Punch(groups));
             }
         }
+        self.stripped = keep == Keep::Nothing && out.is_empty();
         out
+    }
+
+    /// Whether a class has a free slot.
+    pub fn has_free(&self, class: Class) -> bool {
+        self.spaces.get(&class).is_some_and(|s| s.free.first().is_some())
+    }
+
+    /// Whether a data file is being made longer.
+    pub fn growing(&self) -> bool {
+        self.spaces.values().any(|s| s.growing)
     }
 
     /// Whether less is in use than lately, so that [`Keep::Recent`] keeps more than a share.
@@ -274,6 +297,7 @@ impl Allocator {
         for g in groups.first..groups.first + groups.count {
             assert!(space.leaving.remove(&g));
             if !done && !space.holes.contains(&g) {
+                self.stripped = false;
                 space.set_free(Groups { first: g, count: 1, ..groups }, true);
             }
         }
@@ -326,7 +350,7 @@ mod tests {
                 let filling = step / 5000 % 2 == 0;
                 if next() % 10 < if filling { 7 } else { 3 } {
                     let e = a.take(class).unwrap_or_else(|| {
-                        let g = a.grow(class);
+                        let g = a.grow(class, u32::MAX);
                         a.grown(g, true);
                         a.take(class).expect("just grown")
                     });
@@ -339,7 +363,8 @@ mod tests {
                     if next() % 2 == 0 {
                         a.next_window();
                     }
-                    for t in a.trim([Keep::Recent, Keep::Share, Keep::Nothing][next() % 3]) {
+                    let need = if next() % 2 == 0 { u64::MAX } else { 8 << 20 };
+                    for t in a.trim([Keep::Recent, Keep::Share, Keep::Nothing][next() % 3], need) {
                         a.trimmed(t, next() % 4 != 0);
                     }
                 }
@@ -349,7 +374,7 @@ mod tests {
             for slot in owned {
                 a.release(Extent { class, slot });
             }
-            for t in a.trim(Keep::Nothing) {
+            for t in a.trim(Keep::Nothing, u64::MAX) {
                 a.trimmed(t, true);
             }
             let kept = if class.block() <= 4 << 20 { 4 << 20 } else { 0 };
@@ -367,7 +392,7 @@ mod tests {
         let mut taken = Vec::new();
         for _ in 0..slots {
             let e = a.take(class).unwrap_or_else(|| {
-                let g = a.grow(class);
+                let g = a.grow(class, u32::MAX);
                 a.grown(g, true);
                 a.take(class).expect("just grown")
             });
@@ -378,12 +403,12 @@ mod tests {
         taken.drain(..).for_each(|e| a.release(e));
         assert!(a.keeps_recent());
         for _ in 0..2 {
-            assert_eq!(a.trim(Keep::Recent), []);
+            assert_eq!(a.trim(Keep::Recent, u64::MAX), []);
             assert_eq!(a.present(), full);
             a.next_window();
         }
         assert!(!a.keeps_recent());
-        a.trim(Keep::Recent).into_iter().for_each(|t| a.trimmed(t, true));
+        a.trim(Keep::Recent, u64::MAX).into_iter().for_each(|t| a.trimmed(t, true));
         assert_eq!(a.present(), full / 8);
     }
 

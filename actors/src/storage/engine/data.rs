@@ -5,7 +5,7 @@ use std::rc::Rc;
 use t3fs_runtime::disk::OpenMode;
 use t3fs_runtime::{Cx, DiskError, FileId, Slot};
 
-use super::allocator::{Groups, Keep};
+use super::allocator::Groups;
 use super::error::EngineError;
 use super::layout::{Class, Extent};
 use super::log::fill_zeros;
@@ -30,8 +30,9 @@ impl Inner {
         class: Class,
         exists: bool,
     ) -> Result<Extent, EngineError> {
-        let mut gave_back = false;
+        let mut most = u32::MAX;
         loop {
+            let given = self.with(|s| s.given);
             let next = self.with(|s| {
                 s.alive()?;
                 if let Some(e) = s.allocator.take(class) {
@@ -42,7 +43,7 @@ impl Inner {
                     s.resized.push(slot.clone());
                     return Ok(Next::Wait(slot));
                 }
-                Ok::<_, EngineError>(Next::Grow(s.allocator.grow(class)))
+                Ok::<_, EngineError>(Next::Grow(s.allocator.grow(class, most)))
             })?;
             match next {
                 Next::Got(e, low) => {
@@ -53,10 +54,12 @@ impl Inner {
                 }
                 Next::Wait(slot) => slot.await,
                 Next::Grow(groups) => match self.grow(cx, groups, exists).await {
-                    // Other classes may have what is missing here.
-                    Err(EngineError::NoSpace) if !gave_back => {
-                        gave_back = true;
-                        if !self.give_back(cx, Keep::Nothing).await {
+                    Err(EngineError::NoSpace) if groups.count > 1 => most = 1,
+                    // Other classes may have what is missing here. Others may take it first: each
+                    // time round somebody had some.
+                    Err(EngineError::NoSpace) => {
+                        let need = groups.bytes() + self.cfg.reserve_bytes;
+                        if !self.make_room(cx, Some(class), need, given).await {
                             return Err(EngineError::NoSpace);
                         }
                     }
@@ -67,7 +70,8 @@ impl Inner {
     }
 
     fn grow_ahead(self: &Rc<Self>, cx: &Cx, class: Class) {
-        let groups = self.with(|s| (!s.allocator.resizing(class)).then(|| s.allocator.grow(class)));
+        let groups = self
+            .with(|s| (!s.allocator.resizing(class)).then(|| s.allocator.grow(class, u32::MAX)));
         let Some(groups) = groups else { return };
         let (me, cx) = (Rc::clone(self), cx.outlive());
         cx.clone().spawn(async move {

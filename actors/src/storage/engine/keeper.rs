@@ -10,7 +10,7 @@ use super::allocator::{Keep, Trim};
 use super::block::{self, CHECKPOINT};
 use super::checkpoint::{Start, encode_gone, encode_row};
 use super::error::EngineError;
-use super::layout::{checkpoint_name, journal_name};
+use super::layout::{Class, checkpoint_name, journal_name};
 use super::state::{Inner, State};
 use crate::proto::ids::{ChunkId, InodeId};
 
@@ -24,8 +24,10 @@ const SEGMENTS: u64 = 3;
 const RETIRED: usize = 2;
 /// Periods of one window of time ([`Keep::Recent`]).
 const WINDOW: u32 = 20;
-/// A disk with less than this part of its capacity free is short of space.
-const SHORT: u64 = 16;
+/// A disk with less than this part of its capacity free, or less than so much, is short of space.
+const SHORT: (u64, u64) = (16, 16 << 30);
+/// Likewise with less than so many groups besides the reserve.
+const SHORT_GROUPS: u64 = 32;
 /// Freed bytes that are worth looking for wholly free groups.
 const FREED: u64 = 16 << 20;
 
@@ -97,7 +99,7 @@ impl Inner {
             cx.sleep(PERIOD).await;
             periods += 1;
             let window = periods % WINDOW == 0;
-            let (stop, apply, trim, spare) = self.with(|s| {
+            let (stop, apply, trim, recent, spare) = self.with(|s| {
                 let stop = s.failed.is_some() || s.closing || !s.keep_due();
                 s.keeping = !stop;
                 let apply = !stop && !s.applying && !s.dirty.is_empty();
@@ -110,7 +112,7 @@ impl Inner {
                     trim |= s.allocator.keeps_recent();
                     s.allocator.next_window();
                 }
-                (stop, apply, trim, s.spare_refused)
+                (stop, apply, trim, s.allocator.keeps_recent(), s.spare_refused)
             });
             if stop {
                 return;
@@ -118,7 +120,8 @@ impl Inner {
             if apply {
                 self.apply_now(cx).await;
             }
-            if trim {
+            // Another target of the disk may have come to need what is kept here.
+            if trim || recent && self.short(cx).await {
                 self.trim(cx).await;
             }
             if spare && !self.with(|s| s.closing) && self.prepare_spare(cx).await.is_ok() {
@@ -127,26 +130,39 @@ impl Inner {
         }
     }
 
-    /// Gives wholly free groups back to the host that are not worth keeping.
-    pub async fn trim(&self, cx: &Cx) {
-        let short = match self.disk(cx).space().await {
-            Ok(space) => space.free < space.capacity / SHORT,
-            Err(_) => false,
-        };
-        self.give_back(cx, if short { Keep::Share } else { Keep::Recent }).await;
+    async fn short(&self, cx: &Cx) -> bool {
+        let Ok(space) = self.disk(cx).space().await else { return false };
+        let least = self.cfg.reserve_bytes + SHORT_GROUPS * self.cfg.group_bytes;
+        space.free < (space.capacity / SHORT.0).min(SHORT.1).max(least)
     }
 
-    /// Whether anything was given back by this call.
-    pub async fn give_back(&self, cx: &Cx, keep: Keep) -> bool {
+    /// Gives wholly free groups back to the host that are not worth keeping.
+    async fn trim(&self, cx: &Cx) {
+        if self.with(|s| s.closing || std::mem::replace(&mut s.trimming, true)) {
+            return;
+        }
+        let keep = if self.short(cx).await { Keep::Share } else { Keep::Recent };
+        self.give_back(cx, keep, u64::MAX).await;
+    }
+
+    /// The host's disk was full when so much had been `given` back: gives back what of its space
+    /// lies idle here, until there is room for `need` bytes. Whether there is more than there was,
+    /// perhaps a free slot of `class`, perhaps by another's doing.
+    pub async fn make_room(&self, cx: &Cx, class: Option<Class>, need: u64, given: u64) -> bool {
+        let more = self.until(cx, |s| {
+            let more = s.given != given || class.is_some_and(|c| s.allocator.has_free(c));
+            (more || !std::mem::replace(&mut s.trimming, true)).then_some(more)
+        });
+        more.await || self.give_back(cx, Keep::Nothing, need).await
+    }
+
+    /// With `trimming` claimed. Whether anything was given back.
+    async fn give_back(&self, cx: &Cx, keep: Keep, need: u64) -> bool {
         let trims = self.with(|s| {
-            if std::mem::replace(&mut s.trimming, true) {
-                return None;
-            }
             s.freed_bytes = 0;
             let all = std::mem::take(&mut s.trim_all);
-            Some(s.allocator.trim(if all { Keep::Nothing } else { keep }))
+            s.allocator.trim(if all { Keep::Nothing } else { keep }, need)
         });
-        let Some(trims) = trims else { return false };
         let mut some = false;
         let disk = self.disk(cx);
         for trim in trims {
@@ -167,7 +183,10 @@ impl Inner {
                 }
             });
         }
-        self.with(|s| s.trimming = false);
+        self.with(|s| {
+            s.trimming = false;
+            s.given += u64::from(some);
+        });
         some
     }
 
@@ -283,10 +302,12 @@ impl Inner {
         self.until(cx, |s| (!std::mem::replace(&mut s.checkpointing, true)).then_some(())).await;
         let checkpointed = self.checkpoint(cx).await;
         self.until(cx, |s| {
-            (!s.trimming && !s.journal.writing && !s.journal.preparing).then_some(())
+            let busy = s.journal.writing || s.journal.preparing || s.allocator.growing();
+            (!busy && !std::mem::replace(&mut s.trimming, true)).then_some(())
         })
         .await;
-        self.give_back(cx, Keep::Share).await;
+        // Only what costs one call each; the rest goes when the target opens again.
+        self.give_back(cx, Keep::Share, 0).await;
         let files = self.with(|s| {
             s.failed.get_or_insert("it is closed".into());
             let data = std::mem::take(&mut s.files).into_values().map(|f| f.file);

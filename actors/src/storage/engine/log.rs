@@ -209,9 +209,13 @@ impl Inner {
 
     /// With the preparation claimed.
     async fn prepare_claimed(&self, cx: &Cx) -> Result<(), EngineError> {
-        let (segment, retired) =
-            self.with(|s| (s.journal.tail.segment + 1, s.journal.retired.pop()));
-        let made = make_segment(self, cx, segment, retired).await;
+        let (segment, retired, given) =
+            self.with(|s| (s.journal.tail.segment + 1, s.journal.retired.pop(), s.given));
+        let mut made = make_segment(self, cx, segment, retired).await;
+        let bytes = self.cfg.journal_segment_bytes;
+        if made == Err(DiskError::NoSpace) && self.make_room(cx, None, bytes, given).await {
+            made = make_segment(self, cx, segment, None).await;
+        }
         self.with(|s| {
             s.journal.preparing = false;
             s.spare_refused = made == Err(DiskError::NoSpace);

@@ -78,6 +78,8 @@ pub struct State {
     pub freed_bytes: u64,
     /// Nothing is known of the holes in data files: after recovery.
     pub trim_all: bool,
+    /// How often free space went back to the host.
+    pub given: u64,
     pub failed: Option<String>,
     pub closing: bool,
     /// Nor are reads taken: files are about to be closed.
@@ -139,6 +141,7 @@ impl State {
             trimming: false,
             freed_bytes: 0,
             trim_all: true,
+            given: 0,
             failed: None,
             closing: false,
             shut: false,

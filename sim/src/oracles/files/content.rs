@@ -240,9 +240,12 @@ impl View {
             let mixes = |t: &Change| t.is_cut() && !t.before(c) && !c.before(t);
             let whole = c.is_cut() || (c.seen(files, sight) && !cutting && !begun().any(mixes));
             match (c.from, c.reach()) {
-                (Some(_), Some(reach)) if whole => (cut_to.unwrap_or(reach).min(reach), reach),
-                // Only part of it may have been stored.
-                (Some(from), Some(reach)) => (from, reach),
+                (Some(from), Some(reach)) => {
+                    // Only part of it may have been stored.
+                    let first = if whole { cut_to.unwrap_or(reach).min(reach) } else { from };
+                    // Who was behind an append that was cut short has kept its place.
+                    (first, reach.max(from + c.asked))
+                }
                 _ => (0, most + appended),
             }
         };

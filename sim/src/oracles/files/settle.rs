@@ -23,6 +23,8 @@ pub(super) struct Change {
     pub(super) from: Option<u64>,
     /// Of a write.
     pub(super) len: u64,
+    /// What it was to be; an append may have been cut short.
+    pub(super) asked: u64,
     pub(super) append: bool,
     pub(super) settled: Option<Stamp>,
     pub(super) hard: Option<Stamp>,
@@ -274,15 +276,15 @@ fn may_have_dropped(failure: &Failure) -> bool {
 
 fn change(i: usize, op: &Op) -> Option<(File, Change)> {
     let ok = op.told.as_ref().filter(|(_, told)| !matches!(told, Told::Failed(_)));
-    let (file, kind, from, len) = match &op.act {
-        Act::Write { file, at, len, tag } => {
+    let (file, kind, from, len, asked) = match &op.act {
+        Act::Write { file, at, len: asked, tag } => {
             let (at, len) = match ok {
                 Some((_, Told::Appended { at, len })) => (Some(*at), *len),
-                _ => (*at, *len),
+                _ => (*at, *asked),
             };
-            (*file, Kind::Write { tag: *tag }, at, len)
+            (*file, Kind::Write { tag: *tag }, at, len, *asked)
         }
-        Act::Cut { file, len, .. } => (*file, Kind::Cut, Some(*len), 0),
+        Act::Cut { file, len, .. } => (*file, Kind::Cut, Some(*len), 0, 0),
         _ => return None,
     };
     let change = Change {
@@ -293,6 +295,7 @@ fn change(i: usize, op: &Op) -> Option<(File, Change)> {
         kind,
         from,
         len,
+        asked,
         append: matches!(op.act, Act::Write { at: None, .. }),
         settled: None,
         hard: None,

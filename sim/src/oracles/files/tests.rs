@@ -241,6 +241,24 @@ fn who_opens_later_hears_nothing_and_promises_nothing() {
     told(false).refused("the length is 0");
 }
 
+/// Regression of the check (seed 610695): on a full disk an append stored less than it was asked to,
+/// and the one behind it had its place already.
+#[test]
+fn an_append_behind_a_short_one_keeps_its_place() {
+    let told = |second: u64| {
+        let mut s = story();
+        s.open(B, 0);
+        let tag = s.files.tag().unwrap();
+        let short = Act::Write { file: F, at: None, len: 10, tag };
+        s.says(A, short, Told::Appended { at: 0, len: 4 });
+        s.append(B, second, 4);
+        s
+    };
+    told(4).allowed();
+    told(10).allowed();
+    told(11).refused("it went to 11");
+}
+
 #[test]
 fn appends_are_all_there() {
     let told = |second: u64| {
