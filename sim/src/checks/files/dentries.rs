@@ -72,6 +72,13 @@ impl Dentries {
         self.lines.retain(|_, line| !line.is_empty());
     }
 
+    /// Leaves the line.
+    pub(super) fn give_up(&mut self, key: &Key, ticket: u64) {
+        if let Some(line) = self.lines.get_mut(key) {
+            line.retain(|t| *t != ticket);
+        }
+    }
+
     /// A change of names begins.
     pub(super) fn begin(&mut self) {
         self.begun += 1;

@@ -100,7 +100,7 @@ impl Door {
         name: &[u8],
     ) -> Result<(Attr, Handle), FsError> {
         let key = (dir, name.to_vec());
-        self.lock(cx, &key).await;
+        self.lock(&self.limit(cx), &key).await?;
         if self.names.borrow().find(cx.now(), dir, name).is_some() {
             self.names.borrow_mut().leave(&key);
             return Err(FsError::Exists);
@@ -122,19 +122,26 @@ impl Door {
         }
     }
 
-    /// Takes a name as a kernel locks its directory.
-    async fn lock(&self, cx: &Cx, key: &Key) {
+    /// Takes a name as a kernel locks its directory. Who waits for one gives up in time, too: that
+    /// those before it do so adds up.
+    async fn lock(&self, cx: &Cx, key: &Key) -> Result<(), FsError> {
         let ticket = self.names.borrow_mut().join(key);
         while !self.names.borrow().is_first(key, ticket) {
+            if cx.expired() {
+                self.names.borrow_mut().give_up(key, ticket);
+                return Err(FsError::Unavailable("others make or open this name".into()));
+            }
             cx.sleep(Duration::from_micros(100)).await;
         }
+        Ok(())
     }
 
     /// Waits while a name is being made.
-    async fn made(&self, cx: &Cx, dir: InodeId, name: &[u8]) {
+    async fn made(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<(), FsError> {
         let key = (dir, name.to_vec());
-        self.lock(cx, &key).await;
+        self.lock(cx, &key).await?;
         self.names.borrow_mut().leave(&key);
+        Ok(())
     }
 
     /// What a name holds: as it is remembered, or asked. `fresh`: asked.
@@ -145,7 +152,7 @@ impl Door {
         name: &[u8],
         fresh: bool,
     ) -> Result<(InodeId, Option<Attr>), FsError> {
-        self.made(cx, dir, name).await;
+        self.made(cx, dir, name).await?;
         let known = self.names.borrow().find(cx.now(), dir, name).filter(|_| !fresh);
         if let Some(inode) = known {
             return Ok((inode, None));
@@ -249,7 +256,7 @@ impl Door {
     }
 
     pub(super) async fn unlink(&self, cx: &Cx, dir: InodeId, name: &[u8]) -> Result<(), FsError> {
-        self.made(cx, dir, name).await;
+        self.made(&self.limit(cx), dir, name).await?;
         self.names.borrow_mut().begin();
         let done = self.client.unlink(&self.limit(cx), dir, name, None).await.map(drop);
         let mut names = self.names.borrow_mut();
@@ -272,8 +279,9 @@ impl Door {
             Move::NoReplace => RenameMode::NoReplace,
             Move::Exchange => RenameMode::Exchange,
         };
-        self.made(cx, from.0, from.1).await;
-        self.made(cx, to.0, to.1).await;
+        let first = self.limit(cx);
+        self.made(&first, from.0, from.1).await?;
+        self.made(&first, to.0, to.1).await?;
         self.names.borrow_mut().begin();
         let done = self.client.rename(&self.limit(cx), from, to, mode, None).await;
         let mut names = self.names.borrow_mut();

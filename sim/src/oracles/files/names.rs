@@ -147,9 +147,16 @@ pub(super) fn name_changes(files: &Files, view: &View) -> BTreeMap<Name, Vec<Nam
             }
             _ => continue,
         };
+        // What the store has lost a late duplicate of its request may do again.
+        let again = ended.is_some() && was_lost(files, op);
         for (name, holds) in changes {
-            let change = NameChange { op: i, begun: op.begun, ended, hard, holds };
-            all.entry(name).or_default().push(change);
+            let of_name = all.entry(name).or_default();
+            of_name.push(NameChange { op: i, begun: op.begun, ended, hard, holds });
+            if again {
+                let holds = if let Holds::Made(_) = holds { Holds::Unheard } else { holds };
+                let (ended, hard) = (None, None);
+                of_name.push(NameChange { op: i, begun: op.begun, ended, hard, holds });
+            }
         }
     }
     all

@@ -241,8 +241,8 @@ fn who_opens_later_hears_nothing_and_promises_nothing() {
     told(false).refused("the length is 0");
 }
 
-/// Regression of the check (seed 610695): on a full disk an append stored less than it was asked to,
-/// and the one behind it had its place already.
+/// Regression of the check (seed 610695): on a full disk an append stored less than it was asked
+/// to, and the one behind it had its place already.
 #[test]
 fn an_append_behind_a_short_one_keeps_its_place() {
     let told = |second: u64| {
@@ -326,6 +326,25 @@ fn an_unknown_outcome_may_be_either() {
     s.begins(B, Act::Create { name: M, handle: 5 }); // its client crashes
     s.says(A, Act::Look { name: M }, Told::File { file: 8, length: 0 });
     s.allowed();
+}
+
+/// Regression of the check (seed 1004170): the store lost a create, its name was made anew and
+/// unlinked, and then a late duplicate of the first request made a file once more.
+#[test]
+fn what_the_store_has_lost_may_be_done_again() {
+    let told = |lost: bool| {
+        let mut s = story();
+        if lost {
+            s.loses_power();
+        }
+        s.later(1_000_000);
+        s.says(B, Act::Unlink { name: N }, Told::Done);
+        let other = F + 1;
+        s.says(B, Act::Open { name: N, handle: 9 }, Told::File { file: other, length: 0 });
+        s
+    };
+    told(false).refused("");
+    told(true).allowed();
 }
 
 #[test]
