@@ -191,8 +191,13 @@ impl View {
         let too_short = |length: u64| {
             must.iter().copied().find(|x| {
                 let reach = x.reach().unwrap_or(0);
+                // Of a cut that failed perhaps only the bytes behind it are gone.
+                let left = |t: &Change| match (t.ended, t.reach(), x.from) {
+                    (None, Some(cut), Some(from)) if !x.is_cut() && cut <= from => Some(0),
+                    (_, cut, _) => cut,
+                };
                 let cut_after = |t: &&Change| {
-                    t.op != x.op && !t.before(x) && t.reach().is_some_and(|l| l <= length)
+                    t.op != x.op && !t.before(x) && left(t).is_some_and(|l| l <= length)
                 };
                 reach > length && !cuts.iter().any(&cut_after)
             })

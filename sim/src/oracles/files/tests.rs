@@ -328,6 +328,26 @@ fn an_unknown_outcome_may_be_either() {
     s.allowed();
 }
 
+/// Regression of the check (seed 2000735): a cut that ran out of time had removed what lies behind
+/// its length, and had not said the length.
+#[test]
+fn a_cut_that_failed_may_be_half_done() {
+    let told = |cut: bool| {
+        let mut s = story();
+        s.open(B, 0);
+        s.write(A, 0, 2);
+        s.write(A, 8, 2);
+        if cut {
+            let late = Failure::Unavailable { text: "chain 1: deadline passed".into() };
+            s.says(B, Act::Cut { file: F, len: 5, open: true }, Told::Failed(late));
+        }
+        s.says(A, Act::Stat { file: F }, Told::File { file: F, length: 2 });
+        s
+    };
+    told(false).refused("the length is 2");
+    told(true).allowed();
+}
+
 /// Regression of the check (seed 1004170): the store lost a create, its name was made anew and
 /// unlinked, and then a late duplicate of the first request made a file once more.
 #[test]

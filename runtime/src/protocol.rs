@@ -1,0 +1,151 @@
+//! Protocols: closed sets of messages, apart from the actors that serve them.
+//!
+//! A protocol is a marker type that `protocol!` makes, with an enum of its messages and one of their
+//! replies. An address names the protocol, never an actor: who serves it may be one of several.
+
+use core::time::Duration;
+use std::future::Future;
+
+use crate::actor::{Actor, Me};
+use crate::ask::Lane;
+use crate::buf::Carry;
+use crate::cx::Cx;
+use crate::wire::{Payload, WireError};
+
+/// A closed set of messages.
+pub trait Protocol: Sized + 'static {
+    /// Any of its messages.
+    type Msg: Send + 'static;
+    /// The reply to any of them.
+    type Reply: Send + 'static;
+
+    /// Opens a message that came as bytes, and tells the version it was written in: that of the
+    /// reply.
+    fn unpack(p: Payload) -> Result<(Self::Msg, u16), WireError>;
+    fn pack_reply(reply: Self::Reply, version: u16) -> Payload;
+}
+
+/// A message of protocol `P`. Implemented by `protocol!`.
+pub trait Ask<P: Protocol>: Carry + Into<P::Msg> + Send + 'static {
+    type Reply: Carry + Send + 'static;
+    /// Type and newest version in the envelope.
+    const TAG: u16;
+    const VERSION: u16;
+    const LANE: Lane;
+    const TIMEOUT: Duration;
+    fn pack(self) -> Payload;
+    fn unpack_reply(p: Payload) -> Result<Self::Reply, WireError>;
+    /// Its reply among the protocol's. `None`: that of another message.
+    fn reply_of(reply: P::Reply) -> Option<Self::Reply>;
+    /// For work that travels a chain: how many hops are left behind this one. Credits are pooled by
+    /// it, so that waits are acyclic whatever ways chains take through the same nodes.
+    fn hops_remaining(&self) -> u8 {
+        0
+    }
+}
+
+/// How actor `A` answers any message of its protocol; what `protocol!` makes of its handlers.
+pub trait Dispatch<A: Actor> {
+    fn dispatch(
+        self,
+        me: Me<A>,
+        cx: Cx,
+    ) -> impl Future<Output = <A::Protocol as Protocol>::Reply>;
+}
+
+/// A whole vocabulary, closed and in one place:
+///
+/// ```ignore
+/// protocol! { Storage as StorageMsg, StorageReply = 0x0300 {
+///     1 v 1 Write -> Result<Written, StorageError>, Bulk, 30_000 ms, hops |m| m.hops;
+///     2 v 2 (1 StatV1) Stat -> u64, Control, 1_000 ms;
+/// } }
+/// ```
+/// `0x0300` is the protocol's base: the envelope's type is base + number. `Stat` is read in its
+/// version before the newest, too: `StatV1` is that, frozen, and `Stat: From<StatV1>`. Its reply is
+/// the same in both.
+#[macro_export]
+macro_rules! protocol {
+    ($protocol:ident as $msg:ident, $reply:ident = $base:literal {
+        $($num:literal v $ver:literal $(($old:literal $before:ty))? $m:ident -> $r:ty,
+          $lane:ident, $ms:literal ms $(, hops |$h:ident| $hops:expr)?;)*
+    }) => {
+        /// The protocol, as addresses name it.
+        pub enum $protocol {}
+
+        /// Any of its messages.
+        pub enum $msg { $($m($m)),* }
+
+        /// The reply to any of its messages.
+        pub enum $reply { $($m($r)),* }
+
+        $(
+            impl From<$m> for $msg {
+                fn from(m: $m) -> Self { $msg::$m(m) }
+            }
+            impl $crate::Ask<$protocol> for $m {
+                type Reply = $r;
+                const TAG: u16 = $base + $num;
+                const VERSION: u16 = $ver;
+                const LANE: $crate::Lane = $crate::Lane::$lane;
+                const TIMEOUT: core::time::Duration = core::time::Duration::from_millis($ms);
+                fn pack(self) -> $crate::wire::Payload {
+                    $crate::wire::pack($base + $num, $ver, self)
+                }
+                fn unpack_reply(
+                    p: $crate::wire::Payload,
+                ) -> Result<$r, $crate::wire::WireError> {
+                    $crate::wire::unpack($base + $num, $ver, p)
+                }
+                fn reply_of(reply: $reply) -> Option<$r> {
+                    #[allow(unreachable_patterns)] // a protocol of one message
+                    match reply {
+                        $reply::$m(r) => Some(r),
+                        _ => None,
+                    }
+                }
+                $(fn hops_remaining(&self) -> u8 { let $h = self; $hops })?
+            }
+        )*
+
+        impl $crate::Protocol for $protocol {
+            type Msg = $msg;
+            type Reply = $reply;
+
+            fn unpack(
+                p: $crate::wire::Payload,
+            ) -> Result<($msg, u16), $crate::wire::WireError> {
+                let (kind, version) = $crate::wire::envelope(&p.body)?;
+                match (kind, version) {
+                    $((k, $ver) if k == $base + $num =>
+                        Ok(($msg::$m($crate::wire::unpack($base + $num, $ver, p)?), $ver)),)*
+                    $($((k, $old) if k == $base + $num => {
+                        let m: $before = $crate::wire::unpack($base + $num, $old, p)?;
+                        Ok(($msg::$m(m.into()), $old))
+                    })?)*
+                    $((k, found) if k == $base + $num =>
+                        Err($crate::wire::WireError::Version { kind: k, newest: $ver, found }),)*
+                    (found, _) => Err($crate::wire::WireError::Type { want: $base, found }),
+                }
+            }
+
+            fn pack_reply(reply: $reply, version: u16) -> $crate::wire::Payload {
+                match reply {
+                    $($reply::$m(r) => $crate::wire::pack($base + $num, version, r)),*
+                }
+            }
+        }
+
+        impl<A> $crate::Dispatch<A> for $msg
+        where
+            A: $crate::Actor<Protocol = $protocol> $(+ $crate::Handle<$m>)*,
+        {
+            async fn dispatch(self, me: $crate::Me<A>, cx: $crate::Cx) -> $reply {
+                match self {
+                    $($msg::$m(m) => $reply::$m(
+                        <A as $crate::Handle<$m>>::handle(&me, m, &cx).await)),*
+                }
+            }
+        }
+    };
+}
