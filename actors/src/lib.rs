@@ -8,5 +8,6 @@ pub mod client;
 pub mod meta;
 pub mod mgmtd;
 pub mod planted;
-pub mod proto;
 pub mod storage;
+
+pub use t3fs_proto as proto;

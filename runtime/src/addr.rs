@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 #[rkyv(derive(Debug))]
 pub struct NodeId(pub u32);
 
-/// An address without the actor's type: what travels in messages and routing tables.
+/// An address without the protocol: what travels in messages and routing tables.
 #[derive(
     Clone,
     Copy,
@@ -54,12 +54,12 @@ impl fmt::Debug for RawAddr {
     }
 }
 
-/// The address of an actor of type `A`; plain data, valid on every shard and node.
-pub struct Addr<A>(RawAddr, PhantomData<fn(A)>);
+/// The address of whoever serves protocol `P`; plain data, valid on every shard and node.
+pub struct Addr<P>(RawAddr, PhantomData<fn(P)>);
 
-impl<A> Addr<A> {
-    /// Trusts the caller that an `A` lives there; a wrong type is refused on arrival (its frames
-    /// carry another protocol's tags) and breaks an assertion within a process.
+impl<P> Addr<P> {
+    /// Trusts the caller that `P` is served there; another protocol's frames are refused on arrival
+    /// by their tags, and within a process it breaks an assertion.
     pub const fn from_raw(raw: RawAddr) -> Self {
         Addr(raw, PhantomData)
     }
@@ -69,19 +69,19 @@ impl<A> Addr<A> {
     }
 }
 
-impl<A> Clone for Addr<A> {
+impl<P> Clone for Addr<P> {
     fn clone(&self) -> Self {
         *self
     }
 }
-impl<A> Copy for Addr<A> {}
-impl<A> PartialEq for Addr<A> {
+impl<P> Copy for Addr<P> {}
+impl<P> PartialEq for Addr<P> {
     fn eq(&self, o: &Self) -> bool {
         self.0 == o.0
     }
 }
-impl<A> Eq for Addr<A> {}
-impl<A> fmt::Debug for Addr<A> {
+impl<P> Eq for Addr<P> {}
+impl<P> fmt::Debug for Addr<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

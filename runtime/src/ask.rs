@@ -1,6 +1,5 @@
-//! Asking: what a message must say of itself, what can become of an ask, and credits.
+//! Asking: what can become of an ask, and credits.
 
-use core::time::Duration;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
@@ -8,11 +7,8 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
-use crate::actor::Actor;
 use crate::addr::RawAddr;
-use crate::buf::Carry;
 use crate::slot::Slot;
-use crate::wire::{Payload, WireError};
 
 /// Control (heartbeats, routing, acks) is never starved by bulk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -36,23 +32,6 @@ impl fmt::Display for AskError {
             AskError::NotSent(why) => write!(f, "not sent: {why}"),
             AskError::Unknown(why) => write!(f, "outcome unknown: {why}"),
         }
-    }
-}
-
-/// A message that actor `A` takes. Implemented by `protocol!`.
-pub trait Ask<A: Actor>: Carry + Into<A::Msg> + Send + 'static {
-    type Reply: Carry + Send + 'static;
-    /// Type and version in the envelope.
-    const TAG: u16;
-    const VERSION: u16;
-    const LANE: Lane;
-    const TIMEOUT: Duration;
-    fn pack(self) -> Payload;
-    fn unpack_reply(p: Payload) -> Result<Self::Reply, WireError>;
-    /// For work that travels a chain: how many hops are left behind this one. Credits are pooled by
-    /// it, so that waits are acyclic whatever ways chains take through the same nodes.
-    fn hops_remaining(&self) -> u8 {
-        0
     }
 }
 

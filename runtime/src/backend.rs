@@ -1,15 +1,14 @@
 //! The port: everything a shard asks of the world below it. Object-safe, so nothing above is
 //! generic.
 
-use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
-use crate::addr::{NodeId, RawAddr};
-use crate::ask::{AskError, Lane};
+use crate::addr::NodeId;
 use crate::disk::{DiskId, DiskOp, DiskResult};
 use crate::net::Net;
+use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::time::Time;
 use crate::wire::Frame;
@@ -18,21 +17,11 @@ use crate::wire::Frame;
 pub type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
 
 /// What crosses between two shards of one process: values, not bytes.
-pub enum Parcel {
-    Ask {
-        to: RawAddr,
-        lane: Lane,
-        from_shard: u16,
-        ask: u64,
-        deadline: Time,
-        /// The receiving actor's `Msg`.
-        message: Box<dyn Any + Send>,
-    },
-    Reply {
-        ask: u64,
-        /// The message's `Reply`.
-        result: Result<Box<dyn Any + Send>, AskError>,
-    },
+pub struct Parcel(pub(crate) Box<dyn Errand>);
+
+/// What a parcel has done where it arrives.
+pub(crate) trait Errand: Send {
+    fn run(self: Box<Self>, there: &Rc<Shard>);
 }
 
 /// Implemented by `runtime::glommio` and by the simulator, once per shard.

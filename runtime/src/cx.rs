@@ -4,10 +4,11 @@ use core::time::Duration;
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::actor::{Actor, Handle, Me};
+use crate::actor::{Actor, Me};
 use crate::addr::{Addr, NodeId};
-use crate::ask::{Ask, AskError};
+use crate::ask::AskError;
 use crate::disk::{Disk, DiskId};
+use crate::protocol::{Ask, Protocol};
 use crate::shard::Shard;
 use crate::slot::{Slot, before};
 use crate::time::Time;
@@ -102,31 +103,31 @@ impl Cx {
 
     /// Sends a request and waits for its reply, at most until the earlier of this context's
     /// deadline and the message's own timeout. Waits in line for a credit until then.
-    pub async fn ask<A, M>(&self, to: Addr<A>, message: M) -> Result<M::Reply, AskError>
+    pub async fn ask<P, M>(&self, to: Addr<P>, message: M) -> Result<M::Reply, AskError>
     where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
+        P: Protocol,
+        M: Ask<P>,
     {
         let now = self.now();
         self.shard.ask(to, message, now, self.deadline.min(now + M::TIMEOUT)).await
     }
 
     /// Sends a message and lets its reply go. Never waits: without a credit it is `NotSent`.
-    pub fn tell<A, M>(&self, to: Addr<A>, message: M) -> Result<(), AskError>
+    pub fn tell<P, M>(&self, to: Addr<P>, message: M) -> Result<(), AskError>
     where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
+        P: Protocol,
+        M: Ask<P>,
     {
         self.shard.tell(to, message)
     }
 
     /// Starts an actor on this shard. Addresses of this process incarnation reach it at once.
-    pub fn start<A: Actor>(&self, actor: A) -> Addr<A> {
+    pub fn start<A: Actor>(&self, actor: A) -> Addr<A::Protocol> {
         self.start_with(actor).0
     }
 
     /// The same, with a handle for the actor's own background tasks.
-    pub fn start_with<A: Actor>(&self, actor: A) -> (Addr<A>, Me<A>) {
+    pub fn start_with<A: Actor>(&self, actor: A) -> (Addr<A::Protocol>, Me<A>) {
         self.shard.start(actor)
     }
 }

@@ -1,7 +1,8 @@
 //! Protocols: closed sets of messages, apart from the actors that serve them.
 //!
-//! A protocol is a marker type that `protocol!` makes, with an enum of its messages and one of their
-//! replies. An address names the protocol, never an actor: who serves it may be one of several.
+//! A protocol is a marker type that `protocol!` makes, with an enum of its messages and one of
+//! their replies. An address names the protocol, never an actor: who serves it may be one of
+//! several.
 
 use core::time::Duration;
 use std::future::Future;
@@ -46,11 +47,7 @@ pub trait Ask<P: Protocol>: Carry + Into<P::Msg> + Send + 'static {
 
 /// How actor `A` answers any message of its protocol; what `protocol!` makes of its handlers.
 pub trait Dispatch<A: Actor> {
-    fn dispatch(
-        self,
-        me: Me<A>,
-        cx: Cx,
-    ) -> impl Future<Output = <A::Protocol as Protocol>::Reply>;
+    fn dispatch(self, me: Me<A>, cx: Cx) -> impl Future<Output = <A::Protocol as Protocol>::Reply>;
 }
 
 /// A whole vocabulary, closed and in one place:
@@ -148,4 +145,33 @@ macro_rules! protocol {
             }
         }
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::conformance::echo::{Echo, LaterEcho, LaterEchoMsg, LaterEchoReply, Ping};
+    use crate::wire::{WireError, envelope};
+    use crate::{Ask, Protocol};
+
+    /// Goal: a build reads the version before its own, and answers in it. Method: a ping of an
+    /// earlier build goes to one that has a later version of it.
+    #[test]
+    fn the_version_before_is_read_and_answered() {
+        let (message, version) = LaterEcho::unpack(Ping { n: 7 }.pack()).expect("read");
+        let LaterEchoMsg::Later(later) = message;
+        assert_eq!((later.n, later.more, version), (7, 0, 1));
+        let reply = LaterEcho::pack_reply(LaterEchoReply::Later(8), version);
+        assert_eq!(<Ping as Ask<Echo>>::unpack_reply(reply), Ok(8));
+    }
+
+    #[test]
+    fn a_later_version_is_told_from_rubbish() {
+        let later = crate::conformance::echo::Later { n: 1, more: 2 };
+        let packed = Ask::<LaterEcho>::pack(later);
+        assert_eq!(envelope(&packed.body), Ok((0x7f02, 2)));
+        let refused = Echo::unpack(packed).map(|_| ());
+        assert_eq!(refused, Err(WireError::Version { kind: 0x7f02, newest: 1, found: 2 }));
+        let other = crate::wire::pack(0x0101, 1, 5u64);
+        assert!(matches!(Echo::unpack(other), Err(WireError::Type { .. })));
+    }
 }

@@ -11,16 +11,17 @@ use std::task::{Context, Waker};
 
 use rustc_hash::FxHashMap;
 
-use crate::actor::{Actor, Dispatch, Handle, Me};
+use crate::actor::{Actor, Me};
 use crate::addr::{Addr, NodeId, RawAddr};
-use crate::ask::{Ask, AskError, Credit, CreditBook, Credits, Lane};
-use crate::backend::{Backend, LocalTask, Parcel};
+use crate::ask::{AskError, Credit, CreditBook, Credits, Lane};
+use crate::backend::{Backend, Errand, LocalTask, Parcel};
 use crate::cx::Cx;
 use crate::deadlines::{Deadlines, Place};
 use crate::net::Net;
+use crate::protocol::{Ask, Dispatch, Protocol};
 use crate::slot::{Slot, before};
 use crate::time::Time;
-use crate::wire::{Frame, FrameKind, Payload, WireError};
+use crate::wire::{Frame, FrameKind, Payload, Refusal, WireError};
 
 /// Counters of one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,8 +37,13 @@ pub struct ShardStats {
 }
 
 enum Waiting {
-    Value(Slot<Result<Box<dyn Any + Send>, AskError>>),
-    Packed { node: NodeId, shard: u16, reply: Slot<Result<Payload, AskError>> },
+    /// For another shard of the process.
+    Value(Box<dyn Asker>),
+    Packed {
+        node: NodeId,
+        shard: u16,
+        reply: Slot<Result<Payload, AskError>>,
+    },
 }
 
 /// What carries frames to other nodes, one per shard; `transport` implements it.
@@ -73,19 +79,7 @@ pub struct Shard {
     stats: Cell<ShardStats>,
 }
 
-/// An actor with its type forgotten.
-trait Host {
-    fn as_any(&self) -> &dyn Any;
-    fn take_parcel(&self, shard: &Rc<Shard>, message: Box<dyn Any + Send>, from: Sender);
-    fn take_frame(
-        &self,
-        shard: &Rc<Shard>,
-        payload: Payload,
-        from: Sender,
-    ) -> Result<(), WireError>;
-}
-
-/// Where a reply goes.
+/// Where a reply to a frame goes.
 #[derive(Clone, Copy)]
 struct Sender {
     node: NodeId,
@@ -96,36 +90,79 @@ struct Sender {
     deadline: Time,
 }
 
-struct ActorHost<A>(Me<A>);
+/// Who waits for a reply as a value, its type forgotten.
+trait Asker {
+    fn fail(self: Box<Self>, why: AskError);
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
 
-impl<A: Actor> Host for ActorHost<A> {
-    fn as_any(&self) -> &dyn Any {
-        self
+impl<R: 'static> Asker for Slot<Result<R, AskError>> {
+    fn fail(self: Box<Self>, why: AskError) {
+        self.fill(Err(why));
     }
 
-    fn take_parcel(&self, shard: &Rc<Shard>, message: Box<dyn Any + Send>, from: Sender) {
-        let message = *message.downcast::<A::Msg>().expect("an Addr<A> leads to an A");
-        let (me, home) = (self.0.clone(), Rc::clone(shard));
-        shard.backend.spawn(Box::pin(async move {
-            let cx = Cx::new(Rc::clone(&home), from.deadline);
-            let result = if cx.expired() {
-                home.count(|s| s.expired += 1);
-                Err(AskError::NotSent("deadline passed before it was handled"))
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
+
+/// Where a reply goes, and in what form.
+enum ReplyTo<P: Protocol> {
+    /// To a task of this shard. The credit is given back before it runs.
+    Slot(Slot<Result<P::Reply, AskError>>, Credit),
+    Shard {
+        shard: u16,
+        ask: u64,
+    },
+    Node {
+        from: Sender,
+        version: u16,
+    },
+}
+
+/// Whoever serves `P`.
+trait Serves<P: Protocol> {
+    /// The whole handling of a message, reply included.
+    fn task(&self, message: P::Msg, cx: Cx, to: ReplyTo<P>) -> LocalTask;
+}
+
+impl<A: Actor> Serves<A::Protocol> for Me<A> {
+    fn task(
+        &self,
+        message: <A::Protocol as Protocol>::Msg,
+        cx: Cx,
+        to: ReplyTo<A::Protocol>,
+    ) -> LocalTask {
+        let me = self.clone();
+        Box::pin(async move {
+            let shard = Rc::clone(&cx.shard);
+            let reply = if cx.expired() {
+                shard.count(|s| s.expired += 1);
+                Err(Refusal::Late)
             } else {
                 Ok(message.dispatch(me, cx).await)
             };
-            let mut parcel = Parcel::Reply { ask: from.ask, result };
-            // The asker's ring is full: it is drained by a running shard, so this ends.
-            while let Err(back) = home.backend.pass(from.shard, parcel) {
-                parcel = back;
-                let pause = Slot::new();
-                home.backend.wake_at(
-                    home.backend.now() + core::time::Duration::from_micros(50),
-                    pause.clone(),
-                );
-                pause.await;
-            }
-        }));
+            shard.reply(reply, to).await;
+        })
+    }
+}
+
+/// An actor of which only the protocol is known, or, behind [`Host`], not even that.
+struct Hosted<P: Protocol>(Rc<dyn Serves<P>>);
+
+trait Host {
+    fn as_any(&self) -> &dyn Any;
+    fn take_frame(
+        &self,
+        shard: &Rc<Shard>,
+        payload: Payload,
+        from: Sender,
+    ) -> Result<(), WireError>;
+}
+
+impl<P: Protocol> Host for Hosted<P> {
+    fn as_any(&self) -> &dyn Any {
+        self
     }
 
     fn take_frame(
@@ -134,13 +171,9 @@ impl<A: Actor> Host for ActorHost<A> {
         payload: Payload,
         from: Sender,
     ) -> Result<(), WireError> {
-        let message = A::Msg::unpack(payload)?;
-        let (me, home) = (self.0.clone(), Rc::clone(shard));
-        let mut work: LocalTask = Box::pin(async move {
-            let cx = Cx::new(Rc::clone(&home), from.deadline);
-            let reply = message.dispatch_packed(me, cx).await;
-            home.answer(from, FrameKind::Reply, reply);
-        });
+        let (message, version) = P::unpack(payload)?;
+        let cx = Cx::new(Rc::clone(shard), from.deadline);
+        let mut work = self.0.task(message, cx, ReplyTo::Node { from, version });
         // Many handlers answer at once, and a task costs more than they do. Nobody is within
         // `Me::with`: frames come from links.
         let begun = work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -151,11 +184,52 @@ impl<A: Actor> Host for ActorHost<A> {
     }
 }
 
-/// The refusal that tells nothing about what became of the ask.
-const OTHER_INCARNATION: &str = "the address is of another incarnation";
+/// A message on its way to another shard of this process.
+struct AskErrand<P: Protocol> {
+    to: RawAddr,
+    from_shard: u16,
+    ask: u64,
+    deadline: Time,
+    message: P::Msg,
+}
 
-fn refusal(why: &'static str) -> Payload {
-    Payload { body: bytes::Bytes::from_static(why.as_bytes()), bulks: Vec::new() }
+impl<P: Protocol> Errand for AskErrand<P> {
+    fn run(self: Box<Self>, there: &Rc<Shard>) {
+        let AskErrand { to, from_shard: shard, ask, deadline, message } = *self;
+        match there.host::<P>(to) {
+            Ok(served) => {
+                let cx = Cx::new(Rc::clone(there), deadline);
+                there.backend.spawn(served.task(message, cx, ReplyTo::Shard { shard, ask }));
+            }
+            Err(why) => {
+                there.count(|s| s.misaddressed += 1);
+                let result = Err(AskError::NotSent(why.says()));
+                // A full ring here only costs the asker its wait until the deadline.
+                let reply = Box::new(ReplyErrand::<P> { ask, result });
+                let _ = there.backend.pass(shard, Parcel(reply));
+            }
+        }
+    }
+}
+
+/// A reply on its way back.
+struct ReplyErrand<P: Protocol> {
+    ask: u64,
+    result: Result<P::Reply, AskError>,
+}
+
+impl<P: Protocol> Errand for ReplyErrand<P> {
+    fn run(self: Box<Self>, there: &Rc<Shard>) {
+        let waiting = there.waiting.borrow_mut().remove(&self.ask);
+        match waiting {
+            Some(Waiting::Value(asker)) => {
+                let slot = asker.into_any().downcast::<Slot<Result<P::Reply, AskError>>>();
+                slot.expect("an ask is answered in its own protocol").fill(self.result);
+            }
+            Some(Waiting::Packed { .. }) => unreachable!("asked a node, answered by a shard"),
+            None => there.count(|s| s.late_replies += 1),
+        }
+    }
 }
 
 /// Removes what an abandoned ask left behind.
@@ -182,6 +256,10 @@ impl Drop for Timer<'_> {
             self.shard.deadlines.borrow_mut().unset(place);
         }
     }
+}
+
+fn own_reply<P: Protocol, M: Ask<P>>(reply: P::Reply) -> M::Reply {
+    M::reply_of(reply).expect("a message is answered by its own reply")
 }
 
 impl Shard {
@@ -276,24 +354,57 @@ impl Shard {
     }
 
     /// The address that the `slot`-th started actor of a shard of this process has.
-    pub fn addr_of<A>(&self, shard: u16, slot: u16) -> Addr<A> {
+    pub fn addr_of<P>(&self, shard: u16, slot: u16) -> Addr<P> {
         Addr::from_raw(RawAddr { node: self.node, shard, slot, epoch: self.epoch })
     }
 
-    pub(crate) fn start<A: Actor>(&self, actor: A) -> (Addr<A>, Me<A>) {
+    pub(crate) fn start<A: Actor>(&self, actor: A) -> (Addr<A::Protocol>, Me<A>) {
         let mut actors = self.actors.borrow_mut();
         let slot = u16::try_from(actors.len()).expect("fewer than 65,536 actors a shard");
         let me = Me::new(actor);
-        actors.push(Rc::new(ActorHost(me.clone())));
+        actors.push(Rc::new(Hosted::<A::Protocol>(Rc::new(me.clone()))));
         (self.addr_of(self.index, slot), me)
     }
 
-    fn host(&self, to: RawAddr) -> Result<Rc<dyn Host>, &'static str> {
+    fn any_host(&self, to: RawAddr) -> Result<Rc<dyn Host>, Refusal> {
         if to.epoch != self.epoch && to.epoch != RawAddr::ANY_EPOCH {
-            return Err(OTHER_INCARNATION);
+            return Err(Refusal::OtherIncarnation);
         }
         let found = self.actors.borrow().get(usize::from(to.slot)).cloned();
-        found.ok_or("no such actor")
+        found.ok_or(Refusal::NoSuchActor)
+    }
+
+    fn host<P: Protocol>(&self, to: RawAddr) -> Result<Rc<dyn Serves<P>>, Refusal> {
+        let host = self.any_host(to)?;
+        let hosted: &Hosted<P> =
+            host.as_any().downcast_ref().expect("an Addr<P> leads to one who serves P");
+        Ok(Rc::clone(&hosted.0))
+    }
+
+    async fn reply<P: Protocol>(&self, reply: Result<P::Reply, Refusal>, to: ReplyTo<P>) {
+        let late = |why: Refusal| AskError::NotSent(why.says());
+        match to {
+            ReplyTo::Slot(slot, credit) => {
+                drop(credit);
+                slot.fill(reply.map_err(late));
+            }
+            ReplyTo::Shard { shard, ask } => {
+                let result = reply.map_err(late);
+                let mut parcel = Parcel(Box::new(ReplyErrand::<P> { ask, result }));
+                // The asker's ring is full: it is drained by a running shard, so this ends.
+                while let Err(back) = self.backend.pass(shard, parcel) {
+                    parcel = back;
+                    let pause = Slot::new();
+                    let soon = self.backend.now() + core::time::Duration::from_micros(50);
+                    self.backend.wake_at(soon, pause.clone());
+                    pause.await;
+                }
+            }
+            ReplyTo::Node { from, version } => match reply {
+                Ok(reply) => self.answer(from, FrameKind::Reply, || P::pack_reply(reply, version)),
+                Err(why) => self.answer(from, FrameKind::Refused, || why.payload()),
+            },
+        }
     }
 
     fn credits(&self, to: RawAddr, lane: Lane, hops: u8) -> Credits {
@@ -354,7 +465,7 @@ impl Shard {
         let late = AskError::Unknown("deadline passed");
         let waiting = self.waiting.borrow_mut().remove(&ask);
         match waiting {
-            Some(Waiting::Value(reply)) => reply.fill(Err(late)),
+            Some(Waiting::Value(asker)) => asker.fail(late),
             Some(Waiting::Packed { reply, .. }) => reply.fill(Err(late)),
             None => {}
         }
@@ -370,16 +481,16 @@ impl Shard {
         credit.map(Credit::accept).ok_or(AskError::NotSent("deadline passed in the queue"))
     }
 
-    pub(crate) async fn ask<A, M>(
+    pub(crate) async fn ask<P, M>(
         self: &Rc<Self>,
-        to: Addr<A>,
+        to: Addr<P>,
         message: M,
         mut now: Time,
         deadline: Time,
     ) -> Result<M::Reply, AskError>
     where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
+        P: Protocol,
+        M: Ask<P>,
     {
         let to = to.raw();
         if now >= deadline {
@@ -395,46 +506,32 @@ impl Shard {
             }
         };
         if to.node != self.node {
-            return self.ask_node::<A, M>(to, message, now, deadline, credit).await;
+            return self.ask_node::<P, M>(to, message, now, deadline, credit).await;
         }
         if to.shard != self.index {
-            return self.ask_shard::<A, M>(to, message, deadline, credit).await;
+            return self.ask_shard::<P, M>(to, message, deadline, credit).await;
         }
-        let reply = self.hand_over::<A, M>(to, message, deadline, credit)?;
+        let reply = self.hand_over::<P>(to, message.into(), deadline, credit)?;
         let (late, _timer) = self.timer(deadline);
-        before(reply, late).await.unwrap_or(Err(AskError::Unknown("deadline passed")))
+        let reply = before(reply, late).await;
+        reply.unwrap_or(Err(AskError::Unknown("deadline passed"))).map(own_reply::<P, M>)
     }
 
     /// Starts the handler of an actor on this shard.
-    fn hand_over<A, M>(
+    fn hand_over<P: Protocol>(
         self: &Rc<Self>,
         to: RawAddr,
-        message: M,
+        message: P::Msg,
         deadline: Time,
         credit: Credit,
-    ) -> Result<Slot<Result<M::Reply, AskError>>, AskError>
-    where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
-    {
-        let host = self.host(to).map_err(AskError::NotSent)?;
-        let host: &ActorHost<A> = host.as_any().downcast_ref().expect("an Addr<A> leads to an A");
-        let (me, cx, reply) = (host.0.clone(), Cx::new(Rc::clone(self), deadline), Slot::new());
-        let answer = reply.clone();
-        self.backend.spawn(Box::pin(async move {
-            if cx.expired() {
-                cx.shard.count(|s| s.expired += 1);
-                answer.fill(Err(AskError::NotSent("deadline passed before it was handled")));
-                return;
-            }
-            let r = A::handle(&me, message, &cx).await;
-            drop(credit);
-            answer.fill(Ok(r));
-        }));
+    ) -> Result<Slot<Result<P::Reply, AskError>>, AskError> {
+        let host = self.host::<P>(to).map_err(|why| AskError::NotSent(why.says()))?;
+        let (cx, reply) = (Cx::new(Rc::clone(self), deadline), Slot::new());
+        self.backend.spawn(host.task(message, cx, ReplyTo::Slot(reply.clone(), credit)));
         Ok(reply)
     }
 
-    async fn ask_shard<A, M>(
+    async fn ask_shard<P, M>(
         self: &Rc<Self>,
         to: RawAddr,
         message: M,
@@ -442,30 +539,24 @@ impl Shard {
         _credit: Credit,
     ) -> Result<M::Reply, AskError>
     where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
+        P: Protocol,
+        M: Ask<P>,
     {
-        let (ask, reply) = (self.next_ask(), Slot::new());
-        self.waiting.borrow_mut().insert(ask, Waiting::Value(reply.clone()));
+        let ask = self.next_ask();
+        let reply: Slot<Result<P::Reply, AskError>> = Slot::new();
+        self.waiting.borrow_mut().insert(ask, Waiting::Value(Box::new(reply.clone())));
         let _forget = Forget { shard: self, ask };
-        let message: A::Msg = message.into();
-        let parcel = Parcel::Ask {
-            to,
-            lane: M::LANE,
-            from_shard: self.index,
-            ask,
-            deadline,
-            message: Box::new(message),
-        };
+        let (from_shard, message) = (self.index, message.into());
+        let errand = AskErrand::<P> { to, from_shard, ask, deadline, message };
+        let parcel = Parcel(Box::new(errand));
         if self.backend.pass(to.shard, parcel).is_err() {
             return Err(AskError::NotSent("the other shard's ring is full"));
         }
         let _timer = self.set_timer(deadline, Late::Ask(ask));
-        let value = reply.await?;
-        Ok(*value.downcast::<M::Reply>().expect("a handler answers with its own reply type"))
+        reply.await.map(own_reply::<P, M>)
     }
 
-    async fn ask_node<A, M>(
+    async fn ask_node<P, M>(
         self: &Rc<Self>,
         to: RawAddr,
         message: M,
@@ -474,8 +565,8 @@ impl Shard {
         _credit: Credit,
     ) -> Result<M::Reply, AskError>
     where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
+        P: Protocol,
+        M: Ask<P>,
     {
         let (ask, reply) = (self.next_ask(), Slot::new());
         let wait = Waiting::Packed { node: to.node, shard: to.shard, reply: reply.clone() };
@@ -500,10 +591,10 @@ impl Shard {
         M::unpack_reply(p).map_err(|_| AskError::Unknown("the reply could not be read"))
     }
 
-    pub(crate) fn tell<A, M>(self: &Rc<Self>, to: Addr<A>, message: M) -> Result<(), AskError>
+    pub(crate) fn tell<P, M>(self: &Rc<Self>, to: Addr<P>, message: M) -> Result<(), AskError>
     where
-        A: Actor + Handle<M>,
-        M: Ask<A>,
+        P: Protocol,
+        M: Ask<P>,
     {
         let (raw, now) = (to.raw(), self.backend.now());
         let deadline = now + M::TIMEOUT;
@@ -512,15 +603,15 @@ impl Shard {
             return Err(AskError::NotSent("no credit"));
         };
         if raw.node == self.node && raw.shard == self.index {
-            return self.hand_over::<A, M>(raw, message, deadline, credit).map(drop);
+            return self.hand_over::<P>(raw, message.into(), deadline, credit).map(drop);
         }
         let home = Rc::clone(self);
         self.backend.spawn(Box::pin(async move {
             // A tell promises nothing, so its outcome is nobody's business.
             if raw.node == home.node {
-                let _ = home.ask_shard::<A, M>(raw, message, deadline, credit).await;
+                let _ = home.ask_shard::<P, M>(raw, message, deadline, credit).await;
             } else {
-                let _ = home.ask_node::<A, M>(raw, message, now, deadline, credit).await;
+                let _ = home.ask_node::<P, M>(raw, message, now, deadline, credit).await;
             }
         }));
         Ok(())
@@ -534,32 +625,7 @@ impl Shard {
 
     /// A parcel from another shard of this process.
     pub fn on_parcel(self: &Rc<Self>, parcel: Parcel) {
-        match parcel {
-            Parcel::Ask { to, lane, from_shard, ask, deadline, message } => {
-                let from = Sender {
-                    node: self.node,
-                    shard: from_shard,
-                    ask,
-                    lane,
-                    wants_reply: true,
-                    deadline,
-                };
-                match self.host(to) {
-                    Ok(host) => host.take_parcel(self, message, from),
-                    Err(why) => {
-                        self.count(|s| s.misaddressed += 1);
-                        let result = Err(AskError::NotSent(why));
-                        // A full ring here only costs the asker its wait until the deadline.
-                        let _ = self.backend.pass(from_shard, Parcel::Reply { ask, result });
-                    }
-                }
-            }
-            Parcel::Reply { ask, result } => match self.waiting.borrow_mut().remove(&ask) {
-                Some(Waiting::Value(slot)) => slot.fill(result),
-                Some(Waiting::Packed { .. }) => unreachable!("asked a node, answered by a shard"),
-                None => self.count(|s| s.late_replies += 1),
-            },
-        }
+        parcel.0.run(self);
     }
 
     /// A frame from another node, already checked and opened by its link.
@@ -580,22 +646,28 @@ impl Shard {
                     slot: frame.slot,
                     epoch: frame.epoch,
                 };
-                let host = match self.host(to) {
+                let refuse = |why: Refusal| {
+                    self.answer(from, FrameKind::Refused, || why.payload());
+                };
+                let host = match self.any_host(to) {
                     Ok(host) => host,
                     Err(why) => {
                         self.count(|s| s.misaddressed += 1);
-                        return self.answer(from, FrameKind::Refused, refusal(why));
+                        return refuse(why);
                     }
                 };
                 // It is begun here and now, so this is what there is to look at.
                 if frame.ttl_us == 0 {
                     self.count(|s| s.expired += 1);
-                    return self.answer(from, FrameKind::Refused, refusal("deadline passed"));
+                    return refuse(Refusal::Late);
                 }
                 if let Err(e) = host.take_frame(self, frame.payload, from) {
                     self.count(|s| s.unreadable += 1);
                     tracing::warn!(from = from.node.0, "a frame was refused: {e}");
-                    self.answer(from, FrameKind::Refused, refusal("unreadable message"));
+                    refuse(match e {
+                        WireError::Version { .. } => Refusal::UnknownVersion,
+                        _ => Refusal::Unreadable,
+                    });
                 }
             }
             FrameKind::Reply | FrameKind::Refused => {
@@ -614,16 +686,17 @@ impl Shard {
                     FrameKind::Reply => Ok(frame.payload),
                     // The link may have repeated the frame: an earlier incarnation may have
                     // handled what this one refuses.
-                    _ if frame.payload.body == OTHER_INCARNATION.as_bytes() => {
-                        Err(AskError::Unknown("the receiver has restarted"))
-                    }
-                    _ => Err(AskError::NotSent("refused by the receiver")),
+                    _ => Err(match Refusal::of(&frame.payload) {
+                        Some(why @ Refusal::OtherIncarnation) => AskError::Unknown(why.says()),
+                        Some(why) => AskError::NotSent(why.says()),
+                        None => AskError::NotSent("refused by the receiver"),
+                    }),
                 });
             }
         }
     }
 
-    fn answer(&self, to: Sender, kind: FrameKind, payload: Payload) {
+    fn answer(&self, to: Sender, kind: FrameKind, payload: impl FnOnce() -> Payload) {
         if !to.wants_reply {
             return;
         }
@@ -638,7 +711,7 @@ impl Shard {
             ask: to.ask,
             ttl_us: 0,
             reply_room: 0,
-            payload,
+            payload: payload(),
         };
         // A lost reply is a lost reply: the asker's deadline turns it into Unknown.
         if let Err(why) = self.send(to.node, frame) {

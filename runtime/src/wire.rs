@@ -150,6 +150,51 @@ pub fn unpack<T: Wire + Carry>(kind: u16, version: u16, p: Payload) -> Result<T,
     Ok(value)
 }
 
+/// Why the receiver did not take an ask: the body of a [`FrameKind::Refused`] frame is its number.
+/// A number that a later build has made up says no more than that it was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The address is of another incarnation of the process. An earlier one may have handled what
+    /// a link has repeated.
+    OtherIncarnation = 1,
+    NoSuchActor = 2,
+    /// Its deadline had passed before it was begun.
+    Late = 3,
+    /// Not a message, or not one of this protocol.
+    Unreadable = 4,
+    /// A version of the message that the receiver does not know.
+    UnknownVersion = 5,
+}
+
+impl Refusal {
+    pub fn payload(self) -> Payload {
+        Payload { body: Bytes::copy_from_slice(&[self as u8]), bulks: Vec::new() }
+    }
+
+    pub fn of(payload: &Payload) -> Option<Refusal> {
+        let all = [
+            Refusal::OtherIncarnation,
+            Refusal::NoSuchActor,
+            Refusal::Late,
+            Refusal::Unreadable,
+            Refusal::UnknownVersion,
+        ];
+        all.into_iter().find(|r| payload.body[..] == [*r as u8])
+    }
+
+    /// What whoever asked is told.
+    pub fn says(self) -> &'static str {
+        match self {
+            Refusal::OtherIncarnation => "the receiver has restarted",
+            Refusal::NoSuchActor => "no such actor",
+            Refusal::Late => "deadline passed before it was handled",
+            Refusal::Unreadable => "the receiver cannot read it",
+            Refusal::UnknownVersion => "the receiver is older and does not know it yet",
+        }
+    }
+}
+
 /// What a frame is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum FrameKind {
@@ -157,7 +202,7 @@ pub enum FrameKind {
     /// A message that wants no reply.
     Tell,
     Reply,
-    /// The receiver did not take the ask; the body is a short reason in UTF-8.
+    /// The receiver did not take the ask: see [`Refusal`].
     Refused,
 }
 

@@ -43,13 +43,13 @@ struct Slow {
 
 no_bulk!(Slow);
 
-protocol! { Counter as CounterMsg = 0x7f00 {
+protocol! { CounterApi as CounterMsg, CounterReply = 0x7f00 {
     1 v 1 Add -> u64, Bulk, 1_000 ms;
     2 v 1 Slow -> (), Control, 50 ms;
 } }
 
 impl Actor for Counter {
-    type Msg = CounterMsg;
+    type Protocol = CounterApi;
 }
 
 impl Handle<Add> for Counter {
@@ -75,7 +75,7 @@ fn add(n: u64) -> Add {
 fn asks_on_one_shard() {
     run_alone(vec![], async |shard: Rc<Shard>| {
         let cx = shard.cx();
-        let to: Addr<Counter> = cx.start(Counter::default());
+        let to: Addr<CounterApi> = cx.start(Counter::default());
         assert_eq!(cx.ask(to, add(1)).await, Ok(11));
         // More at once than there are credits: all are answered, in some order.
         let all = join_all((0..1000).map(|_| cx.ask(to, add(0)))).await;
@@ -89,13 +89,13 @@ fn asks_on_one_shard() {
         // An address of another incarnation, of no actor, of a node without a link.
         let mut raw = to.raw();
         raw.epoch += 1;
-        let stale = cx.ask(Addr::<Counter>::from_raw(raw), add(1)).await;
+        let stale = cx.ask(Addr::<CounterApi>::from_raw(raw), add(1)).await;
         assert!(matches!(stale, Err(AskError::NotSent(_))));
         raw = to.raw();
         raw.slot = 99;
-        assert!(cx.ask(Addr::<Counter>::from_raw(raw), add(1)).await.is_err());
+        assert!(cx.ask(Addr::<CounterApi>::from_raw(raw), add(1)).await.is_err());
         raw.node = NodeId(9);
-        assert!(cx.ask(Addr::<Counter>::from_raw(raw), add(1)).await.is_err());
+        assert!(cx.ask(Addr::<CounterApi>::from_raw(raw), add(1)).await.is_err());
     })
     .unwrap();
 }
@@ -118,7 +118,7 @@ fn asks_between_shards() {
             let cx = shard.cx();
             cx.start(Counter::default());
             if cx.shard_index() == 0 {
-                let to: Addr<Counter> = shard.addr_of(1, 0);
+                let to: Addr<CounterApi> = shard.addr_of(1, 0);
                 // The other shard may not have started its actor yet.
                 while cx.ask(to, add(0)).await.is_err() {
                     cx.sleep(Duration::from_millis(1)).await;

@@ -4,21 +4,24 @@
 use core::time::Duration;
 use std::cell::Cell;
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::meta::Meta;
+use t3fs_actors::proto::storage::Storage;
 
 use bytes::Bytes;
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::client::{At, Client, ClientConfig, FsError, HandleId, Owner, SetAttrs};
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::meta::{Meta, MetaConfig};
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::meta::{MetaConfig, MetaServer};
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer};
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
 use t3fs_actors::proto::meta::{Attr, GetAttr, ROOT};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::proto::storage::{ReadChunk, Retire, StorageError};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 use t3fs_sim::{Boot, NodeSpec, World};
 
@@ -37,14 +40,14 @@ fn actor<A>(node: NodeId, slot: u16) -> Addr<A> {
 fn agent(cx: &Cx, server: bool) -> Addr<Agent> {
     let server = server.then(ServerInfo::default);
     let config = AgentConfig { server, ..AgentConfig::new("sim", vec![actor(NAMES, 1)]) };
-    Agent::start(cx, config)
+    NodeAgent::start(cx, config)
 }
 
 async fn names(cx: Cx) {
-    let kv = Kv::start(&cx, Box::new(MemoryDisk::new().open())).unwrap();
-    Mgmtd::start(&cx, MgmtdConfig::new(kv, "sim"));
+    let kv = KvServer::start(&cx, Box::new(MemoryDisk::new().open())).unwrap();
+    MgmtdServer::start(&cx, MgmtdConfig::new(kv, "sim"));
     let agent = agent(&cx, true);
-    let meta = Meta::start(&cx, MetaConfig::new(kv, agent)).await.unwrap();
+    let meta = MetaServer::start(&cx, MetaConfig::new(kv, agent)).await.unwrap();
     cx.ask(agent, Announce { metas: vec![meta.raw()], targets: Vec::new() }).await.unwrap();
 }
 
@@ -64,7 +67,7 @@ async fn store(cx: Cx) {
         planted_bug: None,
         watch: None,
     };
-    let addr = Storage::start(&cx, config).raw();
+    let addr = Target::start(&cx, config).raw();
     let targets = vec![TargetReport::online(TARGET, addr)];
     cx.ask(agent, Announce { metas: Vec::new(), targets }).await.unwrap();
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use t3fs_runtime::conformance::echo::Echo;
+use t3fs_runtime::conformance::echo::{Echo, Echoing};
 use t3fs_runtime::conformance::{Fault, Job, Pair, Wire};
 use t3fs_runtime::{Addr, NodeId};
 use t3fs_sim::{Crash, NetFaults, NetSpeed, NodeSpec, World};
@@ -33,7 +33,7 @@ impl SimPair {
         let to = Rc::new(RefCell::new(Addr::from_raw(Default::default())));
         let into = Rc::clone(&to);
         let receiver = world.add_node(NodeSpec::new().shards(receiver_shards).boot(move |b| {
-            *into.borrow_mut() = b.cx.start(Echo::default());
+            *into.borrow_mut() = b.cx.start(Echoing::default());
         }));
         SimPair { world, asker, receiver, to, repeats }
     }

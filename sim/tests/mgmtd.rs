@@ -4,11 +4,13 @@
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::mgmtd::Mgmtd;
 
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Seen, Timing};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Seen, Timing};
 use t3fs_actors::proto::agent::{Announce, GetRouting, WatchRouting};
 use t3fs_actors::proto::ids::{ChainId, RoutingVersion, SessionId, TargetId};
 use t3fs_actors::proto::mgmtd::{
@@ -38,7 +40,7 @@ fn cluster() -> (World, Rc<RefCell<Vec<u64>>>) {
     let world = World::new(1);
     let disk = MemoryDisk::new();
     world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        Kv::start(&b.cx, Box::new(disk.open())).unwrap();
+        KvServer::start(&b.cx, Box::new(disk.open())).unwrap();
     }));
     let terms: Rc<RefCell<Vec<u64>>> = Rc::default();
     for _ in MGMTDS {
@@ -51,22 +53,22 @@ fn cluster() -> (World, Rc<RefCell<Vec<u64>>>) {
                 }
             });
             let config = MgmtdConfig::new(first(KV), "sim");
-            let mgmtd = Mgmtd::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+            let mgmtd = MgmtdServer::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
             let (roles, mgmtd) = (vec![Role::Mgmtd], Some(mgmtd.raw()));
             let server = Some(ServerInfo { roles, mgmtd, ..ServerInfo::default() });
-            let agent = Agent::start(&b.cx, AgentConfig { server, ..agent_config(false) });
+            let agent = NodeAgent::start(&b.cx, AgentConfig { server, ..agent_config(false) });
             b.cx.tell(agent, Announce { metas: Vec::new(), targets: Vec::new() }).unwrap();
         }));
     }
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
-        let agent = Agent::start(&b.cx, agent_config(true));
+        let agent = NodeAgent::start(&b.cx, agent_config(true));
         // Nobody listens there.
         let addr = RawAddr { node: b.node, shard: 0, slot: 99, epoch: b.epoch };
         let targets = vec![TargetReport::online(TargetId(1), addr)];
         b.cx.tell(agent, Announce { metas: Vec::new(), targets }).unwrap();
     }));
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
-        Agent::start(&b.cx, agent_config(false));
+        NodeAgent::start(&b.cx, agent_config(false));
     }));
     let made = ask(&world, |cx| async move {
         let chains = vec![(ChainId(1), vec![(TargetId(1), SERVER)])];
@@ -116,8 +118,8 @@ fn another_cluster_is_refused() {
         assert!(why.contains("this is cluster sim, not other"), "{why}");
     }
     let why = ask(&world, |cx| async move {
-        Mgmtd::check_store(&cx, first(KV), "sim").await.unwrap();
-        Mgmtd::check_store(&cx, first(KV), "other").await.unwrap_err()
+        MgmtdServer::check_store(&cx, first(KV), "sim").await.unwrap();
+        MgmtdServer::check_store(&cx, first(KV), "other").await.unwrap_err()
     });
     assert!(why.contains("belongs to cluster sim, not other"), "{why}");
 }
@@ -158,7 +160,7 @@ fn who_cannot_lead_gives_way() {
     let world = World::new(1);
     let disk = MemoryDisk::new();
     let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        Kv::start(&b.cx, Box::new(disk.open())).unwrap();
+        KvServer::start(&b.cx, Box::new(disk.open())).unwrap();
     }));
     let leads = Rc::new(Cell::new(0));
     let seen = Rc::clone(&leads);
@@ -170,11 +172,11 @@ fn who_cannot_lead_gives_way() {
             }
         });
         let config = MgmtdConfig::new(first(kv), "sim");
-        Mgmtd::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+        MgmtdServer::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
     }));
     world.run_until(|| leads.get() == 1, secs(3)).unwrap();
     let stranger = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        Mgmtd::start(&b.cx, MgmtdConfig::new(first(kv), "other"));
+        MgmtdServer::start(&b.cx, MgmtdConfig::new(first(kv), "other"));
     }));
     world.crash(primary, Crash::Process);
     // The primary has not heard of it, so it waits until promises cannot help the primary.
@@ -195,7 +197,7 @@ fn a_process_stands_still() {
     let changes: Rc<RefCell<Vec<String>>> = Rc::default();
     let seen = Rc::clone(&changes);
     let node = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        let kv = Kv::start(&b.cx, Box::new(MemoryDisk::new().open())).unwrap();
+        let kv = KvServer::start(&b.cx, Box::new(MemoryDisk::new().open())).unwrap();
         let seen = Rc::clone(&seen);
         let watch = Rc::new(move |what: &Seen<'_>| {
             if let Seen::Changed { after, .. } = what {
@@ -203,9 +205,9 @@ fn a_process_stands_still() {
             }
         });
         let config = MgmtdConfig { alone: true, ..MgmtdConfig::new(kv, "sim") };
-        let mgmtd = Mgmtd::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+        let mgmtd = MgmtdServer::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
         let server = Some(ServerInfo::default());
-        Agent::start(&b.cx, AgentConfig { server, ..AgentConfig::new("sim", vec![mgmtd]) });
+        NodeAgent::start(&b.cx, AgentConfig { server, ..AgentConfig::new("sim", vec![mgmtd]) });
     }));
     world.run_for(secs(2)).unwrap();
     let before = changes.borrow().len();

@@ -33,13 +33,13 @@ struct Echoer {
     _held: Option<Held>,
 }
 
-protocol! { Echoer as EchoerMsg = 0x7D00 {
+protocol! { EchoerApi as EchoerMsg, EchoerReply = 0x7D00 {
     1 v 1 Echo -> u64, Control, 1_000 ms;
     2 v 1 Travel -> u64, Bulk, 30_000 ms, hops |m| m.rest.len() as u8;
 } }
 
 impl Actor for Echoer {
-    type Msg = EchoerMsg;
+    type Protocol = EchoerApi;
 }
 
 impl Handle<Echo> for Echoer {
@@ -59,7 +59,7 @@ impl Handle<Travel> for Echoer {
             return 1;
         }
         let next = m.rest.remove(0);
-        match cx.ask(Addr::<Echoer>::from_raw(next), m).await {
+        match cx.ask(Addr::<EchoerApi>::from_raw(next), m).await {
             Ok(n) if n > 0 => n + 1,
             _ => 0,
         }
@@ -81,7 +81,7 @@ impl Drop for Held {
     }
 }
 
-type Addrs = Rc<RefCell<Vec<Addr<Echoer>>>>;
+type Addrs = Rc<RefCell<Vec<Addr<EchoerApi>>>>;
 
 /// A node with an echoer on each shard; their addresses are renewed at each start.
 fn echo_node(sim: &Sim, shards: u16) -> (NodeId, Addrs) {
@@ -107,7 +107,7 @@ fn asks_reach_their_actor_by_each_way() {
     let (_, to_b) = echo_node(&world, 2);
     let targets: Vec<_> = to_a.borrow().iter().chain(to_b.borrow().iter()).copied().collect();
     let answers = world.block_on(a, |cx| async move {
-        let ask = |(i, to): (usize, &Addr<Echoer>)| cx.ask(*to, echo(i as u64, 10));
+        let ask = |(i, to): (usize, &Addr<EchoerApi>)| cx.ask(*to, echo(i as u64, 10));
         join_all(targets.iter().enumerate().map(ask)).await
     });
     assert_eq!(answers, Ok((0..5).map(Ok).collect::<Vec<_>>()));
@@ -254,7 +254,7 @@ fn chains_in_a_circle_do_not_deadlock() {
                 let done = Rc::clone(&done);
                 world.spawn(client, 0, move |cx| async move {
                     let rest = chain[1..].to_vec();
-                    let hops = cx.ask(Addr::<Echoer>::from_raw(chain[0]), Travel { rest }).await;
+                    let hops = cx.ask(Addr::<EchoerApi>::from_raw(chain[0]), Travel { rest }).await;
                     assert_eq!(hops, Ok(3));
                     done.set(done.get() + 1);
                 });

@@ -1,16 +1,17 @@
 //! What an agent knows and decides, without awaiting.
 
+use crate::proto::mgmtd::Mgmtd;
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
 use t3fs_runtime::{Addr, RawAddr, Time};
 
 use super::{AgentConfig, ServerInfo};
-use crate::mgmtd::{Mgmtd, Timing, usable};
+use crate::mgmtd::{Timing, usable};
 use crate::proto::agent::{Announce, RoutingNews, WatchRouting};
 use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
-use crate::storage::Storage;
 
 /// When to send the next heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

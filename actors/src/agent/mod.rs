@@ -12,6 +12,9 @@ mod core;
 mod space;
 mod watchers;
 
+use crate::proto::agent::Agent;
+use crate::proto::mgmtd::Mgmtd;
+use crate::proto::storage::Storage;
 use ::core::time::Duration;
 use std::rc::Rc;
 
@@ -21,12 +24,11 @@ use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, RawAddr, Slot, Ti
 use self::core::{Core, Next, Took};
 pub use self::space::{ClusterSpace, cluster_space};
 use self::watchers::Watchers;
-use crate::mgmtd::{Mgmtd, Timing};
+use crate::mgmtd::Timing;
 use crate::proto::agent::*;
 use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::*;
 use crate::proto::storage::{LeaseHeld, NewRouting};
-use crate::storage::Storage;
 
 /// What a server says of itself; a process of clients says nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -69,7 +71,7 @@ impl AgentConfig {
 }
 
 /// This process's view of the cluster.
-pub struct Agent {
+pub struct NodeAgent {
     core: Core,
     watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
     /// Filled to send the next heartbeat now.
@@ -80,8 +82,8 @@ pub struct Agent {
     known: space::Known,
 }
 
-impl Actor for Agent {
-    type Msg = AgentMsg;
+impl Actor for NodeAgent {
+    type Protocol = Agent;
 
     fn invariants(&self) {
         self.watchers.check();
@@ -97,12 +99,12 @@ const PASS_MAX: Duration = Duration::from_millis(1500);
 /// An answer to who watches arrives so long before the asker stops waiting.
 const WATCH_MARGIN: Duration = Duration::from_millis(100);
 
-impl Agent {
+impl NodeAgent {
     pub fn start(cx: &Cx, config: AgentConfig) -> Addr<Agent> {
         let watch = config.watch.clone();
         let watchers = Watchers::default();
         let is_server = config.server.is_some();
-        let agent = Agent {
+        let agent = NodeAgent {
             core: Core::new(config),
             watch,
             hurry: Slot::new(),
@@ -201,7 +203,6 @@ impl Agent {
     /// Asks the primary until it answers for good.
     async fn pass_on<M, T>(me: &Me<Self>, cx: &Cx, message: M) -> Result<T, MgmtdError>
     where
-        Mgmtd: Handle<M>,
         M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,
     {
         let mut why = MgmtdError::Unavailable("no mgmtd leads, or it cannot be reached".into());
@@ -245,7 +246,7 @@ impl Agent {
     }
 }
 
-impl Handle<GetRouting> for Agent {
+impl Handle<GetRouting> for NodeAgent {
     async fn handle(me: &Me<Self>, m: GetRouting, cx: &Cx) -> Option<Routing> {
         if m.fresh {
             Self::fetch(me, cx, RoutingVersion(0)).await;
@@ -257,7 +258,7 @@ impl Handle<GetRouting> for Agent {
     }
 }
 
-impl Handle<WatchRouting> for Agent {
+impl Handle<WatchRouting> for NodeAgent {
     async fn handle(me: &Me<Self>, m: WatchRouting, cx: &Cx) -> RoutingNews {
         let place = me.with(|a| (!a.core.has_news(&m)).then(|| a.watchers.wait()));
         if let Some(place) = place {
@@ -268,7 +269,7 @@ impl Handle<WatchRouting> for Agent {
     }
 }
 
-impl Handle<ReportTarget> for Agent {
+impl Handle<ReportTarget> for NodeAgent {
     async fn handle(me: &Me<Self>, m: ReportTarget, cx: &Cx) {
         me.with(|a| {
             let new = a.core.report(m.report);
@@ -287,7 +288,7 @@ impl Handle<ReportTarget> for Agent {
     }
 }
 
-impl Handle<Announce> for Agent {
+impl Handle<Announce> for NodeAgent {
     async fn handle(me: &Me<Self>, m: Announce, _: &Cx) {
         me.with(|a| {
             a.core.announce(m);
@@ -296,7 +297,7 @@ impl Handle<Announce> for Agent {
     }
 }
 
-impl Handle<SetMgmtds> for Agent {
+impl Handle<SetMgmtds> for NodeAgent {
     async fn handle(me: &Me<Self>, m: SetMgmtds, _: &Cx) {
         me.with(|a| {
             a.core.set_mgmtds(m.mgmtds.into_iter().map(Addr::from_raw).collect());
@@ -305,7 +306,7 @@ impl Handle<SetMgmtds> for Agent {
     }
 }
 
-impl Handle<RoutingChanged> for Agent {
+impl Handle<RoutingChanged> for NodeAgent {
     async fn handle(me: &Me<Self>, m: RoutingChanged, cx: &Cx) {
         me.with(|a| {
             let newest = m.update.version();
@@ -319,7 +320,7 @@ impl Handle<RoutingChanged> for Agent {
     }
 }
 
-impl Handle<CreateChains> for Agent {
+impl Handle<CreateChains> for NodeAgent {
     async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
         let version = Self::pass_on(me, cx, m).await?;
         Self::fetch(me, cx, version).await;
@@ -327,7 +328,7 @@ impl Handle<CreateChains> for Agent {
     }
 }
 
-impl Handle<OpenSession> for Agent {
+impl Handle<OpenSession> for NodeAgent {
     async fn handle(me: &Me<Self>, m: OpenSession, cx: &Cx) -> Result<SessionId, MgmtdError> {
         let agent = me.with(|a| a.core.agent);
         let session = Self::pass_on(me, cx, OpenSessionFor { agent, open: m }).await?;
@@ -336,7 +337,7 @@ impl Handle<OpenSession> for Agent {
     }
 }
 
-impl Handle<CloseSession> for Agent {
+impl Handle<CloseSession> for NodeAgent {
     async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
         me.with(|a| {
             a.core.forget(m.session);
@@ -346,14 +347,14 @@ impl Handle<CloseSession> for Agent {
     }
 }
 
-impl Handle<ExtendSession> for Agent {
+impl Handle<ExtendSession> for NodeAgent {
     /// What the latest heartbeat said; this one's news goes with the next.
     async fn handle(me: &Me<Self>, m: ExtendSession, cx: &Cx) -> bool {
         me.with(|a| a.extend(m.session, cx.now()))
     }
 }
 
-impl Handle<ListNodes> for Agent {
+impl Handle<ListNodes> for NodeAgent {
     async fn handle(me: &Me<Self>, m: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
         Self::pass_on(me, cx, m).await
     }

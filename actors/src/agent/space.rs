@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use t3fs_runtime::{Cx, Handle, Me, Time, join_all};
 
-use super::Agent;
+use super::NodeAgent;
 use crate::proto::mgmtd::{GetSpaces, NodeSpaces, TargetFill};
 use crate::proto::storage::{GetSpace, TargetSpace};
 
@@ -59,7 +59,7 @@ fn file_system(space: &TargetSpace) -> u64 {
     }
 }
 
-impl Agent {
+impl NodeAgent {
     /// Asks the targets of this process how full they are, for ever.
     pub(super) async fn look_at_targets(me: &Me<Self>, cx: &Cx) {
         loop {
@@ -85,7 +85,7 @@ impl Agent {
     }
 }
 
-impl Handle<GetSpaces> for Agent {
+impl Handle<GetSpaces> for NodeAgent {
     /// `None`: the primary has never answered.
     async fn handle(me: &Me<Self>, m: GetSpaces, cx: &Cx) -> Option<Vec<NodeSpaces>> {
         let fresh = |known: &Known| {

@@ -4,17 +4,18 @@
 //! goes to whoever today's routing names. While nobody can serve it waits; after its patience
 //! ([`PATIENCE`] unless told otherwise) the user gets an error.
 
+use crate::proto::agent::Agent;
+use crate::proto::meta::Meta;
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, AskError, Cx, Handle, RawAddr, Slot};
+use t3fs_runtime::{Addr, AskError, Cx, RawAddr, Slot};
 
 use super::FsError;
 use super::retry::{Retry, Silence, Subject, Watchers};
-use crate::agent::Agent;
-use crate::meta::Meta;
 use crate::proto::agent::{GetRouting, RoutingNews, WatchRouting};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
 use crate::proto::meta::{Layout, MetaError, Stripes};
@@ -25,7 +26,6 @@ use crate::proto::storage::{
     ChunkData, Extents, FileExtents, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk,
     UpdateKind, Updated,
 };
-use crate::storage::Storage;
 
 /// How long one update of a chunk is tried under one request id. Storage remembers the writers of a
 /// removed chunk for longer than this.
@@ -327,7 +327,6 @@ impl Link {
     pub async fn meta<M, T>(&self, cx: &Cx, message: M) -> Result<T, FsError>
     where
         M: t3fs_runtime::Ask<Meta, Reply = Result<T, MetaError>> + Clone,
-        Meta: Handle<M>,
     {
         let mut retry = Retry::new(cx, self.0.patience.get());
         let began = cx.now();

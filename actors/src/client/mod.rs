@@ -22,6 +22,7 @@ mod stamps;
 mod truncate;
 mod wait;
 
+use crate::proto::agent::Agent;
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -29,7 +30,6 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Addr, Cx, Slot, Time};
 
-use crate::agent::Agent;
 use crate::planted::PlantedBug;
 use crate::proto::ids::InodeId;
 use crate::proto::meta::{MetaError, SyncMeta};

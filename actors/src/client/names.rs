@@ -1,12 +1,12 @@
 //! Names: lookups, opens, and everything that makes or removes an entry.
 
-use t3fs_runtime::{Ask, Cx, Handle};
+use crate::proto::meta::Meta;
+use t3fs_runtime::{Ask, Cx};
 
 use super::file::{HandleId, Hold};
 use super::opens::Changing;
 use super::{Attr, Client, DirPage, FileType, FsError, FsSpace, Owner, RenameMode};
 use crate::agent::{ClusterSpace, cluster_space};
-use crate::meta::Meta;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
 
@@ -68,7 +68,6 @@ impl Client {
     async fn look<M>(&self, cx: &Cx, m: M) -> Result<Attr, FsError>
     where
         M: Ask<Meta, Reply = Result<Attr, MetaError>> + Clone,
-        Meta: Handle<M>,
     {
         let asked = cx.now();
         let mut attr: Attr = self.0.link.meta(cx, m.clone()).await?;

@@ -1,5 +1,6 @@
 //! Asking chains: whoever serves them today, again after a failure with newer routing.
 
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -8,12 +9,11 @@ use futures::StreamExt;
 use t3fs_runtime::{Addr, AskError, Cx, Me, RawAddr};
 
 use super::place::{Outside, chains_of};
-use super::{Meta, refresh_routing};
+use super::{MetaServer, refresh_routing};
 use crate::proto::ids::{ChainId, ChainVersion, InodeId};
 use crate::proto::meta::Layout;
 use crate::proto::mgmtd::{Chain, TargetState};
 use crate::proto::storage::{Extents, FileExtents, ListInodes, RemoveChunks, StorageError};
-use crate::storage::Storage;
 
 /// Chains that are asked at the same time.
 const PARALLEL: usize = 16;
@@ -25,7 +25,7 @@ const ATTEMPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Removes the chunks of files from every chain of their layouts; gives the files that keep some.
 pub(super) async fn remove_content(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     files: &[(InodeId, Option<Layout>)],
 ) -> BTreeSet<InodeId> {
@@ -56,7 +56,7 @@ pub(super) async fn remove_content(
 }
 
 /// The chains of a layout, each once.
-async fn chains(me: &Me<Meta>, cx: &Cx, layout: &Layout) -> Option<Vec<ChainId>> {
+async fn chains(me: &Me<MetaServer>, cx: &Cx, layout: &Layout) -> Option<Vec<ChainId>> {
     let mut known = me.with(|m| chains_of(&m.place.routing, layout));
     if known.is_none() {
         refresh_routing(me, cx).await;
@@ -70,7 +70,7 @@ async fn chains(me: &Me<Meta>, cx: &Cx, layout: &Layout) -> Option<Vec<ChainId>>
 
 /// Removes the chunks of files from one chain.
 pub(super) async fn remove_from(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     mut inodes: Vec<InodeId>,
     chain: ChainId,
@@ -96,7 +96,7 @@ pub(super) async fn remove_from(
 
 /// Where the bytes of a file end that storage has: of all its chains, the last chunk's.
 pub(super) async fn stored_end(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     inode: InodeId,
     layout: &Layout,
@@ -122,7 +122,7 @@ pub(super) async fn stored_end(
 
 /// Files with chunks on a chain, in order, from `from` on: fewer than `limit` only at the end.
 pub(super) async fn inodes_on(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     chain: ChainId,
     from: InodeId,
@@ -141,7 +141,7 @@ fn serving(chain: &Chain) -> Option<RawAddr> {
 
 /// Asks one target of a chain until it answers, a few times.
 async fn attempt<T>(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     chain: ChainId,
     choose: impl Fn(&Chain) -> Option<RawAddr>,

@@ -4,11 +4,11 @@
 //! Memory: about 64 bytes an inode. Pages are read one after the other, each at a version of its
 //! own, so nothing may change meanwhile; what changes is reported as damage.
 
+use crate::proto::kv::Kv;
 use std::collections::BTreeMap;
 
 use t3fs_runtime::{Addr, Cx};
 
-use super::kv::actor::Kv;
 use super::kv::client::{Stop, Txn};
 use super::kv::{KeyRange, KvError};
 use super::schema::*;

@@ -26,7 +26,7 @@ use super::kv::client::{Txn, transact};
 use super::kv::{KeyRange, KvError, key_after};
 use super::ops::Done;
 use super::schema::*;
-use super::{Meta, fresh_routing, holds, now_ns, refresh_routing};
+use super::{MetaServer, fresh_routing, holds, now_ns, refresh_routing};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, RequestId, RoutingVersion, SessionId};
 use crate::proto::kv::Durability;
@@ -228,7 +228,7 @@ enum Next {
 }
 
 /// For ever: looks now and then for what another server left.
-pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
+pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
     loop {
         kick(&me, &cx, News::Any);
         // Servers that started together do not look together.
@@ -238,19 +238,19 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
 }
 
 /// Has garbage collected, soon.
-pub(super) fn kick(me: &Me<Meta>, cx: &Cx, news: News) {
+pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: News) {
     if me.with(|m| m.collector.kick(news, cx.now())) {
         cx.spawn(collector(me.clone(), cx.outlive()));
     }
 }
 
 /// Has garbage collected at once, and for a while without time of grace.
-pub(super) fn hurry(me: &Me<Meta>, cx: &Cx) {
+pub(super) fn hurry(me: &Me<MetaServer>, cx: &Cx) {
     me.with(|m| m.collector.hurry(cx.now()));
     kick(me, cx, News::Any);
 }
 
-async fn collector(me: Me<Meta>, cx: Cx) {
+async fn collector(me: Me<MetaServer>, cx: Cx) {
     let [shortest, longest] = FAILED_PAUSE;
     let mut pause = shortest;
     loop {
@@ -290,7 +290,7 @@ async fn collector(me: Me<Meta>, cx: Cx) {
 }
 
 /// Goes through all garbage entries once.
-async fn look(me: &Me<Meta>, cx: &Cx) -> Done<Rest> {
+async fn look(me: &Me<MetaServer>, cx: &Cx) -> Done<Rest> {
     let kv = me.with(|m| m.kv);
     let KeyRange { mut begin, end } = all(b'G');
     let mut rest = Rest::None;
@@ -326,7 +326,7 @@ fn is_young(since_ns: i64, now_ns: i64) -> bool {
 }
 
 /// Removes files without a name, unless somebody holds them or may hold them.
-async fn remove(me: &Me<Meta>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> {
+async fn remove(me: &Me<MetaServer>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<Rest> {
     if inodes.is_empty() {
         return Ok(Rest::None);
     }
@@ -449,7 +449,7 @@ async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Done<()> {
 }
 
 /// Removes the answers kept for sessions that ended a while ago.
-async fn sweep_sessions(me: &Me<Meta>, cx: &Cx) -> Done<()> {
+async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
     if me.with(|m| m.place.routing.version) == RoutingVersion::default() {
         refresh_routing(me, cx).await;
     }

@@ -10,7 +10,9 @@ use super::kv::{KvError, Version};
 use super::ops::create::NewInode;
 use super::ops::{Done, attr, create, lookup, opens, readdir, remove, rename, turns};
 use super::schema::*;
-use super::{Meta, Once, fresh_routing, garbage, holds, inode_id, layout, look, now_ns, once, run};
+use super::{
+    MetaServer, Once, fresh_routing, garbage, holds, inode_id, layout, look, now_ns, once, run,
+};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::{Barrier, Durability};
@@ -33,19 +35,19 @@ fn gone(once: Once<Gone>) -> Gone {
 }
 
 /// Which sessions are over.
-fn over(me: &Me<Meta>, cx: &Cx) -> impl Fn(SessionId) -> bool + use<> {
+fn over(me: &Me<MetaServer>, cx: &Cx) -> impl Fn(SessionId) -> bool + use<> {
     me.with(|m| {
         m.over.look(cx.now(), &m.place.routing);
         m.over.sessions()
     })
 }
 
-fn planted(me: &Me<Meta>) -> Option<PlantedBug> {
+fn planted(me: &Me<MetaServer>) -> Option<PlantedBug> {
     me.with(|m| m.planted_bug)
 }
 
 async fn make(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     entry: &NewEntry,
     kind: FileType,
@@ -63,7 +65,7 @@ async fn make(
 }
 
 /// Has what an operation left without a name collected.
-fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
+fn collect(me: &Me<MetaServer>, cx: &Cx, gone: &Gone) {
     if let Some(r) = &gone.removed
         && r.nlink == 0
         && r.kind != FileType::Directory
@@ -72,25 +74,25 @@ fn collect(me: &Me<Meta>, cx: &Cx, gone: &Gone) {
     }
 }
 
-impl Handle<Lookup> for Meta {
+impl Handle<Lookup> for MetaServer {
     async fn handle(me: &Me<Self>, m: Lookup, cx: &Cx) -> Result<Attr, MetaError> {
         look(me, cx, async |txn| lookup::lookup(txn, m.parent, &m.name).await).await.map(as_of)
     }
 }
 
-impl Handle<GetAttr> for Meta {
+impl Handle<GetAttr> for MetaServer {
     async fn handle(me: &Me<Self>, m: GetAttr, cx: &Cx) -> Result<Attr, MetaError> {
         look(me, cx, async |txn| lookup::get_attr(txn, m.inode).await).await.map(as_of)
     }
 }
 
-impl Handle<ReadLink> for Meta {
+impl Handle<ReadLink> for MetaServer {
     async fn handle(me: &Me<Self>, m: ReadLink, cx: &Cx) -> Result<Vec<u8>, MetaError> {
         Ok(look(me, cx, async |txn| lookup::read_link(txn, m.inode).await).await?.0)
     }
 }
 
-impl Handle<ReadDir> for Meta {
+impl Handle<ReadDir> for MetaServer {
     async fn handle(me: &Me<Self>, m: ReadDir, cx: &Cx) -> Result<DirPage, MetaError> {
         let read = look(me, cx, async |txn| readdir::read_dir(txn, &m).await).await;
         let (mut page, stamp) = read?;
@@ -99,7 +101,7 @@ impl Handle<ReadDir> for Meta {
     }
 }
 
-impl Handle<CountInodes> for Meta {
+impl Handle<CountInodes> for MetaServer {
     async fn handle(me: &Me<Self>, _: CountInodes, cx: &Cx) -> Result<u64, MetaError> {
         let count = async |txn: &mut Txn<'_>| -> Done<u64> {
             let [count] = txn.fetch([&count_key()]).await?;
@@ -109,7 +111,7 @@ impl Handle<CountInodes> for Meta {
     }
 }
 
-impl Handle<SetAttr> for Meta {
+impl Handle<SetAttr> for MetaServer {
     async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Changed, MetaError> {
         let (now_ns, over, bug) = (now_ns(cx), over(me, cx), planted(me));
         let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &over, bug).await;
@@ -121,7 +123,7 @@ impl Handle<SetAttr> for Meta {
     }
 }
 
-impl Handle<ReportWrite> for Meta {
+impl Handle<ReportWrite> for MetaServer {
     async fn handle(me: &Me<Self>, m: ReportWrite, cx: &Cx) -> Result<Reported, MetaError> {
         // The end of a turn that came back would keep others waiting for one who has forgotten it.
         let durable = m.durable || m.turn.is_some();
@@ -142,7 +144,7 @@ impl Handle<ReportWrite> for Meta {
     }
 }
 
-impl Handle<Append> for Meta {
+impl Handle<Append> for MetaServer {
     async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
         let (over, bug) = (over(me, cx), planted(me));
         let mut kept_by = None;
@@ -164,7 +166,7 @@ impl Handle<Append> for Meta {
     }
 }
 
-impl Handle<BeginCut> for Meta {
+impl Handle<BeginCut> for MetaServer {
     async fn handle(me: &Me<Self>, m: BeginCut, cx: &Cx) -> Result<bool, MetaError> {
         let over = over(me, cx);
         let body = async |txn: &mut Txn<'_>| turns::begin_cut(txn, &m, &over).await;
@@ -173,7 +175,7 @@ impl Handle<BeginCut> for Meta {
     }
 }
 
-impl Handle<OpenFile> for Meta {
+impl Handle<OpenFile> for MetaServer {
     async fn handle(me: &Me<Self>, m: OpenFile, cx: &Cx) -> Result<Changed, MetaError> {
         let (now_ns, bug) = (now_ns(cx), planted(me));
         let body = async |txn: &mut Txn<'_>| opens::open(txn, &m, now_ns, bug).await;
@@ -187,7 +189,7 @@ impl Handle<OpenFile> for Meta {
     }
 }
 
-impl Handle<DropHolds> for Meta {
+impl Handle<DropHolds> for MetaServer {
     async fn handle(me: &Me<Self>, m: DropHolds, cx: &Cx) -> Result<(), MetaError> {
         check_holds(m.inodes.len())?;
         once(me, cx, m.op, async |txn| opens::drop_holds(txn, &m).await).await?;
@@ -208,7 +210,7 @@ fn check_holds(count: usize) -> Result<(), MetaError> {
     Ok(())
 }
 
-impl Handle<ShareOpens> for Meta {
+impl Handle<ShareOpens> for MetaServer {
     async fn handle(me: &Me<Self>, m: ShareOpens, cx: &Cx) -> Result<Vec<InodeId>, MetaError> {
         check_holds(m.holds.len())?;
         let now_ns = now_ns(cx);
@@ -222,7 +224,7 @@ impl Handle<ShareOpens> for Meta {
     }
 }
 
-impl Handle<NoteReads> for Meta {
+impl Handle<NoteReads> for MetaServer {
     async fn handle(me: &Me<Self>, m: NoteReads, cx: &Cx) -> Result<(), MetaError> {
         check_holds(m.reads.len())?;
         let body = async |txn: &mut Txn<'_>| attr::note_reads(txn, &m.reads).await;
@@ -230,7 +232,7 @@ impl Handle<NoteReads> for Meta {
     }
 }
 
-impl Handle<KeepOpens> for Meta {
+impl Handle<KeepOpens> for MetaServer {
     async fn handle(me: &Me<Self>, m: KeepOpens, cx: &Cx) -> Result<(), MetaError> {
         fresh_routing(me, cx).await?;
         let routing = me.with(|m| Rc::clone(&m.place.routing));
@@ -240,7 +242,7 @@ impl Handle<KeepOpens> for Meta {
     }
 }
 
-impl Handle<ListKeepers> for Meta {
+impl Handle<ListKeepers> for MetaServer {
     async fn handle(me: &Me<Self>, _: ListKeepers, cx: &Cx) -> Result<Vec<SessionId>, MetaError> {
         fresh_routing(me, cx).await?;
         let sessions = me.with(|m| m.place.routing.sessions.clone());
@@ -251,7 +253,7 @@ impl Handle<ListKeepers> for Meta {
     }
 }
 
-impl Handle<CreateFile> for Meta {
+impl Handle<CreateFile> for MetaServer {
     async fn handle(me: &Me<Self>, m: CreateFile, cx: &Cx) -> Result<Changed, MetaError> {
         match m.kind {
             FileType::File | FileType::Special { .. } => {
@@ -264,26 +266,26 @@ impl Handle<CreateFile> for Meta {
     }
 }
 
-impl Handle<MakeDir> for Meta {
+impl Handle<MakeDir> for MetaServer {
     async fn handle(me: &Me<Self>, m: MakeDir, cx: &Cx) -> Result<Changed, MetaError> {
         make(me, cx, &m.entry, FileType::Directory, Vec::new(), None).await
     }
 }
 
-impl Handle<MakeSymlink> for Meta {
+impl Handle<MakeSymlink> for MetaServer {
     async fn handle(me: &Me<Self>, m: MakeSymlink, cx: &Cx) -> Result<Changed, MetaError> {
         make(me, cx, &m.entry, FileType::Symlink, m.target, None).await
     }
 }
 
-impl Handle<MakeLink> for Meta {
+impl Handle<MakeLink> for MetaServer {
     async fn handle(me: &Me<Self>, m: MakeLink, cx: &Cx) -> Result<Changed, MetaError> {
         let now_ns = now_ns(cx);
         once(me, cx, m.op, async |txn| create::link(txn, &m, now_ns).await).await.map(changed)
     }
 }
 
-impl Handle<Unlink> for Meta {
+impl Handle<Unlink> for MetaServer {
     async fn handle(me: &Me<Self>, m: Unlink, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
         let gone = once(me, cx, m.op, async |txn| remove::unlink(txn, &m, now_ns).await)
@@ -294,14 +296,14 @@ impl Handle<Unlink> for Meta {
     }
 }
 
-impl Handle<RemoveDir> for Meta {
+impl Handle<RemoveDir> for MetaServer {
     async fn handle(me: &Me<Self>, m: RemoveDir, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
         once(me, cx, m.op, async |txn| remove::remove_dir(txn, &m, now_ns).await).await.map(gone)
     }
 }
 
-impl Handle<Rename> for Meta {
+impl Handle<Rename> for MetaServer {
     async fn handle(me: &Me<Self>, m: Rename, cx: &Cx) -> Result<Gone, MetaError> {
         let now_ns = now_ns(cx);
         let gone = once(me, cx, m.op, async |txn| rename::rename(txn, &m, now_ns).await)
@@ -312,7 +314,7 @@ impl Handle<Rename> for Meta {
     }
 }
 
-impl Handle<SyncMeta> for Meta {
+impl Handle<SyncMeta> for MetaServer {
     async fn handle(me: &Me<Self>, m: SyncMeta, cx: &Cx) -> Result<(), MetaError> {
         let failed = |why: String| MetaError::Unavailable(format!("the metadata store: {why}"));
         let barrier = Barrier { version: Version(m.stamp.0) };
@@ -325,7 +327,7 @@ impl Handle<SyncMeta> for Meta {
     }
 }
 
-impl Handle<CollectGarbage> for Meta {
+impl Handle<CollectGarbage> for MetaServer {
     async fn handle(me: &Me<Self>, _: CollectGarbage, cx: &Cx) -> Result<bool, MetaError> {
         garbage::hurry(me, cx);
         me.with(|m| m.orphans.hurry(cx.now()));

@@ -29,7 +29,7 @@ use super::ops::Done;
 use super::ops::attr::{self, Writer};
 use super::ops::turns::Over;
 use super::schema::*;
-use super::{Meta, garbage, now_ns, refresh_routing};
+use super::{MetaServer, garbage, now_ns, refresh_routing};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::Durability;
 use crate::proto::meta::{Append, MetaError};
@@ -152,7 +152,7 @@ fn some_ended(before: &Routing, now: &Routing) -> bool {
 }
 
 /// For ever: clears what ended sessions leave.
-pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
+pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
     // By which all that had ended was cleared.
     let mut cleared: Option<Rc<Routing>> = None;
     loop {
@@ -185,7 +185,7 @@ pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
 }
 
 /// Goes through all holds and `S` records once. Some may have to be left: when to try again.
-async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<Option<Duration>> {
+async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, routing: &Routing) -> Done<Option<Duration>> {
     let (kv, over, fence) = me.with(|m| (m.kv, m.over.sessions(), m.over.fence()));
     let mut range = all(b'H');
     let mut left = BTreeSet::new();
@@ -247,7 +247,7 @@ async fn clear_dead(me: &Me<Meta>, cx: &Cx, routing: &Routing) -> Done<Option<Du
 /// Makes what a dead writer has stored part of its file and clears its hold. `false`: storage has
 /// not answered, or others append, and the hold stays.
 async fn end_writer(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     inode: InodeId,
     session: SessionId,

@@ -1,12 +1,12 @@
 //! Inode numbers: batches reserved durably, so that a number is never given twice, not even after a
 //! power failure that lost the inodes made last, whose chunks may still exist.
 
+use crate::proto::kv::Kv;
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use t3fs_runtime::{Addr, Cx, Slot};
 
-use super::kv::actor::Kv;
 use super::kv::client::transact;
 use super::ops::Done;
 use super::schema::{INODE_MIN, alloc_key, open_alloc, seal_alloc};

@@ -7,12 +7,14 @@
 //! operation needs from outside (a number, a layout, the time) and runs it as a transaction;
 //! `handlers` says which operation answers which message.
 
+use crate::proto::agent::Agent;
+use crate::proto::kv::Kv;
+use crate::proto::meta::Meta;
 use core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
-use crate::agent::Agent;
 use crate::mgmtd::Timing;
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, RequestId};
@@ -37,9 +39,8 @@ mod tests;
 
 use garbage::Collector;
 use ids::InodeIds;
-use kv::actor::Kv;
+use kv::KvError;
 use kv::client::{Stop, Txn, transact, transact_at};
-use kv::{KvError, Version};
 use ops::{Done, keep_refusal};
 pub use orphans::OrphanTimes;
 use orphans::Orphans;
@@ -99,7 +100,7 @@ impl MetaConfig {
 }
 
 /// A metadata server.
-pub struct Meta {
+pub struct MetaServer {
     kv: Addr<Kv>,
     outside: Rc<dyn Outside>,
     ids: InodeIds,
@@ -114,17 +115,17 @@ pub struct Meta {
     planted_bug: Option<PlantedBug>,
 }
 
-impl Actor for Meta {
-    type Msg = MetaMsg;
+impl Actor for MetaServer {
+    type Protocol = Meta;
 }
 
-impl Meta {
+impl MetaServer {
     /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
     /// deadline, and gives up sooner when the store does not answer at all: the caller tries again.
     /// An error is a sentence.
     pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
         let outside = Rc::new(Cluster { agent: config.agent });
-        Meta::start_beside(cx, config, outside).await
+        MetaServer::start_beside(cx, config, outside).await
     }
 
     /// The same with another outside world.
@@ -142,7 +143,7 @@ impl Meta {
         let MetaConfig { chunk_size, stripe, table, routing, keep_answers, hold_again, .. } =
             config;
         let MetaConfig { orphans, node_lease, planted_bug, .. } = config;
-        let (meta, me) = cx.start_with(Meta {
+        let (meta, me) = cx.start_with(MetaServer {
             kv: config.kv,
             outside,
             ids: InodeIds::default(),
@@ -208,15 +209,9 @@ impl From<Stop<MetaError>> for MetaError {
     }
 }
 
-impl From<Version> for Stamp {
-    fn from(version: Version) -> Stamp {
-        Stamp(version.0)
-    }
-}
-
 /// Runs an operation as a transaction; with its place in the order of commits.
 async fn run<T>(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     durability: Durability,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
@@ -245,7 +240,7 @@ impl<T> Once<T> {
 /// Runs an operation that a request id names: whatever comes under that id again, to whichever
 /// server, gets the same answer.
 async fn once<T>(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     op: RequestId,
     mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
@@ -272,7 +267,7 @@ async fn once<T>(
 
 /// Runs an operation that writes nothing; with its place in the order of commits.
 async fn look<T>(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
 ) -> Result<(T, Stamp), MetaError> {
@@ -280,7 +275,7 @@ async fn look<T>(
 }
 
 /// A number that no inode ever had.
-async fn inode_id(me: &Me<Meta>, cx: &Cx) -> Result<InodeId, MetaError> {
+async fn inode_id(me: &Me<MetaServer>, cx: &Cx) -> Result<InodeId, MetaError> {
     loop {
         let take = me.with(|m| m.ids.take());
         if take.reserve {
@@ -300,7 +295,7 @@ async fn inode_id(me: &Me<Meta>, cx: &Cx) -> Result<InodeId, MetaError> {
 }
 
 /// Asks the agent for newer routing; those who ask meanwhile wait for the same answer.
-async fn refresh_routing(me: &Me<Meta>, cx: &Cx) {
+async fn refresh_routing(me: &Me<MetaServer>, cx: &Cx) {
     let joined = me.with(|m| match &mut m.refreshing {
         Some(waiting) => {
             let place = Slot::new();
@@ -329,7 +324,7 @@ async fn refresh_routing(me: &Me<Meta>, cx: &Cx) {
 }
 
 /// Asks whoever leads the cluster for newer routing: afterwards it is no older than this call.
-async fn fresh_routing(me: &Me<Meta>, cx: &Cx) -> Result<(), MetaError> {
+async fn fresh_routing(me: &Me<MetaServer>, cx: &Cx) -> Result<(), MetaError> {
     let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.routing.version));
     let newer = outside.fresh_routing(cx, have).await.map_err(MetaError::Unavailable)?;
     if let Some(routing) = newer {
@@ -339,7 +334,7 @@ async fn fresh_routing(me: &Me<Meta>, cx: &Cx) -> Result<(), MetaError> {
 }
 
 /// A new file's layout.
-async fn layout(me: &Me<Meta>, cx: &Cx) -> Result<Layout, MetaError> {
+async fn layout(me: &Me<MetaServer>, cx: &Cx) -> Result<Layout, MetaError> {
     if let Some(layout) = me.with(|m| m.place.layout()) {
         return Ok(layout);
     }

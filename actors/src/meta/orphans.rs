@@ -19,6 +19,7 @@
 //! Several servers may do all this at once; the start and the pauses are random, so that they
 //! hardly do.
 
+use crate::proto::kv::Kv;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -28,10 +29,9 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
 
 use super::chains::{inodes_on, remove_from};
-use super::kv::actor::Kv;
 use super::kv::client::{Stop, Txn};
 use super::schema::*;
-use super::{Meta, refresh_routing};
+use super::{MetaServer, refresh_routing};
 use crate::proto::ids::{ChainId, InodeId};
 use crate::proto::meta::MetaError;
 
@@ -92,7 +92,7 @@ impl Orphans {
 }
 
 /// For ever: looks now and then, and when told.
-pub(super) async fn watch(me: Me<Meta>, cx: Cx) {
+pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
     let times = me.with(|m| m.orphans.times);
     let jitter = |of: Duration| Duration::from_micros(cx.rand() % of.as_micros().max(1) as u64);
     let mut pause = times.first + jitter(times.first);
@@ -131,7 +131,7 @@ pub async fn without_inode(
 }
 
 /// Looks at every chain, twice at what it suspects, and removes that.
-async fn scan(me: &Me<Meta>, cx: &Cx, again: Duration) -> Result<(), String> {
+async fn scan(me: &Me<MetaServer>, cx: &Cx, again: Duration) -> Result<(), String> {
     refresh_routing(me, cx).await;
     let routing = me.with(|m| Rc::clone(&m.place.routing));
     let mut suspects = BTreeMap::<ChainId, Vec<InodeId>>::new();
@@ -161,7 +161,12 @@ async fn scan(me: &Me<Meta>, cx: &Cx, again: Duration) -> Result<(), String> {
 }
 
 /// The suspects of one chain, at most so many.
-async fn look(me: &Me<Meta>, cx: &Cx, chain: ChainId, most: usize) -> Result<Vec<InodeId>, String> {
+async fn look(
+    me: &Me<MetaServer>,
+    cx: &Cx,
+    chain: ChainId,
+    most: usize,
+) -> Result<Vec<InodeId>, String> {
     let kv = me.with(|m| m.kv);
     let (mut from, mut suspects) = (InodeId(0), Vec::new());
     while suspects.len() < most {
@@ -178,7 +183,7 @@ async fn look(me: &Me<Meta>, cx: &Cx, chain: ChainId, most: usize) -> Result<Vec
 
 /// Removes the suspects of a chain that are suspects again.
 async fn look_again(
-    me: &Me<Meta>,
+    me: &Me<MetaServer>,
     cx: &Cx,
     chain: ChainId,
     suspects: &[InodeId],

@@ -1,12 +1,13 @@
 //! Where new files' chunks go, and which chains a layout means.
 
+use crate::proto::agent::Agent;
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 use t3fs_runtime::{Addr, AskError, Cx};
 
-use crate::agent::Agent;
 use crate::proto::agent::GetRouting;
 use crate::proto::ids::{ChainId, InodeId, RoutingVersion};
 use crate::proto::meta::{Layout, MetaError, Stripes};
@@ -14,7 +15,6 @@ use crate::proto::mgmtd::Routing;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
 };
-use crate::storage::Storage;
 
 /// Longest wait for the routing of whoever leads, and how long before its end an agent gives up.
 const FRESH_MAX: Duration = Duration::from_secs(4);

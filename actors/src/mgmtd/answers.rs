@@ -2,12 +2,12 @@
 
 use t3fs_runtime::{Cx, Handle, Me};
 
-use super::Mgmtd;
+use super::MgmtdServer;
 use crate::planted::PlantedBug;
 use crate::proto::ids::{RoutingVersion, SessionId};
 use crate::proto::mgmtd::*;
 
-impl Handle<Heartbeat> for Mgmtd {
+impl Handle<Heartbeat> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: Heartbeat, cx: &Cx) -> Result<HeartbeatReply, MgmtdError> {
         let now = cx.now();
         let reply = me.with(|s| {
@@ -37,20 +37,20 @@ impl Handle<Heartbeat> for Mgmtd {
     }
 }
 
-impl Handle<Refrain> for Mgmtd {
+impl Handle<Refrain> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: Refrain, cx: &Cx) -> bool {
         me.with(|s| s.lease.promise(&m, cx.now()))
     }
 }
 
-impl Handle<GetSpaces> for Mgmtd {
+impl Handle<GetSpaces> for MgmtdServer {
     async fn handle(me: &Me<Self>, _: GetSpaces, cx: &Cx) -> Result<Vec<NodeSpaces>, MgmtdError> {
         let now = cx.now();
         me.with(|s| Ok(s.leading(now)?.live.spaces(now)))
     }
 }
 
-impl Handle<FetchRouting> for Mgmtd {
+impl Handle<FetchRouting> for MgmtdServer {
     async fn handle(
         me: &Me<Self>,
         m: FetchRouting,
@@ -63,7 +63,7 @@ impl Handle<FetchRouting> for Mgmtd {
     }
 }
 
-impl Handle<ListNodes> for Mgmtd {
+impl Handle<ListNodes> for MgmtdServer {
     async fn handle(me: &Me<Self>, _: ListNodes, cx: &Cx) -> Result<Vec<NodeLine>, MgmtdError> {
         let now = cx.now();
         me.with(|s| {
@@ -83,7 +83,7 @@ impl Handle<ListNodes> for Mgmtd {
     }
 }
 
-impl Handle<CreateChains> for Mgmtd {
+impl Handle<CreateChains> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
         let done = Self::change(me, cx, |s, _, _| s.create_chains(&m)).await;
         Self::settle(me, cx);
@@ -91,13 +91,13 @@ impl Handle<CreateChains> for Mgmtd {
     }
 }
 
-impl Handle<OpenSessionFor> for Mgmtd {
+impl Handle<OpenSessionFor> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: OpenSessionFor, cx: &Cx) -> Result<SessionId, MgmtdError> {
         Self::change(me, cx, |s, live, _| s.open_session(&m, live)).await.map(|(id, _)| id)
     }
 }
 
-impl Handle<CloseSession> for Mgmtd {
+impl Handle<CloseSession> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
         let done = Self::change(me, cx, |s, _, _| {
             s.sessions.remove(&m.session);

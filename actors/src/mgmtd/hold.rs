@@ -1,13 +1,14 @@
 //! Trying for the lease and keeping it: what `lease` decides, done to the record in the KV and
 //! asked of the other mgmtds.
 
+use crate::proto::mgmtd::Mgmtd;
 use core::time::Duration;
 
 use bytes::Bytes;
 use t3fs_runtime::{Addr, Cx, Me, join_all};
 
 use super::lease::{self, LeaseV3, Step};
-use super::{Mgmtd, Seen};
+use super::{MgmtdServer, Seen};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
 use crate::proto::kv::Durability;
@@ -19,7 +20,7 @@ struct Failed {
     blind: bool,
 }
 
-impl Mgmtd {
+impl MgmtdServer {
     /// Tries for the lease, then keeps it, as long as this mgmtd is fit to lead.
     pub(super) async fn hold_lease(me: &Me<Self>, cx: &Cx) {
         // An mgmtd that can never lead lets the lease run out, for one that can.

@@ -16,6 +16,9 @@ mod lease;
 mod sessions;
 mod store;
 
+use crate::proto::agent::Agent;
+use crate::proto::kv::Kv;
+use crate::proto::mgmtd::Mgmtd;
 use ::core::time::Duration;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -25,9 +28,7 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
 pub use self::lease::usable;
-use crate::agent::Agent;
 use crate::meta::kv::KvError;
-use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::Stop;
 use crate::planted::PlantedBug;
 use crate::proto::agent::RoutingChanged;
@@ -108,7 +109,7 @@ struct Lead {
 }
 
 /// One of the mgmtds of a cluster.
-pub struct Mgmtd {
+pub struct MgmtdServer {
     config: MgmtdConfig,
     incarnation: u32,
     lease: Lease,
@@ -132,8 +133,8 @@ const LINE_MAX: usize = 1024;
 /// Between attempts to write the cluster's state to a store that stands still.
 const SAVE_AGAIN: Duration = Duration::from_millis(100);
 
-impl Actor for Mgmtd {
-    type Msg = MgmtdMsg;
+impl Actor for MgmtdServer {
+    type Protocol = Mgmtd;
 
     fn invariants(&self) {
         assert!(self.line.len() <= LINE_MAX);
@@ -142,10 +143,10 @@ impl Actor for Mgmtd {
 }
 
 /// Leave to make a change; passed on at the end of its scope.
-struct Turn(Me<Mgmtd>);
+struct Turn(Me<MgmtdServer>);
 
 impl Turn {
-    async fn take(me: &Me<Mgmtd>) -> Result<Turn, MgmtdError> {
+    async fn take(me: &Me<MgmtdServer>) -> Result<Turn, MgmtdError> {
         let place = me.with(|m| {
             if !std::mem::replace(&mut m.busy, true) {
                 return Ok(None);
@@ -178,12 +179,12 @@ impl Drop for Turn {
     }
 }
 
-impl Mgmtd {
+impl MgmtdServer {
     /// Starts one; it leads when it can. Another cluster's store is never touched.
     pub fn start(cx: &Cx, config: MgmtdConfig) -> Addr<Mgmtd> {
         let (timing, alone, bug) = (config.timing, config.alone, config.planted_bug);
         let lease = |incarnation| Lease::new(cx.node(), incarnation, &timing, alone, bug);
-        let (addr, me) = cx.start_with(Mgmtd {
+        let (addr, me) = cx.start_with(MgmtdServer {
             incarnation: 0,
             lease: lease(0),
             lead: None,

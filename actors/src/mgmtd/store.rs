@@ -16,6 +16,7 @@
 //! from; finding the version it makes instead, it was done before, by an attempt that got no
 //! answer.
 
+use crate::proto::kv::Kv;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -26,7 +27,6 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 use super::core::State;
 use super::lease::{self, LeaseV3};
 use crate::meta::kv::KeyRange;
-use crate::meta::kv::actor::Kv;
 use crate::meta::kv::client::{Stop, transact};
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::kv::Durability;

@@ -16,7 +16,7 @@ use core::time::Duration;
 use t3fs_runtime::{Cx, Handle, Me};
 
 use super::engine::Engine;
-use super::target::{LIST_MAX, Storage};
+use super::target::{LIST_MAX, Target};
 use crate::proto::ids::{ChunkId, InodeId};
 use crate::proto::storage::{Extents, FileExtents, ListInodes, StorageError};
 
@@ -86,7 +86,7 @@ fn inodes(
     Some(from)
 }
 
-impl Handle<FileExtents> for Storage {
+impl Handle<FileExtents> for Target {
     async fn handle(me: &Me<Self>, m: FileExtents, cx: &Cx) -> Result<Extents, StorageError> {
         let start = cx.now();
         if let Err(StorageError::BehindChain { .. } | StorageError::NotReady) =
@@ -113,7 +113,7 @@ impl Handle<FileExtents> for Storage {
     }
 }
 
-impl Handle<ListInodes> for Storage {
+impl Handle<ListInodes> for Target {
     async fn handle(me: &Me<Self>, m: ListInodes, cx: &Cx) -> Result<Vec<InodeId>, StorageError> {
         let serving = me.with(|s| {
             let serves = s.core.member.serving();

@@ -9,9 +9,9 @@
 //! nothing but what its predecessor overwrites it with, and is up to date when that one says so,
 //! for exactly this chain version.
 
+use crate::proto::storage::Storage;
 use t3fs_runtime::{Addr, RawAddr, Slot, Time};
 
-use super::target::Storage;
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::mgmtd::{Chain, Routing, TargetState};
 use crate::proto::storage::{StorageError, SyncChunk, UpdateChunk};

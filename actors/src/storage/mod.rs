@@ -1,6 +1,6 @@
 //! Storage: the CRAQ write chain over targets, and the chunk engine below it.
 //!
-//! One [`Storage`] actor is one target. `membership` (what the target is to its chain) and `core`
+//! One [`Target`] actor is one target. `membership` (what the target is to its chain) and `core`
 //! (what an update is to a chunk) decide, synchronously; `write`, `resync` and `target` await
 //! between the decisions; `extents` tells what a file has here; `removals` are the requests whose
 //! duplicates no chunk remembers; `engine` keeps chunks on a disk.
@@ -21,4 +21,4 @@ mod resync;
 mod target;
 mod write;
 
-pub use target::{RESYNC_PAGE, Seen, Storage, StorageConfig};
+pub use target::{RESYNC_PAGE, Seen, StorageConfig, Target};

@@ -11,6 +11,7 @@
 //! A message that the network delivers late must not bring old content back, so messages of a
 //! session are numbered, and each says below which number nothing is under way any more.
 
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
-use super::target::{LOCK_MAX, Locked, Seen, Storage};
+use super::target::{LOCK_MAX, Locked, Seen, Target};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::*;
@@ -67,7 +68,7 @@ impl SyncOut {
 
 /// A message of a session that is under way; given up when dropped.
 struct Open<'a> {
-    me: &'a Me<Storage>,
+    me: &'a Me<Target>,
     session: u64,
     number: u64,
 }
@@ -82,7 +83,7 @@ impl Drop for Open<'_> {
     }
 }
 
-impl Storage {
+impl Target {
     /// For ever: brings the successor up to date whenever there is one to be brought.
     pub(super) async fn resync(me: Me<Self>, cx: Cx) {
         loop {
@@ -399,7 +400,7 @@ fn batches(work: Vec<(ChunkId, u32)>) -> Vec<Vec<(ChunkId, u32)>> {
     out
 }
 
-impl Handle<SyncStart> for Storage {
+impl Handle<SyncStart> for Target {
     async fn handle(me: &Me<Self>, m: SyncStart, cx: &Cx) -> Result<(), StorageError> {
         if let Err(StorageError::BehindChain { .. } | StorageError::NotReady) =
             me.with(|s| s.core.member.sync_start(m.chain_version, m.session))
@@ -418,19 +419,19 @@ impl Handle<SyncStart> for Storage {
     }
 }
 
-impl Handle<GetResync> for Storage {
+impl Handle<GetResync> for Target {
     async fn handle(me: &Me<Self>, _: GetResync, _: &Cx) -> ResyncStats {
         me.with(|s| s.stats)
     }
 }
 
-impl Handle<SyncChunk> for Storage {
+impl Handle<SyncChunk> for Target {
     async fn handle(me: &Me<Self>, m: SyncChunk, cx: &Cx) -> Result<Updated, StorageError> {
         Self::take_chunk(me, m, cx).await
     }
 }
 
-impl Handle<SyncDone> for Storage {
+impl Handle<SyncDone> for Target {
     async fn handle(me: &Me<Self>, m: SyncDone, _: &Cx) -> Result<(), StorageError> {
         me.with(|s| {
             s.core.member.sync_done(m.chain_version, m.session)?;

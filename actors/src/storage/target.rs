@@ -1,6 +1,8 @@
 //! The actor of one target: what it is, what it does of its own accord, and what it tells.
 //! Updates are in `write.rs`, bringing another target up to date in `resync.rs`.
 
+use crate::proto::agent::Agent;
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::rc::Rc;
 
@@ -13,7 +15,6 @@ use super::core::{Core, LINE_MAX};
 use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::removals::Removals;
 use super::resync::SyncOut;
-use crate::agent::Agent;
 use crate::planted::PlantedBug;
 use crate::proto::agent::{GetRouting, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
@@ -45,7 +46,7 @@ pub enum Seen {
 }
 
 /// One target.
-pub struct Storage {
+pub struct Target {
     pub(super) core: Core,
     pub(super) engine: Engine,
     ahead: Ahead,
@@ -71,8 +72,8 @@ pub struct Storage {
     watch: Option<Rc<dyn Fn(&Seen)>>,
 }
 
-impl Actor for Storage {
-    type Msg = StorageMsg;
+impl Actor for Target {
+    type Protocol = Storage;
 }
 
 /// Pending updates driven on side by side.
@@ -112,7 +113,7 @@ impl From<EngineError> for StorageError {
 /// A place in line for a chunk's lock. Dropped, it is given up: the line gets shorter, and the lock
 /// goes to the next if it had just been passed to this place.
 struct InLine<'a> {
-    me: &'a Me<Storage>,
+    me: &'a Me<Target>,
     chunk: ChunkId,
     place: Option<Slot<()>>,
 }
@@ -129,7 +130,7 @@ impl Drop for InLine<'_> {
 
 /// The chunk's lock; passed on at the end of its scope.
 pub(super) struct Locked {
-    me: Me<Storage>,
+    me: Me<Target>,
     chunk: ChunkId,
 }
 
@@ -137,7 +138,7 @@ impl Locked {
     /// For a request: waits until its deadline. `NotReady`: that has passed, or too many wait;
     /// nothing was begun, and the sender may ask again under the same request id.
     pub(super) async fn take(
-        me: &Me<Storage>,
+        me: &Me<Target>,
         chunk: ChunkId,
         cx: &Cx,
     ) -> Result<Locked, StorageError> {
@@ -147,7 +148,7 @@ impl Locked {
     /// For what the target does of its own accord, a few things at a time, however long the line
     /// is; waits [`LOCK_MAX`] at most.
     pub(super) async fn take_own(
-        me: &Me<Storage>,
+        me: &Me<Target>,
         chunk: ChunkId,
         cx: &Cx,
     ) -> Result<Locked, StorageError> {
@@ -155,7 +156,7 @@ impl Locked {
     }
 
     async fn within(
-        me: &Me<Storage>,
+        me: &Me<Target>,
         chunk: ChunkId,
         line_max: usize,
         cx: &Cx,
@@ -181,7 +182,7 @@ impl Drop for Locked {
 
 /// A fetch of routing, over when dropped: whoever waits for it may be stopped by a change of the
 /// chain.
-struct Fetching(Me<Storage>);
+struct Fetching(Me<Target>);
 
 impl Drop for Fetching {
     fn drop(&mut self) {
@@ -189,10 +190,10 @@ impl Drop for Fetching {
     }
 }
 
-impl Storage {
+impl Target {
     /// Starts the actor and what it does of its own accord.
     pub fn start(cx: &Cx, config: StorageConfig) -> Addr<Storage> {
-        let actor = Storage {
+        let actor = Target {
             core: Core::new(config.target, config.chain),
             engine: config.engine,
             ahead: Ahead::default(),
@@ -439,7 +440,7 @@ impl Storage {
     }
 }
 
-impl Handle<ReadChunk> for Storage {
+impl Handle<ReadChunk> for Target {
     /// CRAQ's apportioned read: any serving target answers from what it has committed; while an
     /// update is pending here only the tail knows whether it counts, so the tail is asked.
     async fn handle(
@@ -453,7 +454,7 @@ impl Handle<ReadChunk> for Storage {
         {
             Self::fetch_routing(me, true, cx).await;
         }
-        let dirty = |s: &Storage| s.engine.info(m.chunk).is_some_and(|i| i.pending.is_some());
+        let dirty = |s: &Target| s.engine.info(m.chunk).is_some_and(|i| i.pending.is_some());
         let (engine, tail) = me.with(|s| {
             s.core.member.admit_read(m.chain_version)?;
             s.leased(start)?;
@@ -498,7 +499,7 @@ impl Handle<ReadChunk> for Storage {
     }
 }
 
-impl Handle<ReadAhead> for Storage {
+impl Handle<ReadAhead> for Target {
     async fn handle(me: &Me<Self>, m: ReadAhead, cx: &Cx) {
         let range = Range { chunk: m.chunk, offset: m.offset, len: m.len };
         let wanted = me.with(|s| {
@@ -514,7 +515,7 @@ impl Handle<ReadAhead> for Storage {
     }
 }
 
-impl Storage {
+impl Target {
     /// What a hint has read of this range, if it is of the version that is committed now.
     async fn read_before(me: &Me<Self>, m: &ReadChunk) -> Option<Read> {
         let range = Range { chunk: m.chunk, offset: m.offset, len: m.len };
@@ -532,7 +533,7 @@ impl Storage {
     }
 }
 
-impl Handle<ListChunks> for Storage {
+impl Handle<ListChunks> for Target {
     async fn handle(
         me: &Me<Self>,
         m: ListChunks,
@@ -554,7 +555,7 @@ impl Handle<ListChunks> for Storage {
     }
 }
 
-impl Handle<ScrubChunks> for Storage {
+impl Handle<ScrubChunks> for Target {
     async fn handle(me: &Me<Self>, m: ScrubChunks, cx: &Cx) -> Result<u64, StorageError> {
         let engine = me.with(|s| s.engine.clone());
         let mut bytes = 0;
@@ -569,7 +570,7 @@ impl Handle<ScrubChunks> for Storage {
     }
 }
 
-impl Handle<GetSpace> for Storage {
+impl Handle<GetSpace> for Target {
     async fn handle(me: &Me<Self>, _: GetSpace, cx: &Cx) -> Result<TargetSpace, StorageError> {
         let (engine, disk) = me.with(|s| (s.engine.clone(), s.disk));
         let below = cx.disk(disk).space().await.map_err(|e| StorageError::Failed(e.to_string()))?;
@@ -588,7 +589,7 @@ impl Handle<GetSpace> for Storage {
     }
 }
 
-impl Handle<Retire> for Storage {
+impl Handle<Retire> for Target {
     async fn handle(me: &Me<Self>, _: Retire, _: &Cx) {
         me.with(|s| {
             s.silent = true;
@@ -598,7 +599,7 @@ impl Handle<Retire> for Storage {
     }
 }
 
-impl Handle<LeaseHeld> for Storage {
+impl Handle<LeaseHeld> for Target {
     async fn handle(me: &Me<Self>, m: LeaseHeld, cx: &Cx) {
         let now = cx.now();
         let behind = me.with(|s| {
@@ -611,7 +612,7 @@ impl Handle<LeaseHeld> for Storage {
     }
 }
 
-impl Handle<NewRouting> for Storage {
+impl Handle<NewRouting> for Target {
     async fn handle(me: &Me<Self>, m: NewRouting, _: &Cx) {
         me.with(|s| s.adopt(m.routing));
     }

@@ -1,5 +1,6 @@
 //! An update's way through a target: admitted, stored, forwarded, committed.
 
+use crate::proto::storage::Storage;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
 use super::membership::{Next, Successor};
-use super::target::{LIST_MAX, Locked, Seen, Storage};
+use super::target::{LIST_MAX, Locked, Seen, Target};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::*;
@@ -34,7 +35,7 @@ enum Attempt {
     Again,
 }
 
-impl Storage {
+impl Target {
     /// One update, from admission to commit. A client's removal empties the chunk: its row stays
     /// for a while, with what is known of its writers, and is purged later.
     async fn update(me: &Me<Self>, mut u: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
@@ -377,7 +378,7 @@ fn full_chunks(engine: &Engine, inode: InodeId, from: u32, limit: usize) -> (Vec
 
 /// A request to remove chunks that is being carried out.
 struct UnderWay {
-    target: Me<Storage>,
+    target: Me<Target>,
     request: RequestId,
 }
 
@@ -387,13 +388,13 @@ impl Drop for UnderWay {
     }
 }
 
-impl Handle<UpdateChunk> for Storage {
+impl Handle<UpdateChunk> for Target {
     async fn handle(me: &Me<Self>, m: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
         Self::update(me, m, cx).await
     }
 }
 
-impl Handle<RemoveChunks> for Storage {
+impl Handle<RemoveChunks> for Target {
     async fn handle(me: &Me<Self>, m: RemoveChunks, cx: &Cx) -> Result<Removed, StorageError> {
         if !me.with(|s| s.core.member.is_head()) {
             return Err(StorageError::WrongTarget);

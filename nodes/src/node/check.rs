@@ -9,14 +9,14 @@ mod names;
 
 use core::time::Duration;
 use std::sync::mpsc::{self, Receiver};
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::kv::Kv;
+use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::agent::Agent;
-use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::proto::agent::GetRouting;
 use t3fs_actors::proto::ids::{ChunkId, InodeId, RoutingVersion, TargetId};
 use t3fs_actors::proto::mgmtd::{Chain, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, ScrubChunks, StorageError};
-use t3fs_actors::storage::Storage;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, AskError, Cx};
 

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+use t3fs_actors::proto::agent::Agent;
 
-use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::mgmtd::{ListNodes, NodeInfo, NodeStatus};
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, Cx, NodeId, Time, join_all};

@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use t3fs_actors::proto::agent::Agent;
 
-use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::ids::TargetId;
 use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
 use t3fs_runtime::Addr;

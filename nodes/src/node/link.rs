@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use t3fs_actors::proto::agent::Agent;
 
-use t3fs_actors::agent::Agent;
 use t3fs_actors::proto::agent::SetMgmtds;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_runtime::glommio::Start;

@@ -20,13 +20,13 @@ mod reach;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::kv::Kv;
 
-use t3fs_actors::agent::Agent;
 use t3fs_actors::client::FsSpace;
-use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
-use t3fs_runtime::{Addr, Ask, Cx, Handle, NodeId, RawAddr};
+use t3fs_runtime::{Addr, Ask, Cx, NodeId, RawAddr};
 use t3fs_transport::{Fabric, Peers};
 
 use crate::config::host::Host;
@@ -201,7 +201,6 @@ impl Node {
     pub fn ask_agent<M>(&self, message: M) -> Result<M::Reply, Failure>
     where
         M: Ask<Agent>,
-        Agent: Handle<M>,
     {
         let agent = self.agent;
         let asked = on_shard(&self.shards.remotes[0], "agent", async move |cx: Cx| {
@@ -303,7 +302,7 @@ impl Starting<'_> {
     fn mgmtd(
         &self,
         kv: Option<Addr<Kv>>,
-    ) -> Result<Option<Addr<t3fs_actors::mgmtd::Mgmtd>>, Failure> {
+    ) -> Result<Option<Addr<t3fs_actors::proto::mgmtd::Mgmtd>>, Failure> {
         if !self.a.roles.has(Role::Mgmtd) {
             return Ok(None);
         }

@@ -5,12 +5,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::kv::Kv;
+use t3fs_actors::proto::mgmtd::Mgmtd;
+use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::agent::{Agent, AgentConfig, Seen, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, Seen, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::meta::{Meta, MetaConfig};
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::meta::{MetaConfig, MetaServer};
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
 use t3fs_actors::proto::ids::{RoutingVersion, TargetId};
 use t3fs_actors::proto::kv::Barrier;
@@ -18,7 +22,7 @@ use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
 
@@ -82,19 +86,21 @@ struct Running {
 pub fn start_kv(cx: &Cx, folder: &Path) -> Result<Addr<Kv>, Failure> {
     let store = FjallStore::open(folder)
         .map_err(|e| failed(format!("the metadata store does not open: {e}")))?;
-    Kv::start(cx, Box::new(store)).map_err(failed)
+    KvServer::start(cx, Box::new(store)).map_err(failed)
 }
 
 /// Whether the store is this cluster's.
 pub async fn check_store(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Result<(), Failure> {
-    Mgmtd::check_store(&cx.within(Duration::from_secs(10)), kv, &a.cluster).await.map_err(failed)
+    MgmtdServer::check_store(&cx.within(Duration::from_secs(10)), kv, &a.cluster)
+        .await
+        .map_err(failed)
 }
 
 pub fn start_mgmtd(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Addr<Mgmtd> {
     // Without a link nobody else can be primary.
     let alone = a.link.is_none();
     let timing = timing(a);
-    Mgmtd::start(cx, MgmtdConfig { alone, timing, ..MgmtdConfig::new(kv, &a.cluster) })
+    MgmtdServer::start(cx, MgmtdConfig { alone, timing, ..MgmtdConfig::new(kv, &a.cluster) })
 }
 
 fn timing(a: &Assembly) -> Timing {
@@ -139,7 +145,7 @@ pub fn start_agent(
         timing: timing(a),
         watch: Some(Rc::new(watch)),
     };
-    Agent::start(cx, config)
+    NodeAgent::start(cx, config)
 }
 
 fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
@@ -171,7 +177,7 @@ pub async fn start_meta(
 ) -> Result<RawAddr, Failure> {
     let (chunk_size, stripe) = (CHUNK_SIZE, STRIPE);
     let config = MetaConfig { chunk_size, stripe, node_lease, ..MetaConfig::new(kv, agent) };
-    Ok(Meta::start(cx, config).await.map_err(failed)?.raw())
+    Ok(MetaServer::start(cx, config).await.map_err(failed)?.raw())
 }
 
 /// What came of the wish to start a target.
@@ -213,7 +219,7 @@ pub async fn start_target(
         planted_bug: None,
         watch: None,
     };
-    let addr = Storage::start(cx, config).raw();
+    let addr = Target::start(cx, config).raw();
     TARGETS.with(|t| t.borrow_mut().push(Running { engine, target, addr, in_cluster }));
     taken.keep();
     Ok(Started::Runs)

@@ -6,16 +6,16 @@
 //! message asks for much more memory than its bytes.
 
 use bytes::Bytes;
-use t3fs_actors::agent::Agent;
-use t3fs_actors::meta::Meta;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::Mgmtd;
+use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::*;
+use t3fs_actors::proto::kv::Kv;
+use t3fs_actors::proto::meta::Meta;
+use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::proto::mgmtd::*;
+use t3fs_actors::proto::storage::Storage;
 use t3fs_actors::proto::{agent, kv, meta, storage};
-use t3fs_actors::storage::Storage;
 use t3fs_runtime::wire::{Frame, FrameKind, Payload, Wire, crc32c, pack, unpack};
-use t3fs_runtime::{Actor, Ask, Lane, NodeId, RawAddr};
+use t3fs_runtime::{Ask, Lane, NodeId, Protocol, RawAddr};
 
 use crate::input::Input;
 use crate::memory::measured;
@@ -46,11 +46,11 @@ pub fn any_frame(input: &[u8]) {
 /// One way to read bytes: as this message, or as its reply. What was read is written again.
 type Reading = fn(Payload) -> Option<Payload>;
 
-fn ask<A: Actor, M: Ask<A> + Wire>(payload: Payload) -> Option<Payload> {
+fn ask<A: Protocol, M: Ask<A> + Wire>(payload: Payload) -> Option<Payload> {
     unpack::<M>(M::TAG, M::VERSION, payload).ok().map(M::pack)
 }
 
-fn reply<A: Actor, M: Ask<A, Reply: Wire>>(payload: Payload) -> Option<Payload> {
+fn reply<A: Protocol, M: Ask<A, Reply: Wire>>(payload: Payload) -> Option<Payload> {
     M::unpack_reply(payload).ok().map(|reply| pack(M::TAG, M::VERSION, reply))
 }
 
@@ -168,7 +168,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
     seeds
 }
 
-fn tag<A: Actor, M: Ask<A>>() -> u16 {
+fn tag<A: Protocol, M: Ask<A>>() -> u16 {
     M::TAG
 }
 

@@ -8,9 +8,10 @@ use super::Finding;
 
 /// Member, and the members it may depend on. Every layer knows only those below it; nothing depends
 /// on ops; the transport knows no actor.
-const LAYERS: [(&str, &[&str]); 7] = [
+const LAYERS: [(&str, &[&str]); 8] = [
     ("runtime", &[]),
-    ("actors", &["runtime"]),
+    ("actors/proto", &["runtime"]),
+    ("actors", &["proto", "runtime"]),
     ("transport", &["runtime"]),
     ("nodes", &["actors", "transport", "runtime"]),
     ("sim", &["actors", "runtime"]),
@@ -43,12 +44,12 @@ pub fn check(member: &str, path: &Path, text: &str) -> Vec<Finding> {
             findings.push(finding("layers", &name, message));
         }
         let in_product = kind != "dev-dependencies";
-        if member == "actors" && in_product && NOT_FOR_ACTORS.contains(&name.as_str()) {
+        if member.starts_with("actors") && in_product && NOT_FOR_ACTORS.contains(&name.as_str()) {
             let message = format!("actors must not depend on {name}, they ask `Cx`");
             findings.push(finding("actors-one-door", &name, message));
         }
     }
-    if member == "actors" && manifest.contains_key("features") {
+    if member.starts_with("actors") && manifest.contains_key("features") {
         let message = "actors have no feature flags: one code in production and simulation";
         findings.push(finding("actors-no-features", "[features]", message.into()));
     }
@@ -95,6 +96,8 @@ mod tests {
     #[test]
     fn layers() {
         assert_eq!(found("sim", "[dependencies]\nt3fs-actors.workspace = true\n"), []);
+        let proto = found("actors/proto", "[dependencies]\nt3fs-actors.workspace = true\n");
+        assert_eq!(proto, [("layers", 2)], "messages name no actor");
         assert_eq!(found("ops", "[dev-dependencies]\nt3fs-nodes.workspace = true\n"), []);
         let bad = "[dependencies]\nt3fs-actors.workspace = true\n";
         assert_eq!(found("transport", bad), [("layers", 2)]);

@@ -52,7 +52,7 @@ const RULES: [Rule; 11] = [
     actors_no_locks,
     glommio_one_place,
     transport_no_messages,
-    sim_no_protocol,
+    protocols_one_place,
     unsafe_places,
     header,
     columns,
@@ -72,7 +72,7 @@ pub fn check(path: &Path, text: &str) -> Vec<Finding> {
 /// An actor reaches the world through `Cx` only: then a seed replays it.
 fn actors_one_door(source: &Source<'_>) -> Vec<Finding> {
     const RULE: &str = "actors-one-door";
-    if !source.is_below("actors/src") {
+    if !source.is_below("actors/") {
         return Vec::new();
     }
     let std_modules = ["time", "fs", "net", "thread"];
@@ -95,7 +95,7 @@ fn actors_one_door(source: &Source<'_>) -> Vec<Finding> {
 /// State of an actor is touched by one task at a time; a lock in it hides a second one.
 fn actors_no_locks(source: &Source<'_>) -> Vec<Finding> {
     let names = ["Mutex", "RwLock", "Condvar", "Barrier", "atomic"];
-    if !source.is_below("actors/src") {
+    if !source.is_below("actors/") {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -139,15 +139,15 @@ fn transport_no_messages(source: &Source<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// The simulator runs the product's protocols; one of its own would test itself. Its own tests may
-/// have toys.
-fn sim_no_protocol(source: &Source<'_>) -> Vec<Finding> {
-    if !source.is_below("sim/") || source.is_below("sim/tests/") {
+/// Who sends and who serves a message know it alike. The simulator runs the product's protocols;
+/// one of its own would test itself. Tests may have toys.
+fn protocols_one_place(source: &Source<'_>) -> Vec<Finding> {
+    if !["actors/src", "nodes/", "sim/src"].iter().any(|place| source.is_below(place)) {
         return Vec::new();
     }
-    let message = "the simulator contains no protocol; actors define all messages";
+    let message = "messages stand in actors/proto, apart from those who send and serve them";
     let calls = source.macro_calls("protocol");
-    calls.map(|line| source.finding("sim-no-protocol", line, message)).collect()
+    calls.map(|line| source.finding("protocols-one-place", line, message)).collect()
 }
 
 fn unsafe_places(source: &Source<'_>) -> Vec<Finding> {
@@ -278,10 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn sim_no_protocol() {
+    fn protocols_one_place() {
         good("sim/src/world.rs", "let protocol = 1;\n");
-        good("actors/src/proto/meta.rs", "protocol! { Meta }\n");
-        bad("sim/src/world.rs", "protocol! { Meta }\n", "sim-no-protocol", 2);
+        good("actors/proto/src/meta.rs", "protocol! { Meta }\n");
+        bad("sim/src/world.rs", "protocol! { Meta }\n", "protocols-one-place", 2);
+        bad("actors/src/meta/mod.rs", "protocol! { Meta }\n", "protocols-one-place", 2);
     }
 
     #[test]

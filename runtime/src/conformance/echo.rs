@@ -1,4 +1,4 @@
-//! The actor that the suite asks: it answers, and remembers what it was asked.
+//! The actor that the suite asks, [`Echoing`]: it answers, and remembers what it was asked.
 
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{Actor, Cx, Handle, Me, no_bulk, protocol};
 
 /// Answers, and remembers in what order it was asked.
 #[derive(Default)]
-pub struct Echo {
+pub struct Echoing {
     /// Numbers on the control lane, then those on the bulk lane.
     pub seen: [Vec<u64>; 2],
     waiting: u64,
@@ -71,29 +71,29 @@ impl Carry for Sent {
 }
 no_bulk!(Ping, Slow, Seen, Order, Later);
 
-protocol! { Echo as EchoMsg = 0x7f00 {
+protocol! { Echo as EchoMsg, EchoReply = 0x7f00 {
     1 v 1 Store -> Sent, Bulk, 30_000 ms;
     2 v 1 Ping -> u64, Control, 10_000 ms;
     3 v 1 Slow -> u64, Control, 30_000 ms;
     4 v 1 Seen -> Order, Control, 10_000 ms;
 } }
 
-impl Actor for Echo {
-    type Msg = EchoMsg;
+impl Actor for Echoing {
+    type Protocol = Echo;
 }
-impl Handle<Store> for Echo {
+impl Handle<Store> for Echoing {
     async fn handle(me: &Me<Self>, m: Store, _: &Cx) -> Sent {
         me.with(|s| s.seen[1].push(m.n));
         Sent { n: m.n, data: m.data }
     }
 }
-impl Handle<Ping> for Echo {
+impl Handle<Ping> for Echoing {
     async fn handle(me: &Me<Self>, m: Ping, _: &Cx) -> u64 {
         me.with(|s| s.seen[0].push(m.n));
         m.n
     }
 }
-impl Handle<Slow> for Echo {
+impl Handle<Slow> for Echoing {
     async fn handle(me: &Me<Self>, m: Slow, cx: &Cx) -> u64 {
         me.with(|s| {
             s.waiting += 1;
@@ -104,7 +104,7 @@ impl Handle<Slow> for Echo {
         m.us
     }
 }
-impl Handle<Seen> for Echo {
+impl Handle<Seen> for Echoing {
     async fn handle(me: &Me<Self>, _: Seen, _: &Cx) -> Order {
         me.with(|s| Order {
             control: s.seen[0].clone(),
@@ -114,24 +114,32 @@ impl Handle<Seen> for Echo {
     }
 }
 
-/// An [`Echo`] as a later build might know it: [`Ping`] has a second version there.
-pub struct LaterEcho;
-
+/// [`Ping`] as a later build might have it.
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 pub struct Later {
     pub n: u64,
+    pub more: u64,
 }
 
-protocol! { LaterEcho as LaterEchoMsg = 0x7f00 {
-    2 v 2 Later -> u64, Control, 10_000 ms;
+impl From<Ping> for Later {
+    fn from(m: Ping) -> Later {
+        Later { n: m.n, more: 0 }
+    }
+}
+
+protocol! { LaterEcho as LaterEchoMsg, LaterEchoReply = 0x7f00 {
+    2 v 2 (1 Ping) Later -> u64, Control, 10_000 ms;
 } }
 
-impl Actor for LaterEcho {
-    type Msg = LaterEchoMsg;
+/// Serves [`Echo`]'s `Ping` in both versions.
+pub struct LaterEchoing;
+
+impl Actor for LaterEchoing {
+    type Protocol = LaterEcho;
 }
-impl Handle<Later> for LaterEcho {
+impl Handle<Later> for LaterEchoing {
     async fn handle(_: &Me<Self>, m: Later, _: &Cx) -> u64 {
-        m.n
+        m.n + m.more
     }
 }
 

@@ -231,7 +231,7 @@ pub fn a_later_version_is_refused_and_the_link_lives(pair: &mut dyn Pair) {
     let (later, same) = run(pair, |cx, to| async move {
         let slow = cx.ask(to, Slow { us: 300_000 });
         let to_later = Addr::<LaterEcho>::from_raw(to.raw());
-        crate::join(cx.ask(to_later, Later { n: 1 }), slow).await
+        crate::join(cx.ask(to_later, Later { n: 1, more: 0 }), slow).await
     });
     assert!(is_not_sent(&later), "{later:?}");
     assert_eq!(same, Ok(300_000));

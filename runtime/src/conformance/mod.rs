@@ -26,7 +26,7 @@ use crate::backend::LocalTask;
 use crate::{Addr, AskError, Cx};
 use echo::{Echo, Order, Seen};
 
-/// Two ends of a way: a shard that asks, and an [`Echo`] elsewhere that answers.
+/// Two ends of a way: a shard that asks, and an [`echo::Echoing`] elsewhere that answers.
 pub trait Pair {
     fn wire(&self) -> Wire;
     /// Who answers now; another after [`Fault::Restart`].

@@ -3,6 +3,7 @@
 //! updates wait for the head's return; and removed in small bites at the end.
 
 use core::time::Duration;
+use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::client::Link;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId};
@@ -10,7 +11,6 @@ use t3fs_actors::proto::mgmtd::Chain;
 use t3fs_actors::proto::storage::{
     FileExtents, ListInodes, RemoveChunks, StorageError, UpdateKind,
 };
-use t3fs_actors::storage::Storage;
 use t3fs_runtime::{Addr, Bulk, Cx, NodeId, join_all};
 
 use crate::rng::Rng;

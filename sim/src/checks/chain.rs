@@ -5,19 +5,22 @@
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::mgmtd::Mgmtd;
+use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::mutants::planted;
@@ -67,7 +70,7 @@ fn timing() -> Timing {
 
 fn start_agent(cx: &Cx, mgmtd: Addr<Mgmtd>, server: Option<ServerInfo>) -> Addr<Agent> {
     let config = AgentConfig { server, timing: timing(), ..AgentConfig::new("sim", vec![mgmtd]) };
-    Agent::start(cx, config)
+    NodeAgent::start(cx, config)
 }
 
 pub(super) fn engine_config() -> EngineConfig {
@@ -133,7 +136,7 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
         planted_bug: bug,
         watch: None,
     };
-    let addr = Storage::start(&cx, config).raw();
+    let addr = Target::start(&cx, config).raw();
     let m = Announce { metas: Vec::new(), targets: vec![TargetReport::online(target, addr)] };
     while cx.ask(agent, m.clone()).await.is_err() {
         cx.sleep(Duration::from_millis(20)).await;
@@ -146,10 +149,11 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let manager = world.add_node(NodeSpec::new().boot(|b: &Boot| {
         let cx = b.cx.clone();
         b.cx.spawn(async move {
-            let kv = Kv::start(&cx, Box::new(MemoryDisk::new().open())).expect("an empty store");
+            let kv =
+                KvServer::start(&cx, Box::new(MemoryDisk::new().open())).expect("an empty store");
             let config =
                 MgmtdConfig { timing: timing(), alone: true, ..MgmtdConfig::new(kv, "sim") };
-            Mgmtd::start(&cx, config);
+            MgmtdServer::start(&cx, config);
         });
     }));
     let mgmtd = mgmtd_addr(manager);

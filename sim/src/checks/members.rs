@@ -8,19 +8,22 @@ use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::mgmtd::Mgmtd;
+use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, Role, Routing, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{ChunkInfo, Engine, EngineError, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Seen, Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, Seen, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::chain::engine_config;
@@ -141,7 +144,7 @@ fn first_actor<A>(node: NodeId) -> Addr<A> {
 impl Plan {
     fn agent(&self, cx: &Cx, server: Option<ServerInfo>) -> Addr<Agent> {
         let mgmtds = self.mgmtds.iter().map(|n| first_actor::<Mgmtd>(*n)).collect();
-        Agent::start(cx, AgentConfig { server, ..AgentConfig::new("sim", mgmtds) })
+        NodeAgent::start(cx, AgentConfig { server, ..AgentConfig::new("sim", mgmtds) })
     }
 
     fn boot_mgmtd(&self, cx: &Cx) {
@@ -157,7 +160,7 @@ impl Plan {
             })),
             ..MgmtdConfig::new(first_actor(self.kv), "sim")
         };
-        let (roles, mgmtd) = (vec![Role::Mgmtd], Some(Mgmtd::start(cx, config).raw()));
+        let (roles, mgmtd) = (vec![Role::Mgmtd], Some(MgmtdServer::start(cx, config).raw()));
         let agent = self.agent(cx, Some(ServerInfo { roles, mgmtd, ..ServerInfo::default() }));
         // Told to the actor beside it, at its start: it arrives.
         let _ = cx.tell(agent, Announce { metas: Vec::new(), targets: Vec::new() });
@@ -214,7 +217,7 @@ impl Plan {
             planted_bug: self.bug,
             watch: Some(Rc::new(move |seen: &Seen| watch.borrow_mut().target(seen))),
         };
-        Storage::start(cx, config).raw()
+        Target::start(cx, config).raw()
     }
 }
 
@@ -255,7 +258,7 @@ impl Cluster {
         let drift = || rng.below(2 * DRIFT_PPM + 1) as i64 - DRIFT_PPM as i64;
         let disk = MemoryDisk::new();
         let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            Kv::start(&b.cx, Box::new(disk.open())).expect("a store");
+            KvServer::start(&b.cx, Box::new(disk.open())).expect("a store");
         }));
         // The nodes of mgmtds follow that of the KV.
         let mgmtds: Vec<NodeId> =

@@ -9,14 +9,16 @@ use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::mgmtd::Mgmtd;
 
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, FsError, Owner, RenameMode};
 use t3fs_actors::meta::fsck::fsck;
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::meta::{Meta, MetaConfig};
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::meta::{MetaConfig, MetaServer};
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer};
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, TargetId};
 use t3fs_actors::proto::meta::ROOT;
@@ -59,14 +61,14 @@ type Tree = BTreeMap<Vec<u8>, Has>;
 
 fn agent(cx: &Cx, mgmtds: &[NodeId], server: Option<ServerInfo>) -> Addr<Agent> {
     let mgmtds = mgmtds.iter().map(|n| first_actor::<Mgmtd>(*n)).collect();
-    Agent::start(cx, AgentConfig { server, ..AgentConfig::new("sim", mgmtds) })
+    NodeAgent::start(cx, AgentConfig { server, ..AgentConfig::new("sim", mgmtds) })
 }
 
 async fn meta_node(cx: Cx, kv: NodeId, mgmtds: Vec<NodeId>) {
     let agent = agent(&cx, &mgmtds, Some(ServerInfo::default()));
     let meta = loop {
         let limit = cx.within(Duration::from_secs(5));
-        match Meta::start(&limit, MetaConfig::new(first_actor(kv), agent)).await {
+        match MetaServer::start(&limit, MetaConfig::new(first_actor(kv), agent)).await {
             Ok(meta) => break meta,
             Err(_) => cx.sleep(Duration::from_millis(50)).await,
         }
@@ -81,11 +83,11 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
     let disk = MemoryDisk::new();
     let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        Kv::start(&b.cx, Box::new(disk.open())).expect("a store");
+        KvServer::start(&b.cx, Box::new(disk.open())).expect("a store");
     }));
     let mgmtd = |_| {
         world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            Mgmtd::start(&b.cx, MgmtdConfig::new(first_actor(kv), "sim"));
+            MgmtdServer::start(&b.cx, MgmtdConfig::new(first_actor(kv), "sim"));
         }))
     };
     let mgmtds: Vec<NodeId> = (0..MGMTDS).map(mgmtd).collect();

@@ -13,11 +13,13 @@ use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::mgmtd::Mgmtd;
 
-use t3fs_actors::agent::{self, Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{self, AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::mgmtd::{self, Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
@@ -103,7 +105,7 @@ fn start_agent(b: &Boot, members: &Rc<Members>, server: Option<ServerInfo>) -> A
         watch: Some(watch),
         ..AgentConfig::new("sim", mgmtds().into_iter().map(first_actor).collect())
     };
-    Agent::start(&b.cx, config)
+    NodeAgent::start(&b.cx, config)
 }
 
 async fn routing(cx: &Cx, agent: Addr<Agent>) -> Routing {
@@ -225,7 +227,7 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
     add(Box::new(move |b| {
         // A power loss: what nobody was promised may be gone.
         disk.crash_keeping(lose.below(disk.batches_unsynced() as u64 + 1) as usize);
-        Kv::start(&b.cx, Box::new(disk.open())).expect("the store opens");
+        KvServer::start(&b.cx, Box::new(disk.open())).expect("the store opens");
     }));
     let bug = match run.mutant {
         Some("no-fence") => Some(PlantedBug::NoFence),
@@ -256,7 +258,7 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
                 watch: Some(watch),
                 ..MgmtdConfig::new(first_actor(KV), "sim")
             };
-            accompany(b, Mgmtd::start(&b.cx, config), &beside);
+            accompany(b, MgmtdServer::start(&b.cx, config), &beside);
         }));
     }
     for i in 0..SERVERS {

@@ -4,10 +4,10 @@
 use core::time::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
+use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::proto::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RoutingVersion};
 use t3fs_actors::proto::storage::{Extents, FileExtents, LeaseHeld, ListInodes, StorageError};
-use t3fs_actors::storage::Storage;
 use t3fs_actors::storage::engine::{Engine, Op, Update};
 use t3fs_runtime::Addr;
 use t3fs_sim::{Boot, NodeSpec, World};

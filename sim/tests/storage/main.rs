@@ -5,12 +5,12 @@ mod extents;
 mod target;
 mod waiting;
 
-use t3fs_actors::agent::Agent;
+use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::agent::GetRouting;
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, TargetId};
 use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Actor, Addr, Cx, DiskId, Handle, Me, NodeId, RawAddr, protocol};
 
 /// The toys: an agent, perhaps a successor, and who asks.
@@ -40,12 +40,12 @@ fn routing(version: u32, successor: Option<TargetState>) -> Routing {
 /// Always has the same routing.
 struct ToyAgent(Routing);
 
-protocol! { ToyAgent as ToyAgentMsg = 0x0600 {
+protocol! { ToyAgentApi as ToyAgentMsg, ToyAgentReply = 0x0600 {
     1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
 } }
 
 impl Actor for ToyAgent {
-    type Msg = ToyAgentMsg;
+    type Protocol = ToyAgentApi;
 }
 
 impl Handle<GetRouting> for ToyAgent {
@@ -69,6 +69,6 @@ async fn start_target(cx: Cx) -> Engine {
         planted_bug: None,
         watch: None,
     };
-    Storage::start(&cx, config);
+    Target::start(&cx, config);
     engine
 }

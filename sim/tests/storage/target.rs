@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::proto::agent::GetRouting;
 use t3fs_actors::proto::ids::{ChainVersion, ChunkId};
@@ -10,7 +11,6 @@ use t3fs_actors::proto::mgmtd::{Routing, TargetState};
 use t3fs_actors::proto::storage::{
     ChunkSummary, ListChunks, NewRouting, StorageError, SyncChunk, SyncStart, Updated,
 };
-use t3fs_actors::storage::Storage;
 use t3fs_actors::storage::engine::{Engine, Op, Update};
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, protocol};
 use t3fs_sim::{Boot, NodeSpec, World};
@@ -28,12 +28,12 @@ struct ToyAgent {
     fetches: Rc<Cell<u32>>,
 }
 
-protocol! { ToyAgent as ToyAgentMsg = 0x0600 {
+protocol! { ToyAgentApi as ToyAgentMsg, ToyAgentReply = 0x0600 {
     1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
 } }
 
 impl Actor for ToyAgent {
-    type Msg = ToyAgentMsg;
+    type Protocol = ToyAgentApi;
 }
 
 impl Handle<GetRouting> for ToyAgent {
@@ -51,14 +51,14 @@ struct ToyTarget {
     listed: Rc<Cell<bool>>,
 }
 
-protocol! { ToyTarget as ToyTargetMsg = 0x0300 {
+protocol! { ToyTargetApi as ToyTargetMsg, ToyTargetReply = 0x0300 {
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
     9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
     10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;
 } }
 
 impl Actor for ToyTarget {
-    type Msg = ToyTargetMsg;
+    type Protocol = ToyTargetApi;
 }
 
 impl Handle<ListChunks> for ToyTarget {

@@ -4,11 +4,11 @@
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::proto::ids::{ChainVersion, ChunkId, RequestId, RoutingVersion, SessionId};
 use t3fs_actors::proto::mgmtd::TargetState;
 use t3fs_actors::proto::storage::{LeaseHeld, StorageError, UpdateChunk, UpdateKind, Updated};
-use t3fs_actors::storage::Storage;
 use t3fs_actors::storage::engine::Engine;
 use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, Handle, Me, join_all, protocol};
 use t3fs_sim::{Boot, NodeSpec, World};
@@ -21,12 +21,12 @@ struct ToyTarget {
     asked: Rc<Cell<u32>>,
 }
 
-protocol! { ToyTarget as ToyTargetMsg = 0x0300 {
+protocol! { ToyTargetApi as ToyTargetMsg, ToyTargetReply = 0x0300 {
     1 v 2 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
 } }
 
 impl Actor for ToyTarget {
-    type Msg = ToyTargetMsg;
+    type Protocol = ToyTargetApi;
 }
 
 impl Handle<UpdateChunk> for ToyTarget {

@@ -59,7 +59,7 @@ pub struct Start {
 
 no_bulk!(Put, Get, Got, Start, Refusal);
 
-protocol! { Register as RegisterMsg = 0x7F00 {
+protocol! { RegisterApi as RegisterMsg, RegisterReply = 0x7F00 {
     1 v 1 Put -> Result<u64, Refusal>, Bulk, 500 ms, hops |m| m.rest.len() as u8;
     2 v 1 Get -> Result<Got, Refusal>, Control, 300 ms;
     3 v 1 Start -> (), Control, 10_000 ms;
@@ -97,7 +97,7 @@ pub struct Register {
 }
 
 impl Actor for Register {
-    type Msg = RegisterMsg;
+    type Protocol = RegisterApi;
     fn invariants(&self) {
         assert!(self.locks.len() <= 100_000);
     }
@@ -293,13 +293,13 @@ pub struct Proxy {
     replicas: u16,
 }
 
-protocol! { Proxy as ProxyMsg = 0x7E00 {
+protocol! { ProxyApi as ProxyMsg, ProxyReply = 0x7E00 {
     1 v 1 Put -> Result<u64, Refusal>, Bulk, 600 ms;
     2 v 1 Get -> Result<Got, Refusal>, Control, 400 ms;
 } }
 
 impl Actor for Proxy {
-    type Msg = ProxyMsg;
+    type Protocol = ProxyApi;
 }
 
 impl Handle<Put> for Proxy {
@@ -373,7 +373,7 @@ pub struct Cluster {
     pub clients: Vec<NodeId>,
     pub replicas: u16,
     /// The door of each client node.
-    pub proxies: Rc<RefCell<BTreeMap<NodeId, Addr<Proxy>>>>,
+    pub proxies: Rc<RefCell<BTreeMap<NodeId, Addr<ProxyApi>>>>,
 }
 
 pub fn cluster(sim: &Sim, replicas: u16, clients: u16, bugs: Bugs) -> Cluster {
@@ -403,7 +403,7 @@ pub fn cluster(sim: &Sim, replicas: u16, clients: u16, bugs: Bugs) -> Cluster {
     Cluster { servers, clients, replicas, proxies }
 }
 
-fn at(places: &Places, place: u16) -> Option<Addr<Register>> {
+fn at(places: &Places, place: u16) -> Option<Addr<RegisterApi>> {
     places.borrow()[usize::from(place)].map(Addr::from_raw)
 }
 
@@ -422,8 +422,7 @@ pub struct Load {
 /// Asks the proxy of this node until it has an answer or patience ends.
 async fn insist<M, R>(cx: &Cx, cluster: &Cluster, message: M, load: &Load) -> Option<R>
 where
-    Proxy: Handle<M>,
-    M: Ask<Proxy, Reply = Result<R, Refusal>> + Clone,
+    M: Ask<ProxyApi, Reply = Result<R, Refusal>> + Clone,
 {
     let give_up = cx.now() + load.patience;
     let proxy = cluster.proxies.borrow()[&cx.node()];

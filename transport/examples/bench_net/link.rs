@@ -66,14 +66,14 @@ impl Carry for Got {
     }
 }
 
-protocol! { Server as ServerMsg = 0x7e00 {
+protocol! { ServerApi as ServerMsg, ServerReply = 0x7e00 {
     1 v 1 Ping -> u64, Control, 30_000 ms;
     2 v 1 Put -> u64, Bulk, 30_000 ms;
     3 v 1 Get -> Got, Bulk, 30_000 ms;
 } }
 
 impl Actor for Server {
-    type Msg = ServerMsg;
+    type Protocol = ServerApi;
 }
 impl Handle<Ping> for Server {
     async fn handle(_: &Me<Self>, m: Ping, _: &Cx) -> u64 {
@@ -237,7 +237,7 @@ impl Link {
 
     fn run<T: Send + 'static, F: Future<Output = T> + 'static>(
         &self,
-        f: impl FnOnce(Cx, Addr<Server>) -> F + Send + 'static,
+        f: impl FnOnce(Cx, Addr<ServerApi>) -> F + Send + 'static,
     ) -> T {
         let (tx, rx) = mpsc::channel();
         self.client.shards.remotes[0].run(Box::new(move |shard: &Rc<Shard>| {

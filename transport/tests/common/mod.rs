@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-pub use t3fs_runtime::conformance::echo::{Echo, Ping, Slow, Store, pattern};
+pub use t3fs_runtime::conformance::echo::{Echo, Echoing, Ping, Slow, Store, pattern};
 use t3fs_runtime::glommio::{Layout, Shards, launch};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
 use t3fs_transport::{Config, NodeLinks, Peers, links as node_links};
@@ -87,7 +87,7 @@ pub fn node(config: Config, listen: bool) -> Node {
             place.enter();
             let links = node_links::start(&shard, &peers);
             let cx = shard.cx();
-            cx.start(Echo::default());
+            cx.start(Echoing::default());
             let at = (listen && cx.shard_index() == 0)
                 .then(|| links.listen((place.ip, 0).into()).unwrap());
             LINKS.with_borrow_mut(|l| *l = Some(links));

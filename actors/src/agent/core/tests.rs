@@ -1,5 +1,6 @@
 //! The core without a runtime: answers of mgmtds from hand to hand.
 
+use crate::proto::mgmtd::Mgmtd;
 use t3fs_runtime::NodeId;
 
 use super::*;

@@ -7,6 +7,7 @@
 //! *A failed sync ends the process*: what was acknowledged may be lost, and only a new start, which
 //! reads what is really there, knows.
 
+use crate::proto::kv::Kv;
 use core::time::Duration;
 
 use futures::channel::oneshot;
@@ -22,7 +23,7 @@ use crate::proto::kv::*;
 pub const SYNC_DELAY: Duration = Duration::from_millis(50);
 
 /// The embedded key-value store.
-pub struct Kv {
+pub struct KvServer {
     resolver: Resolver,
     syncs: Syncs,
     /// A task waits to release what leaves the window.
@@ -61,8 +62,8 @@ enum Step {
     Sync(oneshot::Receiver<Result<(), StoreError>>),
 }
 
-impl Actor for Kv {
-    type Msg = KvMsg;
+impl Actor for KvServer {
+    type Protocol = Kv;
 
     fn invariants(&self) {
         let s = &self.syncs;
@@ -72,10 +73,10 @@ impl Actor for Kv {
     }
 }
 
-impl Kv {
+impl KvServer {
     /// Takes over `store` and serves it from this shard. An error is a sentence.
     pub fn start(cx: &Cx, store: Box<dyn Store>) -> Result<Addr<Kv>, String> {
-        Kv::start_planted(cx, store, None)
+        KvServer::start_planted(cx, store, None)
     }
 
     /// The same with a mistake, for tests.
@@ -85,7 +86,7 @@ impl Kv {
         planted_bug: Option<PlantedBug>,
     ) -> Result<Addr<Kv>, String> {
         let resolver = Resolver::open(store).map_err(|e| format!("the metadata store: {e}"))?;
-        let mut kv = Kv { resolver, syncs: Syncs::default(), expiring: false, planted_bug };
+        let mut kv = KvServer { resolver, syncs: Syncs::default(), expiring: false, planted_bug };
         // The opening is a commit, which nobody may be told of before it is on its way.
         let start = kv.committed(cx.now());
         assert!(start, "nobody else has");
@@ -201,7 +202,7 @@ impl Kv {
 }
 
 /// Lives while something is not durable.
-async fn syncer(me: Me<Kv>, cx: Cx) {
+async fn syncer(me: Me<KvServer>, cx: Cx) {
     loop {
         let now = cx.now();
         match me.with(|kv| if kv.syncs.stopped { Step::Rest } else { kv.next_step(now) }) {
@@ -223,7 +224,7 @@ async fn syncer(me: Me<Kv>, cx: Cx) {
 }
 
 /// Releases snapshots and conflict history after the last transaction has left the window.
-async fn expirer(me: Me<Kv>, cx: Cx) {
+async fn expirer(me: Me<KvServer>, cx: Cx) {
     loop {
         cx.sleep(Duration::from_micros(WINDOW_US + WINDOW_US / 10)).await;
         let now_us = cx.now().us();
@@ -238,7 +239,7 @@ async fn expirer(me: Me<Kv>, cx: Cx) {
     }
 }
 
-impl Handle<GetKeys> for Kv {
+impl Handle<GetKeys> for KvServer {
     async fn handle(me: &Me<Self>, m: GetKeys, cx: &Cx) -> Result<Values, KvError> {
         let now = cx.now();
         let (values, expire) = me.with(|kv| {
@@ -254,7 +255,7 @@ impl Handle<GetKeys> for Kv {
     }
 }
 
-impl Handle<GetRange> for Kv {
+impl Handle<GetRange> for KvServer {
     async fn handle(me: &Me<Self>, m: GetRange, cx: &Cx) -> Result<Page, KvError> {
         let now = cx.now();
         let (page, expire) = me.with(|kv| {
@@ -270,7 +271,7 @@ impl Handle<GetRange> for Kv {
     }
 }
 
-impl Handle<Commit> for Kv {
+impl Handle<Commit> for KvServer {
     async fn handle(me: &Me<Self>, m: Commit, cx: &Cx) -> Result<Committed, KvError> {
         let now = cx.now();
         let wait = m.durability == Durability::Now;
@@ -291,7 +292,7 @@ impl Handle<Commit> for Kv {
     }
 }
 
-impl Handle<Barrier> for Kv {
+impl Handle<Barrier> for KvServer {
     async fn handle(me: &Me<Self>, m: Barrier, _: &Cx) -> Result<(), KvError> {
         match me.with(|kv| kv.barrier(m.version))? {
             Some(waiter) => waiter.await,
@@ -317,7 +318,7 @@ mod tests {
     fn soon_is_synced_soon_and_now_waits() {
         run_alone(vec![], async |shard| {
             let (disk, cx) = (MemoryDisk::new(), shard.cx());
-            let kv = Kv::start(&cx, Box::new(disk.open())).unwrap();
+            let kv = KvServer::start(&cx, Box::new(disk.open())).unwrap();
             disk.hold_syncs(true);
             cx.ask(kv, set("a", Durability::Soon)).await.unwrap().unwrap();
             assert_eq!(disk.syncs_held(), 0);
@@ -352,7 +353,7 @@ mod tests {
     fn a_store_that_went_away_leaves_the_outcome_unknown() {
         run_alone(vec![], async |shard| {
             let (disk, cx) = (MemoryDisk::new(), shard.cx());
-            let kv = Kv::start(&cx, Box::new(disk.open())).unwrap();
+            let kv = KvServer::start(&cx, Box::new(disk.open())).unwrap();
             disk.hold_syncs(true);
             let fail = async {
                 cx.sleep(SYNC_DELAY).await;

@@ -1,12 +1,12 @@
-//! A transaction over the [`Kv`] actor, and the loop that runs one until it commits.
+//! A transaction over the [`KvServer`] actor, and the loop that runs one until it commits.
 
+use crate::proto::kv::Kv;
 use core::time::Duration;
 use std::fmt;
 
 use bytes::Bytes;
 use t3fs_runtime::{Addr, AskError, Cx};
 
-use super::actor::Kv;
 use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
 use crate::proto::kv::*;
 use crate::proto::meta::Stamp;

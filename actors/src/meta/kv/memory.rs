@@ -4,8 +4,9 @@
 //! persistent ordered map, so a snapshot, and the content after every unsynced batch, is an O(1)
 //! copy. Deterministic. What is applied but never synced is remembered batch by batch.
 
+use super::RangePage;
 use super::spans::within;
-use super::store::{PageBuilder, RangeLimit, RangePage, Snapshot, Store, StoreError, SyncDone};
+use super::store::{PageBuilder, RangeLimit, Snapshot, Store, StoreError, SyncDone};
 use bytes::Bytes;
 use core::cell::RefCell;
 use imbl::OrdMap;

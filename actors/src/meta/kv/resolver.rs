@@ -14,26 +14,18 @@
 use super::conflicts::Conflicts;
 use super::ends::{COUNT_BITS, Ends, opening};
 use super::mutate::{effects, failed};
-use super::request::{check_range, check_read_key};
-use super::store::{RangeLimit, RangePage, Snapshot, Store, SyncDone};
+use super::store::{RangeLimit, Snapshot, Store, SyncDone};
 use super::{
     CommitRequest, ENDS_KEY, KvError, RANGE_BYTES_MAX, RANGE_ROWS_MAX, VERSION_KEY, Version,
     Versionstamp, WINDOW_US,
 };
+use super::{Committed, RangePage};
+use crate::proto::kv::{check_range, check_read_key};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
 /// Most versions whose snapshot is held at a time.
 pub const SNAPSHOTS_MAX: usize = 1 << 17;
-
-/// What a commit was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
-pub struct Committed {
-    /// The commit's version; of a read-only transaction, its read version.
-    pub version: Version,
-    /// The commit's stamp; of a read-only transaction, [`Versionstamp::NONE`].
-    pub versionstamp: Versionstamp,
-}
 
 pub struct Resolver {
     store: Box<dyn Store>,
@@ -284,8 +276,9 @@ mod tests {
             Err(KvError::Invalid(_) | KvError::TooLarge { .. }) => {}
             other => panic!("{other:?}"),
         };
-        refused(kv.commit(0, set("\u{ff}", "1").with_key(b"\xff/version")));
-        refused(kv.commit(0, set("a", "1").with_key(&[b'a'; super::super::KEY_BYTES_MAX + 1])));
+        refused(kv.commit(0, with_key(set("\u{ff}", "1"), b"\xff/version")));
+        let long = [b'a'; super::super::KEY_BYTES_MAX + 1];
+        refused(kv.commit(0, with_key(set("a", "1"), &long)));
         let end = Bytes::from_static(b"\xff\xff");
         let mutations = vec![Mutation::ClearRange { begin: Bytes::new(), end }];
         refused(kv.commit(0, CommitRequest { mutations, ..Default::default() }));
@@ -299,12 +292,10 @@ mod tests {
         assert_eq!(kv.get(version, crate::meta::kv::METADATA_VERSION_KEY), Ok(None));
     }
 
-    impl CommitRequest {
-        fn with_key(mut self, name: &[u8]) -> Self {
-            let Some(Mutation::Set { key, .. }) = self.mutations.first_mut() else { panic!() };
-            *key = Bytes::copy_from_slice(name);
-            self
-        }
+    fn with_key(mut request: CommitRequest, name: &[u8]) -> CommitRequest {
+        let Some(Mutation::Set { key, .. }) = request.mutations.first_mut() else { panic!() };
+        *key = Bytes::copy_from_slice(name);
+        request
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! prefix of the batches, never part of one, and at least the batches that a completed sync
 //! covered.
 
+use super::RangePage;
 use bytes::Bytes;
 use core::fmt;
 
@@ -55,16 +56,6 @@ pub struct RangeLimit {
     pub rows: usize,
     /// The row that reaches this many bytes of keys and values is the last.
     pub bytes: usize,
-}
-
-/// Part of a range. A page with `more` has at least one row.
-#[derive(
-    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
-)]
-pub struct RangePage {
-    pub rows: Vec<(Bytes, Bytes)>,
-    /// Rows of the range are left after these.
-    pub more: bool,
 }
 
 /// Fills a page up to its limit.

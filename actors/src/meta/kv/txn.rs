@@ -13,7 +13,7 @@
 
 use super::mutate::added;
 use super::spans::{Spans, within};
-use super::{CommitRequest, KeyRange, Mutation, RangePage, Version, key_after};
+use super::{CommitRequest, KeyRange, Mutation, RangePage, Version};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -226,17 +226,6 @@ impl Written {
     /// Whether a read of the key would not depend on what the store holds.
     fn hides_store(&self) -> bool {
         !matches!(self, Written::Added(_))
-    }
-}
-
-impl KeyRange {
-    /// Cuts the range after `last`, the last key read of it.
-    fn end_at(&mut self, last: &Bytes, reverse: bool) {
-        if reverse {
-            self.begin = last.clone();
-        } else {
-            self.end = key_after(last);
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use crate::meta::kv::client::Txn;
 use crate::meta::ops::create::NewInode;
 use crate::meta::ops::{create, remove, rename};
 use crate::proto::kv::Durability;
+use crate::proto::meta::Meta;
 
 const TASKS: u64 = 24;
 const STEPS: u32 = 150;
@@ -18,7 +19,8 @@ fn racing_operations_leave_a_whole_tree() {
     in_world(async |w| {
         let config =
             MetaConfig { stripe: 1, ..MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default())) };
-        let second = Meta::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
+        let second =
+            MetaServer::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
         let mut dirs = vec![ROOT];
         for name in ["p", "q", "r"] {
             dirs.push(w.dir(ROOT, name).await.unwrap().inode);

@@ -3,6 +3,9 @@
 //! [`World`] starts `Kv` and `Meta` on one shard; the rest of the cluster is [`Beside`], which
 //! knows one chain and notes what is removed from it.
 
+use crate::proto::kv::Kv;
+use crate::proto::meta::Meta;
+use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -14,9 +17,9 @@ use t3fs_runtime::{Addr, AskError, Cx, NodeId, RawAddr};
 
 use super::fsck::{Report, fsck};
 use super::kv::MemoryDisk;
-use super::kv::actor::Kv;
+use super::kv::actor::KvServer;
 use super::place::Outside;
-use super::{Meta, MetaConfig, OrphanTimes};
+use super::{MetaConfig, MetaServer, OrphanTimes};
 use crate::planted::PlantedBug;
 use crate::proto::ids::*;
 use crate::proto::meta::*;
@@ -24,7 +27,6 @@ use crate::proto::mgmtd::*;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
 };
-use crate::storage::Storage;
 
 mod attributes;
 mod barriers;
@@ -186,7 +188,7 @@ impl World {
         beside: Rc<Beside>,
         planted_bug: Option<PlantedBug>,
     ) -> World {
-        let kv = Kv::start_planted(&cx, Box::new(disk.open()), planted_bug).unwrap();
+        let kv = KvServer::start_planted(&cx, Box::new(disk.open()), planted_bug).unwrap();
         let agent = Addr::from_raw(RawAddr::default());
         let keep_answers = Duration::ZERO;
         let hour = Duration::from_secs(3600);
@@ -200,7 +202,7 @@ impl World {
             planted_bug,
             ..MetaConfig::new(kv, agent)
         };
-        let meta = Meta::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();
+        let meta = MetaServer::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();
         World { cx, disk, kv, meta, beside, seq: Cell::new(0) }
     }
 
@@ -218,7 +220,6 @@ impl World {
     async fn ask<M>(&self, message: M) -> M::Reply
     where
         M: t3fs_runtime::Ask<Meta>,
-        Meta: t3fs_runtime::Handle<M>,
     {
         self.cx.ask(self.meta, message).await.expect("meta answers")
     }

@@ -220,7 +220,7 @@ fn nothing_is_removed_for_one_that_has_gone_again() {
         *w.beside.routing.borrow_mut() = Routing { version, sessions, ..routing() };
         // Another server passes through the records of ended sessions at its start.
         let config = MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default()));
-        Meta::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
+        MetaServer::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
         w.ask(CollectGarbage).await.unwrap();
         wait(&w).await;
         assert_eq!(w.attr(f).await.unwrap().nlink, 0);
@@ -277,7 +277,7 @@ fn a_dead_writers_bytes_become_part_of_its_file() {
         w.beside.not_ready.set(2);
         let agent = Addr::from_raw(RawAddr::default());
         let config = MetaConfig { node_lease: NODE_LEASE, ..MetaConfig::new(w.kv, agent) };
-        Meta::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
+        MetaServer::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
         for _ in 0..100 {
             wait(&w).await;
             if stored(&w, shares_key(TWO)).await.is_none() {

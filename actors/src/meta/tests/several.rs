@@ -8,7 +8,7 @@ async fn another(w: &World) -> (World, Rc<Beside>) {
     *beside.routing.borrow_mut() = routing();
     let mgmtd = Addr::from_raw(RawAddr::default());
     let config = MetaConfig { stripe: 2, ..MetaConfig::new(w.kv, mgmtd) };
-    let meta = Meta::start_beside(&w.cx, config, Rc::clone(&beside) as _).await.unwrap();
+    let meta = MetaServer::start_beside(&w.cx, config, Rc::clone(&beside) as _).await.unwrap();
     let second = World {
         cx: w.cx.clone(),
         disk: w.disk.clone(),

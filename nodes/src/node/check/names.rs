@@ -6,10 +6,10 @@
 
 use core::time::Duration;
 use std::collections::BTreeSet;
+use t3fs_actors::proto::kv::Kv;
 
 use t3fs_actors::client::FsError;
 use t3fs_actors::meta::fsck;
-use t3fs_actors::meta::kv::actor::Kv;
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_actors::proto::storage::ListInodes;

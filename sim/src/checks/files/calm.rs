@@ -4,6 +4,7 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::client::{FsError, Link};
 use t3fs_actors::meta::fsck::fsck;
@@ -11,7 +12,6 @@ use t3fs_actors::proto::ids::{ChunkId, InodeId};
 use t3fs_actors::proto::meta::{Attr, GetAttr};
 use t3fs_actors::proto::mgmtd::TargetState;
 use t3fs_actors::proto::storage::{ChunkSummary, GetSpace, ListChunks};
-use t3fs_actors::storage::Storage;
 use t3fs_runtime::{Addr, Cx, NodeId};
 
 use super::cluster::Plan;

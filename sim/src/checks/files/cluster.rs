@@ -3,18 +3,20 @@
 
 use core::time::Duration;
 use std::rc::Rc;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::mgmtd::Mgmtd;
 
-use t3fs_actors::agent::{Agent, AgentConfig, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
-use t3fs_actors::meta::kv::actor::Kv;
-use t3fs_actors::meta::{Meta, MetaConfig, OrphanTimes};
-use t3fs_actors::mgmtd::{Mgmtd, MgmtdConfig, Timing};
+use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::meta::{MetaConfig, MetaServer, OrphanTimes};
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Storage, StorageConfig};
+use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::door::first_actor;
@@ -109,7 +111,7 @@ pub(super) struct Plan {
 impl Plan {
     fn agent(&self, cx: &Cx, server: Option<ServerInfo>) -> Addr<Agent> {
         let mgmtds = self.mgmtds.iter().map(|n| first_actor::<Mgmtd>(*n)).collect();
-        Agent::start(
+        NodeAgent::start(
             cx,
             AgentConfig { server, timing: timing(), ..AgentConfig::new("sim", mgmtds) },
         )
@@ -135,7 +137,7 @@ impl Plan {
         };
         let meta = loop {
             let limit = cx.within(Duration::from_secs(5));
-            match Meta::start(&limit, config.clone()).await {
+            match MetaServer::start(&limit, config.clone()).await {
                 Ok(meta) => break meta,
                 Err(_) => cx.sleep(Duration::from_millis(50)).await,
             }
@@ -192,7 +194,7 @@ impl Plan {
             resync_page: RESYNC_PAGE,
             watch,
         };
-        Storage::start(cx, config).raw()
+        Target::start(cx, config).raw()
     }
 }
 
@@ -226,13 +228,13 @@ impl Cluster {
         let store = MemoryDisk::new();
         let (disk, bug) = (store.clone(), mutant(run));
         let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            Kv::start_planted(&b.cx, Box::new(disk.open()), bug).expect("a store");
+            KvServer::start_planted(&b.cx, Box::new(disk.open()), bug).expect("a store");
         }));
         let mgmtd = |_| {
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {
                 let config =
                     MgmtdConfig { timing: timing(), ..MgmtdConfig::new(first_actor(kv), "sim") };
-                Mgmtd::start(&b.cx, config);
+                MgmtdServer::start(&b.cx, config);
             }))
         };
         let mgmtds: Vec<NodeId> = (0..2).map(mgmtd).collect();

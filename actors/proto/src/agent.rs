@@ -11,7 +11,6 @@ use super::mgmtd::{
     CloseSession, CreateChains, ExtendSession, GetSpaces, ListNodes, MgmtdError, NodeLine,
     NodeSpaces, OpenSession, Routing, RoutingUpdate, TargetReport,
 };
-use crate::agent::Agent;
 
 /// The routing, if the agent has a newer one than the caller: answered at once from its copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -73,7 +72,7 @@ pub struct RoutingChanged {
 
 no_bulk!(GetRouting, WatchRouting, RoutingNews, ReportTarget, Announce, SetMgmtds, RoutingChanged);
 
-protocol! { Agent as AgentMsg = 0x0600 {
+protocol! { Agent as AgentMsg, AgentReply = 0x0600 {
     1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
     2 v 1 ReportTarget -> (), Control, 1_000 ms;
     3 v 1 Announce -> (), Control, 5_000 ms;

@@ -122,11 +122,11 @@ impl Mutation {
     }
 }
 
-pub(super) fn check_read_key(key: &[u8]) -> Result<(), KvError> {
+pub fn check_read_key(key: &[u8]) -> Result<(), KvError> {
     if key == METADATA_VERSION_KEY { Ok(()) } else { check_write_key(key) }
 }
 
-pub(super) fn check_range(begin: &[u8], end: &[u8]) -> Result<(), KvError> {
+pub fn check_range(begin: &[u8], end: &[u8]) -> Result<(), KvError> {
     limit("key in bytes", begin.len().max(end.len()), KEY_BYTES_MAX + 1)?;
     if end > KEYS_END {
         return Err(KvError::Invalid(format!("range ends at {}", end.escape_ascii())));

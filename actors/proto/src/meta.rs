@@ -9,7 +9,6 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{no_bulk, protocol};
 
 use super::ids::{ChainId, InodeId, RequestId, SessionId};
-use crate::meta::Meta;
 
 /// The root directory.
 pub const ROOT: InodeId = InodeId(1);
@@ -112,6 +111,12 @@ pub enum SetTime {
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Archive, Serialize, Deserialize,
 )]
 pub struct Stamp(pub u64);
+
+impl From<super::kv::Version> for Stamp {
+    fn from(version: super::kv::Version) -> Stamp {
+        Stamp(version.0)
+    }
+}
 
 impl Stamp {
     /// Which run of the store gave it. A store that restarts may have lost the last moments of the
@@ -525,7 +530,7 @@ no_bulk!(
 );
 
 // What may wait for a disk has the bulk lane, so that lookups never queue behind it.
-protocol! { Meta as MetaMsg = 0x0200 {
+protocol! { Meta as MetaMsg, MetaReply = 0x0200 {
     1 v 3 Lookup -> Result<Attr, MetaError>, Control, 10_000 ms;
     2 v 3 GetAttr -> Result<Attr, MetaError>, Control, 10_000 ms;
     3 v 4 SetAttr -> Result<Changed, MetaError>, Control, 10_000 ms;

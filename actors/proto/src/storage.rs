@@ -9,7 +9,6 @@ use super::ids::{
     ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, RoutingVersion, SessionId, TargetId,
 };
 use super::mgmtd::Routing;
-use crate::storage::Storage;
 
 /// What an update does to a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -370,7 +369,7 @@ no_bulk!(
     InodeId
 );
 
-protocol! { Storage as StorageMsg = 0x0300 {
+protocol! { Storage as StorageMsg, StorageReply = 0x0300 {
     1 v 2 UpdateChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms, hops |m| m.hops;
     2 v 1 ReadChunk -> Result<Option<ChunkData>, StorageError>, Bulk, 10_000 ms;
     3 v 2 RemoveChunks -> Result<Removed, StorageError>, Bulk, 10_000 ms;

@@ -1,4 +1,4 @@
-//! What the embedded key-value store is asked by transactions; the contract is that of `meta::kv`.
+//! What the key-value store is asked by transactions; the contract is that of [`contract`].
 //!
 //! Reads go on the control lane: they are answered at once. Commits and barriers may wait for a
 //! disk, so they have the bulk lane: however many wait there, reads go on.
@@ -7,8 +7,11 @@ use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{no_bulk, protocol};
 
-use crate::meta::kv::actor::Kv;
-use crate::meta::kv::{CommitRequest, Committed, KeyRange, KvError, RangePage, Version};
+mod contract;
+mod request;
+
+pub use contract::*;
+pub use request::{CommitRequest, Mutation, check_range, check_read_key};
 
 /// Several keys at one version. `at`: `None` for everything committed before this call; the reply
 /// says which version that was.
@@ -67,9 +70,28 @@ pub struct Barrier {
     pub version: Version,
 }
 
+/// Part of a range. A page with `more` has at least one row.
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize,
+)]
+pub struct RangePage {
+    pub rows: Vec<(Bytes, Bytes)>,
+    /// Rows of the range are left after these.
+    pub more: bool,
+}
+
+/// What a commit was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+pub struct Committed {
+    /// The commit's version; of a read-only transaction, its read version.
+    pub version: Version,
+    /// The commit's stamp; of a read-only transaction, [`Versionstamp::NONE`].
+    pub versionstamp: Versionstamp,
+}
+
 no_bulk!(GetKeys, Values, GetRange, Page, Commit, Committed, Barrier);
 
-protocol! { Kv as KvMsg = 0x0500 {
+protocol! { Kv as KvMsg, KvReply = 0x0500 {
     1 v 1 GetKeys -> Result<Values, KvError>, Control, 5_000 ms;
     2 v 1 GetRange -> Result<Page, KvError>, Control, 5_000 ms;
     3 v 1 Commit -> Result<Committed, KvError>, Bulk, 5_000 ms;

@@ -5,7 +5,6 @@ use t3fs_runtime::{NodeId, RawAddr, no_bulk, protocol};
 
 use super::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use super::storage::TargetSpace;
-use crate::mgmtd::Mgmtd;
 
 /// A target's part in its chain, as everyone but the target's own node sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -414,7 +413,7 @@ no_bulk!(
     SessionId
 );
 
-protocol! { Mgmtd as MgmtdMsg = 0x0100 {
+protocol! { Mgmtd as MgmtdMsg, MgmtdReply = 0x0100 {
     1 v 4 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
     2 v 2 FetchRouting -> Result<Option<RoutingUpdate>, MgmtdError>, Control, 2_000 ms;
     3 v 2 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
