@@ -36,6 +36,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used
     Doctor(DoctorArgs),
+    /// Prints what a process has handled so far: how often, how long, how many bytes
+    Stats(StatsArgs),
     /// Deletes the data of a cluster, after its name was typed
     Destroy(DestroyArgs),
     /// Prints every setting: key, environment variable, default, meaning
@@ -274,6 +276,15 @@ pub struct DownArgs {
 pub struct CheckArgs {
     /// The mount, state or data folder of a running process [default: the only mount]
     pub place: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct StatsArgs {
+    /// The mount, state or data folder of a running process [default: the only one]
+    pub place: Option<PathBuf>,
+    /// One line of JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Clone, Debug, Args)]

@@ -1,12 +1,12 @@
 //! The control socket of a running process: `control` in the first data folder, for its owner only.
 //!
 //! ```text
-//! client    down | down force | check | doctor           one line
+//! client    down | down force | check | doctor | stats   one line
 //! server    say TEXT                                     any number of lines
 //!           end STATUS TEXT                              the last; STATUS 0, 1 or 2
 //! ```
-//! A connection serves one request. `down` goes to the main thread, which ends the process; a check
-//! and the doctor, who says one line of JSON, run beside everything else.
+//! A connection serves one request. `down` goes to the main thread, which ends the process; the
+//! others run beside everything else. The doctor and the stats say one line of JSON.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -18,9 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::failure::{Failure, failed};
 use crate::node::check::{Checker, Said};
 use crate::node::doctor::Doctor;
+use crate::node::meters::MeterReader;
 
 pub const NAME: &str = "control";
 /// Longest request line.
@@ -29,6 +33,14 @@ const LINE_MAX: u64 = 256;
 const CONNECTIONS_MAX: usize = 8;
 /// A client that says nothing for so long is let go.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// Whom the requests are about.
+#[derive(Clone)]
+pub struct Inside {
+    pub checker: Checker,
+    pub doctor: Doctor,
+    pub meters: MeterReader,
+}
 
 /// A request to end.
 pub struct Down {
@@ -82,8 +94,7 @@ impl Drop for Server {
 /// Listens in the data folder, whose lock we hold, so that a socket found there is a dead one.
 pub fn serve(
     folder: &Path,
-    checker: Checker,
-    doctor: Doctor,
+    inside: Inside,
     on_down: impl Fn(Down) + Send + Sync + 'static,
 ) -> Result<Server, Failure> {
     let path = folder.join(NAME);
@@ -115,10 +126,9 @@ pub fn serve(
                 Reply(stream).end(1, "too many control connections; try again");
                 continue;
             }
-            let (checker, doctor) = (checker.clone(), doctor.clone());
-            let (on_down, busy) = (on_down.clone(), busy.clone());
+            let (inside, on_down, busy) = (inside.clone(), on_down.clone(), busy.clone());
             std::thread::spawn(move || {
-                answer(stream, &checker, &doctor, &*on_down);
+                answer(stream, &inside, &*on_down);
                 busy.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -127,7 +137,7 @@ pub fn serve(
     Ok(Server(path))
 }
 
-fn answer(stream: UnixStream, checker: &Checker, doctor: &Doctor, on_down: &dyn Fn(Down)) {
+fn answer(stream: UnixStream, inside: &Inside, on_down: &dyn Fn(Down)) {
     let mut line = String::new();
     let read = stream
         .set_read_timeout(Some(REQUEST_MAX))
@@ -141,7 +151,7 @@ fn answer(stream: UnixStream, checker: &Checker, doctor: &Doctor, on_down: &dyn 
         "down" => on_down(Down { force: false, reply }),
         "down force" => on_down(Down { force: true, reply }),
         "check" => {
-            for said in checker.run() {
+            for said in inside.checker.run() {
                 match said {
                     Said::Line(text) => reply.say(&text),
                     Said::End(well) => return reply.end(u8::from(!well), ""),
@@ -149,14 +159,19 @@ fn answer(stream: UnixStream, checker: &Checker, doctor: &Doctor, on_down: &dyn 
             }
             reply.end(1, "the node is ending");
         }
-        "doctor" => match doctor.look() {
-            Ok(view) => {
-                reply.say(&serde_json::to_string(&view).expect("texts and numbers"));
-                reply.end(0, "");
-            }
-            Err(why) => reply.end(why.status, &why.line),
-        },
+        "doctor" => in_json(reply, inside.doctor.look()),
+        "stats" => in_json(reply, inside.meters.look()),
         other => reply.end(2, &format!("unknown request {other:?}; use this version's t3fs-node")),
+    }
+}
+
+fn in_json(mut reply: Reply, found: Result<impl Serialize, Failure>) {
+    match found {
+        Ok(view) => {
+            reply.say(&serde_json::to_string(&view).expect("texts and numbers"));
+            reply.end(0, "");
+        }
+        Err(why) => reply.end(why.status, &why.line),
     }
 }
 
@@ -186,4 +201,17 @@ pub fn ask(folder: &Path, request: &str, say: &mut dyn FnMut(&str)) -> io::Resul
         }
     }
     Ok(None)
+}
+
+/// Asks for something that is said in one line of JSON.
+pub fn ask_for<T: DeserializeOwned>(folder: &Path, request: &str) -> Result<T, Failure> {
+    let mut said = String::new();
+    let end = ask(folder, request, &mut |line| said = line.to_owned())
+        .map_err(|e| failed(format!("the process of {} does not answer: {e}", folder.display())))?;
+    match end {
+        Some(end) if end.status == 0 => serde_json::from_str(&said)
+            .map_err(|e| failed(format!("the answer is of another version of t3fs-node: {e}"))),
+        Some(end) => Err(Failure { status: end.status, line: end.text }),
+        None => Err(failed("the process ended while it looked")),
+    }
 }

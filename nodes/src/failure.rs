@@ -12,6 +12,12 @@ pub struct Failure {
     pub line: String,
 }
 
+impl Failure {
+    pub fn is_refusal(&self) -> bool {
+        self.status == REFUSED
+    }
+}
+
 pub fn refused(line: impl Into<String>) -> Failure {
     Failure { status: REFUSED, line: line.into() }
 }

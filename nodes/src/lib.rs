@@ -31,6 +31,7 @@ pub mod node;
 pub mod registry;
 pub mod run;
 pub mod service;
+pub mod stats;
 pub mod up;
 
 use std::io::Write;
@@ -69,6 +70,7 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::Down(args) => down::down(&args),
         Command::Check(args) => down::check(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Destroy(args) => destroy::run(&args),
         Command::Config => {
             logging::tell(config::keys::explain().trim_end());

@@ -130,7 +130,9 @@ fn begin(
     events: Sender<Event>,
 ) -> Result<Served, Failure> {
     let asked = events.clone();
-    let server = control::serve(home, node.checker(), node.doctor(), move |down| {
+    let (checker, doctor, meters) = (node.checker(), node.doctor(), node.meters());
+    let inside = control::Inside { checker, doctor, meters };
+    let server = control::serve(home, inside, move |down| {
         // The main thread hears it unless it has ended, and the process with it.
         let _ = asked.send(Event::Down(down));
     })?;

@@ -43,6 +43,11 @@ pub trait Carry {
     fn reply_room(&self) -> usize {
         0
     }
+
+    /// Of a reply: whether it says that what was asked was not done.
+    fn is_failure(&self) -> bool {
+        false
+    }
 }
 
 impl<T: Carry, E> Carry for Result<T, E> {
@@ -50,6 +55,10 @@ impl<T: Carry, E> Carry for Result<T, E> {
         if let Ok(v) = self {
             v.bulks(each);
         }
+    }
+
+    fn is_failure(&self) -> bool {
+        self.is_err()
     }
 }
 

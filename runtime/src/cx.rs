@@ -8,6 +8,7 @@ use crate::actor::{Actor, Me};
 use crate::addr::{Addr, NodeId};
 use crate::ask::AskError;
 use crate::disk::{Disk, DiskId};
+use crate::meter::Meters;
 use crate::protocol::{Ask, Protocol};
 use crate::shard::Shard;
 use crate::slot::{Slot, before};
@@ -95,6 +96,16 @@ impl Cx {
     /// Runs a task on this shard. It is queued, never polled inside the caller.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.shard.backend.spawn(Box::pin(task));
+    }
+
+    /// Counts so many of a stage of work, under a name of its own, for whoever looks at meters.
+    pub fn count(&self, stage: &'static str, n: u64) {
+        self.shard.count_stage(stage, n);
+    }
+
+    /// What has been counted on this shard so far.
+    pub fn meters(&self) -> Meters {
+        self.shard.meters()
     }
 
     pub fn disk(&self, id: DiskId) -> Disk {

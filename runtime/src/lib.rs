@@ -15,6 +15,7 @@ mod deadlines;
 pub mod disk;
 pub mod glommio;
 pub mod inbox;
+pub mod meter;
 pub mod net;
 pub mod protocol;
 pub mod shard;

@@ -11,7 +11,8 @@ use crate::actor::{Actor, Me};
 use crate::ask::Lane;
 use crate::buf::Carry;
 use crate::cx::Cx;
-use crate::wire::{Payload, WireError};
+use crate::meter::Kind;
+use crate::wire::{Older, Payload, WireError};
 
 /// A closed set of messages.
 pub trait Protocol: Sized + 'static {
@@ -20,6 +21,9 @@ pub trait Protocol: Sized + 'static {
     /// The reply to any of them.
     type Reply: Send + 'static;
 
+    fn kind(message: &Self::Msg) -> Kind;
+    /// Whether a reply says that what was asked was not done.
+    fn is_failure(reply: &Self::Reply) -> bool;
     /// Opens a message that came as bytes, and tells the version it was written in: that of the
     /// reply.
     fn unpack(p: Payload) -> Result<(Self::Msg, u16), WireError>;
@@ -35,6 +39,10 @@ pub trait Ask<P: Protocol>: Carry + Into<P::Msg> + Send + 'static {
     const LANE: Lane;
     const TIMEOUT: Duration;
     fn pack(self) -> Payload;
+    /// The same in the version before, for peers that speak less than this (`wire::SPOKEN_MAX`).
+    fn pack_older(&self) -> Option<Older> {
+        None
+    }
     fn unpack_reply(p: Payload) -> Result<Self::Reply, WireError>;
     /// Its reply among the protocol's. `None`: that of another message.
     fn reply_of(reply: P::Reply) -> Option<Self::Reply>;
@@ -55,16 +63,19 @@ pub trait Dispatch<A: Actor> {
 /// ```ignore
 /// protocol! { Storage as StorageMsg, StorageReply = 0x0300 {
 ///     1 v 1 Write -> Result<Written, StorageError>, Bulk, 30_000 ms, hops |m| m.hops;
-///     2 v 2 (1 StatV1) Stat -> u64, Control, 1_000 ms;
+///     2 v 2 (1 StatV1 until 3) Stat -> u64, Control, 1_000 ms;
 /// } }
 /// ```
-/// `0x0300` is the protocol's base: the envelope's type is base + number. `Stat` is read in its
-/// version before the newest, too: `StatV1` is that, frozen, and `Stat: From<StatV1>`. Its reply is
-/// the same in both.
+/// `0x0300` is the protocol's base: the envelope's type is base + number. `Stat` is also known in
+/// the version before its newest: `StatV1` is that, frozen. It is read, and goes to peers that
+/// speak less than 3 (`wire::SPOKEN_MAX` became 3 with version 2 of it), so each has a `From` the
+/// other.
+/// The reply is the same in both.
 #[macro_export]
 macro_rules! protocol {
     ($protocol:ident as $msg:ident, $reply:ident = $base:literal {
-        $($num:literal v $ver:literal $(($old:literal $before:ty))? $m:ident -> $r:ty,
+        $($num:literal v $ver:literal $(($old:literal $before:ident until $until:literal))?
+          $m:ident -> $r:ty,
           $lane:ident, $ms:literal ms $(, hops |$h:ident| $hops:expr)?;)*
     }) => {
         /// The protocol, as addresses name it.
@@ -89,10 +100,20 @@ macro_rules! protocol {
                 fn pack(self) -> $crate::wire::Payload {
                     $crate::wire::pack($base + $num, $ver, self)
                 }
+                $(fn pack_older(&self) -> Option<$crate::wire::Older> {
+                    let before = $before::from(self.clone());
+                    let payload = $crate::wire::pack($base + $num, $old, before);
+                    Some($crate::wire::Older { until: $until, payload })
+                })?
                 fn unpack_reply(
                     p: $crate::wire::Payload,
                 ) -> Result<$r, $crate::wire::WireError> {
-                    $crate::wire::unpack($base + $num, $ver, p)
+                    // In the version in which it was asked.
+                    let version = match $crate::wire::envelope(&p.body)?.1 {
+                        $($old => $old,)?
+                        _ => $ver,
+                    };
+                    $crate::wire::unpack($base + $num, version, p)
                 }
                 fn reply_of(reply: $reply) -> Option<$r> {
                     #[allow(unreachable_patterns)] // a protocol of one message
@@ -109,6 +130,21 @@ macro_rules! protocol {
             type Msg = $msg;
             type Reply = $reply;
 
+            fn kind(message: &$msg) -> $crate::meter::Kind {
+                match message {
+                    $($msg::$m(_) => $crate::meter::Kind {
+                        tag: $base + $num,
+                        name: concat!(stringify!($protocol), "::", stringify!($m)),
+                    }),*
+                }
+            }
+
+            fn is_failure(reply: &$reply) -> bool {
+                match reply {
+                    $($reply::$m(r) => $crate::buf::Carry::is_failure(r)),*
+                }
+            }
+
             fn unpack(
                 p: $crate::wire::Payload,
             ) -> Result<($msg, u16), $crate::wire::WireError> {
@@ -122,6 +158,8 @@ macro_rules! protocol {
                     })?)*
                     $((k, found) if k == $base + $num =>
                         Err($crate::wire::WireError::Version { kind: k, newest: $ver, found }),)*
+                    (found, _) if found & 0xff00 == $base =>
+                        Err($crate::wire::WireError::Message { found }),
                     (found, _) => Err($crate::wire::WireError::Type { want: $base, found }),
                 }
             }

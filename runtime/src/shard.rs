@@ -17,6 +17,7 @@ use crate::ask::{AskError, Credit, CreditBook, Credits, Lane};
 use crate::backend::{Backend, Errand, LocalTask, Parcel};
 use crate::cx::Cx;
 use crate::deadlines::{Deadlines, Place};
+use crate::meter::{Kind, Meter, Meters};
 use crate::net::Net;
 use crate::protocol::{Ask, Dispatch, Protocol};
 use crate::slot::{Slot, before};
@@ -77,6 +78,7 @@ pub struct Shard {
     credits: RefCell<CreditBook>,
     links: OnceCell<Rc<dyn Links>>,
     stats: Cell<ShardStats>,
+    meters: RefCell<Meters>,
 }
 
 /// Where a reply to a frame goes.
@@ -134,15 +136,24 @@ impl<A: Actor> Serves<A::Protocol> for Me<A> {
         to: ReplyTo<A::Protocol>,
     ) -> LocalTask {
         let me = self.clone();
+        let (kind, came) = (A::Protocol::kind(&message), cx.now());
         Box::pin(async move {
             let shard = Rc::clone(&cx.shard);
             let reply = if cx.expired() {
                 shard.count(|s| s.expired += 1);
+                shard.meter(kind, |meter| meter.late += 1);
                 Err(Refusal::Late)
             } else {
-                Ok(message.dispatch(me, cx).await)
+                let reply = message.dispatch(me, cx).await;
+                let (time, failed) =
+                    (shard.backend.now().since(came), A::Protocol::is_failure(&reply));
+                shard.meter(kind, |meter| {
+                    meter.times.add(time);
+                    meter.failed += u64::from(failed);
+                });
+                Ok(reply)
             };
-            shard.reply(reply, to).await;
+            shard.reply(kind, reply, to).await;
         })
     }
 }
@@ -171,7 +182,9 @@ impl<P: Protocol> Host for Hosted<P> {
         payload: Payload,
         from: Sender,
     ) -> Result<(), WireError> {
+        let size = payload.size() as u64;
         let (message, version) = P::unpack(payload)?;
+        shard.meter(P::kind(&message), |meter| meter.bytes_in += size);
         let cx = Cx::new(Rc::clone(shard), from.deadline);
         let mut work = self.0.task(message, cx, ReplyTo::Node { from, version });
         // Many handlers answer at once, and a task costs more than they do. Nobody is within
@@ -279,6 +292,7 @@ impl Shard {
             credits: RefCell::default(),
             links: OnceCell::new(),
             stats: Cell::default(),
+            meters: RefCell::default(),
         })
     }
 
@@ -347,6 +361,19 @@ impl Shard {
         self.stats.get()
     }
 
+    fn meter(&self, kind: Kind, f: impl FnOnce(&mut Meter)) {
+        f(self.meters.borrow_mut().messages.entry(kind).or_default());
+    }
+
+    pub(crate) fn count_stage(&self, stage: &'static str, n: u64) {
+        *self.meters.borrow_mut().stages.entry(stage).or_default() += n;
+    }
+
+    /// What has been counted on this shard so far.
+    pub fn meters(&self) -> Meters {
+        self.meters.borrow().clone()
+    }
+
     fn count(&self, f: impl FnOnce(&mut ShardStats)) {
         let mut s = self.stats.get();
         f(&mut s);
@@ -381,7 +408,12 @@ impl Shard {
         Ok(Rc::clone(&hosted.0))
     }
 
-    async fn reply<P: Protocol>(&self, reply: Result<P::Reply, Refusal>, to: ReplyTo<P>) {
+    async fn reply<P: Protocol>(
+        &self,
+        kind: Kind,
+        reply: Result<P::Reply, Refusal>,
+        to: ReplyTo<P>,
+    ) {
         let late = |why: Refusal| AskError::NotSent(why.says());
         match to {
             ReplyTo::Slot(slot, credit) => {
@@ -401,7 +433,11 @@ impl Shard {
                 }
             }
             ReplyTo::Node { from, version } => match reply {
-                Ok(reply) => self.answer(from, FrameKind::Reply, || P::pack_reply(reply, version)),
+                Ok(reply) => self.answer(from, FrameKind::Reply, || {
+                    let packed = P::pack_reply(reply, version);
+                    self.meter(kind, |meter| meter.bytes_out += packed.size() as u64);
+                    packed
+                }),
                 Err(why) => self.answer(from, FrameKind::Refused, || why.payload()),
             },
         }
@@ -583,6 +619,7 @@ impl Shard {
             ask,
             ttl_us: (deadline - now).as_micros() as u64,
             reply_room: message.reply_room(),
+            older: message.pack_older().map(Box::new),
             payload: message.pack(),
         };
         self.send(to.node, frame).map_err(AskError::NotSent)?;
@@ -665,7 +702,7 @@ impl Shard {
                     self.count(|s| s.unreadable += 1);
                     tracing::warn!(from = from.node.0, "a frame was refused: {e}");
                     refuse(match e {
-                        WireError::Version { .. } => Refusal::UnknownVersion,
+                        WireError::Version { .. } | WireError::Message { .. } => Refusal::Unknown,
                         _ => Refusal::Unreadable,
                     });
                 }
@@ -712,6 +749,7 @@ impl Shard {
             ttl_us: 0,
             reply_room: 0,
             payload: payload(),
+            older: None,
         };
         // A lost reply is a lost reply: the asker's deadline turns it into Unknown.
         if let Err(why) = self.send(to.node, frame) {

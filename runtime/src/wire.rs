@@ -28,9 +28,23 @@ use crate::buf::{Bulk, Carry};
 /// What bytes from outside can be wrong in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WireError {
-    Short { have: usize, need: usize },
-    Type { want: u16, found: u16 },
-    Version { kind: u16, newest: u16, found: u16 },
+    Short {
+        have: usize,
+        need: usize,
+    },
+    Type {
+        want: u16,
+        found: u16,
+    },
+    Version {
+        kind: u16,
+        newest: u16,
+        found: u16,
+    },
+    /// Of this protocol, and not known.
+    Message {
+        found: u16,
+    },
     Corrupt(&'static str),
 }
 
@@ -43,6 +57,9 @@ impl std::fmt::Display for WireError {
                 f,
                 "type {kind} has version {found}, this build knows up to {newest}; use a newer one"
             ),
+            WireError::Message { found } => {
+                write!(f, "message {found} is of a later build; update this one")
+            }
             WireError::Corrupt(what) => write!(f, "corrupt bytes: {what}"),
         }
     }
@@ -128,6 +145,13 @@ pub struct Payload {
     pub bulks: Vec<Bulk>,
 }
 
+impl Payload {
+    /// Bytes of all of it.
+    pub fn size(&self) -> usize {
+        self.body.len() + self.bulks.iter().map(|b| b.len()).sum::<usize>()
+    }
+}
+
 /// Seals a message and takes its payloads out.
 pub fn pack<T: Wire + Carry>(kind: u16, version: u16, mut value: T) -> Payload {
     let mut bulks = Vec::new();
@@ -163,8 +187,8 @@ pub enum Refusal {
     Late = 3,
     /// Not a message, or not one of this protocol.
     Unreadable = 4,
-    /// A version of the message that the receiver does not know.
-    UnknownVersion = 5,
+    /// A message, or a version of one, that the receiver does not know yet.
+    Unknown = 5,
 }
 
 impl Refusal {
@@ -178,7 +202,7 @@ impl Refusal {
             Refusal::NoSuchActor,
             Refusal::Late,
             Refusal::Unreadable,
-            Refusal::UnknownVersion,
+            Refusal::Unknown,
         ];
         all.into_iter().find(|r| payload.body[..] == [*r as u8])
     }
@@ -190,7 +214,7 @@ impl Refusal {
             Refusal::NoSuchActor => "no such actor",
             Refusal::Late => "deadline passed before it was handled",
             Refusal::Unreadable => "the receiver cannot read it",
-            Refusal::UnknownVersion => "the receiver is older and does not know it yet",
+            Refusal::Unknown => "the receiver is older and does not know it yet",
         }
     }
 }
@@ -204,6 +228,23 @@ pub enum FrameKind {
     Reply,
     /// The receiver did not take the ask: see [`Refusal`].
     Refused,
+}
+
+/// What two processes speak with each other: how frames are carried, and the messages. Grows by one
+/// whenever a message gets another version, or carrying another rule. Peers agree at connect on the
+/// most that both know.
+///
+/// 1: frames over TCP. 2: queue pairs (`transport/src/links/agree.rs`).
+pub const SPOKEN_MAX: u16 = 2;
+/// The least that this build still speaks.
+pub const SPOKEN_MIN: u16 = 1;
+
+/// A message as an earlier build knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Older {
+    /// Those who speak this or more know the newest version.
+    pub until: u16,
+    pub payload: Payload,
 }
 
 /// One message between nodes.
@@ -224,6 +265,8 @@ pub struct Frame {
     /// See [`Carry::reply_room`]: for the sender's link, not on the wire.
     pub reply_room: usize,
     pub payload: Payload,
+    /// What goes instead to peers that speak less: for the sender's link, not on the wire.
+    pub older: Option<Box<Older>>,
 }
 
 const MAGIC: u32 = u32::from_le_bytes(*b"t3f1");
@@ -234,6 +277,14 @@ pub const BULK_MAX: usize = 64 << 20;
 pub const BULKS_MAX: usize = 1024;
 
 impl Frame {
+    /// Settles which version of the message goes to a peer that speaks so much.
+    pub fn settle(&mut self, spoken: u16) {
+        if let Some(older) = self.older.take_if(|older| spoken < older.until) {
+            self.payload = older.payload;
+        }
+        self.older = None;
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let bulk: usize = self.payload.bulks.iter().map(|b| b.len()).sum();
         let n = self.payload.bulks.len();
@@ -322,6 +373,7 @@ impl Frame {
             ask: u64_at(24),
             ttl_us: u64_at(32),
             reply_room: 0,
+            older: None,
             payload: Payload { body, bulks },
         })
     }
@@ -367,6 +419,7 @@ mod tests {
             ask: 1 << 40,
             ttl_us: 123_456,
             reply_room: 0,
+            older: None,
             payload: Payload {
                 body: Bytes::from_static(b"body"),
                 bulks: vec![vec![1u8; 5000].into(), Bulk::default(), vec![2u8; 3].into()],

@@ -78,7 +78,7 @@ impl Backend for SimBackend {
 
     fn send(&self, to: NodeId, frame: Frame) -> Result<(), &'static str> {
         match self.alive() {
-            Some(w) => w.send(NodeId(self.owner.node), to, &frame),
+            Some(w) => w.send(NodeId(self.owner.node), to, frame),
             None => Err("this process is gone"),
         }
     }

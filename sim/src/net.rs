@@ -121,8 +121,21 @@ impl Net {
 }
 
 impl Inner {
+    /// What two nodes agree on at connect.
+    fn both_speak(&self, a: NodeId, b: NodeId) -> u16 {
+        let nodes = self.nodes.borrow();
+        let speaks = |n: NodeId| nodes.get((n.0 as usize).wrapping_sub(1)).map(|n| n.speaks);
+        [a, b].into_iter().filter_map(speaks).min().expect("the sender is a node")
+    }
+
     /// Takes a frame of a running node.
-    pub(crate) fn send(&self, from: NodeId, to: NodeId, frame: &Frame) -> Result<(), &'static str> {
+    pub(crate) fn send(
+        &self,
+        from: NodeId,
+        to: NodeId,
+        mut frame: Frame,
+    ) -> Result<(), &'static str> {
+        frame.settle(self.both_speak(from, to));
         let (rng, now) = (&self.net_rng, self.now.get());
         let to_run = match self.nodes.borrow().get((to.0 as usize).wrapping_sub(1)) {
             None => return Err("no such node"),

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use t3fs_runtime::wire::{SPOKEN_MAX, SPOKEN_MIN};
 use t3fs_runtime::{Cx, NodeId, Shard};
 
 use crate::disk::SimDisk;
@@ -30,11 +31,13 @@ pub struct NodeSpec {
     pub(crate) disks: Vec<SimDisk>,
     pub(crate) boot: BootFn,
     pub(crate) drift_ppm: i64,
+    pub(crate) speaks: u16,
 }
 
 impl Default for NodeSpec {
     fn default() -> Self {
-        NodeSpec { shards: 1, disks: Vec::new(), boot: Rc::new(|_| {}), drift_ppm: 0 }
+        let boot: BootFn = Rc::new(|_| {});
+        NodeSpec { shards: 1, disks: Vec::new(), boot, drift_ppm: 0, speaks: SPOKEN_MAX }
     }
 }
 
@@ -64,6 +67,13 @@ impl NodeSpec {
     pub fn drift_ppm(mut self, ppm: i64) -> NodeSpec {
         assert!(ppm.abs() <= 100_000, "{ppm} ppm is no clock");
         self.drift_ppm = ppm;
+        self
+    }
+
+    /// Makes it a node of an earlier build, as its peers see it.
+    pub fn speaks(mut self, spoken: u16) -> NodeSpec {
+        assert!((SPOKEN_MIN..=SPOKEN_MAX).contains(&spoken), "nobody speaks {spoken}");
+        self.speaks = spoken;
         self
     }
 
@@ -104,6 +114,8 @@ pub(crate) struct Node {
     pub parked_events: Vec<Event>,
     /// How much faster than true time the node's clock runs, in parts per million.
     pub drift_ppm: i64,
+    /// See `wire::SPOKEN_MAX`.
+    pub speaks: u16,
 }
 
 impl Node {

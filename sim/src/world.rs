@@ -289,6 +289,7 @@ impl Sim {
             parked: Vec::new(),
             parked_events: Vec::new(),
             drift_ppm: spec.drift_ppm,
+            speaks: spec.speaks,
         });
         drop(nodes);
         self.restart(id);

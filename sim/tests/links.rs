@@ -6,9 +6,9 @@ use core::time::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use t3fs_runtime::conformance::echo::{Echo, Echoing};
+use t3fs_runtime::conformance::echo::{Echo, Echoing, Later, LaterEcho, LaterEchoing, Ping, Slow};
 use t3fs_runtime::conformance::{Fault, Job, Pair, Wire};
-use t3fs_runtime::{Addr, NodeId};
+use t3fs_runtime::{Addr, AskError, NodeId, RawAddr};
 use t3fs_sim::{Crash, NetFaults, NetSpeed, NodeSpec, World};
 
 const SEEDS: u64 = 3;
@@ -119,4 +119,28 @@ mod rough {
     use super::{SEEDS, SimPair};
     t3fs_runtime::promises_of_asking!(|| (1..=SEEDS).map(SimPair::rough));
     t3fs_runtime::promises_of_links!(|| (1..=SEEDS).map(SimPair::rough));
+}
+
+/// Goal: nodes of two builds in a row work together, whichever asks. Method: a message that has got
+/// another version, asked of a node that knows the one before, and the other way round.
+#[test]
+fn an_earlier_build_is_asked_and_asks_in_its_own_version() {
+    let world = World::new(1);
+    let later = world.add_node(NodeSpec::new().boot(|b| {
+        b.cx.start(LaterEchoing);
+    }));
+    let earlier = world.add_node(NodeSpec::new().speaks(1).boot(|b| {
+        b.cx.start(Echoing::default());
+    }));
+    let at = |node: NodeId| RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH };
+    let to = Addr::<LaterEcho>::from_raw(at(earlier));
+    let asked = world.block_on(later, async move |cx| cx.ask(to, Later { n: 1, more: 7 }).await);
+    assert_eq!(asked, Ok(Ok(1)), "what the earlier one does not know it is not told");
+    let to = Addr::<Echo>::from_raw(at(later));
+    let asked = world.block_on(earlier, async move |cx| cx.ask(to, Ping { n: 5 }).await);
+    assert_eq!(asked, Ok(Ok(5)));
+    let to = Addr::<Echo>::from_raw(at(later));
+    let unknown = world.block_on(earlier, async move |cx| cx.ask(to, Slow { us: 1 }).await);
+    let why = "the receiver is older and does not know it yet";
+    assert_eq!(unknown, Ok(Err(AskError::NotSent(why))), "a message that it has not");
 }

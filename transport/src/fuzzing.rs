@@ -5,7 +5,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::{Bytes, BytesMut};
 use t3fs_runtime::net::Stream;
-use t3fs_runtime::wire::Frame;
+use t3fs_runtime::wire::{Frame, SPOKEN_MAX};
 use t3fs_runtime::{NodeId, Slot, Time};
 
 use crate::links::Incoming;
@@ -160,7 +160,7 @@ impl Device {
         wanted: Result<(), String>,
     ) -> Result<Carried, Option<Refusal>> {
         let mut talk = Talk::new(stream);
-        match agree::dialed(&mut talk, self.half(wanted), ENDS).await {
+        match agree::dialed(&mut talk, SPOKEN_MAX, self.half(wanted), ENDS).await {
             Ok(agreed) => Ok(Carried { agreed, land: talk.land }),
             Err(DialError::Io(_)) => Err(None),
             Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(Some(why)),
@@ -174,7 +174,7 @@ impl Device {
         wanted: Result<(), String>,
     ) -> Result<Carried, Option<Refusal>> {
         let mut talk = Talk::new(stream);
-        let agreed = agree::accepted(&mut talk, || self.half(wanted), ENDS).await;
+        let agreed = agree::accepted(&mut talk, SPOKEN_MAX, || self.half(wanted), ENDS).await;
         agreed.map(|agreed| Carried { agreed, land: talk.land }).map_err(Some)
     }
 }

@@ -65,7 +65,7 @@ mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
 pub use choice::{FabricUse, source_towards};
-pub use links::{NodeLinks, Refusal};
+pub use links::{NodeLinks, Refusal, Unreached};
 pub use peers::{
     Card, Config, Known, Limits, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
 };

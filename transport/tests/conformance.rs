@@ -150,7 +150,7 @@ fn an_address_is_resolved_to_a_node_and_its_card() {
     assert_eq!((own.node, own.card.find(7)), (b.id, Some((0, 0))));
     assert_eq!(b.peers.refused(), []);
     let dead = a.on(0, |_| async { links().resolve("127.0.0.1:1".parse().unwrap()).await });
-    assert!(dead.unwrap_err().contains("127.0.0.1:1"));
+    assert!(dead.unwrap_err().why.contains("127.0.0.1:1"));
 }
 
 /// Regression: processes that look each other up again and again (mgmtds do) each made a connection
@@ -193,6 +193,6 @@ fn a_newer_incarnation_replaces_the_older() {
     let to_new = back(&new);
     assert_eq!(b.on(0, move |cx| async move { cx.ask(to_new, Ping { n: 3 }).await }), Ok(3));
     let refused = old.on(0, move |_| async move { links().resolve(at).await });
-    assert!(refused.unwrap_err().contains("later incarnation"));
+    assert!(refused.unwrap_err().why.contains("later incarnation"));
     assert_eq!(b.peers.refused(), [(t3fs_transport::Refusal::Incarnation, 1)]);
 }

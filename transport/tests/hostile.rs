@@ -126,11 +126,11 @@ fn a_wrong_configuration_is_told_to_its_owner() {
     };
     let mut c = config(5, 1, 1);
     c.secret = b"quite another secret".to_vec();
-    assert!(resolve(c).unwrap_err().contains("wrong cluster secret"));
+    assert!(resolve(c).unwrap_err().why.contains("wrong cluster secret"));
     let mut c = config(5, 1, 1);
     c.cluster = "prod".into();
-    assert!(resolve(c).unwrap_err().contains("cluster ids"));
-    assert!(resolve(config(2, 1, 1)).unwrap_err().contains("same node id"));
+    assert!(resolve(c).unwrap_err().why.contains("cluster ids"));
+    assert!(resolve(config(2, 1, 1)).unwrap_err().why.contains("same node id"));
     // A server that does not know the secret gets nothing from a client either.
     let fake = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let fake_at = fake.local_addr().unwrap();
@@ -148,7 +148,7 @@ fn a_wrong_configuration_is_told_to_its_owner() {
     });
     let a = node(config(5, 1, 1), false);
     let r = a.on(0, move |_| async move { links().resolve(fake_at).await });
-    assert!(r.unwrap_err().contains("wrong cluster secret"));
+    assert!(r.unwrap_err().why.contains("wrong cluster secret"));
     drop(thread.join().unwrap());
     still_serves(&b);
 }

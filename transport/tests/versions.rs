@@ -1,5 +1,6 @@
-//! Goal: builds that know version 1 of the handshake only still link, over TCP. Method: either side
-//! of such a build, written down by hand, with a node that would rather use a queue pair.
+//! Goal: builds that speak version 1 only still link, over TCP, and are sent messages as they know
+//! them. Method: either side of such a build, written down by hand, with a node that would rather
+//! use a queue pair.
 
 mod common;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use common::pair::{stand_in, with_nics};
 use common::*;
 use t3fs_runtime::NodeId;
+use t3fs_runtime::conformance::echo::{Later, LaterEcho};
 use t3fs_runtime::wire::crc32c;
 use t3fs_transport::{Address, Fabric};
 
@@ -54,8 +56,9 @@ fn an_older_acceptor_is_dialled() {
     a.peers.set_addresses(NodeId(OLD), vec![address]);
     let mut to = a.addr(0).raw();
     (to.node, to.epoch) = (NodeId(OLD), 1);
-    let to = t3fs_runtime::Addr::<Echo>::from_raw(to);
-    let _asking = a.begin(0, move |cx| async move { cx.ask(to, Ping { n: 1 }).await });
+    let to = t3fs_runtime::Addr::<LaterEcho>::from_raw(to);
+    let later = Later { n: 1, more: 7 };
+    let _asking = a.begin(0, move |cx| async move { cx.ask(to, later).await });
     let (mut s, _) = door.accept().unwrap();
     patient(&s);
     let mut all = read(&mut s, 1);
@@ -74,6 +77,9 @@ fn an_older_acceptor_is_dialled() {
     s.read_exact(&mut head).unwrap();
     assert_eq!(head[..4], crc32c(&head[4..]).to_le_bytes(), "a frame, not a message");
     assert_eq!(head[4..6], [0, 0], "an ask of the control lane");
+    let mut envelope = [0; 4];
+    s.read_exact(&mut envelope).unwrap();
+    assert_eq!(envelope, [0x02, 0x7f, 1, 0], "`Ping`, which it knows, in place of `Later`");
 }
 
 #[test]

@@ -195,7 +195,16 @@ impl Client {
             let holder = core.hold.map_or(op.session, |hold| hold.session);
             Append { inode: core.inode(), len, end: core.own_end(), truncations, holder, op }
         };
-        match self.0.link.meta(cx, message).await? {
+        let answer = match self.0.link.meta(cx, message).await {
+            // Another appender of this mount has asked since, and so has ended what a question that
+            // came twice had taken. Of a file that is gone the next number hears, too.
+            Err(FsError::Stale) if asked > 0 => {
+                file.core.borrow_mut().forget_turn(op);
+                return Ok(None);
+            }
+            answer => answer?,
+        };
+        match answer {
             Appended::At { offset, stamp } => {
                 self.note(cx, message.inode, stamp);
                 let mut core = file.core.borrow_mut();

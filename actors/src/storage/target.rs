@@ -463,6 +463,7 @@ impl Handle<ReadChunk> for Target {
         })?;
         match tail {
             Some(Some(tail)) => {
+                cx.count("reads of updated chunks passed to the tail", 1);
                 let change = me.with(|s| s.core.member.change());
                 let answer = before(cx.ask(tail, m), change).await;
                 return answer.and_then(Result::ok).unwrap_or(Err(StorageError::NotReady));
@@ -476,7 +477,10 @@ impl Handle<ReadChunk> for Target {
             None => {}
         }
         let read = match Self::read_before(me, &m).await {
-            Some(read) => Ok(read),
+            Some(read) => {
+                cx.count("reads answered from what a hint had read", 1);
+                Ok(read)
+            }
             None => engine.read(cx, m.chunk, m.offset, m.len).await,
         };
         let now = cx.now();

@@ -39,11 +39,11 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     let settings = config::load(args.flags()?)?;
     logging::check(settings.log.as_deref())?;
     let view = match &args.place {
-        Some(place) => ask(&home_of(place)?)?,
+        Some(place) => control::ask_for(&home_of(place)?, "doctor")?,
         None if !args.cluster.is_empty() => join(&settings)?,
         None if args.host => host_only(&settings),
         None => match only_home(&settings)? {
-            Some(home) => ask(&home)?,
+            Some(home) => control::ask_for(&home, "doctor")?,
             None => host_only(&settings),
         },
     };
@@ -138,7 +138,7 @@ fn is_served(folder: &Path) -> bool {
 }
 
 /// The process of this host, if there is just one.
-fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
+pub fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
     let mut homes: Vec<PathBuf> = registry::running()?.into_iter().map(|i| i.data).collect();
     // Servers without a mount are in no list: the place that the settings name, and the default.
     homes.extend(settings.node_id.and_then(|id| settings.state_or_default(id).ok()));
@@ -157,19 +157,6 @@ fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
             let list = many.join(", ");
             Err(refused(format!("several t3fs-nodes are running, name the folder of one: {list}")))
         }
-    }
-}
-
-/// The view of the process that serves this folder.
-fn ask(home: &Path) -> Result<View, Failure> {
-    let mut said = String::new();
-    let end = control::ask(home, "doctor", &mut |line| said = line.to_owned())
-        .map_err(|e| failed(format!("the process of {} does not answer: {e}", home.display())))?;
-    match end {
-        Some(end) if end.status == 0 => serde_json::from_str(&said)
-            .map_err(|e| failed(format!("the answer is of another version of t3fs-node: {e}"))),
-        Some(end) => Err(Failure { status: end.status, line: end.text }),
-        None => Err(failed("the process ended while it looked")),
     }
 }
 

@@ -20,7 +20,7 @@ use t3fs_transport::{Address, Config, NodeLinks, Peers};
 use super::assembly::{Assembly, LinkPlan};
 use super::names::Names;
 use super::reach::Parts;
-use crate::failure::{Failure, failed};
+use crate::failure::{Failure, failed, refused};
 
 /// Services on a node's card (decision 007).
 pub const MGMTD: u16 = 1;
@@ -77,7 +77,10 @@ pub(super) fn stop() {
 
 /// Where a service of the node at an address lives, in whatever incarnation.
 pub(super) async fn find(at: SocketAddr, service: u16) -> Result<RawAddr, Failure> {
-    let known = links().resolve(at).await.map_err(failed)?;
+    let known = links().resolve(at).await.map_err(|e| match e.refused_there {
+        true => refused(e.why),
+        false => failed(e.why),
+    })?;
     let (shard, slot) = known.card.find(service).ok_or_else(|| {
         let what = if service == KV { "kv" } else { "mgmtd" };
         failed(format!("node {} at {at} has no role {what}", known.node.0))
@@ -87,33 +90,42 @@ pub(super) async fn find(at: SocketAddr, service: u16) -> Result<RawAddr, Failur
 
 /// The same at the first of several addresses that answers; else what all said.
 pub(super) async fn find_any(all: &[SocketAddr], service: u16) -> Result<RawAddr, Failure> {
-    let mut whys: Vec<String> = Vec::new();
+    let mut whys = Vec::new();
     for at in all {
         match find(*at, service).await {
             Ok(found) => return Ok(found),
-            Err(why) => whys.push(why.line),
+            Err(why) => whys.push(why),
         }
     }
-    Err(failed(whys.join("; ")))
+    Err(together(whys))
 }
 
-/// Why mgmtds were not found the last time, for people.
+/// A refusal if one of them is.
+fn together(whys: Vec<Failure>) -> Failure {
+    let lines: Vec<&str> = whys.iter().map(|why| why.line.as_str()).collect();
+    match whys.iter().any(Failure::is_refusal) {
+        true => refused(lines.join("; ")),
+        false => failed(lines.join("; ")),
+    }
+}
+
+/// Why mgmtds were not found the last time.
 #[derive(Clone, Default)]
-pub(super) struct Trouble(Arc<Mutex<String>>);
+pub(super) struct Trouble(Arc<Mutex<Option<Failure>>>);
 
 impl Trouble {
-    /// In brackets, or nothing.
+    /// For people: in brackets, or nothing.
     pub(super) fn hint(&self) -> String {
         let why = self.0.lock().expect("no panic while held");
-        if why.is_empty() { String::new() } else { format!(" ({why})") }
+        why.as_ref().map_or_else(String::new, |why| format!(" ({})", why.line))
     }
 
     /// Somebody answered, and will not have us: time does not mend that.
     pub(super) fn is_refusal(&self) -> bool {
-        self.0.lock().expect("no panic while held").contains("refused there")
+        self.0.lock().expect("no panic while held").as_ref().is_some_and(Failure::is_refusal)
     }
 
-    fn note(&self, why: String) {
+    fn note(&self, why: Option<Failure>) {
         *self.0.lock().expect("no panic while held") = why;
     }
 }
@@ -147,7 +159,7 @@ pub(super) fn keep_finding_mgmtds(
             };
             let mut all: Vec<RawAddr> = own.into_iter().collect();
             for host in mgmtds.now() {
-                whys.extend(host.why);
+                whys.extend(host.why.map(failed));
                 let mut here = false;
                 // A name may stand for several mgmtds, or for one with several addresses.
                 for at in host.addresses {
@@ -164,7 +176,7 @@ pub(super) fn keep_finding_mgmtds(
                                 answered.push(addr);
                             }
                             // What is known stays: it is the agent that finds out who leads.
-                            Err(why) => whys.push(why.line),
+                            Err(why) => whys.push(why),
                         }
                     }
                     here |= found.contains_key(&at);
@@ -177,7 +189,7 @@ pub(super) fn keep_finding_mgmtds(
             if !whys.is_empty() {
                 mgmtds.look_again();
             }
-            trouble.note(whys.join("; "));
+            trouble.note((!whys.is_empty()).then(|| together(whys)));
             if all != told {
                 match cx.ask(agent, SetMgmtds { mgmtds: all.clone() }).await {
                     Ok(_) => told = all,

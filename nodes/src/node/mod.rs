@@ -13,6 +13,7 @@ pub mod ending;
 mod keeper;
 mod latest;
 mod link;
+pub mod meters;
 mod names;
 mod news;
 mod parts;
@@ -185,6 +186,11 @@ impl Node {
             peers: self.peers.clone(),
             assembly: Arc::clone(&self.assembly),
         }
+    }
+
+    /// What its shards have counted, from other threads.
+    pub fn meters(&self) -> meters::MeterReader {
+        meters::MeterReader { remotes: self.shards.remotes.clone() }
     }
 
     /// Roles and address, for people.

@@ -110,6 +110,7 @@ pub fn frames() -> Vec<Vec<u8>> {
         ask: 1 << 40,
         ttl_us: 123_456,
         reply_room: 0,
+        older: None,
         payload: Payload { body: Bytes::from_static(body), bulks },
     };
     let full = frame(b"body", vec![vec![1; 20].into(), vec![].into(), vec![2; 3].into()]);

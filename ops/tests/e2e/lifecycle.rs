@@ -93,6 +93,45 @@ fn a_folder_that_is_not_there_is_made_and_stays() {
     mount.down();
 }
 
+/// Goal: an operator sees what a process does. Method: files are made and read, and one that is not
+/// there is opened; the counts of the messages for that have grown.
+#[test]
+fn a_process_tells_what_it_has_handled() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("stats");
+    let setup = site.setup(2);
+    let mut mount = Mount::with(site, setup);
+    let dir = mount.dir().to_owned();
+    let stats = || -> serde_json::Value {
+        let said = run(t3fs(["stats", "--json"]).arg(&dir));
+        serde_json::from_str(&said).expect("one line of JSON")
+    };
+    let of = |stats: &serde_json::Value, message: &str, what: &str| {
+        let rows = stats["messages"].as_array().expect("rows");
+        let row = rows.iter().find(|row| row["message"] == message);
+        row.map_or(0, |row| row[what].as_u64().expect("a number"))
+    };
+    let before = stats();
+    for i in 0..20 {
+        fs::write(mount.path(&format!("f{i}")), vec![i; 100_000]).expect("write");
+        fs::read(mount.path(&format!("missing{i}"))).expect_err("it is not there");
+    }
+    let after = stats();
+    let grown = |message, what| of(&after, message, what) - of(&before, message, what);
+    assert!(grown("Meta::CreateFile", "handled") >= 20, "{after:#}");
+    assert!(grown("Meta::Lookup", "failed") >= 20, "{after:#}");
+    assert!(grown("Storage::UpdateChunk", "handled") >= 20, "{after:#}");
+    assert!(
+        of(&after, "Storage::UpdateChunk", "p99_us")
+            <= of(&after, "Storage::UpdateChunk", "max_us")
+    );
+    let table = run(t3fs(["stats"]).arg(mount.dir()));
+    assert!(table.contains("Meta::CreateFile") && table.starts_with("message"), "{table}");
+    mount.down();
+}
+
 /// Ends a detached node whose test failed.
 struct Detached(PathBuf);
 

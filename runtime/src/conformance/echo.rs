@@ -127,8 +127,14 @@ impl From<Ping> for Later {
     }
 }
 
+impl From<Later> for Ping {
+    fn from(m: Later) -> Ping {
+        Ping { n: m.n }
+    }
+}
+
 protocol! { LaterEcho as LaterEchoMsg, LaterEchoReply = 0x7f00 {
-    2 v 2 (1 Ping) Later -> u64, Control, 10_000 ms;
+    2 v 2 (1 Ping until 2) Later -> u64, Control, 10_000 ms;
 } }
 
 /// Serves [`Echo`]'s `Ping` in both versions.

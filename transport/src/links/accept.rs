@@ -233,11 +233,11 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
 async fn receive(me: &Rc<Shared>, talk: &mut Talk, guest: &Guest) -> Result<Agreed, Refusal> {
     welcome(talk, &me.peers, guest).await.map_err(|_| Refusal::Left)?;
     if guest.version == 1 {
-        return Ok(Agreed::tcp(None));
+        return Ok(Agreed::tcp(guest.version, None));
     }
     let local = talk.stream.local_addr().map_err(|_| Refusal::Left)?.ip();
     let ends = Ends { node: guest.node, shard: guest.from_shard, here: me.index };
-    agree::accepted(talk, || me.half(local), ends).await
+    agree::accepted(talk, guest.version, || me.half(local), ends).await
 }
 
 #[cfg(test)]

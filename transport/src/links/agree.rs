@@ -30,13 +30,15 @@ const WHY_MAX: usize = 300;
 
 /// What a connection is carried by, and why not by a queue pair where one was wanted.
 pub(crate) struct Agreed {
+    /// What both speak (`wire::SPOKEN_MAX`).
+    pub(crate) spoken: u16,
     pub(crate) carrier: Carrier,
     pub(crate) why_not_rdma: Option<String>,
 }
 
 impl Agreed {
-    pub(super) fn tcp(why: Option<String>) -> Agreed {
-        Agreed { carrier: Carrier::Tcp(Default::default()), why_not_rdma: why }
+    pub(super) fn tcp(spoken: u16, why: Option<String>) -> Agreed {
+        Agreed { spoken, carrier: Carrier::Tcp(Default::default()), why_not_rdma: why }
     }
 }
 
@@ -94,6 +96,7 @@ fn decode(mut b: Bytes) -> Result<Result<Offer, String>, Refusal> {
 /// The dialer's side. `half`: a queue pair to offer, or why there is none (empty: none was wanted).
 pub(crate) async fn dialed(
     talk: &mut Talk,
+    spoken: u16,
     half: Result<Half, String>,
     ends: Ends,
 ) -> Result<Agreed, DialError> {
@@ -101,7 +104,7 @@ pub(crate) async fn dialed(
         Ok(half) => half,
         Err(why) => {
             talk.send(OFFER, &encode_no(&why)).await?;
-            return Ok(Agreed::tcp((!why.is_empty()).then_some(why)));
+            return Ok(Agreed::tcp(spoken, (!why.is_empty()).then_some(why)));
         }
     };
     talk.send(OFFER, &encode_offer(&half.offer())).await?;
@@ -111,16 +114,16 @@ pub(crate) async fn dialed(
     }
     let peer = match decode(body).map_err(DialError::RefusedHere)? {
         Ok(peer) => peer,
-        Err(why) => return Ok(Agreed::tcp(Some(format!("the peer: {why}")))),
+        Err(why) => return Ok(Agreed::tcp(spoken, Some(format!("the peer: {why}")))),
     };
     match half.connect(&peer, ends) {
         Ok(carrier) => {
             talk.send(READY, &[1]).await?;
-            Ok(Agreed { carrier: Carrier::Rdma(carrier), why_not_rdma: None })
+            Ok(Agreed { spoken, carrier: Carrier::Rdma(carrier), why_not_rdma: None })
         }
         Err(why) => {
             talk.send(READY, &encode_no(&why)).await?;
-            Ok(Agreed::tcp(Some(why)))
+            Ok(Agreed::tcp(spoken, Some(why)))
         }
     }
 }
@@ -128,13 +131,14 @@ pub(crate) async fn dialed(
 /// The acceptor's side. `half` is asked for a queue pair when the dialer offers one.
 pub(crate) async fn accepted(
     talk: &mut Talk,
+    spoken: u16,
     half: impl FnOnce() -> Result<Half, String>,
     ends: Ends,
 ) -> Result<Agreed, Refusal> {
     let peer = match decode(expect(talk, OFFER).await?)? {
         Ok(peer) => peer,
         Err(why) => {
-            return Ok(Agreed::tcp((!why.is_empty()).then(|| format!("the peer: {why}"))));
+            return Ok(Agreed::tcp(spoken, (!why.is_empty()).then(|| format!("the peer: {why}"))));
         }
     };
     let connected: Result<(Offer, rdma::Carrier), String> = half().and_then(|half| {
@@ -145,16 +149,16 @@ pub(crate) async fn accepted(
         Ok(connected) => connected,
         Err(why) => {
             talk.send(ANSWER, &encode_no(&why)).await.map_err(|_| Refusal::Left)?;
-            return Ok(Agreed::tcp(Some(why)));
+            return Ok(Agreed::tcp(spoken, Some(why)));
         }
     };
     talk.send(ANSWER, &encode_offer(&offer)).await.map_err(|_| Refusal::Left)?;
     let ready = expect(talk, READY).await?;
     if ready[..] == [1] {
-        return Ok(Agreed { carrier: Carrier::Rdma(carrier), why_not_rdma: None });
+        return Ok(Agreed { spoken, carrier: Carrier::Rdma(carrier), why_not_rdma: None });
     }
     match decode(ready)? {
-        Err(why) => Ok(Agreed::tcp(Some(format!("the peer: {why}")))),
+        Err(why) => Ok(Agreed::tcp(spoken, Some(format!("the peer: {why}")))),
         Ok(_) => Err(Refusal::Garbage),
     }
 }

@@ -27,13 +27,10 @@ use std::slice;
 use bytes::{Buf, Bytes, BytesMut};
 use t3fs_runtime::NodeId;
 use t3fs_runtime::net::Stream;
+use t3fs_runtime::wire::{SPOKEN_MAX, SPOKEN_MIN};
 
 use super::refusal::Refusal;
 use crate::peers::{CLUSTER_MAX, Card, Known, Peers, SERVICES_MAX};
-
-/// Versions of the link protocol that this build speaks.
-pub const VERSION_MIN: u16 = 1;
-pub const VERSION_MAX: u16 = 2;
 
 const MAGIC: [u8; 4] = *b"t3hs";
 const HEAD: usize = 8;
@@ -270,8 +267,8 @@ pub(crate) async fn dial(
 ) -> Result<(Known, u16), DialError> {
     let me = peers.config();
     let hello = Hello {
-        lowest: VERSION_MIN,
-        highest: VERSION_MAX,
+        lowest: SPOKEN_MIN,
+        highest: SPOKEN_MAX,
         node: me.node,
         incarnation: me.incarnation,
         from_shard,
@@ -287,7 +284,7 @@ pub(crate) async fn dial(
         return Err(DialError::RefusedHere(Refusal::Garbage));
     }
     let version = challenge.get_u16_le();
-    if !(VERSION_MIN..=VERSION_MAX).contains(&version) {
+    if !(SPOKEN_MIN..=SPOKEN_MAX).contains(&version) {
         return Err(DialError::RefusedHere(Refusal::Version));
     }
     let proof = talk.proof(peers.key(), DIALER);
@@ -377,7 +374,7 @@ async fn receive(talk: &mut Talk) -> Result<(u8, Bytes), Refusal> {
 /// What can be judged before anything is proved. Returns the version to speak.
 fn judge(hello: &Hello, peers: &Peers) -> Result<u16, Refusal> {
     let me = peers.config();
-    if hello.lowest > VERSION_MAX || hello.highest < VERSION_MIN {
+    if hello.lowest > SPOKEN_MAX || hello.highest < SPOKEN_MIN {
         return Err(Refusal::Version);
     }
     if hello.cluster != me.cluster.as_bytes() {
@@ -393,7 +390,7 @@ fn judge(hello: &Hello, peers: &Peers) -> Result<u16, Refusal> {
     if hello.to_shard >= me.shards {
         return Err(Refusal::NoShard);
     }
-    Ok(hello.highest.min(VERSION_MAX))
+    Ok(hello.highest.min(SPOKEN_MAX))
 }
 
 /// The acceptor's proof, sent by the shard that the guest came for.
@@ -459,7 +456,7 @@ mod tests {
     fn a_hello_is_judged() {
         let p = peers();
         assert_eq!(judge(&hello(), &p), Ok(1));
-        assert_eq!(judge(&Hello { lowest: 1, highest: 7, ..hello() }, &p), Ok(VERSION_MAX));
+        assert_eq!(judge(&Hello { lowest: 1, highest: 7, ..hello() }, &p), Ok(SPOKEN_MAX));
         let refused = [
             (Hello { lowest: 0, highest: 0, ..hello() }, Refusal::Version),
             (Hello { lowest: 3, highest: 4, ..hello() }, Refusal::Version),

@@ -21,6 +21,8 @@ pub(crate) struct Lanes {
     queues: [VecDeque<Frame>; 2],
     /// Asks, then replies: the former can be refused, the latter have a larger bound.
     load: [Load; 2],
+    /// What the peer speaks, once there is a connection.
+    spoken: Option<u16>,
     ping: bool,
     pong: bool,
 }
@@ -47,13 +49,17 @@ impl Lanes {
             ],
             queues: Default::default(),
             load: Default::default(),
+            spoken: None,
             ping: false,
             pong: false,
         }
     }
 
     /// Queues a frame behind those of its lane. A frame may always wait alone.
-    pub(crate) fn push(&mut self, frame: Frame) -> Result<(), &'static str> {
+    pub(crate) fn push(&mut self, mut frame: Frame) -> Result<(), &'static str> {
+        if let Some(spoken) = self.spoken {
+            frame.settle(spoken);
+        }
         let p = &frame.payload;
         if !fits(p.body.len(), p.bulks.len(), bulk_bytes(&frame)) {
             return Err("the message is larger than a frame may be");
@@ -68,6 +74,22 @@ impl Lanes {
         load.bytes += size;
         self.queues[frame.lane as usize].push_back(frame);
         Ok(())
+    }
+
+    /// There is a connection, to a peer that speaks so much.
+    pub(crate) fn speak(&mut self, spoken: u16) {
+        self.spoken = Some(spoken);
+        self.load = Default::default();
+        for frame in self.queues.iter_mut().flatten() {
+            frame.settle(spoken);
+            let load = &mut self.load[is_reply(frame)];
+            load.frames += 1;
+            load.bytes += size(frame);
+        }
+    }
+
+    pub(crate) fn spoken(&self) -> Option<u16> {
+        self.spoken
     }
 
     pub(crate) fn ping(&mut self) {
@@ -147,6 +169,7 @@ mod tests {
             ask,
             ttl_us: 1,
             reply_room: 0,
+            older: None,
             payload: Payload { body: Bytes::from_static(b"body"), bulks },
         }
     }

@@ -115,7 +115,10 @@ impl Link {
     }
 
     /// Queues a frame on a link that is up or being made.
-    pub(super) fn push(&self, frame: Frame) -> Result<(), &'static str> {
+    pub(super) fn push(&self, mut frame: Frame) -> Result<(), &'static str> {
+        if let Some(spoken) = self.lanes.borrow().borrow().spoken() {
+            frame.settle(spoken);
+        }
         if let State::Up(c) = &*self.state.borrow()
             && c.send_alone(&frame)
         {

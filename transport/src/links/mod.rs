@@ -32,7 +32,6 @@ use t3fs_runtime::{AskError, Cx, Links, NodeId, Shard, Slot, Time};
 pub(crate) use accept::Arrival;
 use accept::Handshakes;
 use handshake::{DialError, Talk, dial};
-pub use handshake::{VERSION_MAX, VERSION_MIN};
 use link::{Carrier, Connection, Link, State};
 pub use refusal::Refusal;
 use refusal::RefusalLog;
@@ -111,6 +110,21 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
     NodeLinks(links)
 }
 
+/// Why nobody was found at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreached {
+    /// Somebody is there and will not have us: time does not mend that.
+    pub refused_there: bool,
+    /// For people.
+    pub why: String,
+}
+
+impl std::fmt::Display for Unreached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
 /// The links of this shard. Clones are the same.
 #[derive(Clone)]
 pub struct NodeLinks(Rc<Shared>);
@@ -143,7 +157,7 @@ impl NodeLinks {
     /// address becomes the node's, unless others are known for it. One of this process's own
     /// addresses answers with this process. While the process that answered there has a link, by
     /// whomever it was made, the address is not dialled again: a new connection would end that one.
-    pub async fn resolve(&self, at: SocketAddr) -> Result<Known, String> {
+    pub async fn resolve(&self, at: SocketAddr) -> Result<Known, Unreached> {
         let me = &self.0;
         if let Some(known) = me.still_linked(at) {
             return Ok(known);
@@ -152,10 +166,16 @@ impl NodeLinks {
         let address = Address { fabric, socket: at };
         let (talk, known, agreed) = match me.dial(address, 0, None).await {
             Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
-            dialed => dialed.map_err(|e| format!("{at}: {e}"))?,
+            Err(e) => {
+                let refused_there = matches!(e, DialError::RefusedThere(_));
+                return Err(Unreached { refused_there, why: format!("{at}: {e}") });
+            }
+            Ok(dialed) => dialed,
         };
         me.peers.learn_address(known.node, at);
-        let link = me.link(known.node, 0).ok_or("this shard has too many links")?;
+        let too_many =
+            || Unreached { refused_there: false, why: "this shard has too many links".into() };
+        let link = me.link(known.node, 0).ok_or_else(too_many)?;
         link.answered.set(Some((at, known.incarnation)));
         me.install(&link, talk, agreed, address, known.incarnation, true);
         Ok(known)
@@ -314,11 +334,11 @@ impl Shared {
     ) -> Result<Agreed, DialError> {
         let wanted = self.peers.offers(at);
         let agreed = match version {
-            1 => Agreed::tcp(wanted.then(|| "the peer is an older build".into())),
+            1 => Agreed::tcp(version, wanted.then(|| "the peer is an older build".into())),
             _ => {
                 let local = talk.stream.local_addr()?.ip();
                 let half = if wanted { self.half(local) } else { Err(String::new()) };
-                agree::dialed(talk, half, ends).await?
+                agree::dialed(talk, version, half, ends).await?
             }
         };
         if self.peers.config().fabric == FabricUse::Rdma
@@ -429,6 +449,7 @@ impl Shared {
         }
         link.epoch.set(link.epoch.get() + 1);
         let (lanes, peer) = (Rc::clone(&link.lanes.borrow()), at.socket);
+        lanes.borrow_mut().speak(agreed.spoken);
         let connection = Connection::new(
             talk.stream,
             peer,

@@ -154,6 +154,7 @@ fn frame(kind: FrameKind, lane: Lane, ask: u64, body: usize, bulks: &[usize]) ->
         ask,
         ttl_us: 1_000_000,
         reply_room: 0,
+        older: None,
         payload: Payload {
             body: fill(body, ask),
             bulks: bulks.iter().map(|n| fill(*n, !ask).into()).collect(),
