@@ -1,7 +1,5 @@
 //! What an agent knows and decides, without awaiting.
 
-use crate::proto::mgmtd::Mgmtd;
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::collections::BTreeMap;
 
@@ -11,7 +9,9 @@ use super::{AgentConfig, ServerInfo};
 use crate::mgmtd::{Timing, usable};
 use crate::proto::agent::{Announce, RoutingNews, WatchRouting};
 use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
+use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;
+use crate::proto::storage::Storage;
 
 /// When to send the next heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

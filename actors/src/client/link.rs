@@ -4,9 +4,6 @@
 //! goes to whoever today's routing names. While nobody can serve it waits; after its patience
 //! ([`PATIENCE`] unless told otherwise) the user gets an error.
 
-use crate::proto::agent::Agent;
-use crate::proto::meta::Meta;
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -16,12 +13,15 @@ use t3fs_runtime::{Addr, AskError, Cx, RawAddr, Slot};
 
 use super::FsError;
 use super::retry::{Retry, Silence, Subject, Watchers};
+use crate::proto::agent::Agent;
 use crate::proto::agent::{GetRouting, RoutingNews, WatchRouting};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
+use crate::proto::meta::Meta;
 use crate::proto::meta::{Layout, MetaError, Stripes};
 use crate::proto::mgmtd::{
     Chain, CloseSession, ExtendSession, GetSpaces, NodeSpaces, OpenSession, Routing, TargetState,
 };
+use crate::proto::storage::Storage;
 use crate::proto::storage::{
     ChunkData, Extents, FileExtents, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk,
     UpdateKind, Updated,

@@ -22,7 +22,6 @@ mod stamps;
 mod truncate;
 mod wait;
 
-use crate::proto::agent::Agent;
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -31,6 +30,7 @@ use std::rc::Rc;
 use t3fs_runtime::{Addr, Cx, Slot, Time};
 
 use crate::planted::PlantedBug;
+use crate::proto::agent::Agent;
 use crate::proto::ids::InodeId;
 use crate::proto::meta::{MetaError, SyncMeta};
 use crate::proto::storage::StorageError;

@@ -1,6 +1,5 @@
 //! Asking chains: whoever serves them today, again after a failure with newer routing.
 
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -13,6 +12,7 @@ use super::{MetaServer, refresh_routing};
 use crate::proto::ids::{ChainId, ChainVersion, InodeId};
 use crate::proto::meta::Layout;
 use crate::proto::mgmtd::{Chain, TargetState};
+use crate::proto::storage::Storage;
 use crate::proto::storage::{Extents, FileExtents, ListInodes, RemoveChunks, StorageError};
 
 /// Chains that are asked at the same time.

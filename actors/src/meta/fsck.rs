@@ -4,7 +4,6 @@
 //! Memory: about 64 bytes an inode. Pages are read one after the other, each at a version of its
 //! own, so nothing may change meanwhile; what changes is reported as damage.
 
-use crate::proto::kv::Kv;
 use std::collections::BTreeMap;
 
 use t3fs_runtime::{Addr, Cx};
@@ -13,6 +12,7 @@ use super::kv::client::{Stop, Txn};
 use super::kv::{KeyRange, KvError};
 use super::schema::*;
 use crate::proto::ids::{InodeId, SessionId};
+use crate::proto::kv::Kv;
 use crate::proto::meta::{FileType, MetaError, ROOT};
 
 /// Most problems that are listed.

@@ -1,7 +1,6 @@
 //! Inode numbers: batches reserved durably, so that a number is never given twice, not even after a
 //! power failure that lost the inodes made last, whose chunks may still exist.
 
-use crate::proto::kv::Kv;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -12,6 +11,7 @@ use super::ops::Done;
 use super::schema::{INODE_MIN, alloc_key, open_alloc, seal_alloc};
 use crate::proto::ids::InodeId;
 use crate::proto::kv::Durability;
+use crate::proto::kv::Kv;
 use crate::proto::meta::MetaError;
 
 /// Numbers reserved at a time.

@@ -7,9 +7,6 @@
 //! operation needs from outside (a number, a layout, the time) and runs it as a transaction;
 //! `handlers` says which operation answers which message.
 
-use crate::proto::agent::Agent;
-use crate::proto::kv::Kv;
-use crate::proto::meta::Meta;
 use core::time::Duration;
 use std::rc::Rc;
 
@@ -17,8 +14,11 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
 use crate::mgmtd::Timing;
 use crate::planted::PlantedBug;
+use crate::proto::agent::Agent;
 use crate::proto::ids::{InodeId, RequestId};
 use crate::proto::kv::Durability;
+use crate::proto::kv::Kv;
+use crate::proto::meta::Meta;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::Routing;
 

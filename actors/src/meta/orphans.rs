@@ -19,7 +19,6 @@
 //! Several servers may do all this at once; the start and the pauses are random, so that they
 //! hardly do.
 
-use crate::proto::kv::Kv;
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -33,6 +32,7 @@ use super::kv::client::{Stop, Txn};
 use super::schema::*;
 use super::{MetaServer, refresh_routing};
 use crate::proto::ids::{ChainId, InodeId};
+use crate::proto::kv::Kv;
 use crate::proto::meta::MetaError;
 
 /// Files in one listing.

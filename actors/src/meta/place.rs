@@ -1,17 +1,17 @@
 //! Where new files' chunks go, and which chains a layout means.
 
-use crate::proto::agent::Agent;
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 use t3fs_runtime::{Addr, AskError, Cx};
 
+use crate::proto::agent::Agent;
 use crate::proto::agent::GetRouting;
 use crate::proto::ids::{ChainId, InodeId, RoutingVersion};
 use crate::proto::meta::{Layout, MetaError, Stripes};
 use crate::proto::mgmtd::Routing;
+use crate::proto::storage::Storage;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
 };

@@ -3,7 +3,6 @@
 //! [`State`] is what survives, and the routing is all of it that anyone sees. [`Live`] is what this
 //! primary has heard since it took over. [`settle`] makes the next state of the two.
 
-use crate::proto::mgmtd::Mgmtd;
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,6 +11,7 @@ use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 use super::chain_table;
 use super::store::SessionV2;
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;
 
 /// What survives a change of primary.

@@ -1,7 +1,6 @@
 //! Trying for the lease and keeping it: what `lease` decides, done to the record in the KV and
 //! asked of the other mgmtds.
 
-use crate::proto::mgmtd::Mgmtd;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +11,7 @@ use super::{MgmtdServer, Seen};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
 use crate::proto::kv::Durability;
+use crate::proto::mgmtd::Mgmtd;
 
 /// Why the lease record was not read, or not written.
 struct Failed {

@@ -16,7 +16,6 @@
 //! from; finding the version it makes instead, it was done before, by an attempt that got no
 //! answer.
 
-use crate::proto::kv::Kv;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -30,6 +29,7 @@ use crate::meta::kv::KeyRange;
 use crate::meta::kv::client::{Stop, transact};
 use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
 use crate::proto::kv::Durability;
+use crate::proto::kv::Kv;
 use crate::proto::mgmtd::{
     Chain, ChainTable, ChainTarget, NodeInfo, NodeStatus, Role, Routing, TargetState,
 };

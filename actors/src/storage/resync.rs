@@ -11,7 +11,6 @@
 //! A message that the network delivers late must not bring old content back, so messages of a
 //! session are numbered, and each says below which number nothing is under way any more.
 
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::collections::BTreeSet;
 
@@ -23,6 +22,7 @@ use super::engine::{ChunkInfo, EngineError, Recent};
 use super::target::{LOCK_MAX, Locked, Seen, Target};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
+use crate::proto::storage::Storage;
 use crate::proto::storage::*;
 
 /// Chunks and bytes under way to the successor, at most (one chunk may be larger).

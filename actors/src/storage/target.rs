@@ -1,8 +1,6 @@
 //! The actor of one target: what it is, what it does of its own accord, and what it tells.
 //! Updates are in `write.rs`, bringing another target up to date in `resync.rs`.
 
-use crate::proto::agent::Agent;
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::rc::Rc;
 
@@ -16,9 +14,11 @@ use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::removals::Removals;
 use super::resync::SyncOut;
 use crate::planted::PlantedBug;
+use crate::proto::agent::Agent;
 use crate::proto::agent::{GetRouting, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
 use crate::proto::mgmtd::{LocalState, Routing, TargetReport};
+use crate::proto::storage::Storage;
 use crate::proto::storage::*;
 
 pub struct StorageConfig {

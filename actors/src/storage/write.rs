@@ -1,6 +1,5 @@
 //! An update's way through a target: admitted, stored, forwarded, committed.
 
-use crate::proto::storage::Storage;
 use core::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +12,7 @@ use super::membership::{Next, Successor};
 use super::target::{LIST_MAX, Locked, Seen, Target};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
+use crate::proto::storage::Storage;
 use crate::proto::storage::*;
 
 /// Longest pause between attempts at a successor.

@@ -7,7 +7,6 @@
 //! *A failed sync ends the process*: what was acknowledged may be lost, and only a new start, which
 //! reads what is really there, knows.
 
-use crate::proto::kv::Kv;
 use core::time::Duration;
 
 use futures::channel::oneshot;
@@ -16,6 +15,7 @@ use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot, Time};
 
 use super::{CommitRequest, Committed, KvError, Resolver, Store, StoreError, Version, WINDOW_US};
 use crate::planted::PlantedBug;
+use crate::proto::kv::Kv;
 use crate::proto::kv::*;
 
 /// Longest time between a commit and the beginning of the sync that covers it, unless another sync

@@ -1,6 +1,5 @@
 //! A transaction over the [`KvServer`] actor, and the loop that runs one until it commits.
 
-use crate::proto::kv::Kv;
 use core::time::Duration;
 use std::fmt;
 
@@ -8,6 +7,7 @@ use bytes::Bytes;
 use t3fs_runtime::{Addr, AskError, Cx};
 
 use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
+use crate::proto::kv::Kv;
 use crate::proto::kv::*;
 use crate::proto::meta::Stamp;
 

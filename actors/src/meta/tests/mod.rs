@@ -3,9 +3,6 @@
 //! [`World`] starts `Kv` and `Meta` on one shard; the rest of the cluster is [`Beside`], which
 //! knows one chain and notes what is removed from it.
 
-use crate::proto::kv::Kv;
-use crate::proto::meta::Meta;
-use crate::proto::storage::Storage;
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -22,8 +19,11 @@ use super::place::Outside;
 use super::{MetaConfig, MetaServer, OrphanTimes};
 use crate::planted::PlantedBug;
 use crate::proto::ids::*;
+use crate::proto::kv::Kv;
+use crate::proto::meta::Meta;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::*;
+use crate::proto::storage::Storage;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
 };
