@@ -27,11 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Looks at all names and files; the judge hears of it.
 pub(super) async fn look_at_all(user: &mut User, sound: bool) -> Result<Vec<Entry>, String> {
-    let mut found = Vec::new();
-    for dir in 0..2 {
-        let listed = user.list(dir).await;
-        found.extend(listed.map_err(|e| format!("after heal, directory {dir}: {e}"))?);
-    }
+    let found = list_all(user).await?;
     for entry in &found {
         let read = user.read_all(entry.name).await;
         if let Err(e) = read
@@ -39,6 +35,15 @@ pub(super) async fn look_at_all(user: &mut User, sound: bool) -> Result<Vec<Entr
         {
             return Err(format!("after heal, {:?} cannot be read: {e}", entry.name));
         }
+    }
+    Ok(found)
+}
+
+async fn list_all(user: &mut User) -> Result<Vec<Entry>, String> {
+    let mut found = Vec::new();
+    for dir in 0..2 {
+        let listed = user.list(dir).await;
+        found.extend(listed.map_err(|e| format!("after heal, directory {dir}: {e}"))?);
     }
     Ok(found)
 }
@@ -162,7 +167,8 @@ pub(super) async fn settle(
     let files = found.iter().map(|e| InodeId(e.file)).collect();
     let wanted = Rest { files, loose: stage.options.leaves_bytes_behind() };
     rest(&cx, kv, &link, &plan, &wanted).await?;
-    for entry in found {
+    // Listed anew: a rename whose outcome nobody knows may have come true while the cluster rested.
+    for entry in list_all(&mut user).await? {
         user.unlink(entry.name).await;
     }
     rest(&cx, kv, &link, &plan, &Rest { files: BTreeSet::new(), loose: false }).await?;
