@@ -9,6 +9,8 @@ pub enum PlantedBug {
     AppendAtKnownEnd,
     /// Client: an append goes where the client believes the end to be, although there are others.
     AppendAtOwnEnd,
+    /// Client: once the first chunk of an append is stored, the rest is sent like any other write.
+    AppendGuardEnds,
     /// Kv: a barrier is answered without waiting for the sync.
     BarrierAnswersAtOnce,
     /// Kv: a barrier never says that what it stands for was lost.

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::{ChainId, RoutingVersion, TargetId};
+use t3fs_actors::proto::agent::GetView;
+use t3fs_actors::proto::ids::{ChainId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{
     CreateChains, ListNodes, NodeLine, NodeStatus, Role as Part, Routing,
 };
@@ -47,8 +47,8 @@ pub fn run(args: &MakeChainsArgs) -> Result<(), Failure> {
 
 fn make(node: &Node, settings: &Settings, nodes_min: usize) -> Result<(), Failure> {
     let nodes = registered(node, nodes_min)?;
-    let routing = node.ask_agent(GetRouting { have: RoutingVersion(0), fresh: true })?;
-    let routing = routing.ok_or_else(|| failed("mgmtd did not answer"))?;
+    let view = node.ask_agent(GetView { have: ViewVersion(0), fresh: true })?;
+    let routing = view.ok_or_else(|| failed("mgmtd did not answer"))?.routing;
     let replicas = replicas(settings, &routing)?;
     if nodes.len() < replicas {
         return Err(refused(format!(

@@ -726,7 +726,8 @@ impl Shard {
                     _ => Err(match Refusal::of(&frame.payload) {
                         Some(why @ Refusal::OtherIncarnation) => AskError::Unknown(why.says()),
                         Some(why) => AskError::NotSent(why.says()),
-                        None => AskError::NotSent("refused by the receiver"),
+                        // Of another build: nothing is known of it.
+                        None => AskError::Unknown("refused for a reason that is not known here"),
                     }),
                 });
             }

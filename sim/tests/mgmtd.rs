@@ -4,6 +4,7 @@
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::mgmtd::Mgmtd;
 
@@ -11,11 +12,11 @@ use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Seen, Timing};
-use t3fs_actors::proto::agent::{Announce, GetRouting, WatchRouting};
-use t3fs_actors::proto::ids::{ChainId, RoutingVersion, SessionId, TargetId};
+use t3fs_actors::proto::agent::{Announce, GetView, WatchView};
+use t3fs_actors::proto::ids::{ChainId, SessionId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{
-    CreateChains, ExtendSession, Heartbeat, ListNodes, MgmtdError, NodeStatus, OpenSession, Role,
-    Routing, TargetReport, TargetState,
+    ClusterView, CreateChains, ExtendSession, Heartbeat, ListNodes, MgmtdError, NodeStatus,
+    OpenSession, Role, Routing, TargetReport, TargetState,
 };
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 use t3fs_sim::checks::{ALL, run_seed};
@@ -82,11 +83,19 @@ fn ask<T: 'static, F: Future<Output = T> + 'static>(world: &World, f: impl FnOnc
     world.block_on(CLIENT, f).unwrap()
 }
 
-fn routing(world: &World) -> Routing {
+fn view(world: &World) -> ClusterView {
     ask(world, |cx| async move {
-        let m = GetRouting { have: RoutingVersion(0), fresh: false };
+        let m = GetView { have: ViewVersion(0), fresh: false };
         cx.ask(first::<Agent>(CLIENT), m).await.unwrap().unwrap()
     })
+}
+
+fn routing(world: &World) -> Arc<Routing> {
+    view(world).routing
+}
+
+fn living(world: &World) -> Vec<SessionId> {
+    view(world).sessions.alive.clone()
 }
 
 fn secs(n: u64) -> Duration {
@@ -105,7 +114,7 @@ fn another_cluster_is_refused() {
                 term: 1,
                 agent: RawAddr { node: CLIENT, shard: 0, slot: 0, epoch: 1 },
                 number: 1,
-                have: RoutingVersion(0),
+                have: ViewVersion(0),
                 node: None,
                 sessions: Vec::new(),
             };
@@ -144,7 +153,7 @@ fn the_primary_dies() {
     let after = routing(&world);
     let died: Vec<_> = after.nodes.iter().filter(|n| n.status == NodeStatus::Dead).collect();
     assert_eq!(died.iter().map(|n| n.node).collect::<Vec<_>>(), [primary]);
-    assert_eq!((&after.chains, &after.sessions), (&before.chains, &before.sessions));
+    assert_eq!(after.chains, before.chains);
     // Questions go to the new one.
     let lines = ask(&world, |cx| async move {
         cx.ask(first::<Agent>(CLIENT), ListNodes).await.unwrap().unwrap()
@@ -201,7 +210,7 @@ fn a_process_stands_still() {
         let seen = Rc::clone(&seen);
         let watch = Rc::new(move |what: &Seen<'_>| {
             if let Seen::Changed { after, .. } = what {
-                seen.borrow_mut().push(format!("{:?}", after.nodes));
+                seen.borrow_mut().push(format!("{:?}", after.routing.nodes));
             }
         });
         let config = MgmtdConfig { alone: true, ..MgmtdConfig::new(kv, "sim") };
@@ -251,7 +260,7 @@ fn a_killed_mount() {
             cx.ask(first::<Agent>(CLIENT), m).await.unwrap().unwrap()
         })
     };
-    let (killed, living) = (open(1), open(2));
+    let (killed, lives) = (open(1), open(2));
     let extend = move |session| {
         move |cx: Cx| async move {
             loop {
@@ -260,20 +269,20 @@ fn a_killed_mount() {
             }
         }
     };
-    world.spawn(CLIENT, 0, extend(living));
+    world.spawn(CLIENT, 0, extend(lives));
     world.run_for(secs(50)).unwrap();
-    assert_eq!(routing(&world).sessions, [killed, living]);
+    assert_eq!(living(&world), [killed, lives]);
     // Its agent gives it 30 s, mgmtd a session lease from there.
     world.run_for(secs(30) + Timing::default().session_lease).unwrap();
-    let r = routing(&world);
-    assert_eq!(r.sessions, [living]);
-    assert!(!r.session_alive(killed) && r.session_alive(living));
+    let known = view(&world).sessions;
+    assert_eq!(known.alive, [lives]);
+    assert!(!known.is_alive(killed) && known.is_alive(lives));
     // The whole process.
     world.crash(CLIENT, Crash::Process);
     world.run_for(Timing::default().session_lease + secs(5)).unwrap();
     world.restart(CLIENT);
     world.run_for(secs(1)).unwrap();
-    assert_eq!(routing(&world).sessions, Vec::<SessionId>::new());
+    assert_eq!(living(&world), Vec::<SessionId>::new());
 }
 
 /// Regression: a killed server that started again left its sessions alive for a session lease.
@@ -291,13 +300,13 @@ fn a_server_that_starts_again_has_no_old_sessions() {
     let (old, other) = (open(SERVER), open(CLIENT));
     world.crash(SERVER, Crash::Process);
     world.run_for(secs(1)).unwrap();
-    assert_eq!(routing(&world).sessions, [old, other], "nobody can know yet");
+    assert_eq!(living(&world), [old, other], "nobody can know yet");
     world.restart(SERVER);
     world.run_for(secs(1)).unwrap();
-    assert_eq!(routing(&world).sessions, [other]);
+    assert_eq!(living(&world), [other]);
     let new = open(SERVER);
     world.run_for(secs(1)).unwrap();
-    assert_eq!(routing(&world).sessions, [other, new]);
+    assert_eq!(living(&world), [other, new]);
 }
 
 /// Goal: who watches hears of new routing and of sessions of its own process as soon as the agent
@@ -309,23 +318,23 @@ fn watchers_hear_at_once() {
     let watch = |have, own_number| {
         ask(&world, move |cx| async move {
             let began = cx.now();
-            let m = WatchRouting { have, own_number };
+            let m = WatchView { have, own_number };
             let news = cx.ask(first::<Agent>(CLIENT), m).await.unwrap();
             (news, cx.now() - began)
         })
     };
-    let (news, took) = watch(RoutingVersion(0), 0);
+    let (news, took) = watch(ViewVersion(0), 0);
     assert!(took < Duration::from_millis(10), "{took:?}");
-    let (have, own_number) = (news.routing.unwrap().version, news.own_number);
+    let (have, own_number) = (news.view.unwrap().version, news.own_number);
     let (news, took) = watch(have, own_number);
-    assert_eq!((&news.routing, &news.own[..]), (&None, &[][..]));
+    assert_eq!((&news.view, &news.own[..]), (&None, &[][..]));
     assert!(took > secs(19) && took < secs(20), "{took:?}");
     let dies = world.now_us() + 5_000_000;
     world.at(dies, |sim| sim.crash(SERVER, Crash::Process));
     let (news, took) = watch(have, own_number);
-    assert_eq!(news.routing.unwrap().node(SERVER).unwrap().status, NodeStatus::Dead);
+    assert_eq!(news.view.unwrap().routing.node(SERVER).unwrap().status, NodeStatus::Dead);
     assert!(took > secs(5) && took < secs(8), "{took:?}");
-    // A session: the routing changes, and the list of sessions.
+    // A session: the view changes, and the list of sessions.
     let opened: Rc<Cell<Option<SessionId>>> = Rc::default();
     let told = Rc::clone(&opened);
     world.spawn(CLIENT, 0, move |cx| async move {
@@ -333,13 +342,13 @@ fn watchers_hear_at_once() {
         let m = OpenSession { label: "mount".into(), nonce: 1 };
         told.set(Some(cx.ask(first::<Agent>(CLIENT), m).await.unwrap().unwrap()));
     });
-    let mut have = routing(&world).version;
+    let mut have = view(&world).version;
     let (own, took) = loop {
         let (news, took) = watch(have, own_number);
         if news.own_number != own_number {
             break (news.own, took);
         }
-        have = news.routing.expect("something is new").version;
+        have = news.view.expect("something is new").version;
     };
     assert_eq!(own, [opened.get().unwrap()]);
     assert!(took < secs(4), "{took:?}");

@@ -44,7 +44,7 @@ id!(
 );
 id!(
     /// Grows with every change of the cluster's routing.
-    RoutingVersion(u64)
+    ViewVersion(u64)
 );
 id!(
     /// One run of one client, as registered with mgmtd.

@@ -1,9 +1,12 @@
-//! What mgmtd is asked, and the routing it hands out.
+//! What mgmtd is asked, and the view of the cluster it hands out.
 
+use std::sync::Arc;
+
+use rkyv::with::Unshare;
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{NodeId, RawAddr, no_bulk, protocol};
 
-use super::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use super::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use super::storage::TargetSpace;
 
 /// A target's part in its chain, as everyone but the target's own node sees it.
@@ -89,10 +92,9 @@ pub struct NodeInfo {
     pub targets: Vec<(TargetId, RawAddr)>,
 }
 
-/// Everything a node needs to find the others.
+/// Where everything is: all that a node needs to find the others.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct Routing {
-    pub version: RoutingVersion,
     pub cluster: String,
     /// Sorted by id.
     pub nodes: Vec<NodeInfo>,
@@ -101,10 +103,6 @@ pub struct Routing {
     pub tables: Vec<ChainTable>,
     /// Of nodes that are alive, sorted.
     pub metas: Vec<RawAddr>,
-    /// Clients whose lease runs, sorted. A session that is not here and not newer than
-    /// `session_max` is dead: what replicas remember of it may go.
-    pub sessions: Vec<SessionId>,
-    pub session_max: SessionId,
 }
 
 impl Routing {
@@ -119,81 +117,144 @@ impl Routing {
     pub fn table(&self, id: u32, version: u32) -> Option<&ChainTable> {
         self.tables.iter().find(|t| t.id == id && t.version == version)
     }
+}
 
-    pub fn session_alive(&self, s: SessionId) -> bool {
-        s > self.session_max || self.sessions.binary_search(&s).is_ok()
+/// Clients whose lease runs. A session that is not among them and not newer than `max` is dead:
+/// what replicas remember of it may go.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct Sessions {
+    /// Sorted.
+    pub alive: Vec<SessionId>,
+    /// The largest number that was given to one.
+    pub max: SessionId,
+}
+
+impl Sessions {
+    pub fn is_alive(&self, s: SessionId) -> bool {
+        s > self.max || self.alive.binary_search(&s).is_ok()
+    }
+
+    /// Whether a session may have ended between this and `now`. Numbers are given in order, so one
+    /// that came and went between them shows as a gap.
+    pub fn ended_until(&self, now: &Sessions) -> bool {
+        let new = now.alive.iter().filter(|session| **session > self.max).count();
+        let given = now.max.0.saturating_sub(self.max.0);
+        self.alive.iter().any(|session| !now.is_alive(*session)) || given > new as u64
+    }
+
+    /// Takes what has changed; twice is as good as once.
+    fn apply(&mut self, change: SessionsChange) {
+        for s in change.opened {
+            if let Err(i) = self.alive.binary_search(&s) {
+                self.alive.insert(i, s);
+            }
+        }
+        self.alive.retain(|s| change.ended.binary_search(s).is_err());
+        self.max = change.max;
     }
 }
 
-/// What changed between two routings: whole parts, so that applying it twice is harmless.
+/// What is known of the cluster. Its parts are never changed, but replaced: all actors of a process
+/// share them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Of the cluster's state: every change of either part makes the next.
+    pub version: ViewVersion,
+    #[rkyv(with = Unshare)]
+    pub routing: Arc<Routing>,
+    #[rkyv(with = Unshare)]
+    pub sessions: Arc<Sessions>,
+}
+
+/// What changed between two views: whole parts, so that applying it twice is harmless.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct RoutingDelta {
-    /// Applies to this version and to all up to `version`.
-    pub from: RoutingVersion,
-    pub version: RoutingVersion,
+pub struct ViewDelta {
+    /// Applies to this version and all up to `version`.
+    pub from: ViewVersion,
+    pub version: ViewVersion,
+    pub routing: Option<RoutingChange>,
+    pub sessions: Option<SessionsChange>,
+}
+
+/// The parts of the routing that have changed.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct RoutingChange {
     pub nodes: Vec<NodeInfo>,
     pub chains: Vec<Chain>,
     pub tables: Vec<ChainTable>,
     /// All of them, if they changed.
     pub metas: Option<Vec<RawAddr>>,
-    /// All of them, if they changed.
-    pub sessions: Option<Vec<SessionId>>,
-    pub session_max: SessionId,
 }
 
-/// Newer routing, as little of it as the sender can tell.
+/// Sessions that have begun and ended; one that did both has ended.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub enum RoutingUpdate {
-    Delta(RoutingDelta),
-    Full(Routing),
+pub struct SessionsChange {
+    pub opened: Vec<SessionId>,
+    /// Sorted.
+    pub ended: Vec<SessionId>,
+    pub max: SessionId,
 }
 
-impl RoutingUpdate {
+/// A newer view, as little of it as the sender can tell.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum ViewUpdate {
+    Delta(ViewDelta),
+    Full(ClusterView),
+}
+
+impl ViewUpdate {
     /// Which version it leads to.
-    pub fn version(&self) -> RoutingVersion {
+    pub fn version(&self) -> ViewVersion {
         match self {
-            RoutingUpdate::Delta(d) => d.version,
-            RoutingUpdate::Full(r) => r.version,
+            ViewUpdate::Delta(d) => d.version,
+            ViewUpdate::Full(v) => v.version,
         }
     }
 }
 
 impl Routing {
-    /// Takes what is newer. `false`: it is not, or parts between are missing.
-    pub fn apply(&mut self, update: RoutingUpdate) -> bool {
-        let d = match update {
-            RoutingUpdate::Full(r) if r.version > self.version => {
-                *self = r;
-                return true;
-            }
-            RoutingUpdate::Delta(d) if d.from <= self.version && d.version > self.version => d,
-            _ => return false,
-        };
-        self.version = d.version;
-        for n in d.nodes {
+    fn apply(&mut self, change: RoutingChange) {
+        for n in change.nodes {
             match self.nodes.binary_search_by_key(&n.node, |x| x.node) {
                 Ok(i) => self.nodes[i] = n,
                 Err(i) => self.nodes.insert(i, n),
             }
         }
-        for c in d.chains {
+        for c in change.chains {
             match self.chains.binary_search_by_key(&c.id, |x| x.id) {
                 Ok(i) => self.chains[i] = c,
                 Err(i) => self.chains.insert(i, c),
             }
         }
-        for t in d.tables {
+        for t in change.tables {
             self.tables.retain(|x| (x.id, x.version) != (t.id, t.version));
             self.tables.push(t);
         }
         self.tables.sort_by_key(|t| (t.id, t.version));
-        if let Some(metas) = d.metas {
+        if let Some(metas) = change.metas {
             self.metas = metas;
         }
-        if let Some(sessions) = d.sessions {
-            self.sessions = sessions;
+    }
+}
+
+impl ClusterView {
+    /// Takes what is newer. `false`: it is not, or parts between are missing.
+    pub fn apply(&mut self, update: ViewUpdate) -> bool {
+        let d = match update {
+            ViewUpdate::Full(v) if v.version > self.version => {
+                *self = v;
+                return true;
+            }
+            ViewUpdate::Delta(d) if d.from <= self.version && d.version > self.version => d,
+            _ => return false,
+        };
+        self.version = d.version;
+        if let Some(change) = d.routing {
+            Arc::make_mut(&mut self.routing).apply(change);
         }
-        self.session_max = d.session_max;
+        if let Some(change) = d.sessions {
+            Arc::make_mut(&mut self.sessions).apply(change);
+        }
         true
     }
 }
@@ -281,7 +342,7 @@ pub struct Heartbeat {
     pub agent: RawAddr,
     /// Grows with every heartbeat of an incarnation.
     pub number: u64,
-    pub have: RoutingVersion,
+    pub have: ViewVersion,
     /// `None` from a process of clients.
     pub node: Option<NodeReport>,
     pub sessions: Vec<SessionId>,
@@ -294,15 +355,15 @@ pub struct HeartbeatReply {
     /// How long the lease is; the sender may take less of it.
     pub lease_us: u64,
     /// `None`: there is nothing newer.
-    pub routing: Option<RoutingUpdate>,
+    pub news: Option<ViewUpdate>,
     /// Those of the sender's sessions that have ended.
     pub ended: Vec<SessionId>,
 }
 
-/// The routing, if it is newer than what the caller has.
+/// The view of the cluster, if it is newer than what the caller has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct FetchRouting {
-    pub have: RoutingVersion,
+pub struct FetchView {
+    pub have: ViewVersion,
 }
 
 /// Every server with what it last reported; for people.
@@ -395,8 +456,8 @@ impl std::fmt::Display for MgmtdError {
 no_bulk!(
     Heartbeat,
     HeartbeatReply,
-    FetchRouting,
-    RoutingUpdate,
+    FetchView,
+    ViewUpdate,
     ListNodes,
     NodeLine,
     CreateChains,
@@ -408,18 +469,37 @@ no_bulk!(
     TargetFill,
     NodeSpaces,
     GetSpaces,
-    Routing,
-    RoutingVersion,
+    ClusterView,
+    ViewVersion,
     SessionId
 );
 
 protocol! { Mgmtd as MgmtdMsg, MgmtdReply = 0x0100 {
-    1 v 4 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
-    2 v 2 FetchRouting -> Result<Option<RoutingUpdate>, MgmtdError>, Control, 2_000 ms;
-    3 v 2 CreateChains -> Result<RoutingVersion, MgmtdError>, Control, 5_000 ms;
+    1 v 5 Heartbeat -> Result<HeartbeatReply, MgmtdError>, Control, 2_000 ms;
+    2 v 3 FetchView -> Result<Option<ViewUpdate>, MgmtdError>, Control, 2_000 ms;
+    3 v 2 CreateChains -> Result<ViewVersion, MgmtdError>, Control, 5_000 ms;
     4 v 3 OpenSessionFor -> Result<SessionId, MgmtdError>, Control, 5_000 ms;
     5 v 2 CloseSession -> Result<(), MgmtdError>, Control, 5_000 ms;
     7 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 2_000 ms;
     8 v 1 Refrain -> bool, Control, 1_000 ms;
     9 v 1 GetSpaces -> Result<Vec<NodeSpaces>, MgmtdError>, Control, 2_000 ms;
 } }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: no end of a session passes unnoticed, and none is seen where there is none.
+    #[test]
+    fn an_end_shows_between_two_looks() {
+        let sessions = |alive: &[u64], max| Sessions {
+            alive: alive.iter().map(|s| SessionId(*s)).collect(),
+            max: SessionId(max),
+        };
+        let before = sessions(&[1, 2], 2);
+        assert!(!before.ended_until(&sessions(&[1, 2], 2)));
+        assert!(!before.ended_until(&sessions(&[1, 2, 3, 4], 4)));
+        assert!(before.ended_until(&sessions(&[1], 2)));
+        assert!(before.ended_until(&sessions(&[1, 2, 4], 4)), "3 came and went");
+    }
+}

@@ -6,9 +6,9 @@ use t3fs_runtime::buf::Carry;
 use t3fs_runtime::{Bulk, no_bulk, protocol};
 
 use super::ids::{
-    ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, RoutingVersion, SessionId, TargetId,
+    ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId, ViewVersion,
 };
-use super::mgmtd::Routing;
+use super::mgmtd::ClusterView;
 
 /// What an update does to a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -236,10 +236,10 @@ pub struct SyncDone {
     pub session: u64,
 }
 
-/// New routing, told by whoever has it.
+/// A newer view of the cluster, told by whoever has it.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub struct NewRouting {
-    pub routing: Routing,
+pub struct NewView {
+    pub view: ClusterView,
 }
 
 /// What this target has done to bring successors up to date.
@@ -260,11 +260,11 @@ pub struct ResyncStats {
 }
 
 /// From the agent: this target may serve until `until_us` of the process's own clock (`Cx::now`),
-/// once its routing is no older than `routing`: a lease renewed after a death comes with the news.
+/// once its view of the cluster is no older than `view`: a lease renewed after a death comes with the news.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct LeaseHeld {
     pub until_us: u64,
-    pub routing: RoutingVersion,
+    pub view: ViewVersion,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -359,7 +359,7 @@ no_bulk!(
     ScrubChunks,
     TargetSpace,
     GetSpace,
-    NewRouting,
+    NewView,
     SyncStart,
     SyncDone,
     GetResync,
@@ -376,7 +376,7 @@ protocol! { Storage as StorageMsg, StorageReply = 0x0300 {
     4 v 1 ListChunks -> Result<Vec<ChunkSummary>, StorageError>, Control, 10_000 ms;
     5 v 1 ScrubChunks -> Result<u64, StorageError>, Bulk, 60_000 ms;
     6 v 2 GetSpace -> Result<TargetSpace, StorageError>, Control, 5_000 ms;
-    7 v 1 NewRouting -> (), Control, 5_000 ms;
+    7 v 2 NewView -> (), Control, 5_000 ms;
     8 v 1 LeaseHeld -> (), Control, 1_000 ms;
     9 v 1 SyncStart -> Result<(), StorageError>, Control, 5_000 ms;
     10 v 1 SyncChunk -> Result<Updated, StorageError>, Bulk, 10_000 ms;

@@ -7,8 +7,8 @@ use t3fs_runtime::{Addr, RawAddr, Time};
 
 use super::{AgentConfig, ServerInfo};
 use crate::mgmtd::{Timing, usable};
-use crate::proto::agent::{Announce, RoutingNews, WatchRouting};
-use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
+use crate::proto::agent::{Announce, ViewNews, WatchView};
+use crate::proto::ids::{SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;
 use crate::proto::storage::Storage;
@@ -23,8 +23,8 @@ pub(super) enum Next {
 /// What an answer brought.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Took {
-    /// The routing is newer now.
-    pub(super) routing: bool,
+    /// The view is newer now.
+    pub(super) view: bool,
     /// The lease of `named` lasts until then.
     pub(super) lease: Option<Time>,
     pub(super) named: Vec<TargetId>,
@@ -66,7 +66,7 @@ pub(super) struct Core {
     /// The term of the primary, as far as it is known.
     term: u64,
     number: u64,
-    routing: Routing,
+    view: ClusterView,
     metas: Vec<RawAddr>,
     targets: BTreeMap<TargetId, TargetReport>,
     /// How full they are, of those that said it the last time they were asked.
@@ -99,7 +99,7 @@ impl Core {
             primary: None,
             term: 0,
             number: 0,
-            routing: Routing::default(),
+            view: ClusterView::default(),
             metas: Vec::new(),
             targets: BTreeMap::new(),
             spaces: Vec::new(),
@@ -113,8 +113,8 @@ impl Core {
         core
     }
 
-    pub(super) fn routing(&self) -> &Routing {
-        &self.routing
+    pub(super) fn view(&self) -> &ClusterView {
+        &self.view
     }
 
     pub(super) fn primary(&self) -> Option<Addr<Mgmtd>> {
@@ -129,7 +129,7 @@ impl Core {
     }
 
     pub(super) fn every(&self) -> Duration {
-        if self.routing.version == RoutingVersion(0) {
+        if self.view.version == ViewVersion(0) {
             return self.timing.heartbeat / 8; // somebody waits for the cluster
         }
         if self.server.is_none() && self.primary.is_some() {
@@ -182,7 +182,7 @@ impl Core {
             term: self.term,
             agent: self.agent,
             number: self.number,
-            have: self.routing.version,
+            have: self.view.version,
             node,
             sessions: self.own(),
         }
@@ -208,10 +208,10 @@ impl Core {
             self.primary = self.mgmtds.iter().any(|c| c.addr == by).then_some(by);
         }
         self.end(&r.ended);
-        let newest = r.routing.as_ref().map_or(self.routing.version, RoutingUpdate::version);
-        let mut took = r.routing.map(|u| self.take(u)).unwrap_or_default();
-        // With a gap in the routing, what came with the lease is not known: no lease.
-        if self.routing.version >= newest {
+        let newest = r.news.as_ref().map_or(self.view.version, ViewUpdate::version);
+        let mut took = r.news.map(|u| self.take(u)).unwrap_or_default();
+        // With a gap in the view, what came with the lease is not known: no lease.
+        if self.view.version >= newest {
             // mgmtd was perhaps told another length: it waits no longer than it grants.
             let life = self.timing.node_lease.min(Duration::from_micros(r.lease_us));
             self.lease = self.lease.max(sent + usable(life));
@@ -265,9 +265,9 @@ impl Core {
         Next::Now
     }
 
-    pub(super) fn take(&mut self, update: RoutingUpdate) -> Took {
-        let took = Took { routing: self.routing.apply(update), ..Took::default() };
-        let ended = self.sessions.keys().filter(|id| !self.routing.session_alive(**id));
+    pub(super) fn take(&mut self, update: ViewUpdate) -> Took {
+        let took = Took { view: self.view.apply(update), ..Took::default() };
+        let ended = self.sessions.keys().filter(|id| !self.view.sessions.is_alive(**id));
         let ended: Vec<SessionId> = ended.copied().collect();
         self.end(&ended);
         took
@@ -289,18 +289,18 @@ impl Core {
     }
 
     /// What a watcher has to have seen to know everything.
-    pub(super) fn newest(&self) -> (RoutingVersion, u64) {
-        (self.routing.version, self.own_number)
+    pub(super) fn newest(&self) -> (ViewVersion, u64) {
+        (self.view.version, self.own_number)
     }
 
     /// Whether there is something new for who asks this.
-    pub(super) fn has_news(&self, m: &WatchRouting) -> bool {
-        self.routing.version > m.have || self.own_number != m.own_number
+    pub(super) fn has_news(&self, m: &WatchView) -> bool {
+        self.view.version > m.have || self.own_number != m.own_number
     }
 
-    pub(super) fn news(&self, m: &WatchRouting) -> RoutingNews {
-        RoutingNews {
-            routing: (self.routing.version > m.have).then(|| self.routing.clone()),
+    pub(super) fn news(&self, m: &WatchView) -> ViewNews {
+        ViewNews {
+            view: (self.view.version > m.have).then(|| self.view.clone()),
             own: self.own(),
             own_number: self.own_number,
         }
@@ -340,7 +340,7 @@ impl Core {
 
     /// The session's client lives. `false`: the session has ended.
     pub(super) fn extend(&mut self, id: SessionId, now: Time) -> bool {
-        let ended = !self.routing.session_alive(id);
+        let ended = !self.view.sessions.is_alive(id);
         let s = self.sessions.entry(id).or_insert_with(|| {
             self.own_number += u64::from(!ended);
             Session { wanted: now, ended }

@@ -1,7 +1,7 @@
 //! The agent: one in each process, on its first shard; the process's only door to mgmtd.
 //!
 //! It finds the primary among the mgmtds it is told of, registers its node and says with every
-//! heartbeat what runs here, keeps a copy of the routing, and tells the storage targets beside it
+//! heartbeat what runs here, keeps the view of the cluster, and tells the storage targets beside it
 //! what is new and how long they may serve. Questions that only a primary can answer it passes on,
 //! again and again until they are answered or their time is over.
 //!
@@ -26,9 +26,9 @@ pub use self::space::{ClusterSpace, cluster_space};
 use self::watchers::Watchers;
 use crate::mgmtd::Timing;
 use crate::proto::agent::*;
-use crate::proto::ids::{RoutingVersion, SessionId, TargetId};
+use crate::proto::ids::{SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::*;
-use crate::proto::storage::{LeaseHeld, NewRouting};
+use crate::proto::storage::{LeaseHeld, NewView};
 
 /// What a server says of itself; a process of clients says nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -43,7 +43,7 @@ pub struct ServerInfo {
 
 /// What an agent has learned, for those of its process who follow it.
 pub enum Seen<'a> {
-    Routing(&'a Routing),
+    View(&'a ClusterView),
     /// These targets were told that they may serve until then, on the node's clock.
     Lease {
         targets: &'a [TargetId],
@@ -170,22 +170,22 @@ impl NodeAgent {
         });
     }
 
-    /// Passes what is new on to watchers and targets: routing always before the lease that came
+    /// Passes what is new on to watchers and targets: the view always before the lease that came
     /// with it.
     fn tell(&mut self, cx: &Cx, took: Took) {
         self.watchers.tell(self.core.newest());
-        if took.routing {
-            let routing = self.core.routing();
+        if took.view {
+            let view = self.core.view();
             if let Some(watch) = &self.watch {
-                watch(&Seen::Routing(routing));
+                watch(&Seen::View(view));
             }
             for to in self.core.targets() {
                 // Who misses it sees a lease that needs it, and asks.
-                let _ = cx.tell(to, NewRouting { routing: routing.clone() });
+                let _ = cx.tell(to, NewView { view: view.clone() });
             }
         }
         let Some(until) = took.lease else { return };
-        let held = LeaseHeld { until_us: until.us(), routing: self.core.routing().version };
+        let held = LeaseHeld { until_us: until.us(), view: self.core.view().version };
         if let Some(watch) = &self.watch {
             watch(&Seen::Lease { targets: &took.named, until });
         }
@@ -231,35 +231,35 @@ impl NodeAgent {
     }
 
     /// Fetches from the primary until this copy is at least as new as `wanted`.
-    async fn fetch(me: &Me<Self>, cx: &Cx, wanted: RoutingVersion) {
-        let have = me.with(|a| a.core.routing().version);
-        if let Ok(Some(update)) = Self::pass_on(me, cx, FetchRouting { have }).await {
+    async fn fetch(me: &Me<Self>, cx: &Cx, wanted: ViewVersion) {
+        let have = me.with(|a| a.core.view().version);
+        if let Ok(Some(update)) = Self::pass_on(me, cx, FetchView { have }).await {
             me.with(|a| {
                 let took = a.core.take(update);
                 a.tell(cx, took);
             });
         }
-        let have = me.with(|a| a.core.routing().version);
+        let have = me.with(|a| a.core.view().version);
         if have < wanted {
-            tracing::debug!("routing {wanted} is announced, {have} is here");
+            tracing::debug!("version {wanted} is announced, {have} is here");
         }
     }
 }
 
-impl Handle<GetRouting> for NodeAgent {
-    async fn handle(me: &Me<Self>, m: GetRouting, cx: &Cx) -> Option<Routing> {
+impl Handle<GetView> for NodeAgent {
+    async fn handle(me: &Me<Self>, m: GetView, cx: &Cx) -> Option<ClusterView> {
         if m.fresh {
-            Self::fetch(me, cx, RoutingVersion(0)).await;
+            Self::fetch(me, cx, ViewVersion(0)).await;
         }
         me.with(|a| {
-            let r = a.core.routing();
-            (r.version > m.have).then(|| r.clone())
+            let view = a.core.view();
+            (view.version > m.have).then(|| view.clone())
         })
     }
 }
 
-impl Handle<WatchRouting> for NodeAgent {
-    async fn handle(me: &Me<Self>, m: WatchRouting, cx: &Cx) -> RoutingNews {
+impl Handle<WatchView> for NodeAgent {
+    async fn handle(me: &Me<Self>, m: WatchView, cx: &Cx) -> ViewNews {
         let place = me.with(|a| (!a.core.has_news(&m)).then(|| a.watchers.wait()));
         if let Some(place) = place {
             let left = cx.deadline().since(cx.now()).saturating_sub(WATCH_MARGIN);
@@ -279,10 +279,10 @@ impl Handle<ReportTarget> for NodeAgent {
             if new.attached {
                 a.attached.fill(());
             }
-            let routing = a.core.routing();
-            if new.attached && routing.version > RoutingVersion(0) {
+            let view = a.core.view();
+            if new.attached && view.version > ViewVersion(0) {
                 let to = Addr::<Storage>::from_raw(m.report.addr);
-                let _ = cx.tell(to, NewRouting { routing: routing.clone() });
+                let _ = cx.tell(to, NewView { view: view.clone() });
             }
         });
     }
@@ -306,12 +306,12 @@ impl Handle<SetMgmtds> for NodeAgent {
     }
 }
 
-impl Handle<RoutingChanged> for NodeAgent {
-    async fn handle(me: &Me<Self>, m: RoutingChanged, cx: &Cx) {
+impl Handle<ViewChanged> for NodeAgent {
+    async fn handle(me: &Me<Self>, m: ViewChanged, cx: &Cx) {
         me.with(|a| {
             let newest = m.update.version();
             let took = a.core.take(m.update);
-            let missed = !took.routing && newest > a.core.routing().version;
+            let missed = !took.view && newest > a.core.view().version;
             a.tell(cx, took);
             if missed {
                 a.hurry.fill(()); // something between was lost: the reply has all
@@ -321,7 +321,7 @@ impl Handle<RoutingChanged> for NodeAgent {
 }
 
 impl Handle<CreateChains> for NodeAgent {
-    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
+    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<ViewVersion, MgmtdError> {
         let version = Self::pass_on(me, cx, m).await?;
         Self::fetch(me, cx, version).await;
         Ok(version)

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use t3fs_runtime::Slot;
 
-use crate::proto::ids::RoutingVersion;
+use crate::proto::ids::ViewVersion;
 
 /// Those who wait at most. One more sends the first of them home, who asks again.
 const WATCHERS_MAX: usize = 1024;
@@ -13,7 +13,7 @@ const WATCHERS_MAX: usize = 1024;
 pub(super) struct Watchers {
     waiting: VecDeque<Slot<()>>,
     /// What was new when they were woken the last time.
-    told: (RoutingVersion, u64),
+    told: (ViewVersion, u64),
 }
 
 impl Watchers {
@@ -31,7 +31,7 @@ impl Watchers {
     }
 
     /// Wakes all if this is not what they were told.
-    pub(super) fn tell(&mut self, newest: (RoutingVersion, u64)) {
+    pub(super) fn tell(&mut self, newest: (ViewVersion, u64)) {
         if std::mem::replace(&mut self.told, newest) != newest {
             self.waiting.drain(..).for_each(|w| w.fill(()));
         }
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn waiting_is_bounded() {
         let mut w = Watchers::default();
-        let newest = |v| (RoutingVersion(v), 0);
+        let newest = |v| (ViewVersion(v), 0);
         let (first, second) = (w.wait(), w.wait());
         w.tell(newest(1));
         assert!(first.now_or_never().is_some() && second.now_or_never().is_some());

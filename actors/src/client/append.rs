@@ -46,7 +46,7 @@ impl Client {
                 {
                     let end = file.core.borrow().length();
                     let written = self.write_at(cx, file, end, piece).await;
-                    file.core.borrow_mut().end_placed();
+                    file.core.borrow_mut().end_append();
                     return written;
                 }
             } else if let Some(written) = self.append_in_turn(cx, file, piece, wait).await? {
@@ -163,7 +163,12 @@ impl Client {
                 file.core.borrow().failed_since(failures)
             };
             match store.await {
-                Ok(()) => stored = next,
+                Ok(()) => {
+                    stored = next;
+                    if self.has(PlantedBug::AppendGuardEnds) {
+                        file.core.borrow_mut().end_append();
+                    }
+                }
                 // As on a disk that is full: what had room is part of the file.
                 Err(FsError::NoSpace) if stored > 0 => break,
                 Err(e) => return Err(e),

@@ -78,12 +78,23 @@ pub(super) fn chunk_size(attr: &Attr) -> Result<u32, FsError> {
 impl Client {
     /// The file's entry, made from meta's answer if there is none.
     pub(super) async fn load(&self, cx: &Cx, inode: InodeId) -> Result<Rc<File>, FsError> {
-        if let Some(f) = self.file(inode) {
-            return Ok(f);
+        let file = match self.file(inode) {
+            Some(file) => file,
+            None => {
+                let attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+                chunk_size(&attr)?;
+                self.entry(attr)
+            }
+        };
+        let unknown = {
+            let core = file.core.borrow();
+            let layout = core.known().layout.as_ref();
+            layout.filter(|layout| self.0.link.chain_of(layout, 0).is_err()).cloned()
+        };
+        if let Some(layout) = unknown {
+            self.0.link.learn_layout(cx, &layout).await?;
         }
-        let attr = self.0.link.meta(cx, GetAttr { inode }).await?;
-        chunk_size(&attr)?;
-        Ok(self.entry(attr))
+        Ok(file)
     }
 
     /// The file's entry; `attr` is merged in, or begins it.

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use t3fs_runtime::{Cx, join_all};
 
-use super::link::layout_chains;
 use super::{Client, FsError};
 use crate::proto::ids::InodeId;
 use crate::proto::meta::{Attr, Layout};
@@ -81,7 +80,7 @@ impl Client {
         from: u32,
         limit: u32,
     ) -> Result<Vec<Extents>, FsError> {
-        let chains = layout_chains(&self.0.link.routing(), layout);
+        let chains = self.0.link.chains_of(cx, layout).await?;
         let asks = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, from, limit));
         join_all(asks).await.into_iter().collect()
     }

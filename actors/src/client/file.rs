@@ -159,6 +159,8 @@ pub(super) struct FileCore {
     turn: Option<Turn>,
     /// What is buffered has been appended.
     placed: Option<Placed>,
+    /// More of the append is still to be buffered.
+    appending: bool,
     /// Somebody else has cut the file, and the kernel does not know.
     cut_elsewhere: bool,
     /// A truncation is under way: until it is done users see this much of what is this client's
@@ -183,6 +185,7 @@ impl FileCore {
             hold: None,
             turn: None,
             placed: None,
+            appending: false,
             cut_elsewhere: false,
             shown_end: 0,
             gone: false,
@@ -306,7 +309,7 @@ impl FileCore {
     /// Whoever took the turn has done what there was to do, or has given up.
     pub(super) fn leave_turn(&mut self) {
         self.turn = self.turn.map(|turn| Turn { left: true, ..turn });
-        self.end_placed(); // perhaps nothing was buffered
+        self.end_append(); // perhaps nothing was buffered
     }
 
     /// Forgets the buffer of a chunk in which nothing is left.
@@ -318,16 +321,26 @@ impl FileCore {
     }
 
     /// Nothing that was appended is on its way any more, unless there is.
-    pub(super) fn end_placed(&mut self) {
-        if self.chunks.is_empty() {
+    fn end_placed(&mut self) {
+        if self.chunks.is_empty() && !self.appending {
             self.placed = None;
         }
     }
 
-    /// What is buffered from now on is appended in a session's name. `false`: another's is still
-    /// on its way.
+    /// What is buffered from now on, until `end_append`, is appended in a session's name. `false`:
+    /// another's is still on its way.
     pub(super) fn place(&mut self, session: SessionId) -> bool {
-        *self.placed.get_or_insert(Placed::Under(session)) == Placed::Under(session)
+        let is_placed =
+            *self.placed.get_or_insert(Placed::Under(session)) == Placed::Under(session);
+        self.appending |= is_placed;
+        is_placed
+    }
+
+    /// All of an append is buffered, or given up. Until then what lands of it says nothing about
+    /// the rest.
+    pub(super) fn end_append(&mut self) {
+        self.appending = false;
+        self.end_placed();
     }
 
     /// What becomes of appends on their way, if there are any.

@@ -7,19 +7,24 @@
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Addr, AskError, Cx, RawAddr, Slot};
 
 use super::FsError;
 use super::retry::{Retry, Silence, Subject, Watchers};
+use crate::layout::{self, Unplaced};
 use crate::proto::agent::Agent;
-use crate::proto::agent::{GetRouting, RoutingNews, WatchRouting};
-use crate::proto::ids::{ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId};
+use crate::proto::agent::{GetView, ViewNews, WatchView};
+use crate::proto::ids::{
+    ChainId, ChainVersion, ChunkId, InodeId, RequestId, SessionId, ViewVersion,
+};
 use crate::proto::meta::Meta;
-use crate::proto::meta::{Layout, MetaError, Stripes};
+use crate::proto::meta::{Layout, MetaError};
 use crate::proto::mgmtd::{
-    Chain, CloseSession, ExtendSession, GetSpaces, NodeSpaces, OpenSession, Routing, TargetState,
+    Chain, CloseSession, ClusterView, ExtendSession, GetSpaces, NodeSpaces, OpenSession, Routing,
+    Sessions, TargetState,
 };
 use crate::proto::storage::Storage;
 use crate::proto::storage::{
@@ -47,7 +52,7 @@ const EXTEND_EVERY: Duration = Duration::from_secs(10);
 
 struct State {
     agent: Addr<Agent>,
-    routing: RefCell<Rc<Routing>>,
+    view: RefCell<ClusterView>,
     session: Cell<SessionId>,
     /// Of updates of chunks, and of operations of meta: meta keeps answers for so many of the
     /// latest.
@@ -88,7 +93,7 @@ impl Link {
     ) -> Result<Link, FsError> {
         let link = Link(Rc::new(State {
             agent,
-            routing: RefCell::default(),
+            view: RefCell::default(),
             session: Cell::new(SessionId(0)),
             seq: Cell::new(1),
             op: Cell::new(1),
@@ -170,8 +175,17 @@ impl Link {
         self.0.session.get()
     }
 
-    pub fn routing(&self) -> Rc<Routing> {
-        Rc::clone(&self.0.routing.borrow())
+    pub fn routing(&self) -> Arc<Routing> {
+        Arc::clone(&self.0.view.borrow().routing)
+    }
+
+    /// Which sessions live, as far as is known here.
+    pub fn sessions(&self) -> Arc<Sessions> {
+        Arc::clone(&self.0.view.borrow().sessions)
+    }
+
+    fn version(&self) -> ViewVersion {
+        self.0.view.borrow().version
     }
 
     /// An id that no other operation of this client's at meta had.
@@ -199,7 +213,7 @@ impl Link {
     /// # Errors
     /// `Unavailable` when the agent does not answer.
     pub async fn learn(&self, cx: &Cx, now: bool) -> Result<(), FsError> {
-        let mut have = self.routing().version;
+        let mut have = self.version();
         let (_, mut own_number) = *self.0.own.borrow();
         if now {
             let begun = cx.now();
@@ -208,22 +222,22 @@ impl Link {
             if cx.now().since(begun) + FETCH_MARGIN >= FETCH_MAX {
                 return Err(FsError::Unavailable("no mgmtd leads, or it cannot be reached".into()));
             }
-            (have, own_number) = (self.routing().version, u64::MAX);
+            (have, own_number) = (self.version(), u64::MAX);
         }
-        let ask = cx.ask(self.0.agent, WatchRouting { have, own_number }).await;
-        let RoutingNews { routing, own, own_number } =
+        let ask = cx.ask(self.0.agent, WatchView { have, own_number }).await;
+        let ViewNews { view, own, own_number } =
             ask.map_err(|e| FsError::Unavailable(format!("no news of the cluster: {e}")))?;
         *self.0.own.borrow_mut() = (own, own_number);
-        if let Some(r) = routing {
-            self.adopt(r);
+        if let Some(view) = view {
+            self.adopt(view);
         }
         Ok(())
     }
 
-    fn adopt(&self, routing: Routing) {
-        if routing.version > self.routing().version {
-            let old = self.0.routing.replace(Rc::new(routing));
-            self.0.watchers.news(&old, &self.routing());
+    fn adopt(&self, view: ClusterView) {
+        if view.version > self.version() {
+            let old = self.0.view.replace(view);
+            self.0.watchers.news(&old.routing, &self.routing());
         }
     }
 
@@ -247,12 +261,12 @@ impl Link {
 
     /// Whether other processes have sessions, as far as is known here.
     pub fn has_others(&self) -> bool {
-        self.routing().sessions.iter().any(|s| !self.is_own(*s))
+        self.sessions().alive.iter().any(|s| !self.is_own(*s))
     }
 
     /// The largest number of a session, as far as is known here.
     pub(super) fn newest_session(&self) -> SessionId {
-        self.routing().session_max
+        self.sessions().max
     }
 
     /// Whether another process may have had a session after this one.
@@ -271,12 +285,12 @@ impl Link {
     }
 
     async fn fetch(&self, cx: &Cx, fresh: bool) {
-        let have = self.routing().version;
+        let have = self.version();
         // No answer: whoever needs newer routing comes back.
-        if let Ok(Some(r)) =
-            cx.within(FETCH_MAX).ask(self.0.agent, GetRouting { have, fresh }).await
+        if let Ok(Some(view)) =
+            cx.within(FETCH_MAX).ask(self.0.agent, GetView { have, fresh }).await
         {
-            self.adopt(r);
+            self.adopt(view);
         }
     }
 
@@ -360,10 +374,44 @@ impl Link {
         }
     }
 
-    /// The chain that holds chunk `index` of a file.
+    /// The chain that holds chunk `index` of a file whose layout is known here
+    /// ([`learn_layout`](Self::learn_layout)).
     pub fn chain_of(&self, layout: &Layout, index: u32) -> Result<ChainId, FsError> {
-        layout_chain(&self.routing(), layout, index)
-            .ok_or_else(|| FsError::Io("the file's chain table is not in the routing".into()))
+        layout::chain_of(&self.routing(), layout, index).map_err(|why| FsError::Io(why.to_string()))
+    }
+
+    /// All chains of a file, each once.
+    pub(super) async fn chains_of(
+        &self,
+        cx: &Cx,
+        layout: &Layout,
+    ) -> Result<Vec<ChainId>, FsError> {
+        self.learn_layout(cx, layout).await?;
+        let chains = layout::chains_of(&self.routing(), layout);
+        let mut chains = chains.map_err(|why| FsError::Io(why.to_string()))?;
+        chains.sort_unstable();
+        chains.dedup();
+        Ok(chains)
+    }
+
+    /// Waits until the chains of a file are known: another client may have made it over a chain
+    /// table that is newer than the routing here.
+    pub(super) async fn learn_layout(&self, cx: &Cx, layout: &Layout) -> Result<(), FsError> {
+        let missing = || match layout::chain_of(&self.routing(), layout, 0) {
+            Err(why @ Unplaced::NoTable { .. }) => Some(why),
+            Ok(_) | Err(_) => None,
+        };
+        if missing().is_none() {
+            return Ok(());
+        }
+        let mut retry = Retry::new(cx, self.patience());
+        loop {
+            self.fetch(cx, true).await;
+            let Some(why) = missing() else { return Ok(()) };
+            if !retry.again(cx, Slot::new()).await {
+                return Err(FsError::Unavailable(why.to_string()));
+            }
+        }
     }
 
     fn pick(
@@ -391,7 +439,7 @@ impl Link {
     ) -> Result<T, FsError> {
         let mut retry = Retry::new(cx, self.0.patience.get());
         let (mut bad, mut failed) = (Vec::new(), None);
-        let began = cx.now();
+        let (began, session) = (cx.now(), self.session());
         loop {
             let news = self.watch(cx, Subject::Chain(chain));
             let mut fresh = false;
@@ -408,6 +456,13 @@ impl Link {
                             return Ok(v);
                         }
                         Ok(Err(e @ StorageError::StaleChain { .. })) => {
+                            fresh = true;
+                            e.to_string()
+                        }
+                        // Storage has heard of it, and this client has not: it goes on when it has.
+                        Ok(Err(e @ StorageError::SessionEnded))
+                            if self.session() == session && self.sessions().is_alive(session) =>
+                        {
                             fresh = true;
                             e.to_string()
                         }
@@ -458,11 +513,19 @@ impl Link {
             cx.ask(to, u).await
         });
         let done = done.await;
-        let session = request.session;
-        if done.is_err() && !self.routing().session_alive(session) {
-            self.reopen(cx, session).await;
+        if done.is_err() {
+            self.has_ended(cx, request).await;
         }
         done
+    }
+
+    /// After a failure: whether the session of the request has ended, and there is another, under
+    /// which it may go again.
+    pub(super) async fn has_ended(&self, cx: &Cx, request: RequestId) -> bool {
+        if !self.sessions().is_alive(request.session) {
+            self.reopen(cx, request.session).await;
+        }
+        self.session() != request.session
     }
 
     /// Reads one chunk from any replica that serves.
@@ -543,9 +606,12 @@ impl Link {
                     cx.ask(to, RemoveChunks { inodes, chain_version, from, limit: 256, request })
                         .await
                 })
-                .await?;
-            if removed.left.is_empty() {
-                return Ok(());
+                .await;
+            match removed {
+                Ok(removed) if removed.left.is_empty() => return Ok(()),
+                Ok(_) => {}
+                Err(_) if self.has_ended(cx, request).await => {}
+                Err(e) => return Err(e),
             }
         }
     }
@@ -558,29 +624,4 @@ fn serving(c: &Chain) -> impl Iterator<Item = RawAddr> + '_ {
 
 fn head(c: &Chain, _: &[RawAddr]) -> Option<RawAddr> {
     c.writers().next()?.addr
-}
-
-/// The chain that holds chunk `index` of a file with this layout.
-pub fn layout_chain(routing: &Routing, layout: &Layout, index: u32) -> Option<ChainId> {
-    match &layout.stripes {
-        Stripes::List { chains } => chains.get(index as usize % chains.len().max(1)).copied(),
-        Stripes::Range { table, table_version, base, count, seed: _ } => {
-            let t = routing.table(*table, *table_version)?;
-            let at = u64::from(*base) + u64::from(index % (*count).max(1));
-            t.chains.get((at % t.chains.len().max(1) as u64) as usize).copied()
-        }
-    }
-}
-
-/// All chains that may hold chunks of a file with this layout, each once.
-pub fn layout_chains(routing: &Routing, layout: &Layout) -> Vec<ChainId> {
-    let count = match &layout.stripes {
-        Stripes::List { chains } => chains.len() as u32,
-        Stripes::Range { count, .. } => *count,
-    };
-    let mut all: Vec<ChainId> =
-        (0..count).filter_map(|i| layout_chain(routing, layout, i)).collect();
-    all.sort();
-    all.dedup();
-    all
 }

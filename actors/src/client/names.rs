@@ -119,7 +119,7 @@ impl Client {
         owner: Owner,
     ) -> Result<(Attr, HandleId), FsError> {
         let (attr, session) = self.make(cx, parent, name, owner, FileType::File, true).await?;
-        Ok(self.adopt(attr, session))
+        Ok(self.adopt(cx, attr, session))
     }
 
     /// Takes note of a new entry.

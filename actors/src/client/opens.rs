@@ -204,9 +204,19 @@ impl Client {
 
     /// A file that was made with a hold of this session, which is of the same process as this
     /// client: opens it for writing.
-    pub fn adopt(&self, attr: Attr, session: SessionId) -> (Attr, HandleId) {
+    pub fn adopt(&self, cx: &Cx, attr: Attr, session: SessionId) -> (Attr, HandleId) {
+        let inode = attr.inode;
         let file = self.entry(attr);
-        file.core.borrow_mut().hold.get_or_insert(Hold::new(session, true));
+        let other = {
+            let mut core = file.core.borrow_mut();
+            let adopted = Hold::new(session, true);
+            core.hold.replace(adopted).filter(|other| other.session != session)
+        };
+        if let Some(other) = other {
+            // Of a program that was quicker: one is enough, and the other is dropped after it.
+            self.0.doubted.borrow_mut().note_unknown(cx.now(), other.session, inode);
+            self.sweep(cx);
+        }
         self.handle(&file)
     }
 
@@ -256,6 +266,9 @@ impl Client {
     async fn discard(&self, cx: &Cx, file: &Rc<File>) {
         let cx = cx.outlive();
         let Ok(_alone) = file.gate.alone(&cx).await else { return };
+        if file.core.borrow().is_open() {
+            return; // again, and what was buffered meanwhile is its
+        }
         let indexes: Vec<u32> = file.core.borrow().chunks.keys().copied().collect();
         for i in indexes {
             let dropped = file.core.borrow_mut().chunks.get_mut(&i).map_or(0, |c| c.cut(0));

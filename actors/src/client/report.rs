@@ -5,7 +5,6 @@ use std::rc::Rc;
 use t3fs_runtime::{Cx, Slot, join_all};
 
 use super::file::{File, HandleId, OverTurn, Unreported};
-use super::link::layout_chains;
 use super::push::passed_over;
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
@@ -157,7 +156,7 @@ impl Client {
             let core = file.core.borrow();
             (core.inode(), core.known().layout.clone().ok_or(FsError::InvalidArgument)?)
         };
-        let chains = layout_chains(&self.0.link.routing(), &layout);
+        let chains = self.0.link.chains_of(cx, &layout).await?;
         let asked = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, 0, 1));
         let mut end = 0;
         for extents in join_all(asked).await {

@@ -12,7 +12,6 @@ use t3fs_runtime::{Bulk, Cx, Slot, join_all};
 
 use super::data::chunk_size;
 use super::file::File;
-use super::link::layout_chains;
 use super::retry::Retry;
 use super::{Attr, Client, FsError, SetAttrs};
 use crate::proto::ids::{ChunkId, InodeId, RequestId};
@@ -195,12 +194,18 @@ impl Client {
             let found = link.extents(cx, chain, inode, last, 1).await?;
             if found.chunks.first().is_some_and(|(index, len)| *index == last && *len > rest) {
                 let kind = UpdateKind::Truncate { len: rest };
-                let request = link.request();
-                link.update(cx, chain, chunk, kind, Bulk::default(), request).await?;
+                loop {
+                    let request = link.request();
+                    match link.update(cx, chain, chunk, kind, Bulk::default(), request).await {
+                        Ok(_) => break,
+                        Err(_) if link.session() != request.session => {}
+                        Err(e) => return Err(e),
+                    }
+                }
             }
         }
         let from = last + u32::from(rest > 0);
-        let chains = layout_chains(&link.routing(), layout);
+        let chains = link.chains_of(cx, layout).await?;
         let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from));
         join_all(removals).await.into_iter().collect()
     }

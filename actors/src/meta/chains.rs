@@ -3,17 +3,19 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use t3fs_runtime::{Addr, AskError, Cx, Me, RawAddr};
 
-use super::place::{Outside, chains_of};
-use super::{MetaServer, refresh_routing};
+use super::place::Outside;
+use super::{MetaServer, refresh_view};
+use crate::layout::{Unplaced, chains_of};
 use crate::proto::ids::{ChainId, ChainVersion, InodeId};
 use crate::proto::meta::Layout;
 use crate::proto::mgmtd::{Chain, TargetState};
 use crate::proto::storage::Storage;
-use crate::proto::storage::{Extents, FileExtents, ListInodes, RemoveChunks, StorageError};
+use crate::proto::storage::{FileExtents, ListInodes, RemoveChunks, StorageError};
 
 /// Chains that are asked at the same time.
 const PARALLEL: usize = 16;
@@ -33,10 +35,13 @@ pub(super) async fn remove_content(
     let mut by_chain = BTreeMap::<ChainId, Vec<InodeId>>::new();
     for (inode, layout) in files {
         let Some(layout) = layout else { continue };
-        let Some(chains) = chains(me, cx, layout).await else {
-            tracing::debug!("the routing has no chain table of file {:#x}", inode.0);
-            failed.insert(*inode);
-            continue;
+        let chains = match chains(me, cx, layout).await {
+            Ok(chains) => chains,
+            Err(why) => {
+                tracing::debug!("the content of {:#x} stays for now: {why}", inode.0);
+                failed.insert(*inode);
+                continue;
+            }
         };
         for chain in chains {
             by_chain.entry(chain).or_default().push(*inode);
@@ -56,16 +61,16 @@ pub(super) async fn remove_content(
 }
 
 /// The chains of a layout, each once.
-async fn chains(me: &Me<MetaServer>, cx: &Cx, layout: &Layout) -> Option<Vec<ChainId>> {
-    let mut known = me.with(|m| chains_of(&m.place.routing, layout));
-    if known.is_none() {
-        refresh_routing(me, cx).await;
-        known = me.with(|m| chains_of(&m.place.routing, layout));
+async fn chains(me: &Me<MetaServer>, cx: &Cx, layout: &Layout) -> Result<Vec<ChainId>, Unplaced> {
+    let mut known = me.with(|m| chains_of(&m.place.view.routing, layout));
+    if known.is_err() {
+        refresh_view(me, cx).await;
+        known = me.with(|m| chains_of(&m.place.view.routing, layout));
     }
     let mut chains = known?;
     chains.sort_unstable();
     chains.dedup();
-    Some(chains)
+    Ok(chains)
 }
 
 /// Removes the chunks of files from one chain.
@@ -102,7 +107,7 @@ pub(super) async fn stored_end(
     layout: &Layout,
 ) -> Result<u64, String> {
     let chains = chains(me, cx, layout).await;
-    let chains = chains.ok_or_else(|| format!("no chain table of file {:#x}", inode.0))?;
+    let chains = chains.map_err(|why| format!("file {:#x}: {why}", inode.0))?;
     let asked = chains.into_iter().map(|chain| async move {
         attempt(me, cx, chain, serving, async |outside, target, chain_version| {
             let message = FileExtents { inode, chain_version, from: 0, limit: 1 };
@@ -111,13 +116,14 @@ pub(super) async fn stored_end(
         .await
     });
     let mut answers = futures::stream::iter(asked).buffer_unordered(PARALLEL);
-    let mut end = 0;
+    let mut end = Ok(0);
     while let Some(answer) = answers.next().await {
-        let Extents { last, .. } = answer?;
-        let (index, len) = last.unwrap_or_default();
-        end = end.max(u64::from(index) * u64::from(layout.chunk_size) + u64::from(len));
+        end = end.and_then(|end: u64| {
+            let (index, len) = answer?.last.unwrap_or_default();
+            Ok(end.max(u64::from(index) * u64::from(layout.chunk_size) + u64::from(len)))
+        });
     }
-    Ok(end)
+    end
 }
 
 /// Files with chunks on a chain, in order, from `from` on: fewer than `limit` only at the end.
@@ -156,9 +162,10 @@ async fn attempt<T>(
         if attempt > 0 {
             let jitter = Duration::from_micros(cx.rand() % ATTEMPT_PAUSE.as_micros() as u64);
             cx.sleep(ATTEMPT_PAUSE * (1 << attempt) + jitter).await;
-            refresh_routing(me, cx).await;
+            refresh_view(me, cx).await;
         }
-        let (outside, routing) = me.with(|m| (Rc::clone(&m.outside), Rc::clone(&m.place.routing)));
+        let (outside, routing) =
+            me.with(|m| (Rc::clone(&m.outside), Arc::clone(&m.place.view.routing)));
         let Some(chain) = routing.chain(chain) else {
             why = format!("the routing has no chain {chain}");
             continue;

@@ -16,7 +16,6 @@
 
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Cx, Me, Slot, Time};
@@ -26,12 +25,12 @@ use super::kv::client::{Txn, transact};
 use super::kv::{KeyRange, KvError, key_after};
 use super::ops::Done;
 use super::schema::*;
-use super::{MetaServer, fresh_routing, holds, now_ns, refresh_routing};
+use super::{MetaServer, fresh_view, holds, now_ns, refresh_view};
 use crate::planted::PlantedBug;
-use crate::proto::ids::{InodeId, RequestId, RoutingVersion, SessionId};
+use crate::proto::ids::{InodeId, RequestId, SessionId, ViewVersion};
 use crate::proto::kv::Durability;
 use crate::proto::meta::Layout;
-use crate::proto::mgmtd::Routing;
+use crate::proto::mgmtd::Sessions;
 
 /// Files removed at a time.
 const PAGE: usize = 256;
@@ -83,7 +82,7 @@ pub struct Collector {
     /// Number of the last request to storage.
     seq: u64,
     /// Routing by which answers kept for dead sessions were last removed.
-    swept: RoutingVersion,
+    swept: ViewVersion,
     /// Dead sessions whose answers are still kept, and since when this server knows.
     dead: BTreeMap<SessionId, Time>,
     keep_answers: Duration,
@@ -103,7 +102,7 @@ impl Collector {
             waiting: None,
             hurry: None,
             seq: 0,
-            swept: RoutingVersion(0),
+            swept: ViewVersion(0),
             dead: BTreeMap::new(),
             keep_answers,
             hold_again,
@@ -335,18 +334,18 @@ async fn remove(me: &Me<MetaServer>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<
     inodes.dedup();
     // As new as the call, and what sessions say is read after it: a session that has opened one of
     // these files without a hold did so before the last name went, so it is in the routing.
-    fresh_routing(me, cx).await?;
-    let (kv, routing, bug) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.planted_bug));
+    fresh_view(me, cx).await?;
+    let (kv, view, bug) = me.with(|m| (m.kv, m.place.view.clone(), m.planted_bug));
     let heeds = bug != Some(PlantedBug::HoldsIgnored);
     let trusts = |run| me.with(|m| m.collector.are_held_again(run, cx.now()));
     let (files, mut rest) = transact(&cx.within(TXN_LIMIT), kv, Durability::Now, async |txn| {
-        if heeds && !holds::agree(txn, &routing).await? {
+        if heeds && !holds::agree(txn, &view.sessions).await? {
             return Ok((Vec::new(), Rest::Unsure));
         }
         if heeds && !txn.run().is_none_or(trusts) {
             return Ok((Vec::new(), Rest::Failed));
         }
-        condemn(txn, &inodes, &routing, heeds).await
+        condemn(txn, &inodes, &view.sessions, heeds).await
     })
     .await?;
     let failed = remove_content(me, cx, &files).await;
@@ -371,7 +370,7 @@ pub(super) type Condemned = (InodeId, Option<Layout>);
 pub(super) async fn condemn(
     txn: &mut Txn<'_>,
     inodes: &[InodeId],
-    routing: &Routing,
+    living: &Sessions,
     heeds: bool,
 ) -> Done<(Vec<Condemned>, Rest)> {
     let holds = read_holds(txn, inodes).await?;
@@ -385,7 +384,7 @@ pub(super) async fn condemn(
         let garbage = GarbageV2::open(*inode, garbage)?;
         if !garbage.condemned {
             let sessions = holds.get(inode).map_or(&[][..], Vec::as_slice);
-            if heeds && sessions.iter().any(|s| routing.session_alive(*s)) {
+            if heeds && sessions.iter().any(|s| living.is_alive(*s)) {
                 rest = Rest::Held;
                 continue;
             }
@@ -450,11 +449,11 @@ async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Done<()> {
 
 /// Removes the answers kept for sessions that ended a while ago.
 async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
-    if me.with(|m| m.place.routing.version) == RoutingVersion::default() {
-        refresh_routing(me, cx).await;
+    if me.with(|m| m.place.view.version) == ViewVersion::default() {
+        refresh_view(me, cx).await;
     }
-    let (kv, routing, swept) = me.with(|m| (m.kv, Rc::clone(&m.place.routing), m.collector.swept));
-    if routing.version == swept && me.with(|m| m.collector.dead.is_empty()) {
+    let (kv, view, swept) = me.with(|m| (m.kv, m.place.view.clone(), m.collector.swept));
+    if view.version == swept && me.with(|m| m.collector.dead.is_empty()) {
         return Ok(());
     }
     let mut from = SessionId(0);
@@ -468,7 +467,7 @@ async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
         let session = SessionId(session);
         kept.insert(session);
         let now = cx.now();
-        if !routing.session_alive(session) && me.with(|m| m.collector.forgettable(session, now)) {
+        if !view.sessions.is_alive(session) && me.with(|m| m.collector.forgettable(session, now)) {
             transact(&cx, kv, Durability::Soon, async |txn| -> Done<()> {
                 txn.clear_range(recent_range(session));
                 Ok(())
@@ -478,7 +477,7 @@ async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
         from = SessionId(session.0 + 1);
     }
     me.with(|m| {
-        m.collector.swept = routing.version;
+        m.collector.swept = view.version;
         m.collector.dead.retain(|s, _| kept.contains(s)); // another server may have been here
     });
     Ok(())

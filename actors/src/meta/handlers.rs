@@ -1,6 +1,6 @@
 //! Which operation answers which message.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use t3fs_runtime::{Cx, Handle, Me};
 
@@ -11,7 +11,7 @@ use super::ops::create::NewInode;
 use super::ops::{Done, attr, create, lookup, opens, readdir, remove, rename, turns};
 use super::schema::*;
 use super::{
-    MetaServer, Once, fresh_routing, garbage, holds, inode_id, layout, look, now_ns, once, run,
+    MetaServer, Once, fresh_view, garbage, holds, inode_id, layout, look, now_ns, once, run,
 };
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
@@ -37,7 +37,7 @@ fn gone(once: Once<Gone>) -> Gone {
 /// Which sessions are over.
 fn over(me: &Me<MetaServer>, cx: &Cx) -> impl Fn(SessionId) -> bool + use<> {
     me.with(|m| {
-        m.over.look(cx.now(), &m.place.routing);
+        m.over.look(cx.now(), &m.place.view);
         m.over.sessions()
     })
 }
@@ -155,7 +155,7 @@ impl Handle<Append> for MetaServer {
         // A place that the store loses would be given to another while bytes are on their way.
         let (mut appended, now) = run(me, cx, Durability::Now, body).await?;
         if let Some(session) = kept_by {
-            me.with(|m| m.holds_left |= !m.place.routing.session_alive(session));
+            me.with(|m| m.holds_left |= !m.place.view.sessions.is_alive(session));
         }
         match &mut appended {
             Appended::At { stamp, .. } => *stamp = now,
@@ -234,18 +234,18 @@ impl Handle<NoteReads> for MetaServer {
 
 impl Handle<KeepOpens> for MetaServer {
     async fn handle(me: &Me<Self>, m: KeepOpens, cx: &Cx) -> Result<(), MetaError> {
-        fresh_routing(me, cx).await?;
-        let routing = me.with(|m| Rc::clone(&m.place.routing));
+        fresh_view(me, cx).await?;
+        let sessions = me.with(|m| Arc::clone(&m.place.view.sessions));
         // A record that comes back after a crash would speak for opens that nobody sees.
-        let keep = async |txn: &mut Txn<'_>| holds::keep(txn, m.session, &routing).await;
+        let keep = async |txn: &mut Txn<'_>| holds::keep(txn, m.session, &sessions).await;
         run(me, cx, Durability::Now, keep).await.map(drop)
     }
 }
 
 impl Handle<ListKeepers> for MetaServer {
     async fn handle(me: &Me<Self>, _: ListKeepers, cx: &Cx) -> Result<Vec<SessionId>, MetaError> {
-        fresh_routing(me, cx).await?;
-        let sessions = me.with(|m| m.place.routing.sessions.clone());
+        fresh_view(me, cx).await?;
+        let sessions = me.with(|m| m.place.view.sessions.alive.clone());
         let keys: Vec<_> = sessions.iter().map(|session| shares_key(*session)).collect();
         let (shares, _) = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
         let keepers = sessions.into_iter().zip(shares).filter(|(_, shares)| shares.is_none());

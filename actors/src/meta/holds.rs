@@ -17,7 +17,7 @@
 
 use core::time::Duration;
 use std::collections::BTreeSet;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use futures::StreamExt;
 use t3fs_runtime::{Cx, Me};
@@ -29,11 +29,11 @@ use super::ops::Done;
 use super::ops::attr::{self, Writer};
 use super::ops::turns::Over;
 use super::schema::*;
-use super::{MetaServer, garbage, now_ns, refresh_routing};
+use super::{MetaServer, garbage, now_ns, refresh_view};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::Durability;
 use crate::proto::meta::{Append, MetaError};
-use crate::proto::mgmtd::Routing;
+use crate::proto::mgmtd::{ClusterView, Sessions};
 
 /// How often the routing is looked at for sessions that have ended: the agent beside us has it.
 const LOOK_PAUSE: Duration = Duration::from_secs(3);
@@ -57,15 +57,15 @@ struct Shares {
 }
 
 impl Shares {
-    /// `routing` must be fresh, and fetched before the transaction's first read.
-    async fn read(txn: &mut Txn<'_>, routing: &Routing) -> Result<Shares, KvError> {
+    /// `sessions` must be fresh, and fetched before the transaction's first read.
+    async fn read(txn: &mut Txn<'_>, sessions: &Sessions) -> Result<Shares, KvError> {
         let mut range = all(b'S');
         let mut shares = Shares::default();
         loop {
             let page = txn.fetch_range(&range, 0, false).await?;
             for (session, _) in page.rows.iter().filter_map(|(key, _)| split_key(key)) {
                 let session = SessionId(session);
-                let alive = routing.session_alive(session);
+                let alive = sessions.is_alive(session);
                 if alive { &mut shares.with } else { &mut shares.ended }.push(session);
             }
             if !page.more {
@@ -74,7 +74,7 @@ impl Shares {
             range.begin = page.covered.end;
         }
         let lacks = |session: &SessionId| !shares.with.contains(session);
-        shares.without = routing.sessions.iter().copied().filter(lacks).collect();
+        shares.without = sessions.alive.iter().copied().filter(lacks).collect();
         Ok(shares)
     }
 
@@ -90,10 +90,10 @@ impl Shares {
     }
 }
 
-/// Whether all that is open can be seen. `routing` must be fresh, and fetched before the
+/// Whether all that is open can be seen. `sessions` must be fresh, and fetched before the
 /// transaction's first read.
-pub(super) async fn agree(txn: &mut Txn<'_>, routing: &Routing) -> Result<bool, KvError> {
-    Ok(Shares::read(txn, routing).await?.agree())
+pub(super) async fn agree(txn: &mut Txn<'_>, sessions: &Sessions) -> Result<bool, KvError> {
+    Ok(Shares::read(txn, sessions).await?.agree())
 }
 
 /// Another session that has kept to itself what it appends to this file, and may not have told all
@@ -130,8 +130,8 @@ pub(super) async fn kept_by(txn: &mut Txn<'_>, m: &Append) -> Done<Option<Sessio
 ///
 /// # Errors
 /// `Changed` when one has not: the session goes on sharing.
-pub(super) async fn keep(txn: &mut Txn<'_>, session: SessionId, routing: &Routing) -> Done<()> {
-    let shares = Shares::read(txn, routing).await?;
+pub(super) async fn keep(txn: &mut Txn<'_>, session: SessionId, sessions: &Sessions) -> Done<()> {
+    let shares = Shares::read(txn, sessions).await?;
     if !shares.with.contains(&session) {
         return Ok(());
     }
@@ -143,33 +143,25 @@ pub(super) async fn keep(txn: &mut Txn<'_>, session: SessionId, routing: &Routin
     Ok(())
 }
 
-/// Whether a session may have ended between two routings. Numbers are given in order, so one that
-/// came and went between them shows as a gap.
-fn some_ended(before: &Routing, now: &Routing) -> bool {
-    let new = now.sessions.iter().filter(|session| **session > before.session_max).count();
-    let given = now.session_max.0.saturating_sub(before.session_max.0);
-    before.sessions.iter().any(|session| !now.session_alive(*session)) || given > new as u64
-}
-
 /// For ever: clears what ended sessions leave.
 pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
     // By which all that had ended was cleared.
-    let mut cleared: Option<Rc<Routing>> = None;
+    let mut cleared: Option<Arc<Sessions>> = None;
     loop {
-        refresh_routing(&me, &cx).await;
-        let routing = me.with(|m| {
-            m.over.look(cx.now(), &m.place.routing);
-            Rc::clone(&m.place.routing)
+        refresh_view(&me, &cx).await;
+        let ClusterView { version, sessions, .. } = me.with(|m| {
+            m.over.look(cx.now(), &m.place.view);
+            m.place.view.clone()
         });
-        // Without a routing every session is as good as alive.
-        let known = routing.version.0 > 0;
+        // Without a view every session is as good as alive.
+        let known = version.0 > 0;
         if me.with(|m| std::mem::take(&mut m.holds_left)) {
             cleared = None;
         }
         let mut pause = LOOK_PAUSE;
-        if known && cleared.as_ref().is_none_or(|before| some_ended(before, &routing)) {
-            match clear_dead(&me, &cx, &routing).await {
-                Ok(None) => cleared = Some(routing),
+        if known && cleared.as_ref().is_none_or(|before| before.ended_until(&sessions)) {
+            match clear_dead(&me, &cx, &sessions).await {
+                Ok(None) => cleared = Some(sessions),
                 Ok(Some(again)) => pause = again,
                 Err(e) => {
                     tracing::warn!("holds of ended sessions are cleared later: {e}");
@@ -177,7 +169,7 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
                 }
             }
         } else if known {
-            cleared = Some(routing);
+            cleared = Some(sessions);
         }
         let jitter = Duration::from_micros(cx.rand() % pause.as_micros() as u64);
         cx.sleep(pause + jitter).await;
@@ -185,7 +177,7 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
 }
 
 /// Goes through all holds and `S` records once. Some may have to be left: when to try again.
-async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, routing: &Routing) -> Done<Option<Duration>> {
+async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, sessions: &Sessions) -> Done<Option<Duration>> {
     let (kv, over, fence) = me.with(|m| (m.kv, m.over.sessions(), m.over.fence()));
     let mut range = all(b'H');
     let mut left = BTreeSet::new();
@@ -195,7 +187,7 @@ async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, routing: &Routing) -> Done<Opt
         let (mut readers, mut writers) = (Vec::new(), Vec::new());
         for (key, value) in &page.rows {
             let Some((inode, session)) = split_hold(key) else { continue };
-            if routing.session_alive(session) {
+            if sessions.is_alive(session) {
                 continue;
             }
             match HoldV1::open(inode, value) {
@@ -231,7 +223,7 @@ async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, routing: &Routing) -> Done<Opt
     }
     let txn_cx = cx.within(TXN_LIMIT);
     let records = transact(&txn_cx, kv, Durability::Soon, async |txn| {
-        let shares = Shares::read(txn, routing).await?;
+        let shares = Shares::read(txn, sessions).await?;
         let stays = |s: &SessionId| left.contains(s) || shares.is_awaited(*s);
         let (stay, go): (Vec<_>, Vec<_>) = shares.ended.iter().copied().partition(stays);
         go.into_iter().for_each(|session| txn.clear(shares_key(session)));
@@ -305,20 +297,5 @@ mod tests {
         assert!(!shares(&[three], &[one], &[]).agree());
         assert!(!shares(&[], &[one], &[two]).agree(), "2 may have removed what 1 has open");
         assert!(shares(&[], &[three], &[two]).agree(), "3 has come after it");
-    }
-
-    /// Goal: no end of a session passes unnoticed, and none is seen where there is none.
-    #[test]
-    fn an_end_shows_between_two_routings() {
-        let routing = |sessions: &[u64], max| Routing {
-            sessions: sessions.iter().map(|s| SessionId(*s)).collect(),
-            session_max: SessionId(max),
-            ..Routing::default()
-        };
-        let before = routing(&[1, 2], 2);
-        assert!(!some_ended(&before, &routing(&[1, 2], 2)));
-        assert!(!some_ended(&before, &routing(&[1, 2, 3, 4], 4)));
-        assert!(some_ended(&before, &routing(&[1], 2)));
-        assert!(some_ended(&before, &routing(&[1, 2, 4], 4)), "3 came and went");
     }
 }

@@ -20,7 +20,7 @@ use crate::proto::kv::Durability;
 use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
 use crate::proto::meta::*;
-use crate::proto::mgmtd::Routing;
+use crate::proto::mgmtd::ClusterView;
 
 mod chains;
 pub mod fsck;
@@ -70,7 +70,7 @@ pub struct MetaConfig {
     /// what they have open again.
     pub hold_again: Duration,
     /// What is known at the start; asked for when it is not enough.
-    pub routing: Routing,
+    pub view: ClusterView,
     /// When content without an inode is looked for.
     pub orphans: OrphanTimes,
     /// How long targets of other processes serve without word from mgmtd, at most.
@@ -91,7 +91,7 @@ impl MetaConfig {
             root_owner: (0, 0),
             keep_answers: Duration::from_secs(600),
             hold_again: Duration::from_secs(10),
-            routing: Routing::default(),
+            view: ClusterView::default(),
             orphans: OrphanTimes::default(),
             node_lease: Timing::default().node_lease,
             planted_bug: None,
@@ -128,6 +128,23 @@ impl MetaServer {
         MetaServer::start_beside(cx, config, outside).await
     }
 
+    fn new(config: MetaConfig, outside: Rc<dyn Outside>) -> MetaServer {
+        let MetaConfig { chunk_size, stripe, table, view, keep_answers, hold_again, .. } = config;
+        let MetaConfig { orphans, node_lease, planted_bug, .. } = config;
+        MetaServer {
+            kv: config.kv,
+            outside,
+            ids: InodeIds::default(),
+            place: Placement::new(view, chunk_size, stripe, table),
+            over: Over::new(node_lease),
+            holds_left: false,
+            refreshing: None,
+            collector: Collector::new(keep_answers, hold_again),
+            orphans: Orphans::new(orphans),
+            planted_bug,
+        }
+    }
+
     /// The same with another outside world.
     pub async fn start_beside(
         cx: &Cx,
@@ -140,21 +157,7 @@ impl MetaServer {
         })
         .await
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
-        let MetaConfig { chunk_size, stripe, table, routing, keep_answers, hold_again, .. } =
-            config;
-        let MetaConfig { orphans, node_lease, planted_bug, .. } = config;
-        let (meta, me) = cx.start_with(MetaServer {
-            kv: config.kv,
-            outside,
-            ids: InodeIds::default(),
-            place: Placement::new(routing, chunk_size, stripe, table),
-            over: Over::new(node_lease),
-            holds_left: false,
-            refreshing: None,
-            collector: Collector::new(keep_answers, hold_again),
-            orphans: Orphans::new(orphans),
-            planted_bug,
-        });
+        let (meta, me) = cx.start_with(MetaServer::new(config, outside));
         cx.spawn(garbage::watch(me.clone(), cx.outlive()));
         cx.spawn(holds::watch(me.clone(), cx.outlive()));
         cx.spawn(orphans::watch(me, cx.outlive()));
@@ -294,8 +297,8 @@ async fn inode_id(me: &Me<MetaServer>, cx: &Cx) -> Result<InodeId, MetaError> {
     }
 }
 
-/// Asks the agent for newer routing; those who ask meanwhile wait for the same answer.
-async fn refresh_routing(me: &Me<MetaServer>, cx: &Cx) {
+/// Asks the agent for a newer view; those who ask meanwhile wait for the same answer.
+async fn refresh_view(me: &Me<MetaServer>, cx: &Cx) {
     let joined = me.with(|m| match &mut m.refreshing {
         Some(waiting) => {
             let place = Slot::new();
@@ -310,25 +313,29 @@ async fn refresh_routing(me: &Me<MetaServer>, cx: &Cx) {
     if let Some(place) = joined {
         return place.await;
     }
-    let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.routing.version));
-    let newer = outside.routing(cx, have).await;
-    let waiting = me.with(|m| {
-        if let Some(routing) = newer {
-            m.place.learn(routing);
-        }
-        m.refreshing.take().expect("taken only here")
-    });
-    for place in waiting {
-        place.fill(());
+    let _refreshing = Refreshing(me);
+    let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.view.version));
+    if let Some(view) = outside.view(cx, have).await {
+        me.with(|m| m.place.learn(view));
     }
 }
 
-/// Asks whoever leads the cluster for newer routing: afterwards it is no older than this call.
-async fn fresh_routing(me: &Me<MetaServer>, cx: &Cx) -> Result<(), MetaError> {
-    let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.routing.version));
-    let newer = outside.fresh_routing(cx, have).await.map_err(MetaError::Unavailable)?;
-    if let Some(routing) = newer {
-        me.with(|m| m.place.learn(routing));
+/// Who asks the agent, for others too: they go on when it is dropped, with or without an answer.
+struct Refreshing<'a>(&'a Me<MetaServer>);
+
+impl Drop for Refreshing<'_> {
+    fn drop(&mut self) {
+        let waiting = self.0.with(|m| m.refreshing.take()).unwrap_or_default();
+        waiting.into_iter().for_each(|place| place.fill(()));
+    }
+}
+
+/// Asks whoever leads the cluster for a newer view: afterwards it is no older than this call.
+async fn fresh_view(me: &Me<MetaServer>, cx: &Cx) -> Result<(), MetaError> {
+    let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.view.version));
+    let newer = outside.fresh_view(cx, have).await.map_err(MetaError::Unavailable)?;
+    if let Some(view) = newer {
+        me.with(|m| m.place.learn(view));
     }
     Ok(())
 }
@@ -338,6 +345,6 @@ async fn layout(me: &Me<MetaServer>, cx: &Cx) -> Result<Layout, MetaError> {
     if let Some(layout) = me.with(|m| m.place.layout()) {
         return Ok(layout);
     }
-    refresh_routing(me, cx).await;
+    refresh_view(me, cx).await;
     me.with(|m| m.place.layout().ok_or_else(|| m.place.no_table()))
 }

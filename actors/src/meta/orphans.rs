@@ -22,7 +22,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
@@ -30,7 +30,7 @@ use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
 use super::chains::{inodes_on, remove_from};
 use super::kv::client::{Stop, Txn};
 use super::schema::*;
-use super::{MetaServer, refresh_routing};
+use super::{MetaServer, refresh_view};
 use crate::proto::ids::{ChainId, InodeId};
 use crate::proto::kv::Kv;
 use crate::proto::meta::MetaError;
@@ -132,8 +132,8 @@ pub async fn without_inode(
 
 /// Looks at every chain, twice at what it suspects, and removes that.
 async fn scan(me: &Me<MetaServer>, cx: &Cx, again: Duration) -> Result<(), String> {
-    refresh_routing(me, cx).await;
-    let routing = me.with(|m| Rc::clone(&m.place.routing));
+    refresh_view(me, cx).await;
+    let routing = me.with(|m| Arc::clone(&m.place.view.routing));
     let mut suspects = BTreeMap::<ChainId, Vec<InodeId>>::new();
     let mut count = 0;
     let mut trouble = Ok(());

@@ -6,18 +6,18 @@
 //! on to others only when its end has been known here for longer than any such lease.
 
 use core::time::Duration;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use t3fs_runtime::Time;
 
 use crate::proto::ids::SessionId;
-use crate::proto::mgmtd::Routing;
+use crate::proto::mgmtd::{ClusterView, Sessions};
 
-/// A routing that is known, and one that was known already a while ago.
+/// The sessions that are known, and those that were known already a while ago.
 pub(super) struct Over {
     fence: Duration,
-    known: Option<(Time, Rc<Routing>)>,
-    settled: Option<Rc<Routing>>,
+    known: Option<(Time, Arc<Sessions>)>,
+    settled: Option<Arc<Sessions>>,
 }
 
 impl Over {
@@ -31,45 +31,45 @@ impl Over {
         self.fence
     }
 
-    /// Takes the routing as it is now, for what will be over later.
-    pub(super) fn look(&mut self, now: Time, routing: &Rc<Routing>) {
-        if routing.version.0 == 0 {
+    /// Takes the view as it is now, for what will be over later.
+    pub(super) fn look(&mut self, now: Time, view: &ClusterView) {
+        if view.version.0 == 0 {
             return; // nothing is known
         }
         match &self.known {
             Some((since, _)) if now.since(*since) < self.fence => {}
             earlier => {
-                self.settled = earlier.as_ref().map(|(_, routing)| Rc::clone(routing));
-                self.known = Some((now, Rc::clone(routing)));
+                self.settled = earlier.as_ref().map(|(_, sessions)| Arc::clone(sessions));
+                self.known = Some((now, Arc::clone(&view.sessions)));
             }
         }
     }
 
-    /// By what is known now; without a routing nobody is over.
+    /// By what is known now; without a view nobody is over.
     pub(super) fn sessions(&self) -> impl Fn(SessionId) -> bool + use<> {
         let settled = self.settled.clone();
-        move |session| settled.as_ref().is_some_and(|routing| !routing.session_alive(session))
+        move |session| settled.as_ref().is_some_and(|sessions| !sessions.is_alive(session))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::ids::RoutingVersion;
+    use crate::proto::ids::ViewVersion;
 
     /// Goal: a session is over when its end has been known for as long as a lease lasts, no sooner;
     /// one that nobody has heard of is not.
     #[test]
     fn a_session_is_over_when_no_lease_can_speak_for_it() {
-        let routing = |sessions: &[u64], max| {
-            let sessions = sessions.iter().map(|s| SessionId(*s)).collect();
-            let (version, session_max) = (RoutingVersion(1), SessionId(max));
-            Rc::new(Routing { version, sessions, session_max, ..Routing::default() })
+        let view = |alive: &[u64], max| {
+            let alive = alive.iter().map(|s| SessionId(*s)).collect();
+            let sessions = Arc::new(Sessions { alive, max: SessionId(max) });
+            ClusterView { version: ViewVersion(1), sessions, ..ClusterView::default() }
         };
         let mut over = Over::new(Duration::from_secs(3));
         let at = |fences: u64, us| Time::from_us(fences * 4_000_000 + us);
-        let (both, one) = (routing(&[1, 2], 2), routing(&[1], 2));
-        over.look(at(0, 0), &Rc::default());
+        let (both, one) = (view(&[1, 2], 2), view(&[1], 2));
+        over.look(at(0, 0), &ClusterView::default());
         over.look(at(0, 1), &both);
         assert!(!over.sessions()(SessionId(2)));
         over.look(at(1, 0), &one); // too soon to be taken

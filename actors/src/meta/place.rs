@@ -1,16 +1,15 @@
 //! Where new files' chunks go, and which chains a layout means.
 
 use core::time::Duration;
-use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 use t3fs_runtime::{Addr, AskError, Cx};
 
 use crate::proto::agent::Agent;
-use crate::proto::agent::GetRouting;
-use crate::proto::ids::{ChainId, InodeId, RoutingVersion};
+use crate::proto::agent::GetView;
+use crate::proto::ids::{InodeId, ViewVersion};
 use crate::proto::meta::{Layout, MetaError, Stripes};
-use crate::proto::mgmtd::Routing;
+use crate::proto::mgmtd::ClusterView;
 use crate::proto::storage::Storage;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
@@ -22,22 +21,19 @@ const FRESH_MARGIN: Duration = Duration::from_millis(1500);
 
 /// What meta needs of the rest of the cluster; tests feed their own.
 pub trait Outside {
-    /// The routing, if it is newer than `have` and can be had.
-    fn routing<'a>(
-        &'a self,
-        cx: &'a Cx,
-        have: RoutingVersion,
-    ) -> LocalBoxFuture<'a, Option<Routing>>;
+    /// The view of the cluster, if it is newer than `have` and can be had.
+    fn view<'a>(&'a self, cx: &'a Cx, have: ViewVersion)
+    -> LocalBoxFuture<'a, Option<ClusterView>>;
 
     /// The same, asked of whoever leads the cluster now.
     ///
     /// # Errors
     /// A sentence: nobody who leads has answered, and what is here may be old.
-    fn fresh_routing<'a>(
+    fn fresh_view<'a>(
         &'a self,
         cx: &'a Cx,
-        have: RoutingVersion,
-    ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>>;
+        have: ViewVersion,
+    ) -> LocalBoxFuture<'a, Result<Option<ClusterView>, String>>;
 
     /// Asks a chain's head to remove chunks of files.
     fn remove_chunks<'a>(
@@ -70,28 +66,28 @@ pub struct Cluster {
 }
 
 impl Outside for Cluster {
-    fn routing<'a>(
+    fn view<'a>(
         &'a self,
         cx: &'a Cx,
-        have: RoutingVersion,
-    ) -> LocalBoxFuture<'a, Option<Routing>> {
+        have: ViewVersion,
+    ) -> LocalBoxFuture<'a, Option<ClusterView>> {
         Box::pin(async move {
-            cx.ask(self.agent, GetRouting { have, fresh: false }).await.unwrap_or_else(|why| {
+            cx.ask(self.agent, GetView { have, fresh: false }).await.unwrap_or_else(|why| {
                 tracing::debug!("no routing from the agent: {why}");
                 None
             })
         })
     }
 
-    fn fresh_routing<'a>(
+    fn fresh_view<'a>(
         &'a self,
         cx: &'a Cx,
-        have: RoutingVersion,
-    ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>> {
+        have: ViewVersion,
+    ) -> LocalBoxFuture<'a, Result<Option<ClusterView>, String>> {
         Box::pin(async move {
             let begun = cx.now();
             let limited = cx.within(FRESH_MAX);
-            let news = limited.ask(self.agent, GetRouting { have, fresh: true }).await;
+            let news = limited.ask(self.agent, GetView { have, fresh: true }).await;
             let news = news.map_err(|why| format!("no routing from the agent: {why}"))?;
             // An agent that cannot reach the primary tries until the end of the request, and then
             // answers with what it has.
@@ -132,7 +128,7 @@ impl Outside for Cluster {
 
 /// Hands out layouts, round robin over the newest version of one chain table.
 pub struct Placement {
-    pub routing: Rc<Routing>,
+    pub view: ClusterView,
     chunk_size: u32,
     stripe: u32,
     table: u32,
@@ -140,21 +136,21 @@ pub struct Placement {
 }
 
 impl Placement {
-    pub fn new(routing: Routing, chunk_size: u32, stripe: u32, table: u32) -> Placement {
+    pub fn new(view: ClusterView, chunk_size: u32, stripe: u32, table: u32) -> Placement {
         assert!(chunk_size > 0 && stripe > 0, "a file has chunks on at least one chain");
-        Placement { routing: Rc::new(routing), chunk_size, stripe, table, next: 0 }
+        Placement { view, chunk_size, stripe, table, next: 0 }
     }
 
-    /// Takes routing that is newer than what is here.
-    pub fn learn(&mut self, routing: Routing) {
-        if routing.version > self.routing.version {
-            self.routing = Rc::new(routing);
+    /// Takes a view that is newer than what is here.
+    pub fn learn(&mut self, view: ClusterView) {
+        if view.version > self.view.version {
+            self.view = view;
         }
     }
 
     /// The next file's layout; `None` when the routing has no such table.
     pub fn layout(&mut self) -> Option<Layout> {
-        let versions = self.routing.tables.iter().filter(|t| t.id == self.table);
+        let versions = self.view.routing.tables.iter().filter(|t| t.id == self.table);
         let table = versions.max_by_key(|t| t.version)?;
         let length = u32::try_from(table.chains.len()).ok().filter(|n| *n > 0)?;
         let count = self.stripe.min(length);
@@ -173,45 +169,37 @@ impl Placement {
     }
 }
 
-/// The chains of a layout, in stripe order; `None` when the routing does not have its table.
-pub fn chains_of(routing: &Routing, layout: &Layout) -> Option<Vec<ChainId>> {
-    match &layout.stripes {
-        Stripes::List { chains } => Some(chains.clone()),
-        Stripes::Range { table, table_version, base, count, .. } => {
-            let table = routing.table(*table, *table_version)?;
-            let length = table.chains.len();
-            let at = |k: u32| table.chains.get((*base as usize + k as usize) % length).copied();
-            if length == 0 { None } else { (0..*count).map(at).collect() }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::mgmtd::ChainTable;
+    use std::sync::Arc;
 
-    fn routing(version: u32, chains: u32) -> Routing {
+    use crate::layout::chains_of;
+    use crate::proto::ids::ChainId;
+    use crate::proto::mgmtd::{ChainTable, Routing};
+
+    fn view(version: u32, chains: u32) -> ClusterView {
         let chains = (1..=chains).map(ChainId).collect();
-        Routing {
-            version: RoutingVersion(u64::from(version)),
-            tables: vec![ChainTable { id: 1, version, chains }],
-            ..Routing::default()
+        let tables = vec![ChainTable { id: 1, version, chains }];
+        ClusterView {
+            version: ViewVersion(u64::from(version)),
+            routing: Arc::new(Routing { tables, ..Routing::default() }),
+            ..ClusterView::default()
         }
     }
 
     #[test]
     fn files_go_round_the_table() {
-        let mut place = Placement::new(Routing::default(), 1 << 20, 2, 1);
+        let mut place = Placement::new(ClusterView::default(), 1 << 20, 2, 1);
         assert_eq!(place.layout(), None);
-        place.learn(routing(1, 3));
-        let chains = |layout: Layout| chains_of(&routing(1, 3), &layout).unwrap();
+        place.learn(view(1, 3));
+        let chains = |layout: Layout| chains_of(&view(1, 3).routing, &layout).unwrap();
         let mut next = || chains(place.layout().unwrap()).iter().map(|c| c.0).collect::<Vec<_>>();
         assert_eq!([next(), next(), next()], [[1, 2], [3, 1], [2, 3]]);
-        place.learn(routing(2, 1));
-        place.learn(routing(1, 3));
+        place.learn(view(2, 1));
+        place.learn(view(1, 3));
         let layout = place.layout().unwrap();
-        assert_eq!(chains_of(&routing(2, 1), &layout), Some(vec![ChainId(1)]));
-        assert_eq!(chains_of(&routing(1, 3), &layout), None);
+        assert_eq!(chains_of(&view(2, 1).routing, &layout), Ok(vec![ChainId(1)]));
+        assert!(chains_of(&view(1, 3).routing, &layout).is_err());
     }
 }

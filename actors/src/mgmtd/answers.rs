@@ -3,14 +3,15 @@
 use t3fs_runtime::{Cx, Handle, Me};
 
 use super::MgmtdServer;
+use super::sessions::Change;
 use crate::planted::PlantedBug;
-use crate::proto::ids::{RoutingVersion, SessionId};
+use crate::proto::ids::{SessionId, ViewVersion};
 use crate::proto::mgmtd::*;
 
 impl Handle<Heartbeat> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: Heartbeat, cx: &Cx) -> Result<HeartbeatReply, MgmtdError> {
         let now = cx.now();
-        let reply = me.with(|s| {
+        let (reply, dirty) = me.with(|s| {
             if m.cluster != s.config.cluster {
                 return Err(MgmtdError::Refused(format!(
                     "this is cluster {}, not {}: check --cluster-id and --cluster",
@@ -26,14 +27,17 @@ impl Handle<Heartbeat> for MgmtdServer {
             if lead.condemned.contains(&m.agent.node) && !grants {
                 return Err(MgmtdError::Unavailable("the node's end is being stored".into()));
             }
-            lead.live.hear(&lead.state, &m, now)?;
-            let r = &lead.state.routing;
-            let ended = m.sessions.iter().copied().filter(|id| !r.session_alive(*id)).collect();
+            let ended = m.sessions.iter().copied().filter(|id| !lead.state.is_alive(*id));
+            let (ended, have) = (ended.collect(), m.have);
+            lead.live.hear(&lead.state, m, now)?;
             let lease_us = lead.live.node_lease.as_micros() as u64;
-            Ok(HeartbeatReply { term, lease_us, routing: lead.live.update(r, m.have), ended })
-        });
-        Self::settle(me, cx);
-        reply
+            let news = lead.live.update(&lead.state, have);
+            Ok((HeartbeatReply { term, lease_us, news, ended }, lead.live.is_dirty()))
+        })?;
+        if dirty {
+            Self::settle(me, cx);
+        }
+        Ok(reply)
     }
 }
 
@@ -50,15 +54,15 @@ impl Handle<GetSpaces> for MgmtdServer {
     }
 }
 
-impl Handle<FetchRouting> for MgmtdServer {
+impl Handle<FetchView> for MgmtdServer {
     async fn handle(
         me: &Me<Self>,
-        m: FetchRouting,
+        m: FetchView,
         cx: &Cx,
-    ) -> Result<Option<RoutingUpdate>, MgmtdError> {
+    ) -> Result<Option<ViewUpdate>, MgmtdError> {
         me.with(|s| {
             let lead = s.leading(cx.now())?;
-            Ok(lead.live.update(&lead.state.routing, m.have))
+            Ok(lead.live.update(&lead.state, m.have))
         })
     }
 }
@@ -84,7 +88,7 @@ impl Handle<ListNodes> for MgmtdServer {
 }
 
 impl Handle<CreateChains> for MgmtdServer {
-    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<RoutingVersion, MgmtdError> {
+    async fn handle(me: &Me<Self>, m: CreateChains, cx: &Cx) -> Result<ViewVersion, MgmtdError> {
         let done = Self::change(me, cx, |s, _, _| s.create_chains(&m)).await;
         Self::settle(me, cx);
         done.map(|((), version)| version)
@@ -93,16 +97,12 @@ impl Handle<CreateChains> for MgmtdServer {
 
 impl Handle<OpenSessionFor> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: OpenSessionFor, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        Self::change(me, cx, |s, live, _| s.open_session(&m, live)).await.map(|(id, _)| id)
+        Self::change_session(me, cx, Change::Open(m)).await
     }
 }
 
 impl Handle<CloseSession> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
-        let done = Self::change(me, cx, |s, _, _| {
-            s.sessions.remove(&m.session);
-            Ok(())
-        });
-        done.await.map(drop)
+        Self::change_session(me, cx, Change::Close(m.session)).await.map(drop)
     }
 }

@@ -1,51 +1,65 @@
 //! What mgmtd knows and decides, without awaiting.
 //!
-//! [`State`] is what survives, and the routing is all of it that anyone sees. [`Live`] is what this
+//! [`State`] is what survives, and its view is all of it that anyone sees. [`Live`] is what this
 //! primary has heard since it took over. [`settle`] makes the next state of the two.
 
 use core::time::Duration;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 
 use super::chain_table;
 use super::store::SessionV2;
-use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;
 
 /// What survives a change of primary.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct State {
-    pub(super) routing: Routing,
-    pub(super) sessions: BTreeMap<SessionId, SessionV2>,
+    /// Counts all changes.
+    pub(super) version: ViewVersion,
+    /// Shared with states before and after that differ in something else.
+    pub(super) routing: Arc<Routing>,
+    pub(super) sessions: Rc<BTreeMap<SessionId, SessionV2>>,
+    /// The largest number that was given to a session.
+    pub(super) session_max: SessionId,
 }
 
 impl State {
     pub(super) fn new(cluster: &str) -> State {
         let routing = Routing {
-            version: RoutingVersion(1),
             cluster: cluster.into(),
             tables: vec![ChainTable { id: 1, version: 1, chains: Vec::new() }],
             ..Routing::default()
         };
-        State { routing, sessions: BTreeMap::new() }
+        State { version: ViewVersion(1), routing: Arc::new(routing), ..State::nothing() }
     }
 
-    /// What follows from the rest: addresses of targets, the metas, the list of sessions.
-    pub(super) fn derive(&mut self) {
-        let r = &mut self.routing;
-        let mut known: BTreeMap<(NodeId, TargetId), RawAddr> = BTreeMap::new();
-        for n in &r.nodes {
-            known.extend(n.targets.iter().map(|(t, a)| ((n.node, *t), *a)));
+    /// What is before anything is stored.
+    pub(super) fn nothing() -> State {
+        State {
+            version: ViewVersion(0),
+            routing: Arc::default(),
+            sessions: Rc::default(),
+            session_max: SessionId(0),
         }
-        for t in r.chains.iter_mut().flat_map(|c| &mut c.targets) {
-            t.addr = known.get(&(t.node, t.target)).copied();
+    }
+
+    /// The state as all others see it.
+    pub(super) fn view(&self) -> ClusterView {
+        let alive = self.sessions.keys().copied().collect();
+        ClusterView {
+            version: self.version,
+            routing: Arc::clone(&self.routing),
+            sessions: Arc::new(Sessions { alive, max: self.session_max }),
         }
-        let alive = r.nodes.iter().filter(|n| n.status == NodeStatus::Alive);
-        r.metas = alive.flat_map(|n| n.metas.iter().copied()).collect();
-        r.metas.sort();
-        r.sessions = self.sessions.keys().copied().collect();
+    }
+
+    pub(super) fn is_alive(&self, session: SessionId) -> bool {
+        session > self.session_max || self.sessions.contains_key(&session)
     }
 
     /// Makes chains; the same chain again is no change, a different one under its id is refused.
@@ -75,7 +89,8 @@ impl State {
         if new.is_empty() {
             return Ok(());
         }
-        let mut table = self.routing.tables.last().expect("table 1 exists from the start").clone();
+        let routing = Arc::make_mut(&mut self.routing);
+        let mut table = routing.tables.last().expect("table 1 exists from the start").clone();
         for (id, targets) in new {
             let targets = targets.into_iter().map(|(target, node)| ChainTarget {
                 target,
@@ -84,17 +99,18 @@ impl State {
                 state: TargetState::Serving,
             });
             let chain = Chain { id, version: ChainVersion(1), targets: targets.collect() };
-            self.routing.chains.push(chain);
+            routing.chains.push(chain);
             table.chains.push(id);
         }
-        self.routing.chains.sort_by_key(|c| c.id);
+        routing.chains.sort_by_key(|c| c.id);
         // A table version never changes once it is told, so growth is a new version.
-        if self.routing.tables.last().is_some_and(|t| t.chains.is_empty()) {
-            self.routing.tables.pop();
+        if routing.tables.last().is_some_and(|t| t.chains.is_empty()) {
+            routing.tables.pop();
         } else {
             table.version += 1;
         }
-        self.routing.tables.push(table);
+        routing.tables.push(table);
+        derive(routing);
         Ok(())
     }
 
@@ -109,15 +125,28 @@ impl State {
         self.routing.nodes.iter().filter(is).map(|n| n.node).collect()
     }
 
-    /// Derives, and counts the version up if this differs from `before`.
+    /// Counts the version up if this differs from `before`.
     pub(super) fn finish(&mut self, before: &State) -> bool {
-        self.derive();
         let changed = self != before;
         if changed {
-            self.routing.version = RoutingVersion(before.routing.version.0 + 1);
+            self.version = ViewVersion(before.version.0 + 1);
         }
         changed
     }
+}
+
+/// What follows from the rest: addresses of targets, and the metas.
+pub(super) fn derive(r: &mut Routing) {
+    let mut known: BTreeMap<(NodeId, TargetId), RawAddr> = BTreeMap::new();
+    for n in &r.nodes {
+        known.extend(n.targets.iter().map(|(t, a)| ((n.node, *t), *a)));
+    }
+    for t in r.chains.iter_mut().flat_map(|c| &mut c.targets) {
+        t.addr = known.get(&(t.node, t.target)).copied();
+    }
+    let alive = r.nodes.iter().filter(|n| n.status == NodeStatus::Alive);
+    r.metas = alive.flat_map(|n| n.metas.iter().copied()).collect();
+    r.metas.sort();
 }
 
 /// An agent as last heard.
@@ -131,17 +160,23 @@ pub(super) struct Heard {
     pub(super) report: Option<NodeReport>,
 }
 
-/// How often each part of the routing has changed since this primary took over.
+/// In which version each part of the state has changed last since this primary took over.
 #[derive(Clone, Debug, Default)]
 struct Changes {
     /// Changes up to this version are not known.
-    from: RoutingVersion,
-    nodes: BTreeMap<NodeId, RoutingVersion>,
-    chains: BTreeMap<ChainId, RoutingVersion>,
-    tables: BTreeMap<(u32, u32), RoutingVersion>,
-    metas: RoutingVersion,
-    sessions: RoutingVersion,
+    from: ViewVersion,
+    /// Anything of the routing.
+    routing: ViewVersion,
+    nodes: BTreeMap<NodeId, ViewVersion>,
+    chains: BTreeMap<ChainId, ViewVersion>,
+    tables: BTreeMap<(u32, u32), ViewVersion>,
+    metas: ViewVersion,
+    /// The latest sessions that have begun, or ended.
+    sessions: VecDeque<(ViewVersion, SessionId)>,
 }
+
+/// Begins and ends of sessions that are told one by one. Who has missed more is told everything.
+const SESSIONS_TOLD: usize = 4096;
 
 /// What a primary has heard itself.
 #[derive(Clone, Debug)]
@@ -186,7 +221,7 @@ impl Live {
             agents: BTreeMap::new(),
             sessions: BTreeMap::new(),
             newborn: BTreeMap::new(),
-            changes: Changes { from: state.routing.version, ..Changes::default() },
+            changes: Changes { from: state.version, ..Changes::default() },
             dirty: true,
         }
     }
@@ -228,7 +263,7 @@ impl Live {
     pub(super) fn hear(
         &mut self,
         state: &State,
-        m: &Heartbeat,
+        m: Heartbeat,
         now: Time,
     ) -> Result<(), MgmtdError> {
         let (node, incarnation) = (m.agent.node, m.agent.epoch);
@@ -256,14 +291,11 @@ impl Live {
         let status = state.routing.node(node).map(|n| n.status);
         self.dirty |= m.node.is_some() && status != Some(NodeStatus::Alive);
         if heard.is_some() || self.agents.len() < AGENTS_MAX || m.node.is_some() {
-            let heard =
-                Heard { agent: m.agent, number: m.number, at: now, began, report: m.node.clone() };
+            let heard = Heard { agent: m.agent, number: m.number, at: now, began, report: m.node };
             self.agents.insert(node, heard);
         }
-        for s in &m.sessions {
-            if state.sessions.contains_key(s) {
-                self.sessions.insert(*s, now);
-            }
+        for s in m.sessions.into_iter().filter(|s| state.sessions.contains_key(s)) {
+            self.sessions.insert(s, now);
         }
         Ok(())
     }
@@ -276,7 +308,13 @@ impl Live {
         })
     }
 
-    /// Whether [`settle`] may change something.
+    /// Whether something was heard that [`settle`] has not seen.
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Whether [`settle`] may change something, be it only because time has passed. Looks at all
+    /// that there is: for a timer, not for every message.
     pub(super) fn is_due(&self, state: &State, now: Time) -> bool {
         let dies = |n: &NodeInfo| n.status == NodeStatus::Alive && self.is_dead(n.node, now);
         let starting = |h: &Heard| h.report.as_ref().is_some_and(|r| r.actors.is_none());
@@ -343,61 +381,99 @@ impl Live {
 
     /// The state has changed from `old` to `new`.
     pub(super) fn adopt(&mut self, old: &State, new: &State, now: Time) {
-        let (old_r, new_r, v) = (&old.routing, &new.routing, new.routing.version);
-        for n in new_r.nodes.iter().filter(|n| old_r.node(n.node) != Some(n)) {
-            self.changes.nodes.insert(n.node, v);
+        if !Arc::ptr_eq(&old.routing, &new.routing) {
+            self.adopt_routing(&old.routing, &new.routing, new.version, now);
         }
-        for c in new_r.chains.iter().filter(|c| old_r.chain(c.id) != Some(c)) {
-            self.changes.chains.insert(c.id, v);
-            if old_r.chain(c.id).is_none() {
-                self.newborn.insert(c.id, now + self.node_lease * 10);
-                self.dirty = true;
+        if old.sessions != new.sessions || old.session_max != new.session_max {
+            let begun = (old.session_max.0 + 1..=new.session_max.0).map(SessionId);
+            let ended = old.sessions.keys().filter(|id| !new.sessions.contains_key(id)).copied();
+            for id in begun.clone().filter(|id| new.sessions.contains_key(id)) {
+                self.sessions.insert(id, now);
             }
-        }
-        for t in new_r.tables.iter().filter(|t| old_r.table(t.id, t.version) != Some(t)) {
-            self.changes.tables.insert((t.id, t.version), v);
-        }
-        if old_r.metas != new_r.metas {
-            self.changes.metas = v;
-        }
-        if old_r.sessions != new_r.sessions {
-            self.changes.sessions = v;
+            let told = &mut self.changes.sessions;
+            told.extend(ended.chain(begun).map(|id| (new.version, id)));
             self.sessions.retain(|id, _| new.sessions.contains_key(id));
-            for id in new.sessions.keys().filter(|id| !old.sessions.contains_key(id)) {
-                self.sessions.insert(*id, now);
+            while told.len() > SESSIONS_TOLD
+                && let Some((version, _)) = told.pop_front()
+            {
+                self.changes.from = self.changes.from.max(version);
             }
         }
-        let up = |c: &Chain| c.targets.iter().all(|t| t.addr.is_some());
-        let grown = |id: &ChainId| new_r.chain(*id).is_some_and(up);
-        self.newborn.retain(|id, until| now < *until && !grown(id));
         // A client process that is silent for long is gone; a server is kept by its record.
         let life = self.session_lease;
         self.agents.retain(|_, h| h.report.is_some() || now.since(h.at) <= life);
     }
 
+    fn adopt_routing(&mut self, old: &Routing, new: &Routing, v: ViewVersion, now: Time) {
+        self.changes.routing = v;
+        for n in new.nodes.iter().filter(|n| old.node(n.node) != Some(n)) {
+            self.changes.nodes.insert(n.node, v);
+        }
+        for c in new.chains.iter().filter(|c| old.chain(c.id) != Some(c)) {
+            self.changes.chains.insert(c.id, v);
+            if old.chain(c.id).is_none() {
+                self.newborn.insert(c.id, now + self.node_lease * 10);
+                self.dirty = true;
+            }
+        }
+        for t in new.tables.iter().filter(|t| old.table(t.id, t.version) != Some(t)) {
+            self.changes.tables.insert((t.id, t.version), v);
+        }
+        if old.metas != new.metas {
+            self.changes.metas = v;
+        }
+        let up = |c: &Chain| c.targets.iter().all(|t| t.addr.is_some());
+        let grown = |id: &ChainId| new.chain(*id).is_some_and(up);
+        self.newborn.retain(|id, until| now < *until && !grown(id));
+    }
+
     /// What is newer than `have`.
-    pub(super) fn update(&self, r: &Routing, have: RoutingVersion) -> Option<RoutingUpdate> {
-        if have >= r.version {
+    pub(super) fn update(&self, state: &State, have: ViewVersion) -> Option<ViewUpdate> {
+        if have >= state.version {
             return None;
         }
         let changes = &self.changes;
         if have < changes.from {
-            return Some(RoutingUpdate::Full(r.clone()));
+            return Some(ViewUpdate::Full(state.view()));
         }
-        let newer = |v: Option<&RoutingVersion>| v.is_some_and(|v| *v > have);
-        let nodes = r.nodes.iter().filter(|n| newer(changes.nodes.get(&n.node)));
-        let chains = r.chains.iter().filter(|c| newer(changes.chains.get(&c.id)));
-        let tables = r.tables.iter().filter(|t| newer(changes.tables.get(&(t.id, t.version))));
-        Some(RoutingUpdate::Delta(RoutingDelta {
+        Some(ViewUpdate::Delta(ViewDelta {
             from: have,
-            version: r.version,
+            version: state.version,
+            routing: (changes.routing > have).then(|| changes.of_routing(&state.routing, have)),
+            sessions: changes.of_sessions(state, have),
+        }))
+    }
+
+    /// Whether the routing has changed since that version.
+    pub(super) fn routing_changed(&self, since: ViewVersion) -> bool {
+        self.changes.routing > since
+    }
+}
+
+impl Changes {
+    fn of_routing(&self, r: &Routing, have: ViewVersion) -> RoutingChange {
+        let newer = |v: Option<&ViewVersion>| v.is_some_and(|v| *v > have);
+        let nodes = r.nodes.iter().filter(|n| newer(self.nodes.get(&n.node)));
+        let chains = r.chains.iter().filter(|c| newer(self.chains.get(&c.id)));
+        let tables = r.tables.iter().filter(|t| newer(self.tables.get(&(t.id, t.version))));
+        RoutingChange {
             nodes: nodes.cloned().collect(),
             chains: chains.cloned().collect(),
             tables: tables.cloned().collect(),
-            metas: (changes.metas > have).then(|| r.metas.clone()),
-            sessions: (changes.sessions > have).then(|| r.sessions.clone()),
-            session_max: r.session_max,
-        }))
+            metas: (self.metas > have).then(|| r.metas.clone()),
+        }
+    }
+
+    fn of_sessions(&self, state: &State, have: ViewVersion) -> Option<SessionsChange> {
+        let first = self.sessions.partition_point(|(version, _)| *version <= have);
+        let mut changed: Vec<SessionId> = self.sessions.range(first..).map(|(_, id)| *id).collect();
+        if changed.is_empty() {
+            return None;
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        let (opened, ended) = changed.into_iter().partition(|id| state.sessions.contains_key(id));
+        Some(SessionsChange { opened, ended, max: state.session_max })
     }
 }
 
@@ -436,24 +512,37 @@ fn info(h: &Heard, report: &NodeReport) -> NodeInfo {
 
 /// Brings the state up to what has been heard: registrations, deaths, chains, ends of sessions.
 pub(super) fn settle(state: &mut State, live: &Live, now: Time) {
+    let mut routing = Routing::clone(&state.routing);
+    settle_routing(&mut routing, live, now);
+    if routing != *state.routing {
+        state.routing = Arc::new(routing);
+    }
+    let ended: Vec<SessionId> = live.overdue(state, now).chain(live.outrun(state)).collect();
+    if !ended.is_empty() {
+        let sessions = Rc::make_mut(&mut state.sessions);
+        ended.iter().for_each(|id| drop(sessions.remove(id)));
+    }
+}
+
+fn settle_routing(routing: &mut Routing, live: &Live, now: Time) {
     for h in live.agents.values() {
         let Some(report) = &h.report else { continue };
         if live.is_dead(h.agent.node, now) {
             continue;
         }
         let new = info(h, report);
-        match state.routing.nodes.binary_search_by_key(&new.node, |n| n.node) {
-            Ok(i) => state.routing.nodes[i] = new,
-            Err(i) => state.routing.nodes.insert(i, new),
+        match routing.nodes.binary_search_by_key(&new.node, |n| n.node) {
+            Ok(i) => routing.nodes[i] = new,
+            Err(i) => routing.nodes.insert(i, new),
         }
     }
-    for n in &mut state.routing.nodes {
+    for n in &mut routing.nodes {
         if live.is_dead(n.node, now) {
             n.status = NodeStatus::Dead;
         }
     }
-    move_targets(&mut state.routing);
-    for c in &mut state.routing.chains {
+    move_targets(routing);
+    for c in &mut routing.chains {
         let Some(old) = live.local_states(c, now) else { continue };
         let new = chain_table::next(&old);
         let same = new.iter().enumerate().all(|(i, (from, s))| i == *from && old[i].0 == *s);
@@ -464,10 +553,7 @@ pub(super) fn settle(state: &mut State, live: &Live, now: Time) {
             c.version.0 += 1;
         }
     }
-    let ended: Vec<SessionId> = live.overdue(state, now).chain(live.outrun(state)).collect();
-    for id in ended {
-        state.sessions.remove(&id);
-    }
+    derive(routing);
 }
 
 /// A target whose disk was moved is where it is reported now.

@@ -85,7 +85,7 @@ impl MgmtdServer {
             {
                 lead.live.hear_all(now);
             }
-            m.see(&Seen::Acts { term: mine.term, until: m.lease.until() });
+            m.see(|watch| watch(&Seen::Acts { term: mine.term, until: m.lease.until() }));
         });
         Ok(())
     }
@@ -106,7 +106,7 @@ impl MgmtdServer {
             me.with(|m| {
                 if m.lease.promised(sent, cx.now()) {
                     tracing::debug!("the store is away: the other mgmtds wait");
-                    m.see(&Seen::Acts { term: ask.term, until: m.lease.until() });
+                    m.see(|watch| watch(&Seen::Acts { term: ask.term, until: m.lease.until() }));
                 }
             });
         }

@@ -6,33 +6,37 @@
 //! wait for it, and a primary without it goes on answering for a while, if all other mgmtds agree.
 //!
 //! `lease` decides who leads, `core`, `chain_table` and `sessions` what becomes of the cluster,
-//! `store` is the stored form, `answers` the messages; `hold` and this file await between them.
+//! `store` is the stored form, `news` tells agents what has changed, `answers` are the messages;
+//! `hold` and this file await between them.
 
 mod answers;
 mod chain_table;
 mod core;
 mod hold;
 mod lease;
+mod news;
 mod sessions;
 mod store;
 
-use crate::proto::agent::Agent;
 use crate::proto::kv::Kv;
 use crate::proto::mgmtd::Mgmtd;
 use ::core::time::Duration;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, RawAddr, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Slot, Time};
 
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
 pub use self::lease::usable;
+use self::news::Told;
+use self::sessions::Wanted;
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Stop;
 use crate::planted::PlantedBug;
-use crate::proto::agent::RoutingChanged;
-use crate::proto::ids::RoutingVersion;
+use crate::proto::ids::ViewVersion;
 use crate::proto::mgmtd::*;
 
 /// How fast the cluster notices things. The same everywhere in a cluster.
@@ -67,11 +71,11 @@ pub enum Seen<'a> {
     /// It may act until then, on its node's clock.
     Acts { term: u64, until: Time },
     /// It has taken over.
-    Leads { term: u64, routing: &'a Routing },
+    Leads { term: u64, view: &'a ClusterView },
     /// A change was stored.
-    Changed { term: u64, before: &'a Routing, after: &'a Routing },
+    Changed { term: u64, before: &'a ClusterView, after: &'a ClusterView },
     /// It has decided on a change, which is not stored yet.
-    Decided { term: u64, before: &'a Routing, after: &'a Routing },
+    Decided { term: u64, before: &'a ClusterView, after: &'a ClusterView },
 }
 
 #[derive(Clone)]
@@ -106,6 +110,7 @@ struct Lead {
     live: Live,
     /// Nodes that get no lease while the change that ends them is being stored.
     condemned: BTreeSet<NodeId>,
+    told: Told,
 }
 
 /// One of the mgmtds of a cluster.
@@ -123,6 +128,8 @@ pub struct MgmtdServer {
     /// A change is being made; who waits to make the next one.
     busy: bool,
     line: VecDeque<Slot<()>>,
+    /// Sessions to begin and to end, for the next change.
+    wanted: Rc<RefCell<Vec<Wanted>>>,
     settling: bool,
     /// When the members were last looked over.
     looked: Time,
@@ -193,6 +200,7 @@ impl MgmtdServer {
             unfit: None,
             busy: false,
             line: VecDeque::new(),
+            wanted: Rc::default(),
             settling: false,
             looked: cx.now(),
             config,
@@ -229,8 +237,9 @@ impl MgmtdServer {
                     tracing::info!(term, "leads cluster {}", state.routing.cluster);
                     let t = m.config.timing;
                     let live = Live::new(t.node_lease, t.session_lease, &state, now);
-                    m.see(&Seen::Leads { term, routing: &state.routing });
-                    m.lead = Some(Lead { term, state, live, condemned: BTreeSet::new() });
+                    m.see(|watch| watch(&Seen::Leads { term, view: &state.view() }));
+                    let (condemned, told) = (BTreeSet::new(), Told::new(state.version, now));
+                    m.lead = Some(Lead { term, state, live, condemned, told });
                 }
                 Ok(_) => {}
                 Err(Stop::Refused(why)) => {
@@ -258,9 +267,10 @@ impl MgmtdServer {
         }
     }
 
-    fn see(&self, what: &Seen<'_>) {
+    /// For those who check it: what they see costs nothing while nobody looks.
+    fn see(&self, tell: impl FnOnce(&dyn Fn(&Seen<'_>))) {
         if let Some(watch) = &self.config.watch {
-            watch(what);
+            tell(&**watch);
         }
     }
 
@@ -276,7 +286,7 @@ impl MgmtdServer {
         self.lead.as_mut().filter(|l| Some(l.term) == term).ok_or_else(taking)
     }
 
-    /// Looks for deaths and whatever else time alone brings.
+    /// Looks for deaths, sessions that are overdue, and whatever else time alone brings.
     async fn look_around(me: &Me<Self>, cx: &Cx) {
         let every = me.with(|m| m.config.timing.node_lease) / 15;
         loop {
@@ -307,7 +317,7 @@ impl MgmtdServer {
         let (me, cx) = (me.clone(), cx.outlive());
         cx.clone().spawn(async move {
             let done = Self::change(&me, &cx, |state, live, now| {
-                live.clean();
+                live.clean(); // what comes from here on is for the next time
                 settle(state, live, now);
                 Ok(())
             })
@@ -324,7 +334,7 @@ impl MgmtdServer {
         me: &Me<Self>,
         cx: &Cx,
         decide: impl FnOnce(&mut State, &mut Live, Time) -> Result<T, String>,
-    ) -> Result<(T, RoutingVersion), MgmtdError> {
+    ) -> Result<(T, ViewVersion), MgmtdError> {
         let _turn = Turn::take(me).await?;
         if cx.expired() {
             return Err(MgmtdError::Unavailable("it was not this request's turn in time".into()));
@@ -338,39 +348,39 @@ impl MgmtdServer {
             let term = lead.term;
             if after.finish(&before) {
                 lead.condemned = condemned(&before.routing, &after.routing);
-                m.see(&Seen::Decided { term, before: &before.routing, after: &after.routing });
+                m.see(|watch| {
+                    let (before, after) = (&before.view(), &after.view());
+                    watch(&Seen::Decided { term, before, after });
+                });
             }
             Ok::<_, MgmtdError>((value, term, before, after))
         })?;
-        let version = after.routing.version;
-        if version == before.routing.version {
+        let version = after.version;
+        if version == before.version {
             return Ok((value, version));
         }
         let cx = &cx.outlive(); // begun: the turn is kept until the outcome is known
         let saved = Self::save(me, cx, term, &before, &after).await;
-        let told = me.with(|m| {
+        me.with(|m| {
             if saved.is_ok() {
-                m.see(&Seen::Changed { term, before: &before.routing, after: &after.routing });
+                m.see(|watch| {
+                    let (before, after) = (&before.view(), &after.view());
+                    watch(&Seen::Changed { term, before, after });
+                });
             }
-            let lead = m.lead.as_mut().filter(|l| l.term == term)?;
+            let Some(lead) = m.lead.as_mut().filter(|l| l.term == term) else { return };
             lead.condemned.clear();
-            lead.live.again();
             if saved.is_err() {
-                return None;
+                lead.live.again();
+                return;
+            }
+            if !Arc::ptr_eq(&before.routing, &after.routing) {
+                lead.live.again();
             }
             lead.live.adopt(&lead.state, &after, cx.now());
             lead.state = after;
-            let update = lead.live.update(&lead.state.routing, before.routing.version)?;
-            let agents: Vec<RawAddr> = lead.live.agents.values().map(|h| h.agent).collect();
-            Some((update, agents))
         });
-        if let Some((update, agents)) = told {
-            for agent in agents {
-                // Who misses it gets it with the next heartbeat.
-                let m = RoutingChanged { term, update: update.clone() };
-                let _ = cx.tell(Addr::<Agent>::from_raw(agent), m);
-            }
-        }
+        Self::tell(me, cx);
         saved.map(|()| (value, version)).map_err(MgmtdError::Unavailable)
     }
 

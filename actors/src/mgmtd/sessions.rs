@@ -4,13 +4,93 @@
 //! sessions of its earlier runs end at once: those runs are gone. A process of clients alone draws
 //! another number for every run, so an earlier incarnation under its number is no earlier run of
 //! it, but a stranger that drew the same: such sessions end by their lease only.
+//!
+//! A job starts on many hosts at the same time: what comes while a change is being stored goes into
+//! one change after it.
 
-use t3fs_runtime::NodeId;
+use std::rc::Rc;
+
+use t3fs_runtime::{Cx, Me, NodeId, Slot, Time};
 
 use super::core::{Live, State};
 use super::store::{ProcessV1, SessionV2};
+use super::{LINE_MAX, MgmtdServer};
 use crate::proto::ids::SessionId;
-use crate::proto::mgmtd::OpenSessionFor;
+use crate::proto::mgmtd::{MgmtdError, OpenSessionFor};
+
+/// What is to become of a session.
+pub(super) enum Change {
+    Open(OpenSessionFor),
+    Close(SessionId),
+}
+
+/// A change that waits for its turn, until its asker's deadline.
+pub(super) struct Wanted {
+    change: Change,
+    until: Time,
+    answer: Answer,
+}
+
+type Answer = Slot<Result<SessionId, MgmtdError>>;
+
+impl MgmtdServer {
+    /// Makes the change, together with others that wait.
+    pub(super) async fn change_session(
+        me: &Me<Self>,
+        cx: &Cx,
+        change: Change,
+    ) -> Result<SessionId, MgmtdError> {
+        let (answer, is_first) = me.with(|m| {
+            m.leading(cx.now())?;
+            let mut wanted = m.wanted.borrow_mut();
+            wanted.retain(|w| !w.answer.abandoned());
+            if wanted.len() >= LINE_MAX {
+                return Err(MgmtdError::Unavailable("too many sessions begin and end".into()));
+            }
+            let (answer, is_first) = (Slot::new(), wanted.is_empty());
+            wanted.push(Wanted { change, until: cx.deadline(), answer: answer.clone() });
+            Ok((answer, is_first))
+        })?;
+        if is_first {
+            let (me, long) = (me.clone(), cx.outlive());
+            cx.spawn(async move { Self::change_sessions(&me, &long).await });
+        }
+        answer.await
+    }
+
+    /// Makes all changes that wait when it is their turn.
+    async fn change_sessions(me: &Me<Self>, cx: &Cx) {
+        let wanted = me.with(|m| Rc::clone(&m.wanted));
+        let mut made: Vec<(Answer, Result<SessionId, MgmtdError>)> = Vec::new();
+        let done = Self::change(me, cx, |state, live, now| {
+            for w in wanted.take() {
+                let result = match w.change {
+                    _ if now >= w.until => Err(MgmtdError::Unavailable(
+                        "it was not this request's turn in time".into(),
+                    )),
+                    Change::Open(m) => state.open_session(&m, live).map_err(MgmtdError::Refused),
+                    Change::Close(session) => {
+                        if state.sessions.contains_key(&session) {
+                            Rc::make_mut(&mut state.sessions).remove(&session);
+                        }
+                        Ok(session)
+                    }
+                };
+                made.push((w.answer, result));
+            }
+            Ok(())
+        });
+        let Err(why) = done.await else {
+            return made.into_iter().for_each(|(answer, result)| answer.fill(result));
+        };
+        if made.is_empty() {
+            made.extend(wanted.take().into_iter().map(|w| (w.answer, Err(why.clone()))));
+        }
+        for (answer, result) in made {
+            answer.fill(result.and(Err(why.clone())));
+        }
+    }
+}
 
 impl State {
     /// A retry with the same nonce gets the same session. Sessions of earlier runs end.
@@ -32,12 +112,16 @@ impl State {
         }
         if live.latest_run(self, by.node).is_some() {
             let outrun = |p: &ProcessV1| p.node == by.node && p.incarnation < by.incarnation;
-            self.sessions.retain(|_, s| !s.process.as_ref().is_some_and(outrun));
+            if self.sessions.values().any(|s| s.process.as_ref().is_some_and(outrun)) {
+                let sessions = Rc::make_mut(&mut self.sessions);
+                sessions.retain(|_, s| !s.process.as_ref().is_some_and(outrun));
+            }
         }
-        let id = SessionId(self.routing.session_max.0 + 1);
-        self.routing.session_max = id;
+        let id = SessionId(self.session_max.0 + 1);
+        self.session_max = id;
         let (label, nonce) = (m.open.label.clone(), m.open.nonce);
-        self.sessions.insert(id, SessionV2 { label, nonce, process: Some(by) });
+        let session = SessionV2 { label, nonce, process: Some(by) };
+        Rc::make_mut(&mut self.sessions).insert(id, session);
         Ok(id)
     }
 }

@@ -17,17 +17,19 @@
 //! answer.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::wire::{Wire, envelope, open, seal};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
-use super::core::State;
+use super::core::{State, derive};
 use super::lease::{self, LeaseV3};
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::client::{Stop, transact};
-use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::kv::Durability;
 use crate::proto::kv::Kv;
 use crate::proto::mgmtd::{
@@ -44,7 +46,7 @@ const STATE_KEY: &[u8] = b"M/state";
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct StateV1 {
     cluster: String,
-    version: RoutingVersion,
+    version: ViewVersion,
     session_max: SessionId,
 }
 
@@ -95,11 +97,10 @@ fn key(kind: &str, id: &[u8]) -> Bytes {
     [b"M/", kind.as_bytes(), b"/", id].concat().into()
 }
 
-fn state_row(state: &State) -> Vec<u8> {
-    let r = &state.routing;
-    let row =
-        StateV1 { cluster: r.cluster.clone(), version: r.version, session_max: r.session_max };
-    seal(STATE, 1, &row)
+fn state_row(state: &State) -> (Bytes, Vec<u8>) {
+    let State { version, session_max, .. } = *state;
+    let row = StateV1 { cluster: state.routing.cluster.clone(), version, session_max };
+    (Bytes::from_static(STATE_KEY), seal(STATE, 1, &row))
 }
 
 fn chain_row(c: &Chain) -> (Bytes, Vec<u8>) {
@@ -138,14 +139,37 @@ fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
     (key("node", &n.node.0.to_be_bytes()), seal(NODE, 1, &row))
 }
 
-pub(super) fn rows(state: &State) -> BTreeMap<Bytes, Vec<u8>> {
-    let r = &state.routing;
-    let chains = r.chains.iter().map(chain_row);
-    let parts = chains
-        .chain(r.tables.iter().map(table_row))
-        .chain(r.nodes.iter().map(node_row))
-        .chain(state.sessions.iter().map(session_row));
-    parts.chain([(Bytes::from_static(STATE_KEY), state_row(state))]).collect()
+/// Rows to set, and keys to clear.
+type RowChanges = (Vec<(Bytes, Vec<u8>)>, Vec<Bytes>);
+
+/// The rows that differ between two states.
+fn differences(before: &State, after: &State) -> RowChanges {
+    let mut set = vec![state_row(after)];
+    let mut cleared = Vec::new();
+    if !Arc::ptr_eq(&before.routing, &after.routing) {
+        let (old, new) = (&before.routing, &after.routing);
+        let chains = new.chains.iter().filter(|c| old.chain(c.id) != Some(c));
+        let tables = new.tables.iter().filter(|t| old.table(t.id, t.version) != Some(t));
+        let nodes = new.nodes.iter().filter(|n| old.node(n.node) != Some(n));
+        set.extend(chains.map(chain_row).chain(tables.map(table_row)).chain(nodes.map(node_row)));
+        let chains = old.chains.iter().filter(|c| new.chain(c.id).is_none());
+        let tables = old.tables.iter().filter(|t| new.table(t.id, t.version).is_none());
+        let nodes = old.nodes.iter().filter(|n| new.node(n.node).is_none());
+        let gone = chains.map(chain_row).chain(tables.map(table_row)).chain(nodes.map(node_row));
+        cleared.extend(gone.map(|(key, _)| key));
+    }
+    if before.sessions != after.sessions {
+        let (old, new) = (&before.sessions, &after.sessions);
+        set.extend(new.iter().filter(|(id, s)| old.get(id) != Some(s)).map(session_row));
+        let gone = old.iter().filter(|(id, _)| !new.contains_key(id));
+        cleared.extend(gone.map(session_row).map(|(key, _)| key));
+    }
+    (set, cleared)
+}
+
+/// All of a state.
+fn rows(state: &State) -> Vec<(Bytes, Vec<u8>)> {
+    differences(&State::nothing(), state).0
 }
 
 fn u32_at(key: &[u8], i: usize) -> Result<u32, String> {
@@ -160,14 +184,14 @@ fn get<T: Wire>(kind: u16, version: u16, key: &[u8], value: &[u8]) -> Result<T, 
 pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String> {
     let mut begun = false;
     let mut routing = Routing::default();
+    let (mut version, mut session_max) = (ViewVersion(0), SessionId(0));
     let mut sessions = BTreeMap::new();
     for (k, v) in rows {
         if k[..] == *STATE_KEY {
             let s: StateV1 = get(STATE, 1, k, v)?;
             begun = true;
             routing.cluster = s.cluster;
-            routing.version = s.version;
-            routing.session_max = s.session_max;
+            (version, session_max) = (s.version, s.session_max);
         } else if k.starts_with(b"M/chain/") {
             let c: ChainV1 = get(CHAIN, 1, k, v)?;
             let target = |(target, node, state)| ChainTarget { target, node, addr: None, state };
@@ -196,9 +220,9 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
             return Err(format!("unknown record {}: written by a newer t3fs?", k.escape_ascii()));
         }
     }
-    let mut state = State { routing, sessions };
-    state.derive();
-    Ok(begun.then_some(state))
+    derive(&mut routing);
+    let (routing, sessions) = (Arc::new(routing), Rc::new(sessions));
+    Ok(begun.then_some(State { version, routing, sessions, session_max }))
 }
 
 /// Everything stored, or `None` in a new store.
@@ -232,9 +256,8 @@ pub(super) async fn save(
     before: Option<&State>,
     after: &State,
 ) -> Result<(), Stop<Deposed>> {
-    let old = before.map(rows).unwrap_or_default();
-    let new = rows(after);
-    let from = before.map(|s| s.routing.version);
+    let changes = changes(before, after);
+    let from = before.map(|s| s.version);
     let state_key = Bytes::from_static(STATE_KEY);
     transact(cx, kv, Durability::Now, async |txn| {
         let [record, state] = txn.read([&Bytes::from_static(lease::KEY), &state_key]).await?;
@@ -249,11 +272,11 @@ pub(super) async fn save(
         if !holds {
             return Err(Stop::Refused(Deposed));
         }
-        if found == Some(after.routing.version) {
+        if found == Some(after.version) {
             return Ok(()); // by an attempt that got no answer
         }
         assert_eq!(found, from, "the lease is ours, and the state is another's");
-        write(txn, &old, &new);
+        write(txn, &changes);
         Ok::<_, Stop<Deposed>>(())
     })
     .await
@@ -266,25 +289,21 @@ pub(super) async fn save_unfenced(
     before: Option<&State>,
     after: &State,
 ) -> Result<(), Stop<Deposed>> {
-    let (old, new) = (before.map(rows).unwrap_or_default(), rows(after));
+    let changes = changes(before, after);
     transact(cx, kv, Durability::Now, async |txn| {
-        write(txn, &old, &new);
+        write(txn, &changes);
         Ok::<_, Stop<Deposed>>(())
     })
     .await
 }
 
-fn write(
-    txn: &mut crate::meta::kv::client::Txn<'_>,
-    old: &BTreeMap<Bytes, Vec<u8>>,
-    new: &BTreeMap<Bytes, Vec<u8>>,
-) {
-    for k in old.keys().filter(|k| !new.contains_key(*k)) {
-        txn.clear(k.clone());
-    }
-    for (k, v) in new.iter().filter(|(k, v)| old.get(*k) != Some(v)) {
-        txn.set(k.clone(), v.clone());
-    }
+pub(super) fn changes(before: Option<&State>, after: &State) -> RowChanges {
+    before.map_or_else(|| (rows(after), Vec::new()), |before| differences(before, after))
+}
+
+fn write(txn: &mut crate::meta::kv::client::Txn<'_>, (set, cleared): &RowChanges) {
+    cleared.iter().for_each(|k| txn.clear(k.clone()));
+    set.iter().for_each(|(k, v)| txn.set(k.clone(), v.clone()));
 }
 
 #[cfg(test)]
@@ -316,18 +335,20 @@ mod tests {
             targets: vec![(TargetId(5), addr)],
         };
         let routing = Routing {
-            version: RoutingVersion(9),
             cluster: "c".into(),
             nodes: vec![node],
             chains: vec![Chain { id: ChainId(3), version: ChainVersion(4), targets: vec![target] }],
             tables: vec![ChainTable { id: 1, version: 2, chains: vec![ChainId(3)] }],
             metas: vec![],
-            sessions: vec![SessionId(1 << 40)],
-            session_max: SessionId(1 << 40),
         };
         let process = Some(ProcessV1 { node: NodeId(6), incarnation: 7 });
         let session = SessionV2 { label: "l".into(), nonce: 8, process };
-        let s = State { routing, sessions: [(SessionId(1 << 40), session)].into() };
+        let s = State {
+            version: ViewVersion(9),
+            routing: Arc::new(routing),
+            sessions: Rc::new([(SessionId(1 << 40), session)].into()),
+            session_max: SessionId(1 << 40),
+        };
         let rows: Vec<(Bytes, Bytes)> = rows(&s).into_iter().map(|(k, v)| (k, v.into())).collect();
         assert_eq!(from_rows(&rows), Ok(Some(s)));
         let row = |prefix: &[u8]| hex(&rows.iter().find(|(k, _)| k.starts_with(prefix)).unwrap().1);

@@ -12,8 +12,8 @@
 use crate::proto::storage::Storage;
 use t3fs_runtime::{Addr, RawAddr, Slot, Time};
 
-use crate::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
-use crate::proto::mgmtd::{Chain, Routing, TargetState};
+use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
+use crate::proto::mgmtd::{Chain, ClusterView, TargetState};
 use crate::proto::storage::{StorageError, SyncChunk, UpdateChunk};
 
 /// Who comes after this target.
@@ -43,7 +43,7 @@ struct Lease {
     since: Time,
     until: Time,
     /// What mgmtd knew when it gave the lease: it is worth nothing to who knows less.
-    routing: RoutingVersion,
+    view: ViewVersion,
 }
 
 /// A predecessor brings this target up to date.
@@ -58,7 +58,7 @@ struct SyncIn {
 pub(super) struct Membership {
     target: TargetId,
     chain_id: ChainId,
-    pub(super) routing: Routing,
+    pub(super) view: ClusterView,
     lease: Lease,
     sync_in: Option<SyncIn>,
     /// Everything of the chain is here, as of this chain version.
@@ -71,12 +71,11 @@ pub(super) struct Membership {
 
 impl Membership {
     pub(super) fn new(target: TargetId, chain_id: ChainId) -> Membership {
-        let lease =
-            Lease { since: Time::default(), until: Time::default(), routing: RoutingVersion(0) };
+        let lease = Lease { since: Time::default(), until: Time::default(), view: ViewVersion(0) };
         Membership {
             target,
             chain_id,
-            routing: Routing::default(),
+            view: ClusterView::default(),
             lease,
             sync_in: None,
             synced: None,
@@ -85,14 +84,15 @@ impl Membership {
         }
     }
 
-    /// Adopts routing unless it is older than what we have. Whoever waits for a change of the chain
+    /// Adopts a view unless it is older than what we have. Whoever waits for a change of the chain
     /// is woken by one.
-    pub(super) fn adopt(&mut self, routing: Routing) -> bool {
-        if routing.version <= self.routing.version {
+    pub(super) fn adopt(&mut self, view: ClusterView) -> bool {
+        if view.version <= self.view.version {
             return false;
         }
-        let changed = self.routing.chain(self.chain_id) != routing.chain(self.chain_id);
-        self.routing = routing;
+        let chain = |view: &ClusterView| view.routing.chain(self.chain_id).cloned();
+        let changed = chain(&self.view) != chain(&view);
+        self.view = view;
         if changed {
             let version = self.chain().map(|c| c.version).ok();
             self.sync_in = self.sync_in.filter(|s| Some(s.chain_version) == version);
@@ -115,7 +115,7 @@ impl Membership {
     }
 
     pub(super) fn chain(&self) -> Result<&Chain, StorageError> {
-        self.routing.chain(self.chain_id).ok_or(StorageError::NotReady)
+        self.view.routing.chain(self.chain_id).ok_or(StorageError::NotReady)
     }
 
     fn state(&self) -> Option<TargetState> {
@@ -185,7 +185,7 @@ impl Membership {
     /// be told from a new request.
     pub(super) fn admit_session(&self, session: SessionId) -> Result<(), StorageError> {
         let own = session == SessionId(0); // meta's and storage's own, which may come twice
-        match own || self.routing.session_alive(session) {
+        match own || self.view.sessions.is_alive(session) {
             true => Ok(()),
             false => Err(StorageError::SessionEnded),
         }
@@ -237,19 +237,19 @@ impl Membership {
         tail.addr.map(Addr::from_raw)
     }
 
-    /// mgmtd heard of this node, and told it all up to `routing`.
-    pub(super) fn grant(&mut self, until: Time, routing: RoutingVersion, now: Time) {
+    /// mgmtd heard of this node, and told it all up to `view`.
+    pub(super) fn grant(&mut self, until: Time, view: ViewVersion, now: Time) {
         if now >= self.lease.until {
             self.lease.since = now;
         }
         self.lease.until = self.lease.until.max(until);
-        self.lease.routing = self.lease.routing.max(routing);
+        self.lease.view = self.lease.view.max(view);
     }
 
     /// Since when the lease is held without a gap; `None` without one.
     pub(super) fn held_since(&self, now: Time) -> Option<Time> {
         let l = &self.lease;
-        (now < l.until && self.routing.version >= l.routing).then_some(l.since)
+        (now < l.until && self.view.version >= l.view).then_some(l.since)
     }
 
     /// A predecessor begins to bring this target up to date. A later session ends an earlier one.
@@ -302,13 +302,14 @@ impl Membership {
 mod tests {
     use super::*;
     use crate::proto::ids::ChunkId;
-    use crate::proto::mgmtd::ChainTarget;
+    use crate::proto::mgmtd::{ChainTarget, Routing};
+    use std::sync::Arc;
     use t3fs_runtime::{Bulk, NodeId};
 
     const ME: TargetId = TargetId(2);
 
     /// Targets 1, 2, .. in these states; target 2 is the one under test.
-    fn routing(version: u32, states: &[(u32, TargetState)]) -> Routing {
+    fn view(version: u32, states: &[(u32, TargetState)]) -> ClusterView {
         let target = |(t, state): &(u32, TargetState)| ChainTarget {
             target: TargetId(*t),
             node: NodeId(*t),
@@ -317,16 +318,17 @@ mod tests {
         };
         let targets = states.iter().map(target).collect();
         let chain = Chain { id: ChainId(1), version: ChainVersion(version), targets };
-        Routing {
-            version: RoutingVersion(version.into()),
-            chains: vec![chain],
-            ..Routing::default()
+        let routing = Routing { chains: vec![chain], ..Routing::default() };
+        ClusterView {
+            version: ViewVersion(version.into()),
+            routing: Arc::new(routing),
+            ..ClusterView::default()
         }
     }
 
     fn member(version: u32, states: &[(u32, TargetState)]) -> Membership {
         let mut m = Membership::new(ME, ChainId(1));
-        assert!(m.adopt(routing(version, states)));
+        assert!(m.adopt(view(version, states)));
         m
     }
 
@@ -379,13 +381,13 @@ mod tests {
         let at = Time::from_us;
         let mut m = member(1, &[(1, Serving), (2, Serving)]);
         assert_eq!(m.held_since(at(5)), None);
-        m.grant(at(100), RoutingVersion(1), at(10));
-        m.grant(at(200), RoutingVersion(1), at(90));
+        m.grant(at(100), ViewVersion(1), at(10));
+        m.grant(at(200), ViewVersion(1), at(90));
         assert_eq!(m.held_since(at(150)), Some(at(10)));
         assert_eq!(m.held_since(at(200)), None);
-        m.grant(at(400), RoutingVersion(2), at(300));
+        m.grant(at(400), ViewVersion(2), at(300));
         assert_eq!(m.held_since(at(310)), None, "routing 2 is not here yet");
-        m.adopt(routing(2, &[(1, Serving), (2, Serving)]));
+        m.adopt(view(2, &[(1, Serving), (2, Serving)]));
         assert_eq!(m.held_since(at(320)), Some(at(300)));
     }
 
@@ -415,7 +417,7 @@ mod tests {
         assert_eq!(m.up_to_date(), None);
         m.sync_done(ChainVersion(4), 7).unwrap();
         assert_eq!(m.up_to_date(), Some(ChainVersion(4)));
-        m.adopt(routing(6, &[(1, Serving), (2, Syncing)]));
+        m.adopt(view(6, &[(1, Serving), (2, Syncing)]));
         assert_eq!(m.up_to_date(), None);
         assert_eq!(m.admit_sync(&message(6, 7, 1, 1)), Err(StorageError::NotReady));
     }

@@ -15,9 +15,9 @@ use super::removals::Removals;
 use super::resync::SyncOut;
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
-use crate::proto::agent::{GetRouting, ReportTarget};
+use crate::proto::agent::{GetView, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
-use crate::proto::mgmtd::{LocalState, Routing, TargetReport};
+use crate::proto::mgmtd::{ClusterView, LocalState, TargetReport};
 use crate::proto::storage::Storage;
 use crate::proto::storage::*;
 
@@ -390,12 +390,12 @@ impl Target {
     pub(super) async fn fetch_routing(me: &Me<Self>, fresh: bool, cx: &Cx) {
         let Some((agent, have)) = me.with(|s| {
             let free = !std::mem::replace(&mut s.fetching, true);
-            free.then_some((s.agent, s.core.member.routing.version))
+            free.then_some((s.agent, s.core.member.view.version))
         }) else {
             return cx.sleep(Duration::from_millis(5)).await;
         };
         let fetching = Fetching(me.clone());
-        let got = cx.within(FETCH_MAX).ask(agent, GetRouting { have, fresh }).await;
+        let got = cx.within(FETCH_MAX).ask(agent, GetView { have, fresh }).await;
         drop(fetching);
         me.with(|s| {
             // No answer: the caller tries again, it needs the routing to go on.
@@ -405,17 +405,18 @@ impl Target {
         });
     }
 
-    fn adopt(&mut self, routing: Routing) {
-        let known = &self.core.member.routing;
-        let version = |r: &Routing| r.chain(self.core.member.chain_id()).map(|c| c.version);
-        if version(known) != version(&routing) {
+    fn adopt(&mut self, view: ClusterView) {
+        let known = &self.core.member.view;
+        let chain = self.core.member.chain_id();
+        let version = |v: &ClusterView| v.routing.chain(chain).map(|c| c.version);
+        if version(known) != version(&view) {
             self.tell.fill(());
             self.ahead.clear();
         }
-        let ended = known.session_max != routing.session_max || known.sessions != routing.sessions;
-        if self.core.member.adopt(routing) && ended {
-            let routing = &self.core.member.routing;
-            self.engine.forget_sessions(&|s| routing.session_alive(s));
+        let ended = known.sessions.ended_until(&view.sessions);
+        if self.core.member.adopt(view) && ended {
+            let sessions = &self.core.member.view.sessions;
+            self.engine.forget_sessions(&|s| sessions.is_alive(s));
         }
     }
 
@@ -607,8 +608,8 @@ impl Handle<LeaseHeld> for Target {
     async fn handle(me: &Me<Self>, m: LeaseHeld, cx: &Cx) {
         let now = cx.now();
         let behind = me.with(|s| {
-            s.core.member.grant(Time::from_us(m.until_us), m.routing, now);
-            s.core.member.routing.version < m.routing
+            s.core.member.grant(Time::from_us(m.until_us), m.view, now);
+            s.core.member.view.version < m.view
         });
         if behind {
             Self::fetch_routing(me, false, cx).await;
@@ -616,8 +617,8 @@ impl Handle<LeaseHeld> for Target {
     }
 }
 
-impl Handle<NewRouting> for Target {
-    async fn handle(me: &Me<Self>, m: NewRouting, _: &Cx) {
-        me.with(|s| s.adopt(m.routing));
+impl Handle<NewView> for Target {
+    async fn handle(me: &Me<Self>, m: NewView, _: &Cx) {
+        me.with(|s| s.adopt(m.view));
     }
 }

@@ -12,8 +12,8 @@ pub mod why;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::RoutingVersion;
+use t3fs_actors::proto::agent::GetView;
+use t3fs_actors::proto::ids::ViewVersion;
 use t3fs_transport::FabricUse;
 use t3fs_transport::rdma::{DeviceReport, Devices};
 
@@ -167,7 +167,7 @@ fn join(settings: &Settings) -> Result<View, Failure> {
     let node = Node::start(visitor, &|| Ok(()))?;
     let began = Instant::now();
     let found = loop {
-        let asked = node.ask_agent(GetRouting { have: RoutingVersion(0), fresh: true })?;
+        let asked = node.ask_agent(GetView { have: ViewVersion(0), fresh: true })?;
         if asked.is_some() {
             break Ok(());
         }

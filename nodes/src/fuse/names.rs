@@ -31,7 +31,7 @@ pub async fn create(
     if files::writes(flags) {
         here.hub.begin_writing(inode, flags);
     }
-    here.at(inode, async move |there: &Here| Ok(there.client.adopt(attr, session))).await
+    here.at(inode, async move |there: &Here| Ok(there.client.adopt(&there.cx, attr, session))).await
 }
 
 pub async fn mknod(

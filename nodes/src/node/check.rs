@@ -13,8 +13,8 @@ use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::kv::Kv;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::{ChunkId, InodeId, RoutingVersion, TargetId};
+use t3fs_actors::proto::agent::GetView;
+use t3fs_actors::proto::ids::{ChunkId, InodeId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{Chain, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks, ScrubChunks, StorageError};
 use t3fs_runtime::glommio::Remote;
@@ -92,11 +92,11 @@ async fn check(
     kv: Option<Addr<Kv>>,
     tell: &dyn Fn(String),
 ) -> Result<bool, String> {
-    let routing = cx
-        .ask(agent, GetRouting { have: RoutingVersion(0), fresh: true })
+    let view = cx
+        .ask(agent, GetView { have: ViewVersion(0), fresh: true })
         .await
-        .map_err(|e| format!("agent: {e}"))?
-        .unwrap_or_default();
+        .map_err(|e| format!("agent: {e}"))?;
+    let routing = view.unwrap_or_default().routing;
     let mut totals = Totals::default();
     for chain in &routing.chains {
         check_chain(cx, chain, &mut totals, tell).await?;

@@ -91,7 +91,7 @@ impl Keeper {
     }
 
     /// The targets that this server has; from then on those that the news bring.
-    pub(super) fn start_assigned(mut self, news: Hearer<Routing>) -> Result<Keeper, Failure> {
+    pub(super) fn start_assigned(mut self, news: Hearer<Arc<Routing>>) -> Result<Keeper, Failure> {
         let Targets::Assigned { server, .. } = &self.works.a.targets else {
             unreachable!("a server")
         };

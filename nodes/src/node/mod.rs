@@ -359,7 +359,7 @@ impl Starting<'_> {
     fn storage(
         &self,
         agent: Addr<Agent>,
-        news: latest::Hearer<t3fs_actors::proto::mgmtd::Routing>,
+        news: latest::Hearer<Arc<t3fs_actors::proto::mgmtd::Routing>>,
     ) -> Result<Keeper, Failure> {
         let keeper = Keeper::new(Arc::clone(&self.a), self.budget, agent, self.remotes.clone());
         match &self.a.targets {

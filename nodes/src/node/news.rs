@@ -3,17 +3,17 @@
 
 use std::cell::RefCell;
 
-use t3fs_actors::proto::mgmtd::{NodeStatus, Routing};
+use t3fs_actors::proto::mgmtd::{ClusterView, NodeStatus, Routing};
 
-/// Compares each routing with the one before.
+/// Compares each view with the one before.
 #[derive(Default)]
-pub(super) struct News(RefCell<Option<Routing>>);
+pub(super) struct News(RefCell<Option<ClusterView>>);
 
 impl News {
-    pub(super) fn tell(&self, routing: &Routing) {
-        let before = self.0.replace(Some(routing.clone()));
+    pub(super) fn tell(&self, view: &ClusterView) {
+        let before = self.0.replace(Some(view.clone()));
         let Some(before) = before else { return };
-        for line in differences(&before, routing) {
+        for line in differences(&before, view) {
             match line {
                 Line::Bad(text) => tracing::warn!("{text}"),
                 Line::Good(text) => tracing::info!("{text}"),
@@ -28,8 +28,18 @@ enum Line {
     Good(String),
 }
 
-fn differences(before: &Routing, now: &Routing) -> Vec<Line> {
+fn differences(before: &ClusterView, now: &ClusterView) -> Vec<Line> {
+    let mut lines = of_routing(&before.routing, &now.routing);
+    let gone = before.sessions.alive.iter().filter(|s| !now.sessions.is_alive(**s));
+    lines.extend(gone.map(|s| Line::Good(format!("session {s} of a client has ended"))));
+    lines
+}
+
+fn of_routing(before: &Routing, now: &Routing) -> Vec<Line> {
     let mut lines = Vec::new();
+    if core::ptr::eq(before, now) {
+        return lines;
+    }
     for node in &now.nodes {
         let id = node.node.0;
         match (before.node(node.node).map(|n| n.status), node.status) {
@@ -57,17 +67,16 @@ fn differences(before: &Routing, now: &Routing) -> Vec<Line> {
             }
         }
     }
-    for session in before.sessions.iter().filter(|s| now.sessions.binary_search(s).is_err()) {
-        lines.push(Line::Good(format!("session {session} of a client has ended")));
-    }
     lines
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use t3fs_actors::proto::ids::{ChainId, ChainVersion, SessionId, TargetId};
-    use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, TargetState};
+    use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Sessions, TargetState};
     use t3fs_runtime::NodeId;
 
     #[test]
@@ -79,17 +88,20 @@ mod tests {
             version: ChainVersion(v),
             targets: vec![target(state)],
         };
-        let before = Routing {
-            chains: vec![chain(1, TargetState::Serving)],
-            sessions: vec![SessionId(4), SessionId(5)],
-            ..Routing::default()
+        let view = |version, state, alive: &[u64]| ClusterView {
+            routing: Arc::new(Routing {
+                chains: vec![chain(version, state)],
+                ..Routing::default()
+            }),
+            sessions: Arc::new(Sessions {
+                alive: alive.iter().copied().map(SessionId).collect(),
+                max: SessionId(5),
+            }),
+            ..ClusterView::default()
         };
+        let before = view(1, TargetState::Serving, &[4, 5]);
         assert_eq!(differences(&before, &before), []);
-        let now = Routing {
-            chains: vec![chain(2, TargetState::LastServing)],
-            sessions: vec![SessionId(5)],
-            ..Routing::default()
-        };
+        let now = view(2, TargetState::LastServing, &[5]);
         let told = differences(&before, &now);
         let [Line::Good(chain), Line::Good(session)] = &told[..] else { panic!("{told:?}") };
         assert_eq!(chain, "chain 1 version 2: target 2 on node 3 was Serving, is LastServing");

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::kv::Kv;
 use t3fs_actors::proto::mgmtd::Mgmtd;
@@ -15,8 +17,8 @@ use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::meta::{MetaConfig, MetaServer};
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
-use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
-use t3fs_actors::proto::ids::{RoutingVersion, TargetId};
+use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
+use t3fs_actors::proto::ids::{TargetId, ViewVersion};
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
@@ -117,25 +119,25 @@ fn timing(a: &Assembly) -> Timing {
     }
 }
 
-/// `news`: who wants to know of every new routing.
+/// `news`: who wants to know of every change of the cluster.
 pub fn start_agent(
     cx: &Cx,
     a: &Assembly,
     mgmtd: Option<Addr<Mgmtd>>,
     addresses: Option<Addresses>,
-    news: Option<Teller<Routing>>,
+    news: Option<Teller<Arc<Routing>>>,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &Seen<'_>| {
-        let Seen::Routing(routing) = seen else { return };
+        let Seen::View(view) = seen else { return };
         if let Some(told) = &told {
-            told.tell(routing);
+            told.tell(view);
         }
         if let Some(addresses) = &addresses {
-            addresses.learn(routing);
+            addresses.learn(&view.routing);
         }
         if let Some(news) = &news {
-            news.tell((*routing).clone());
+            news.tell(Arc::clone(&view.routing));
         }
     };
     let config = AgentConfig {
@@ -255,10 +257,10 @@ async fn open_target(
 }
 
 /// What the primary knows now.
-pub async fn routing(cx: &Cx, agent: Addr<Agent>) -> Result<Routing, Failure> {
-    let got = cx.ask(agent, GetRouting { have: RoutingVersion(0), fresh: true }).await;
+pub async fn routing(cx: &Cx, agent: Addr<Agent>) -> Result<Arc<Routing>, Failure> {
+    let got = cx.ask(agent, GetView { have: ViewVersion(0), fresh: true }).await;
     let got = got.map_err(|e| failed(format!("the agent did not answer: {e}")))?;
-    got.ok_or_else(|| failed("mgmtd did not answer"))
+    got.map(|view| view.routing).ok_or_else(|| failed("mgmtd did not answer"))
 }
 
 /// Makes the chains of a cluster in one process that mgmtd does not have yet (first start, added

@@ -6,10 +6,12 @@
 //! message asks for much more memory than its bytes.
 
 use bytes::Bytes;
+use std::sync::Arc;
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::*;
 use t3fs_actors::proto::kv::Kv;
 use t3fs_actors::proto::meta::Meta;
+
 use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::proto::mgmtd::*;
 use t3fs_actors::proto::storage::Storage;
@@ -67,17 +69,17 @@ macro_rules! readings {
 /// Type and version in the envelope, message, reply.
 const READINGS: &[(u16, u16, [Reading; 2])] = readings! {
     Storage: storage::UpdateChunk, storage::ReadChunk, storage::RemoveChunks, storage::ListChunks,
-        storage::ScrubChunks, storage::GetSpace, storage::NewRouting, storage::LeaseHeld,
+        storage::ScrubChunks, storage::GetSpace, storage::NewView, storage::LeaseHeld,
         storage::SyncStart, storage::SyncChunk, storage::SyncDone, storage::GetResync,
         storage::FileExtents, storage::ListInodes;
     Meta: meta::Lookup, meta::SetAttr, meta::ReportWrite, meta::CreateFile, meta::MakeSymlink,
         meta::ReadLink, meta::Unlink, meta::Rename, meta::ReadDir, meta::SyncMeta, meta::Append,
         meta::OpenFile, meta::DropHolds, meta::ShareOpens, meta::ListKeepers;
     Kv: kv::GetKeys, kv::GetRange, kv::Commit, kv::Barrier;
-    Mgmtd: Heartbeat, FetchRouting, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain,
+    Mgmtd: Heartbeat, FetchView, CreateChains, OpenSessionFor, CloseSession, ListNodes, Refrain,
         GetSpaces;
-    Agent: agent::GetRouting, agent::ReportTarget, agent::Announce, agent::SetMgmtds,
-        agent::RoutingChanged, ExtendSession, agent::WatchRouting;
+    Agent: agent::GetView, agent::ReportTarget, agent::Announce, agent::SetMgmtds,
+        agent::ViewChanged, ExtendSession, agent::WatchView;
 };
 
 /// Which message or reply, then its payloads, then its archive. The envelope is put right.
@@ -120,12 +122,12 @@ pub fn frames() -> Vec<Vec<u8>> {
 /// Messages with lists in lists, and for every message and reply one of zeros, which reads as
 /// something for those without pointers.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let routing = routing();
+    let view = view();
     let keys = vec![Bytes::from_static(b"a key"), Bytes::new()];
     let heartbeat = HeartbeatReply {
         term: 3,
         lease_us: 4,
-        routing: Some(RoutingUpdate::Full(routing.clone())),
+        news: Some(ViewUpdate::Full(view.clone())),
         ended: vec![SessionId(8)],
     };
     let values =
@@ -148,7 +150,7 @@ pub fn seeds() -> Vec<Vec<u8>> {
         data: vec![1, 2, 3].into(),
     };
     let asked = [
-        Ask::<Storage>::pack(storage::NewRouting { routing: routing.clone() }),
+        Ask::<Storage>::pack(storage::NewView { view }),
         Ask::<Storage>::pack(sync),
         Ask::<Kv>::pack(kv::GetKeys { at: None, keys }),
         Ask::<Mgmtd>::pack(CreateChains {
@@ -186,7 +188,7 @@ fn seed(part: u8, payload: Payload) -> Vec<u8> {
     seed
 }
 
-fn routing() -> Routing {
+fn view() -> ClusterView {
     let addr = RawAddr { node: NodeId(1), shard: 2, slot: 3, epoch: 4 };
     let target = ChainTarget {
         target: TargetId(1),
@@ -194,8 +196,7 @@ fn routing() -> Routing {
         addr: Some(addr),
         state: TargetState::Serving,
     };
-    Routing {
-        version: RoutingVersion(7),
+    let routing = Routing {
         cluster: "a cluster".into(),
         nodes: vec![NodeInfo {
             node: NodeId(1),
@@ -210,9 +211,10 @@ fn routing() -> Routing {
         chains: vec![Chain { id: ChainId(1), version: ChainVersion(2), targets: vec![target; 3] }],
         tables: vec![ChainTable { id: 1, version: 1, chains: vec![ChainId(1)] }],
         metas: vec![addr],
-        sessions: vec![SessionId(1)],
-        session_max: SessionId(2),
-    }
+    };
+    let sessions = Sessions { alive: vec![SessionId(1)], max: SessionId(2) };
+    let (routing, sessions) = (Arc::new(routing), Arc::new(sessions));
+    ClusterView { version: ViewVersion(7), routing, sessions }
 }
 
 fn page() -> meta::DirPage {

@@ -20,7 +20,7 @@ use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer};
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
-use t3fs_actors::proto::mgmtd::{CreateChains, Role, Routing, TargetReport, TargetState};
+use t3fs_actors::proto::mgmtd::{ClusterView, CreateChains, Role, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{ChunkInfo, Engine, EngineError, TargetIdentity};
 use t3fs_actors::storage::{RESYNC_PAGE, Seen, StorageConfig, Target};
@@ -74,13 +74,13 @@ impl Watcher {
         self.wrong.get_or_insert(what);
     }
 
-    fn routing(&mut self, before: Option<&Routing>, after: &Routing) {
+    fn view(&mut self, before: Option<&ClusterView>, after: &ClusterView) {
         if after.version.0 <= self.version {
             return;
         }
         self.version = after.version.0;
-        for c in &after.chains {
-            let old = before.and_then(|r| r.chain(c.id));
+        for c in &after.routing.chains {
+            let old = before.and_then(|v| v.routing.chain(c.id));
             for t in &c.targets {
                 self.stored.insert((c.id, t.target), t.state);
                 let Some(old) = old else { continue };
@@ -153,8 +153,8 @@ impl Plan {
             watch: Some(Rc::new(move |seen: &mgmtd::Seen<'_>| {
                 let mut w = watch.borrow_mut();
                 match seen {
-                    mgmtd::Seen::Changed { before, after, .. } => w.routing(Some(before), after),
-                    mgmtd::Seen::Leads { routing, .. } => w.routing(None, routing),
+                    mgmtd::Seen::Changed { before, after, .. } => w.view(Some(before), after),
+                    mgmtd::Seen::Leads { view, .. } => w.view(None, view),
                     mgmtd::Seen::Acts { .. } | mgmtd::Seen::Decided { .. } => {}
                 }
             })),

@@ -13,6 +13,7 @@ use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::mgmtd::Mgmtd;
 
@@ -21,11 +22,11 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::planted::PlantedBug;
-use t3fs_actors::proto::agent::{Announce, GetRouting, ReportTarget};
-use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, SessionId, TargetId};
+use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{
-    CreateChains, ExtendSession, LocalState, NodeStatus, OpenSession, Role, Routing, TargetReport,
-    TargetState,
+    ClusterView, CreateChains, ExtendSession, LocalState, NodeStatus, OpenSession, Role, Routing,
+    TargetReport, TargetState,
 };
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Time};
 
@@ -108,9 +109,9 @@ fn start_agent(b: &Boot, members: &Rc<Members>, server: Option<ServerInfo>) -> A
     NodeAgent::start(&b.cx, config)
 }
 
-async fn routing(cx: &Cx, agent: Addr<Agent>) -> Routing {
-    let m = GetRouting { have: RoutingVersion(0), fresh: false };
-    cx.ask(agent, m).await.ok().flatten().unwrap_or_default()
+async fn routing(cx: &Cx, agent: Addr<Agent>) -> Arc<Routing> {
+    let m = GetView { have: ViewVersion(0), fresh: false };
+    cx.ask(agent, m).await.ok().flatten().unwrap_or_default().routing
 }
 
 /// One target: comes up, syncs when its chain says so, and now and then its disk is away.
@@ -323,30 +324,30 @@ fn part_from_store(sim: &Sim, members: &Rc<Members>, rng: &Rng) {
 
 /// Whether every agent knows the same complete, healthy cluster, and only living sessions.
 fn whole(members: &Members, sessions: &BTreeMap<u32, SessionId>) -> Result<(), String> {
-    let newest = members.newest();
-    let behind: Vec<u32> = members.agents_behind(newest.version);
+    let ClusterView { version, routing, sessions: known } = members.newest();
+    let behind: Vec<u32> = members.agents_behind(version);
     let dead: Vec<u32> =
-        newest.nodes.iter().filter(|n| n.status != NodeStatus::Alive).map(|n| n.node.0).collect();
-    let ill: Vec<_> = newest
+        routing.nodes.iter().filter(|n| n.status != NodeStatus::Alive).map(|n| n.node.0).collect();
+    let ill: Vec<_> = routing
         .chains
         .iter()
         .filter(|c| c.targets.iter().any(|t| t.state != TargetState::Serving || t.addr.is_none()))
         .collect();
     let mut living: Vec<SessionId> = sessions.values().copied().collect();
     living.sort();
-    let complete = newest.chains.len() == CHAINS as usize
-        && newest.nodes.len() == (MGMTDS + SERVERS) as usize
+    let complete = routing.chains.len() == CHAINS as usize
+        && routing.nodes.len() == (MGMTDS + SERVERS) as usize
         && living.len() == CLIENTS as usize
-        && newest.sessions == living;
+        && known.alive == living;
     if complete && behind.is_empty() && dead.is_empty() && ill.is_empty() {
         return Ok(());
     }
     Err(format!(
         "{} chains, {} nodes, dead: {dead:?}, behind: {behind:?}, sessions {:?} of {living:?}, \
          not whole: {ill:?}",
-        newest.chains.len(),
-        newest.nodes.len(),
-        newest.sessions
+        routing.chains.len(),
+        routing.nodes.len(),
+        known.alive
     ))
 }
 
@@ -473,7 +474,7 @@ fn store_away(world: &World, members: &Rc<Members>, rng: &Rng) -> Result<(), Str
 /// Without any other fault: the primary dies, another leads, and no chain has changed.
 fn change_primary(world: &World, members: &Rc<Members>) -> Result<(), String> {
     let ready = || {
-        let r = members.newest();
+        let r = members.newest().routing;
         r.chains.len() >= CHAINS_AT_FIRST as usize
             && r.chains.iter().all(|c| {
                 c.targets.iter().all(|t| t.addr.is_some() && t.state == TargetState::Serving)
@@ -483,7 +484,7 @@ fn change_primary(world: &World, members: &Rc<Members>) -> Result<(), String> {
     // Opening may have taken some long enough to be taken out and synced again.
     world.run_for(Duration::from_secs(8)).map_err(|h| format!("{h:?}"))?;
     let versions = || -> Vec<(ChainId, ChainVersion)> {
-        members.newest().chains.iter().map(|c| (c.id, c.version)).collect()
+        members.newest().routing.chains.iter().map(|c| (c.id, c.version)).collect()
     };
     let (before, term) = (versions(), members.term());
     let primary = members.acting().ok_or("nobody leads")?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 
 use t3fs_actors::agent;
 use t3fs_actors::mgmtd;
-use t3fs_actors::proto::ids::{RoutingVersion, TargetId};
-use t3fs_actors::proto::mgmtd::{Chain, NodeStatus, Routing, TargetState};
+use t3fs_actors::proto::ids::{TargetId, ViewVersion};
+use t3fs_actors::proto::mgmtd::{Chain, ClusterView, NodeStatus, Routing, TargetState};
 use t3fs_runtime::{NodeId, Time};
 
 use crate::node::undrifted;
@@ -27,11 +27,11 @@ struct State {
     /// Until when each mgmtd may act, in true time.
     acts: BTreeMap<NodeId, (u64, u64)>,
     /// The version that each term began with.
-    terms: BTreeMap<u64, RoutingVersion>,
-    /// Every routing that anyone has seen.
-    contents: BTreeMap<RoutingVersion, Routing>,
+    terms: BTreeMap<u64, ViewVersion>,
+    /// Every view that anyone has seen.
+    contents: BTreeMap<ViewVersion, ClusterView>,
     /// What each agent has.
-    agents: BTreeMap<NodeId, RoutingVersion>,
+    agents: BTreeMap<NodeId, ViewVersion>,
     /// Until when each target may serve, in true time.
     leases: BTreeMap<(NodeId, TargetId), u64>,
     /// Targets that have stopped serving and said so.
@@ -92,12 +92,12 @@ impl Members {
 
     pub fn agent(&self, node: NodeId, seen: &agent::Seen<'_>) {
         match seen {
-            agent::Seen::Routing(r) => {
-                let had = self.state.borrow_mut().agents.insert(node, r.version);
-                if had.is_some_and(|v| v >= r.version) {
-                    self.fail(format!("agent {} went back to routing {}", node.0, r.version));
+            agent::Seen::View(view) => {
+                let had = self.state.borrow_mut().agents.insert(node, view.version);
+                if had.is_some_and(|v| v >= view.version) {
+                    self.fail(format!("agent {} went back to version {}", node.0, view.version));
                 }
-                self.content(&format!("agent {}", node.0), r);
+                self.content(&format!("agent {}", node.0), view);
             }
             agent::Seen::Lease { targets, until } => {
                 let until = self.true_us(node, *until);
@@ -110,34 +110,36 @@ impl Members {
     pub fn mgmtd(&self, node: NodeId, seen: &mgmtd::Seen<'_>) {
         match seen {
             mgmtd::Seen::Acts { term, until } => self.acts(node, *term, *until),
-            mgmtd::Seen::Leads { term, routing } => {
+            mgmtd::Seen::Leads { term, view } => {
                 self.sim.note(&[40, *term], format_args!("n{} leads term {term}", node.0));
-                self.content(&format!("primary of term {term}"), routing);
-                self.state.borrow_mut().terms.insert(*term, routing.version);
+                self.content(&format!("primary of term {term}"), view);
+                self.state.borrow_mut().terms.insert(*term, view.version);
             }
-            mgmtd::Seen::Decided { before, after, .. } => self.served_out(before, after),
+            mgmtd::Seen::Decided { before, after, .. } => {
+                self.served_out(&before.routing, &after.routing)
+            }
             mgmtd::Seen::Changed { term, before, after } => {
                 self.sim.note(
                     &[41, *term, after.version.0],
                     format_args!("n{} stored {}: {}", node.0, after.version, short(after)),
                 );
-                let later: Vec<(u64, RoutingVersion)> = {
+                let later: Vec<(u64, ViewVersion)> = {
                     let s = self.state.borrow();
                     s.terms.range(term + 1..).map(|(t, v)| (*t, *v)).collect()
                 };
                 let is_last = later.is_empty();
                 for (t, v) in later.into_iter().filter(|(_, v)| after.version > *v) {
                     self.fail(format!(
-                        "term {term} stored routing {} after term {t} began with {v}",
+                        "term {term} stored version {} after term {t} began with {v}",
                         after.version
                     ));
                 }
                 self.content(&format!("change of term {term}"), after);
                 if is_last {
-                    self.served_out(before, after);
+                    self.served_out(&before.routing, &after.routing);
                 } // Else it was stored long ago, and a later primary has given leases since.
-                for c in &after.chains {
-                    if let Err(why) = followed(before.chain(c.id), c) {
+                for c in &after.routing.chains {
+                    if let Err(why) = followed(before.routing.chain(c.id), c) {
                         self.fail(format!("chain {}: {why}", c.id));
                     }
                 }
@@ -163,11 +165,12 @@ impl Members {
     }
 
     /// A version means the same to everyone.
-    fn content(&self, who: &str, r: &Routing) {
+    fn content(&self, who: &str, view: &ClusterView) {
         let mut s = self.state.borrow_mut();
-        let known = s.contents.entry(r.version).or_insert_with(|| r.clone());
-        if known != r {
-            self.fail(format!("{who} has another routing {}:\n{r:?}\nbut\n{known:?}", r.version));
+        let known = s.contents.entry(view.version).or_insert_with(|| view.clone());
+        if known != view {
+            let version = view.version;
+            self.fail(format!("{who} has another view {version}:\n{view:?}\nbut\n{known:?}"));
         }
     }
 
@@ -203,13 +206,13 @@ impl Members {
         })
     }
 
-    /// The newest routing that anyone has seen.
-    pub fn newest(&self) -> Routing {
-        self.state.borrow().contents.last_key_value().map(|(_, r)| r.clone()).unwrap_or_default()
+    /// The newest view that anyone has seen.
+    pub fn newest(&self) -> ClusterView {
+        self.state.borrow().contents.last_key_value().map(|(_, v)| v.clone()).unwrap_or_default()
     }
 
     /// Nodes whose agent has not this version.
-    pub fn agents_behind(&self, version: RoutingVersion) -> Vec<u32> {
+    pub fn agents_behind(&self, version: ViewVersion) -> Vec<u32> {
         let s = self.state.borrow();
         s.agents.iter().filter(|(_, v)| **v != version).map(|(n, _)| n.0).collect()
     }
@@ -270,7 +273,8 @@ fn followed(before: Option<&Chain>, after: &Chain) -> Result<(), String> {
     Ok(())
 }
 
-fn short(r: &Routing) -> String {
+fn short(view: &ClusterView) -> String {
+    let r = &view.routing;
     let state = |s| match s {
         TargetState::Serving => 'S',
         TargetState::Syncing => 'Y',
@@ -296,5 +300,5 @@ fn short(r: &Routing) -> String {
     let chains: Vec<String> = r.chains.iter().map(chain).collect();
     let dead: Vec<u32> =
         r.nodes.iter().filter(|n| n.status == NodeStatus::Dead).map(|n| n.node.0).collect();
-    format!("{} dead {dead:?} sessions {:?}", chains.join(" "), r.sessions)
+    format!("{} dead {dead:?} sessions {:?}", chains.join(" "), view.sessions.alive)
 }

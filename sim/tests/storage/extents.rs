@@ -6,13 +6,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::proto::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, RoutingVersion};
+use t3fs_actors::proto::ids::{ChainVersion, ChunkId, ChunkVersion, InodeId, ViewVersion};
 use t3fs_actors::proto::storage::{Extents, FileExtents, LeaseHeld, ListInodes, StorageError};
 use t3fs_actors::storage::engine::{Engine, Op, Update};
 use t3fs_runtime::Addr;
 use t3fs_sim::{Boot, NodeSpec, World};
 
-use super::{STORE, TOYS, ToyAgent, addr, routing, start_target};
+use super::{STORE, TOYS, ToyAgent, addr, start_target, view};
 
 const VERSION: ChainVersion = ChainVersion(1);
 
@@ -22,7 +22,7 @@ fn store() -> (World, Engine) {
     let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
     let e = Rc::clone(&engine);
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
-        b.cx.start(ToyAgent(routing(1, None)));
+        b.cx.start(ToyAgent(view(1, None)));
     }));
     world.add_node(NodeSpec::new().disk(256 << 20).boot(move |b: &Boot| {
         let (cx, e) = (b.cx.clone(), Rc::clone(&e));
@@ -50,7 +50,7 @@ fn leased() -> (World, Engine) {
     let (world, engine) = store();
     let granted = world.block_on(TOYS, |cx| async move {
         let until_us = cx.now().us() + 3_600_000_000;
-        let m = LeaseHeld { until_us, routing: RoutingVersion(1) };
+        let m = LeaseHeld { until_us, view: ViewVersion(1) };
         cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await
     });
     granted.unwrap().unwrap();

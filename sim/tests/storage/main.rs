@@ -5,10 +5,12 @@ mod extents;
 mod target;
 mod waiting;
 
+use std::sync::Arc;
 use t3fs_actors::proto::agent::Agent;
-use t3fs_actors::proto::agent::GetRouting;
-use t3fs_actors::proto::ids::{ChainId, ChainVersion, RoutingVersion, TargetId};
-use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::agent::GetView;
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, TargetId, ViewVersion};
+
+use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, ClusterView, Routing, TargetState};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Actor, Addr, Cx, DiskId, Handle, Me, NodeId, RawAddr, protocol};
@@ -24,7 +26,7 @@ fn addr(node: NodeId, slot: u16) -> RawAddr {
 }
 
 /// The target, serving, and behind it perhaps a toy in this state.
-fn routing(version: u32, successor: Option<TargetState>) -> Routing {
+fn view(version: u32, successor: Option<TargetState>) -> ClusterView {
     let target = |id, addr: RawAddr, state| ChainTarget {
         target: TargetId(id),
         node: addr.node,
@@ -34,22 +36,26 @@ fn routing(version: u32, successor: Option<TargetState>) -> Routing {
     let mut targets = vec![target(1, addr(STORE, 0), TargetState::Serving)];
     targets.extend(successor.map(|state| target(2, addr(TOYS, 1), state)));
     let chains = vec![Chain { id: CHAIN, version: ChainVersion(version), targets }];
-    Routing { version: RoutingVersion(version.into()), chains, ..Routing::default() }
+    ClusterView {
+        version: ViewVersion(version.into()),
+        routing: Arc::new(Routing { chains, ..Routing::default() }),
+        ..ClusterView::default()
+    }
 }
 
-/// Always has the same routing.
-struct ToyAgent(Routing);
+/// Always has the same view.
+struct ToyAgent(ClusterView);
 
 protocol! { ToyAgentApi as ToyAgentMsg, ToyAgentReply = 0x0600 {
-    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
+    1 v 2 GetView -> Option<ClusterView>, Control, 5_000 ms;
 } }
 
 impl Actor for ToyAgent {
     type Protocol = ToyAgentApi;
 }
 
-impl Handle<GetRouting> for ToyAgent {
-    async fn handle(me: &Me<Self>, _: GetRouting, _: &Cx) -> Option<Routing> {
+impl Handle<GetView> for ToyAgent {
+    async fn handle(me: &Me<Self>, _: GetView, _: &Cx) -> Option<ClusterView> {
         Some(me.with(|s| s.0.clone()))
     }
 }

@@ -1,15 +1,15 @@
-//! How a target brings a successor up to date, and where its routing comes from.
+//! How a target brings a successor up to date, and where its view of the cluster comes from.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::proto::agent::GetRouting;
+use t3fs_actors::proto::agent::GetView;
 use t3fs_actors::proto::ids::{ChainVersion, ChunkId};
-use t3fs_actors::proto::mgmtd::{Routing, TargetState};
+use t3fs_actors::proto::mgmtd::{ClusterView, TargetState};
 use t3fs_actors::proto::storage::{
-    ChunkSummary, ListChunks, NewRouting, StorageError, SyncChunk, SyncStart, Updated,
+    ChunkSummary, ListChunks, NewView, StorageError, SyncChunk, SyncStart, Updated,
 };
 use t3fs_actors::storage::engine::{Engine, Op, Update};
 use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, protocol};
@@ -18,31 +18,31 @@ use t3fs_sim::{Boot, NodeSpec, World};
 use super::{STORE, TOYS, addr, start_target};
 
 /// The toy behind the target is to be brought up to date.
-fn routing(version: u32) -> Routing {
-    super::routing(version, Some(TargetState::Syncing))
+fn view(version: u32) -> ClusterView {
+    super::view(version, Some(TargetState::Syncing))
 }
 
-/// Has routing of its own, and never any from mgmtd: who asks for that waits.
+/// Has a view of its own, and never any from mgmtd: who asks for that waits.
 struct ToyAgent {
     /// How often mgmtd was to be asked.
     fetches: Rc<Cell<u32>>,
 }
 
 protocol! { ToyAgentApi as ToyAgentMsg, ToyAgentReply = 0x0600 {
-    1 v 1 GetRouting -> Option<Routing>, Control, 5_000 ms;
+    1 v 2 GetView -> Option<ClusterView>, Control, 5_000 ms;
 } }
 
 impl Actor for ToyAgent {
     type Protocol = ToyAgentApi;
 }
 
-impl Handle<GetRouting> for ToyAgent {
-    async fn handle(me: &Me<Self>, m: GetRouting, cx: &Cx) -> Option<Routing> {
+impl Handle<GetView> for ToyAgent {
+    async fn handle(me: &Me<Self>, m: GetView, cx: &Cx) -> Option<ClusterView> {
         if m.fresh {
             me.with(|s| s.fetches.set(s.fetches.get() + 1));
             cx.sleep(Duration::from_secs(60)).await;
         }
-        Some(routing(1))
+        Some(view(1))
     }
 }
 
@@ -121,7 +121,7 @@ fn a_fetch_that_was_dropped_is_over() {
     world.run_until(|| fetches.get() == 1, second).unwrap();
     let changed = world.block_on(TOYS, |cx| async move {
         let target = Addr::<Storage>::from_raw(addr(STORE, 0));
-        cx.ask(target, NewRouting { routing: routing(2) }).await
+        cx.ask(target, NewView { view: view(2) }).await
     });
     changed.unwrap().unwrap();
     world.run_until(|| fetches.get() > 1, 5 * second).expect("it fetches again");

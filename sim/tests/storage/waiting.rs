@@ -6,14 +6,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::proto::ids::{ChainVersion, ChunkId, RequestId, RoutingVersion, SessionId};
+use t3fs_actors::proto::ids::{ChainVersion, ChunkId, RequestId, SessionId, ViewVersion};
 use t3fs_actors::proto::mgmtd::TargetState;
 use t3fs_actors::proto::storage::{LeaseHeld, StorageError, UpdateChunk, UpdateKind, Updated};
 use t3fs_actors::storage::engine::Engine;
 use t3fs_runtime::{Actor, Addr, AskError, Bulk, Cx, Handle, Me, join_all, protocol};
 use t3fs_sim::{Boot, NodeSpec, World};
 
-use super::{STORE, TOYS, ToyAgent, addr, routing, start_target};
+use super::{STORE, TOYS, ToyAgent, addr, start_target, view};
 
 /// Has no space, until it has.
 struct ToyTarget {
@@ -64,7 +64,7 @@ fn late_requests_leave_the_line_and_do_not_run() {
     let (full, asked) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
     let (f, a) = (Rc::clone(&full), Rc::clone(&asked));
     world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        b.cx.start(ToyAgent(routing(1, Some(TargetState::Serving))));
+        b.cx.start(ToyAgent(view(1, Some(TargetState::Serving))));
         b.cx.start(ToyTarget { full: Rc::clone(&f), asked: Rc::clone(&a) });
     }));
     let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
@@ -76,7 +76,7 @@ fn late_requests_leave_the_line_and_do_not_run() {
     world.run_until(|| engine.borrow().is_some(), Duration::from_secs(5)).unwrap();
     let granted = world.block_on(TOYS, |cx| async move {
         let until_us = cx.now().us() + 3_600_000_000;
-        let m = LeaseHeld { until_us, routing: RoutingVersion(1) };
+        let m = LeaseHeld { until_us, view: ViewVersion(1) };
         cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), m).await
     });
     granted.unwrap().unwrap();

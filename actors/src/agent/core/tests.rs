@@ -1,6 +1,7 @@
 //! The core without a runtime: answers of mgmtds from hand to hand.
 
 use crate::proto::mgmtd::Mgmtd;
+use std::sync::Arc;
 use t3fs_runtime::NodeId;
 
 use super::*;
@@ -22,13 +23,13 @@ fn server() -> Core {
     Core::new(AgentConfig { server, ..AgentConfig::new("t", vec![mgmtd(1), mgmtd(2), mgmtd(3)]) })
 }
 
-fn reply(term: u64, routing: Option<RoutingUpdate>) -> HeartbeatReply {
-    HeartbeatReply { term, lease_us: 1_500_000, routing, ended: Vec::new() }
+fn reply(term: u64, news: Option<ViewUpdate>) -> HeartbeatReply {
+    HeartbeatReply { term, lease_us: 1_500_000, news, ended: Vec::new() }
 }
 
-fn full(version: u64) -> Option<RoutingUpdate> {
-    let r = Routing { version: RoutingVersion(version), ..Routing::default() };
-    Some(RoutingUpdate::Full(r))
+fn full(version: u64) -> Option<ViewUpdate> {
+    let version = ViewVersion(version);
+    Some(ViewUpdate::Full(ClusterView { version, ..ClusterView::default() }))
 }
 
 fn asked(c: &mut Core) -> Vec<Addr<Mgmtd>> {
@@ -59,7 +60,7 @@ fn it_finds_the_primary() {
 }
 
 /// Goal: a lease is counted from the sending, for the targets that were named as alive, and
-/// never without the routing that came with it.
+/// never without the view that came with it.
 #[test]
 fn leases() {
     let mut c = server();
@@ -74,24 +75,16 @@ fn leases() {
     let alive = named(&message);
     assert_eq!(alive, [TargetId(1)]);
     let took = c.answered(mgmtd(1), reply(1, full(5)), &alive, at(100));
-    assert_eq!((took.routing, took.lease, &took.named), (true, Some(at(1100)), &alive));
-    let gap = RoutingDelta {
-        from: RoutingVersion(7),
-        version: RoutingVersion(8),
-        nodes: Vec::new(),
-        chains: Vec::new(),
-        tables: Vec::new(),
-        metas: None,
-        sessions: None,
-        session_max: SessionId(0),
-    };
-    let update = Some(RoutingUpdate::Delta(gap.clone()));
+    assert_eq!((took.view, took.lease, &took.named), (true, Some(at(1100)), &alive));
+    let (from, version) = (ViewVersion(7), ViewVersion(8));
+    let gap = ViewDelta { from, version, routing: None, sessions: None };
+    let update = Some(ViewUpdate::Delta(gap.clone()));
     assert_eq!(c.answered(mgmtd(1), reply(1, update), &alive, at(300)), Took::default());
     // What a push has brought before is no gap.
     c.take(full(9).unwrap());
-    let update = Some(RoutingUpdate::Delta(gap));
+    let update = Some(ViewUpdate::Delta(gap));
     let took = c.answered(mgmtd(1), reply(1, update), &alive, at(400));
-    assert_eq!((took.routing, took.lease), (false, Some(at(1400))));
+    assert_eq!((took.view, took.lease), (false, Some(at(1400))));
     let took = c.answered(mgmtd(1), reply(1, None), &alive, at(200));
     assert_eq!(took.lease, Some(at(1400)), "an answer that comes late shortens nothing");
 }
@@ -124,20 +117,20 @@ fn sessions() {
     assert_eq!(c.message().sessions, [], "its client was silent");
 }
 
-/// Goal: news are what the asker does not have: newer routing, or another list of sessions,
-/// whichever way the list has changed. Routing that lacks a session ends it.
+/// Goal: news are what the asker does not have: a newer view, or another list of sessions,
+/// whichever way the list has changed. A view that lacks a session ends it.
 #[test]
 fn news_are_told_once() {
     let mut c = server();
-    let mut seen = WatchRouting { have: RoutingVersion(0), own_number: 0 };
+    let mut seen = WatchView { have: ViewVersion(0), own_number: 0 };
     assert!(!c.has_news(&seen), "nothing is known, nothing is open");
     let mut told = |c: &Core| {
         assert!(c.has_news(&seen));
         let news = c.news(&seen);
-        seen.have = news.routing.as_ref().map_or(seen.have, |r| r.version);
+        seen.have = news.view.as_ref().map_or(seen.have, |v| v.version);
         seen.own_number = news.own_number;
         assert!(!c.has_news(&seen));
-        (news.routing.map(|r| r.version.0), news.own)
+        (news.view.map(|v| v.version.0), news.own)
     };
     let [a, b, d, e] = [4, 5, 6, 7].map(SessionId);
     c.take(full(3).unwrap());
@@ -153,9 +146,9 @@ fn news_are_told_once() {
     c.extend(d, at(20));
     c.extend(e, at(20));
     assert_eq!(told(&c), (None, vec![d, e]));
-    let (version, sessions) = (RoutingVersion(4), vec![e]);
-    let r = Routing { version, sessions, session_max: e, ..Routing::default() };
-    c.take(RoutingUpdate::Full(r));
+    let sessions = Arc::new(Sessions { alive: vec![e], max: e });
+    let version = ViewVersion(4);
+    c.take(ViewUpdate::Full(ClusterView { version, sessions, ..ClusterView::default() }));
     assert_eq!(told(&c), (Some(4), vec![e]));
     assert!(!c.extend(d, at(30)), "it has ended");
     c.heartbeats(at(60_000));

@@ -101,9 +101,9 @@ fn a_dead_sessions_holds_and_answers_go() {
         let op = RequestId { session: SessionId(2), seq: 1 };
         let hold = Some(SessionId(2));
         w.ask(Unlink { parent: ROOT, name: b"f".to_vec(), hold, op }).await.unwrap();
-        let dead =
-            Routing { version: RoutingVersion(2), sessions: vec![SessionId(1)], ..routing() };
-        *w.beside.routing.borrow_mut() = dead;
+        let sessions = living(&[SessionId(1)]);
+        let dead = ClusterView { version: ViewVersion(2), sessions, ..view() };
+        *w.beside.view.borrow_mut() = dead;
         w.unlink(ROOT, "g").await.unwrap();
         settle(&w).await;
         w.cx.sleep(Duration::from_millis(20)).await;
@@ -138,7 +138,7 @@ fn garbage_of_an_earlier_run_is_collected_at_the_start() {
         w.ask(SyncMeta::default()).await.unwrap();
         w.disk.crash();
         let beside = Rc::new(Beside::default());
-        *beside.routing.borrow_mut() = routing();
+        *beside.view.borrow_mut() = view();
         let next = World::start_on(w.cx.clone(), w.disk.clone(), beside).await;
         settle(&next).await;
         assert_eq!(next.beside.removed.borrow().len(), 2);

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use futures::future::LocalBoxFuture;
 use t3fs_runtime::glommio::run_alone;
-use t3fs_runtime::{Addr, AskError, Cx, NodeId, RawAddr};
+use t3fs_runtime::{Addr, AskError, Cx, NodeId, RawAddr, Slot};
 
 use super::fsck::{Report, fsck};
 use super::kv::MemoryDisk;
@@ -27,6 +27,7 @@ use crate::proto::storage::Storage;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
 };
+use std::sync::Arc;
 
 mod attributes;
 mod barriers;
@@ -44,12 +45,14 @@ mod turns;
 /// The rest of the cluster.
 #[derive(Default)]
 struct Beside {
-    routing: RefCell<Routing>,
+    view: RefCell<ClusterView>,
     removed: RefCell<Vec<RemoveChunks>>,
     /// Content by chain and file: index and length of the last chunk.
     stored: RefCell<BTreeMap<(u32, InodeId), (u32, u32)>>,
     /// The primary mgmtd does not answer.
     alone: Cell<bool>,
+    /// The agent does not.
+    silent: Cell<bool>,
     /// Storage refuses this many more removals.
     not_ready: Cell<u32>,
 }
@@ -62,18 +65,23 @@ impl Beside {
 }
 
 impl Outside for Beside {
-    fn routing<'a>(&'a self, _: &'a Cx, _: RoutingVersion) -> LocalBoxFuture<'a, Option<Routing>> {
-        Box::pin(async { Some(self.routing.borrow().clone()) })
+    fn view<'a>(&'a self, _: &'a Cx, _: ViewVersion) -> LocalBoxFuture<'a, Option<ClusterView>> {
+        Box::pin(async {
+            if self.silent.get() {
+                Slot::<()>::new().await;
+            }
+            Some(self.view.borrow().clone())
+        })
     }
 
-    fn fresh_routing<'a>(
+    fn fresh_view<'a>(
         &'a self,
         _: &'a Cx,
-        _: RoutingVersion,
-    ) -> LocalBoxFuture<'a, Result<Option<Routing>, String>> {
+        _: ViewVersion,
+    ) -> LocalBoxFuture<'a, Result<Option<ClusterView>, String>> {
         Box::pin(async {
             match self.alone.get() {
-                false => Ok(Some(self.routing.borrow().clone())),
+                false => Ok(Some(self.view.borrow().clone())),
                 true => Err("no primary".into()),
             }
         })
@@ -134,7 +142,7 @@ impl Outside for Beside {
 /// Of targets of other processes, of which these tests have none.
 const NODE_LEASE: Duration = Duration::from_millis(60);
 
-fn routing() -> Routing {
+fn view() -> ClusterView {
     // The epoch of a target's address is its chain's number.
     let head = |epoch| {
         let (node, state) = (NodeId(9), TargetState::Serving);
@@ -142,14 +150,21 @@ fn routing() -> Routing {
         ChainTarget { target: TargetId(1), node, addr, state }
     };
     let chain = |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head(id)] };
-    Routing {
-        version: RoutingVersion(1),
+    let routing = Routing {
         chains: vec![chain(1), chain(2)],
         tables: vec![ChainTable { id: 1, version: 1, chains: vec![ChainId(1), ChainId(2)] }],
-        sessions: vec![SessionId(1), SessionId(2)],
-        session_max: SessionId(10),
         ..Routing::default()
+    };
+    ClusterView {
+        version: ViewVersion(1),
+        routing: Arc::new(routing),
+        sessions: living(&[SessionId(1), SessionId(2)]),
     }
+}
+
+/// Ten sessions have begun, and these live.
+fn living(alive: &[SessionId]) -> Arc<Sessions> {
+    Arc::new(Sessions { alive: alive.to_vec(), max: SessionId(10) })
 }
 
 /// The inode after a change.
@@ -174,7 +189,7 @@ struct World {
 impl World {
     async fn start(cx: Cx) -> World {
         let beside = Rc::new(Beside::default());
-        *beside.routing.borrow_mut() = routing();
+        *beside.view.borrow_mut() = view();
         World::start_on(cx, MemoryDisk::new(), beside).await
     }
 

@@ -103,14 +103,14 @@ fn a_file_can_be_opened_until_it_is_condemned() {
 fn an_open_and_a_condemnation_conflict() {
     in_world(async |w| {
         w.beside.alone.set(true); // the collector itself does nothing
-        let routing = Routing { sessions: vec![ONE, TWO], session_max: TWO, ..routing() };
+        let sessions = Sessions { alive: vec![ONE, TWO], max: TWO };
         for open_first in [true, false] {
             let f = w.file(ROOT, "f").await.unwrap().inode;
             w.unlink(ROOT, "f").await.unwrap();
             let m = OpenFile { inode: f, hold: Some(TWO), write: false, op: w.op() };
             let (mut one, mut two) = (Txn::new(&w.cx, w.kv), Txn::new(&w.cx, w.kv));
             ops::opens::open(&mut one, &m, 1, None).await.unwrap();
-            let condemned = garbage::condemn(&mut two, &[f], &routing, true).await.unwrap().0;
+            let condemned = garbage::condemn(&mut two, &[f], &sessions, true).await.unwrap().0;
             assert_eq!(condemned.iter().map(|c| c.0).collect::<Vec<_>>(), [f]);
             let (first, second) = if open_first { (one, two) } else { (two, one) };
             first.commit(Durability::Soon).await.unwrap();
@@ -216,8 +216,8 @@ fn nothing_is_removed_for_one_that_has_gone_again() {
         share(&w, TWO, &[]).await;
         let f = w.file(ROOT, "f").await.unwrap().inode;
         w.unlink(ROOT, "f").await.unwrap();
-        let (version, sessions) = (RoutingVersion(2), vec![ONE]);
-        *w.beside.routing.borrow_mut() = Routing { version, sessions, ..routing() };
+        let (version, sessions) = (ViewVersion(2), living(&[ONE]));
+        *w.beside.view.borrow_mut() = ClusterView { version, sessions, ..view() };
         // Another server passes through the records of ended sessions at its start.
         let config = MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default()));
         MetaServer::start_beside(&w.cx, config, Rc::clone(&w.beside) as _).await.unwrap();
@@ -272,8 +272,8 @@ fn a_dead_writers_bytes_become_part_of_its_file() {
                 stored.insert((1, inode), (0, 77));
             }
         }
-        let (version, sessions) = (RoutingVersion(2), vec![ONE]);
-        *w.beside.routing.borrow_mut() = Routing { version, sessions, ..routing() };
+        let (version, sessions) = (ViewVersion(2), living(&[ONE]));
+        *w.beside.view.borrow_mut() = ClusterView { version, sessions, ..view() };
         w.beside.not_ready.set(2);
         let agent = Addr::from_raw(RawAddr::default());
         let config = MetaConfig { node_lease: NODE_LEASE, ..MetaConfig::new(w.kv, agent) };

@@ -38,12 +38,12 @@ fn files_are_spread_over_the_chain_table() {
 #[test]
 fn without_chains_no_file_is_made_and_the_answer_says_so() {
     in_world(async |w| {
-        let routing = Routing { version: RoutingVersion(1), ..Routing::default() };
-        *w.beside.routing.borrow_mut() = routing;
+        let version = ViewVersion(1);
+        *w.beside.view.borrow_mut() = ClusterView { version, ..ClusterView::default() };
         let refused = w.file(ROOT, "a").await.unwrap_err();
         assert!(matches!(&refused, MetaError::Unavailable(s) if s.contains("chain table 1")));
         assert!(w.dir(ROOT, "d").await.is_ok());
-        *w.beside.routing.borrow_mut() = Routing { version: RoutingVersion(2), ..super::routing() };
+        *w.beside.view.borrow_mut() = ClusterView { version: ViewVersion(2), ..super::view() };
         assert!(w.file(ROOT, "a").await.is_ok());
     });
 }

@@ -1,11 +1,12 @@
 //! Several meta servers on one store.
 
+use super::super::refresh_view;
 use super::*;
 
 /// A second server beside the world's own, and the rest of the cluster as that one sees it.
 async fn another(w: &World) -> (World, Rc<Beside>) {
     let beside = Rc::new(Beside::default());
-    *beside.routing.borrow_mut() = routing();
+    *beside.view.borrow_mut() = view();
     let mgmtd = Addr::from_raw(RawAddr::default());
     let config = MetaConfig { stripe: 2, ..MetaConfig::new(w.kv, mgmtd) };
     let meta = MetaServer::start_beside(&w.cx, config, Rc::clone(&beside) as _).await.unwrap();
@@ -75,5 +76,30 @@ fn garbage_is_everybodys() {
         assert_eq!(w.ask(CountInodes).await, Ok(1));
         let removed = w.beside.removals() + beside.removals();
         assert!(removed >= 400, "{removed} removals of 200 files on two chains each");
+    });
+}
+
+/// Regression (review): who asked the agent for all others, and was dropped while it waited, left
+/// them waiting for good: collector, holds and orphans stood still until the server was started
+/// again. Method: the task that asks is given up; whoever waits for it goes on.
+#[test]
+fn who_gives_up_asking_leaves_nobody_waiting() {
+    in_world(async |w| {
+        let config = MetaConfig::new(w.kv, Addr::from_raw(RawAddr::default()));
+        let (_, me) = w.cx.start_with(MetaServer::new(config, Rc::clone(&w.beside) as _));
+        w.beside.silent.set(true);
+        let ms = Duration::from_millis;
+        let (asks, waits, went_on) = (me.clone(), me.clone(), Rc::new(Cell::new(false)));
+        let (cx, done) = (w.cx.clone(), Rc::clone(&went_on));
+        w.cx.spawn(async move {
+            cx.sleep(ms(1)).await;
+            refresh_view(&waits, &cx).await;
+            done.set(true);
+        });
+        assert_eq!(w.cx.within(ms(5)).in_time(refresh_view(&asks, &w.cx)).await, None);
+        w.cx.sleep(ms(5)).await;
+        assert!(went_on.get(), "it waits for nobody");
+        w.beside.silent.set(false);
+        assert_eq!(w.cx.within(ms(50)).in_time(refresh_view(&me, &w.cx)).await, Some(()));
     });
 }

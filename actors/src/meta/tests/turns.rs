@@ -145,11 +145,12 @@ fn the_dead_are_passed_over() {
         let t = Tail::new(w).await;
         let living = async |sessions: &[u64]| {
             {
-                let mut routing = t.w.beside.routing.borrow_mut();
-                routing.version.0 += 1;
-                routing.sessions = sessions.iter().copied().map(SessionId).collect();
+                let mut view = t.w.beside.view.borrow_mut();
+                view.version.0 += 1;
+                let alive: Vec<_> = sessions.iter().copied().map(SessionId).collect();
+                view.sessions = super::living(&alive);
             }
-            t.w.ask(ListKeepers).await.unwrap(); // takes fresh routing
+            t.w.ask(ListKeepers).await.unwrap(); // takes a fresh view
         };
         living(&[1, 3, 4]).await;
         let (dead, alive, cut) = (t.op(3), t.op(1), t.op(4));

@@ -1,8 +1,9 @@
 //! The core without a runtime: a primary in a few lines, and what agents tell it.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::super::store::{from_rows, rows};
+use super::super::store::{changes, from_rows};
 use super::*;
 use crate::proto::storage::TargetSpace;
 
@@ -22,28 +23,39 @@ struct Primary {
     state: State,
     live: Live,
     number: u64,
+    /// Its rows.
+    stored: BTreeMap<Bytes, Vec<u8>>,
 }
 
 impl Primary {
     fn new() -> Primary {
         let state = State::new("t");
         let live = Live::new(NODE_LEASE, SESSION_LEASE, &state, at(0));
-        Primary { state, live, number: 0 }
+        let mut p = Primary { state, live, number: 0, stored: BTreeMap::new() };
+        p.store(None);
+        p
     }
 
     /// Another one takes over, with what is stored.
     fn succeeded(self, now: Time) -> Primary {
-        let stored: Vec<_> = rows(&self.state).into_iter().map(|(k, v)| (k, v.into())).collect();
-        let state = from_rows(&stored).unwrap().unwrap();
-        assert_eq!(state, self.state, "the routing is all stored");
+        let rows: Vec<_> = self.stored.iter().map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        let state = from_rows(&rows).unwrap().unwrap();
+        assert_eq!(state, self.state, "all of it is stored");
         let live = Live::new(NODE_LEASE, SESSION_LEASE, &state, now);
-        Primary { state, live, number: self.number }
+        Primary { state, live, number: self.number, stored: self.stored }
+    }
+
+    fn store(&mut self, before: Option<&State>) {
+        let (set, cleared) = changes(before, &self.state);
+        cleared.iter().for_each(|k| drop(self.stored.remove(k)));
+        self.stored.extend(set);
     }
 
     fn change<T>(&mut self, now: Time, f: impl FnOnce(&mut State) -> T) -> T {
         let before = self.state.clone();
         let value = f(&mut self.state);
         if self.state.finish(&before) {
+            self.store(Some(&before));
             self.live.adopt(&before, &self.state, now);
         }
         value
@@ -51,9 +63,9 @@ impl Primary {
 
     fn settle(&mut self, now: Time) {
         for _ in 0..10 {
-            let (before, live) = (self.state.routing.version, self.live.clone());
+            let (before, live) = (self.state.version, self.live.clone());
             self.change(now, |s| settle(s, &live, now));
-            if self.state.routing.version == before {
+            if self.state.version == before {
                 return;
             }
         }
@@ -73,7 +85,7 @@ impl Primary {
             term: 1,
             agent: raw(node, 0, epoch),
             number: self.number,
-            have: RoutingVersion(0),
+            have: ViewVersion(0),
             node: Some(NodeReport {
                 roles: vec![Role::Storage],
                 addresses: vec![format!("h{node}:1")],
@@ -87,7 +99,7 @@ impl Primary {
     }
 
     fn hear(&mut self, m: &Heartbeat, now: Time) -> Result<(), MgmtdError> {
-        self.live.hear(&self.state, m, now)
+        self.live.hear(&self.state, m.clone(), now)
     }
 
     /// Node `node` reports the targets of so many chains in this state.
@@ -123,9 +135,9 @@ use TargetState::{LastServing, Offline, Serving, Syncing, Waiting};
 fn chains_are_made_once() {
     let mut p = Primary::new();
     p.chains(2);
-    let v = p.state.routing.version;
+    let v = p.state.version;
     p.chains(2);
-    assert_eq!(p.state.routing.version, v);
+    assert_eq!(p.state.version, v);
     p.chains(3);
     let versions: Vec<_> =
         p.state.routing.tables.iter().map(|t| (t.version, t.chains.len())).collect();
@@ -151,13 +163,13 @@ fn registration_replaces_addresses() {
     p.settle(at(1));
     let chain = |p: &Primary| p.state.routing.chains[0].targets[0].addr;
     assert_eq!(chain(&p), Some(raw(1, 2, 5)));
-    let v = p.state.routing.version;
+    let v = p.state.version;
     assert!(matches!(p.hear(&old, at(2)), Err(MgmtdError::Unavailable(_))), "sent twice");
     let new = p.message(1, 6, Some(Actors { metas: metas(6), targets: targets(6) }));
     p.hear(&new, at(3)).unwrap();
     p.settle(at(3));
     assert_eq!((chain(&p), &p.state.routing.metas), (Some(raw(1, 2, 6)), &metas(6)));
-    assert!(p.state.routing.version > v);
+    assert!(p.state.version > v);
     let mut p = p.succeeded(at(10));
     assert!(matches!(p.hear(&old, at(11)), Err(MgmtdError::Refused(_))), "also by the next one");
     assert_eq!(chain(&p), Some(raw(1, 2, 6)));
@@ -294,17 +306,17 @@ fn sessions_live_and_end() {
     assert_eq!(p.open(9, 1, 1, at(0)), Ok(a));
     let b = p.open(9, 1, 2, at(0)).unwrap();
     let mut p = p.succeeded(at(10));
-    let alive = |p: &Primary, s| p.state.routing.session_alive(s);
+    let alive = |p: &Primary, s| p.state.view().sessions.is_alive(s);
     assert!(alive(&p, a) && alive(&p, b));
     let mut m = p.message(9, 1, None);
     (m.node, m.sessions) = (None, vec![b]);
     p.hear(&m, at(50_000)).unwrap();
     p.settle(at(60_011));
     assert!(!alive(&p, a) && alive(&p, b));
-    p.change(at(60_012), |s| s.sessions.remove(&b));
+    p.change(at(60_012), |s| Rc::make_mut(&mut s.sessions).remove(&b));
     assert!(!alive(&p, b));
     assert!(p.open(9, 1, 3, at(60_013)).unwrap() > b);
-    assert!(alive(&p, SessionId(99)), "newer than this routing knows");
+    assert!(alive(&p, SessionId(99)), "newer than this view knows");
 }
 
 /// Regression: a killed server that started again left its sessions alive for a session lease.
@@ -361,10 +373,10 @@ fn only_living_nodes_have_space() {
     say(&mut p, 1, 5, at(1));
     say(&mut p, 2, 6, at(1));
     p.settle(at(1));
-    let version = p.state.routing.version;
+    let version = p.state.version;
     say(&mut p, 1, 7, at(1000));
     p.settle(at(1000));
-    assert_eq!(p.state.routing.version, version);
+    assert_eq!(p.state.version, version);
     let told = |p: &Primary, now| -> Vec<(u32, u64)> {
         p.live.spaces(now).iter().map(|n| (n.node.0, n.targets[0].space.used)).collect()
     };
@@ -396,17 +408,17 @@ fn something() -> impl Strategy<Value = Do> {
 }
 
 proptest! {
-    /// Goal: what an agent makes of updates is the routing, whatever it had before and whoever is
+    /// Goal: what an agent makes of updates is the view, whatever it had before and whoever is
     /// primary; every change is a new version; chains only change with their version; and the state
     /// comes back from its rows. Method: random histories, an agent for every version there was.
     #[test]
-    fn updates_lead_to_the_routing(steps in prop::collection::vec(something(), 1..40)) {
+    fn updates_lead_to_the_view(steps in prop::collection::vec(something(), 1..40)) {
         let mut p = Primary::new();
         p.chains(2);
         let (mut now, mut chains, mut epochs) = (0, 2, [1u32; 4]);
-        let mut past: Vec<Routing> = vec![Routing::default()];
+        let mut past = vec![ClusterView::default()];
         for step in steps {
-            let before = p.state.routing.clone();
+            let before = p.state.view();
             past.push(before.clone());
             match step {
                 Do::Beat(n, l) => {
@@ -433,7 +445,7 @@ proptest! {
                     p.open(node, epochs[node as usize], nonce, at(now)).unwrap();
                 }
                 Do::Close => {
-                    p.change(at(now), |s| s.sessions.pop_first());
+                    p.change(at(now), |s| Rc::make_mut(&mut s.sessions).pop_first());
                 }
                 Do::Chains(n) => {
                     chains = chains.max(n);
@@ -443,13 +455,13 @@ proptest! {
             }
             let live = p.live.clone();
             p.change(at(now), |s| settle(s, &live, at(now)));
-            let r = &p.state.routing;
-            prop_assert!(*r == before || r.version > before.version);
-            for c in &r.chains {
+            let view = p.state.view();
+            prop_assert!(view == before || view.version > before.version);
+            for c in &view.routing.chains {
                 let states = |c: &Chain| -> Vec<_> {
                     c.targets.iter().map(|t| (t.target, t.state)).collect()
                 };
-                if let Some(old) = before.chain(c.id) {
+                if let Some(old) = before.routing.chain(c.id) {
                     let changed = states(old) != states(c);
                     prop_assert_eq!(c.version.0, old.version.0 + u32::from(changed));
                 }
@@ -458,11 +470,11 @@ proptest! {
             }
             for old in &past {
                 let mut copy = old.clone();
-                if let Some(update) = p.live.update(r, old.version) {
+                if let Some(update) = p.live.update(&p.state, old.version) {
                     prop_assert!(copy.apply(update.clone()));
                     prop_assert!(!copy.apply(update), "a second time it is not newer");
                 }
-                prop_assert_eq!(&copy, r);
+                prop_assert_eq!(&copy, &view);
             }
         }
     }

@@ -70,7 +70,7 @@ async fn unrest(
     }
     if report.garbage > 0 {
         let (holds, sharing) = (report.holds, report.sharing);
-        let living = &link.routing().sessions;
+        let living = &link.sessions().alive;
         return Err(format!(
             "{} files are garbage; sessions {living:?} live, {sharing:?} share, {holds:?}",
             report.garbage

@@ -303,9 +303,9 @@ impl Door {
         Ok(self.client.readdir(&self.limit(cx), dir, b"", 10_000).await?.entries)
     }
 
-    /// The chain of a file's first chunk.
-    pub(super) fn chain(&self, attr: &Attr) -> Option<ChainId> {
-        self.client.cluster().chain_of(attr.layout.as_ref()?, 0).ok()
+    /// The chain of one of a file's chunks.
+    pub(super) fn chain(&self, attr: &Attr, chunk: u32) -> Option<ChainId> {
+        self.client.cluster().chain_of(attr.layout.as_ref()?, chunk).ok()
     }
 }
 

@@ -6,10 +6,13 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use t3fs_actors::proto::ids::ChainId;
+use t3fs_actors::proto::agent::Agent;
+use t3fs_actors::proto::ids::{ChainId, SessionId};
+use t3fs_actors::proto::mgmtd::CloseSession;
 use t3fs_runtime::NodeId;
 
 use super::cluster::{Cluster, Sizes};
+use super::door::first_actor;
 use super::options::{Faults, Options};
 use super::storm::KvHost;
 use super::user::{Stage, User};
@@ -31,6 +34,10 @@ pub(super) enum Story {
     /// A file grows and meta is told, the store loses its power, and only then is the file fsynced:
     /// the fsync fails or what was written is there.
     LateFsync,
+    /// A mount is cut off in the middle of an append over two chunks, one of which waits for its
+    /// chain, and its session is ended.
+    /// Another mount appends when the turn has passed to it: that stays as it is.
+    LongAppend,
 }
 
 /// One seed of so many tells each story.
@@ -51,6 +58,7 @@ impl Story {
             1 => Some(Story::NameBack),
             2 => Some(Story::CutBeside),
             3 => Some(Story::LateFsync),
+            4 => Some(Story::LongAppend),
             _ => None,
         }
     }
@@ -81,6 +89,12 @@ impl Story {
                 (options.clients, options.users) = (2, 1);
                 (options.chunk_size, options.file_max) = (SMALL_CHUNK, 4 * u64::from(SMALL_CHUNK));
             }
+            Story::LongAppend => {
+                (sizes.chains, sizes.stripe, sizes.chunk_size) = (2, 2, SMALL_CHUNK);
+                (sizes.replicas, sizes.servers) = (1, 2);
+                (options.clients, options.users) = (2, 1);
+                (options.chunk_size, options.file_max) = (SMALL_CHUNK, 4 * u64::from(SMALL_CHUNK));
+            }
             Story::LateFsync => {
                 (options.clients, options.users) = (1, 1);
                 (faults.kv_power, faults.sync_us) = (true, 100_000);
@@ -99,6 +113,8 @@ pub(super) struct Levers {
     /// The chain that is to die, once it is known, and whether it has.
     dying: Cell<Option<ChainId>>,
     dead: Cell<bool>,
+    /// The session that is to end.
+    ending: Cell<Option<SessionId>>,
 }
 
 impl Levers {
@@ -106,7 +122,8 @@ impl Levers {
         let head = |t: u32| cluster.servers[(t % 10) as usize - 1];
         let heads = cluster.plan.chains().into_iter().map(|(c, ts)| (c, head(ts[0].0))).collect();
         let kv = KvHost::new(sim, cluster, stage, long);
-        Levers { kv, heads, dying: Cell::default(), dead: Cell::default() }
+        let (dying, dead, ending) = Default::default();
+        Levers { kv, heads, dying, dead, ending }
     }
 
     fn kill(&self, sim: &Sim, chain: ChainId, long: Duration) {
@@ -137,13 +154,15 @@ pub(super) async fn play(story: Story, user: &mut User, number: u32) {
         (Story::CutBeside, 0, _) => write_beside(user).await,
         (Story::CutBeside, ..) => cut_beside(user).await,
         (Story::LateFsync, ..) => fsync_late(user).await,
+        (Story::LongAppend, 0, _) => append_over_two(user).await,
+        (Story::LongAppend, ..) => append_behind(user).await,
     }
 }
 
 /// Has a chain die and writes to it, more than there is room for.
 async fn fill(user: &mut User) {
     let Some(attr) = user.create(name(0)).await else { return };
-    let chain = user.door().chain(&attr).expect("a file is on chains");
+    let chain = user.door().chain(&attr, 0).expect("a file is on chains");
     user.lever(|l| l.dying.set(Some(chain)));
     while !user.lever(|l| l.dead.get()) {
         user.cx.sleep(POLL).await;
@@ -164,7 +183,7 @@ async fn go_on(user: &mut User) {
     };
     for i in 1..8 {
         let Some(attr) = user.create(name(i)).await else { return };
-        if user.door().chain(&attr) != Some(dying) {
+        if user.door().chain(&attr, 0) != Some(dying) {
             break;
         }
     }
@@ -285,4 +304,57 @@ async fn fsync_late(user: &mut User) {
         user.push(file, true, false).await;
         user.close(file).await;
     }
+}
+
+/// From the beginning until an append of one mount is cut off, and of another begins.
+const BOTH_HERE: Duration = Duration::from_secs(3);
+/// An append over two chunks takes about so long.
+const LONG_APPEND_US: u64 = 10_000;
+/// From the end of a session until it is passed over: another is given its place.
+const PASSED_OVER: Duration = Duration::from_millis(4_500);
+/// How long a mount is cut off: another has appended by then.
+const AWAY_US: u64 = 5_500_000;
+
+async fn append_over_two(user: &mut User) {
+    let Some(attr) = user.create(name(0)).await else { return };
+    let Some(file) = user.open.pop() else { return };
+    let half = u64::from(SMALL_CHUNK) / 2;
+    user.append_some(file, half).await;
+    user.push(file, true, false).await;
+    user.cx.sleep(BOTH_HERE).await;
+    let (node, session) = (user.cx.node(), user.door().cluster().session());
+    user.lever(|l| l.ending.set(Some(session)));
+    let second = user.door().chain(&attr, 1).expect("a file is on chains");
+    user.lever(|l| l.kill(&user.sim, second, PASSED_OVER / 2));
+    let cut = user.sim.now_us() + LONG_APPEND_US;
+    user.sim.at(cut, move |sim| sim.part(&[node], &sim.nodes()));
+    user.sim.at(cut + AWAY_US, |sim| sim.rejoin());
+    user.append_some(file, 2 * half).await;
+    user.push(file, true, false).await;
+    user.close(file).await;
+}
+
+async fn append_behind(user: &mut User) {
+    while user.open_name(name(0)).await.is_err() {
+        user.cx.sleep(POLL).await;
+    }
+    let Some(file) = user.open.pop() else { return };
+    let session = loop {
+        match user.lever(|l| l.ending.get()) {
+            Some(session) => break session,
+            None if user.stage.calm.get() => return,
+            None => user.cx.sleep(POLL).await,
+        }
+    };
+    user.cx.sleep(Duration::from_micros(2 * LONG_APPEND_US)).await;
+    // As an operator would, or its lease.
+    let agent = first_actor::<Agent>(user.cx.node());
+    while !matches!(user.cx.ask(agent, CloseSession { session }).await, Ok(Ok(()))) {
+        user.cx.sleep(POLL).await;
+    }
+    user.cx.sleep(PASSED_OVER).await;
+    user.append_some(file, u64::from(SMALL_CHUNK)).await;
+    user.push(file, true, false).await;
+    user.close(file).await;
+    let _ = user.read_all(name(0)).await; // the judge has heard of it
 }

@@ -306,6 +306,10 @@ impl User {
 
     async fn append(&self, o: Open) {
         let len = 1 + self.rng.below(u64::from(self.stage.options.chunk_size) / 2);
+        self.append_some(o, len).await;
+    }
+
+    pub(super) async fn append_some(&self, o: Open, len: u64) {
         let Some((tag, data)) = self.data(len) else { return self.read_some(o).await };
         let work = self.door.append(&self.cx, o.handle, data);
         let act = Act::Write { file: o.handle.file.0, at: None, len, tag };

@@ -157,13 +157,38 @@ impl View {
         };
         for source in over().filter(|c| c.value() == value) {
             let surfaces = Self::may_surface(files, source);
-            let hides = |x: &&Change| source.before(x) && !(surfaces && x.is_cut());
+            let hides = |x: &&Change| {
+                source.before(x) && !(surfaces && x.is_cut())
+                    || self.usurps(files, file, source, x, at, sight)
+            };
             match over().filter(must).find(hides) {
                 None => return Ok(()),
                 Some(x) => why = format!("that was overwritten: {}", told(files, x)),
             }
         }
         Err(why)
+    }
+
+    /// Whether an append that failed would lie in the place of another's: it was never given that.
+    fn usurps(
+        &self,
+        files: &Files,
+        file: File,
+        source: &Change,
+        other: &Change,
+        at: u64,
+        sight: &Sight,
+    ) -> bool {
+        // What was cut is given anew.
+        let cut_after = |t: &Change| {
+            let cut = t.is_cut() && t.begun < sight.ended && !t.before(other);
+            cut && t.reach().is_some_and(|l| l <= at)
+        };
+        let unplaced = source.append && source.from.is_none();
+        unplaced
+            && (other.append && other.op != source.op && other.from.is_some())
+            && !self.of(file).iter().any(cut_after)
+            && !taken_back(files, source, other)
     }
 
     /// Whether bytes may lie behind the end of the file and show when it is extended: those of a
