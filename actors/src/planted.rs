@@ -11,6 +11,8 @@ pub enum PlantedBug {
     AppendAtOwnEnd,
     /// Client: once the first chunk of an append is stored, the rest is sent like any other write.
     AppendGuardEnds,
+    /// Client: an append that is stored waits for those before it, and nobody may read meanwhile.
+    AppendWaitsInside,
     /// Kv: a barrier is answered without waiting for the sync.
     BarrierAnswersAtOnce,
     /// Kv: a barrier never says that what it stands for was lost.

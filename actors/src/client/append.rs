@@ -22,12 +22,31 @@ pub(super) struct Wait {
     asked: u32,
 }
 
+/// What became of an append that needs a turn.
+enum InTurn {
+    /// It is part of the file.
+    Done(Written),
+    /// It is stored, and not part of the file before those before it are.
+    Stored(Stored),
+    /// Others are before it.
+    Waits,
+}
+
+/// An append that is stored in its place.
+struct Stored {
+    written: Written,
+    op: RequestId,
+    /// Failures of the file until then.
+    failures: u64,
+}
+
 /// How often meta is asked for one turn: it remembers so many requests of a client.
 const ASKED_MAX: u32 = 16;
 
 impl Client {
     /// Appends: where this client believes the end to be while it is alone, else in turn with
-    /// others. Whoever has to wait for those lets its own readers and cuts pass.
+    /// others. Whoever has to wait for those, before or after it has stored its bytes, lets readers
+    /// and cuts of its own mount pass: of another that has died it may be a minute.
     pub(super) async fn append(
         &self,
         cx: &Cx,
@@ -36,9 +55,14 @@ impl Client {
         wait: &mut Option<Wait>,
     ) -> Result<Written, FsError> {
         let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut stored = None;
         loop {
             let alone = file.gate.alone(cx).await?;
-            if self.is_alone(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
+            if let Some(append) = &stored {
+                if self.is_part(cx, file, append).await? {
+                    return Ok(append.written);
+                }
+            } else if self.is_alone(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
                 self.end_left_turn(cx, file).await?; // it may move the end
                 if self.hold_itself(cx, file).await?
                     && self.is_alone(cx.now()) | self.has(PlantedBug::AppendAtOwnEnd)
@@ -49,8 +73,12 @@ impl Client {
                     file.core.borrow_mut().end_append();
                     return written;
                 }
-            } else if let Some(written) = self.append_in_turn(cx, file, piece, wait).await? {
-                return Ok(written);
+            } else {
+                match self.append_in_turn(cx, file, piece, wait).await? {
+                    InTurn::Done(written) => return Ok(written),
+                    InTurn::Stored(append) => stored = Some(append),
+                    InTurn::Waits => {}
+                }
             }
             drop(alone);
             if !retry.again(cx, Slot::new()).await {
@@ -107,9 +135,21 @@ impl Client {
         self.push_and_report(cx, file).await
     }
 
-    /// Appends to a file that others may append to: stored and part of the file when it returns,
-    /// behind everything that was there. The caller is alone with the file. `None`: others are
-    /// before it.
+    /// Tells meta that an append is stored; whether it is part of the file now. The caller is alone
+    /// with the file.
+    async fn is_part(&self, cx: &Cx, file: &Rc<File>, append: &Stored) -> Result<bool, FsError> {
+        let is_open = || file.core.borrow().open_turn() == Some(append.op);
+        if is_open() {
+            self.push_all(cx, file).await?;
+            self.report_once(cx, file, false).await?;
+        }
+        // Somebody else of this mount may have told meta, and heard that it was passed over.
+        file.core.borrow().failed_since(append.failures)?;
+        Ok(!is_open())
+    }
+
+    /// Appends to a file that others may append to, behind everything that was there. The caller is
+    /// alone with the file.
     ///
     /// Whatever happens, meta hears that a turn is over that was taken: here, or from the task that
     /// reports.
@@ -119,9 +159,12 @@ impl Client {
         file: &Rc<File>,
         piece: Piece<'_>,
         wait: &mut Option<Wait>,
-    ) -> Result<Option<Written>, FsError> {
+    ) -> Result<InTurn, FsError> {
         // Others are to know of holes before the end moves.
-        self.push_and_report(cx, file).await?;
+        self.push_all(cx, file).await?;
+        if file.core.borrow().unreported() && self.report_once(cx, file, false).await?.is_none() {
+            return Ok(InTurn::Waits);
+        }
         if let Some(Wait { op, .. }) = wait.take_if(|wait| wait.asked >= ASKED_MAX) {
             self.end_turn(cx, file, op).await?;
         }
@@ -130,20 +173,31 @@ impl Client {
                 return Ok(None);
             };
             piece.end(offset)?;
-            let len = self.store_in_turn(cx, file, offset, piece).await?;
+            let len = self.store_in_order(cx, file, offset, piece).await?;
             Ok(Some(Written { offset, len }))
         };
         let stored: Result<_, FsError> = stored.await;
         file.core.borrow_mut().leave_turn();
         self.sweep(cx);
-        let Some(written) = stored? else { return Ok(None) };
-        self.report(cx, file, false).await?;
-        Ok(Some(written))
+        let Some(written) = stored? else { return Ok(InTurn::Waits) };
+        let (op, failures) = {
+            let core = file.core.borrow();
+            (core.open_turn(), core.failures())
+        };
+        let Some(op) = op else { return Ok(InTurn::Done(written)) };
+        let append = Stored { written, op, failures };
+        if self.has(PlantedBug::AppendWaitsInside) {
+            self.report(cx, file, false).await?;
+        }
+        Ok(match self.is_part(cx, file, &append).await? {
+            true => InTurn::Done(written),
+            false => InTurn::Stored(append),
+        })
     }
 
-    /// Stores an append one chunk after the other, so that nothing of it is behind a part that
-    /// failed; how much was stored.
-    async fn store_in_turn(
+    /// Stores bytes one chunk after the other, so that nothing of them is behind a part that failed;
+    /// how much was stored.
+    pub(super) async fn store_in_order(
         &self,
         cx: &Cx,
         file: &Rc<File>,

@@ -182,9 +182,32 @@ impl Client {
         piece: Piece<'_>,
     ) -> Result<Written, FsError> {
         piece.end(offset)?;
-        self.buffer(cx, file, offset, piece).await?;
+        let len = match self.is_short(cx, file, offset, piece)? {
+            // Nobody hears later that there was no room who does not ask: it is said now.
+            true => self.store_in_order(cx, file, offset, piece).await?,
+            false => {
+                self.buffer(cx, file, offset, piece).await?;
+                piece.data.len()
+            }
+        };
         self.sweep(cx);
-        Ok(Written { offset, len: piece.data.len() })
+        Ok(Written { offset, len })
+    }
+
+    /// Whether a chain that these bytes go to has no room.
+    fn is_short(
+        &self,
+        cx: &Cx,
+        file: &File,
+        offset: u64,
+        piece: Piece<'_>,
+    ) -> Result<bool, FsError> {
+        for (index, ..) in pieces(offset, piece.data.len() as u64, piece.size) {
+            if self.0.room.is_full(self.chain(file, index)?, cx.now()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// A turn that its program has given up: what goes on is not part of it.

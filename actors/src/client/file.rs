@@ -369,6 +369,11 @@ impl FileCore {
         self.turn.filter(|turn| turn.left && self.chunks.is_empty())
     }
 
+    /// The turn that meta has not been told the end of.
+    pub(super) fn open_turn(&self) -> Option<RequestId> {
+        self.turn.map(|turn| turn.op)
+    }
+
     /// Meta knows that this turn is over, or there never was one.
     pub(super) fn forget_turn(&mut self, op: RequestId) {
         self.turn = self.turn.filter(|turn| turn.op != op);

@@ -160,7 +160,11 @@ impl Client {
             let chunk = ChunkId { inode, index };
             let sent = match client.chain(&file, index) {
                 Err(e) => Err(e),
-                Ok(chain) => client.send(&task, &file, chain, chunk, start, Bulk(data)).await,
+                Ok(chain) => {
+                    let sent = client.send(&task, &file, chain, chunk, start, Bulk(data)).await;
+                    client.note_room(&task, chain, &sent);
+                    sent
+                }
             };
             let mut dropped = len;
             let landed = {
@@ -182,7 +186,13 @@ impl Client {
                         core.landed(at + len as u64, truncations);
                     }
                     Err(e) => {
-                        tracing::warn!("{dropped} bytes of {:#x} were not written: {e}", inode.0);
+                        match e {
+                            // A full disk has said so, once.
+                            FsError::NoSpace => {}
+                            _ => {
+                                tracing::warn!("{dropped} bytes of {inode:?} were not written: {e}")
+                            }
+                        }
                         if !client.has(PlantedBug::FailedFlightIsSilent) {
                             core.fail_flight(e);
                         }
@@ -198,6 +208,19 @@ impl Client {
             drop(file);
             client.settle(inode);
         });
+    }
+
+    /// What an update says of its chain's disks.
+    fn note_room(&self, cx: &Cx, chain: ChainId, sent: &Result<(), FsError>) {
+        match sent {
+            Ok(()) => self.0.room.note_taken(chain),
+            Err(FsError::NoSpace) => {
+                if self.0.room.note_full(chain, cx.now()) {
+                    tracing::warn!("the disks of chain {chain} are full");
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     /// One update of one chunk, for as long as requests are tried. It goes again under another

@@ -54,50 +54,62 @@ impl Client {
         durable: bool,
     ) -> Result<Stamp, FsError> {
         let mut retry = Retry::in_turn(cx, self.0.link.patience());
-        let inode = file.core.borrow().inode();
         loop {
-            if file.core.borrow().is_doubtful() {
-                let end = self.stored_end(cx, file).await?;
-                file.core.borrow_mut().settle_doubt(end);
-            }
-            let (claim, turn, message) = {
-                let mut core = file.core.borrow_mut();
-                let (claim, turn) = core.begin_report();
-                let a = core.known();
-                let message = ReportWrite {
-                    inode: a.inode,
-                    end: claim.end,
-                    truncations: a.truncations,
-                    times_set: a.times_set,
-                    mtime_ns: claim.mtime_ns,
-                    atime_ns: None,
-                    clear_suid: claim.clear_suid,
-                    sparse: claim.sparse,
-                    turn: turn.map(|turn| EndTurn { op: turn.op, end: turn.end }),
-                    durable,
-                };
-                (claim, turn, message)
-            };
-            let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
-            if let Ok(
-                Reported::Taken(Changed { attr, .. })
-                | Reported::Passed(Changed { attr, .. })
-                | Reported::Stale(attr),
-            ) = &told
-            {
-                self.heard(attr.as_of);
-            }
-            if let Some(done) = self.end_report(file, claim, turn, told) {
-                if let (Ok(stamp), false) = (&done, durable) {
-                    self.note(cx, inode, *stamp);
-                }
-                return done;
+            if let Some(stamp) = self.report_once(cx, file, durable).await? {
+                return Ok(stamp);
             }
             if !retry.again(cx, Slot::new()).await {
                 let why = "others cut the file or append to it all the time";
                 return Err(FsError::Unavailable(why.into()));
             }
         }
+    }
+
+    /// The same if that can be done now. `None`: it has to be told again, perhaps because others
+    /// are before an append that is part of it.
+    pub(super) async fn report_once(
+        &self,
+        cx: &Cx,
+        file: &File,
+        durable: bool,
+    ) -> Result<Option<Stamp>, FsError> {
+        let inode = file.core.borrow().inode();
+        if file.core.borrow().is_doubtful() {
+            let end = self.stored_end(cx, file).await?;
+            file.core.borrow_mut().settle_doubt(end);
+        }
+        let (claim, turn, message) = {
+            let mut core = file.core.borrow_mut();
+            let (claim, turn) = core.begin_report();
+            let a = core.known();
+            let message = ReportWrite {
+                inode: a.inode,
+                end: claim.end,
+                truncations: a.truncations,
+                times_set: a.times_set,
+                mtime_ns: claim.mtime_ns,
+                atime_ns: None,
+                clear_suid: claim.clear_suid,
+                sparse: claim.sparse,
+                turn: turn.map(|turn| EndTurn { op: turn.op, end: turn.end }),
+                durable,
+            };
+            (claim, turn, message)
+        };
+        let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
+        if let Ok(
+            Reported::Taken(Changed { attr, .. })
+            | Reported::Passed(Changed { attr, .. })
+            | Reported::Stale(attr),
+        ) = &told
+        {
+            self.heard(attr.as_of);
+        }
+        let done = self.end_report(file, claim, turn, told).transpose()?;
+        if let (Some(stamp), false) = (done, durable) {
+            self.note(cx, inode, stamp);
+        }
+        Ok(done)
     }
 
     /// Takes the answer to a report; `None`: it has to be told again.

@@ -4,15 +4,18 @@
 //! Up to three quarters of the limit go to whoever comes; the rest only to chains that hold less
 //! than an eighth of it. So several chains that stand still leave room for the others.
 
+use core::time::Duration;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 
-use t3fs_runtime::{Cx, Slot};
+use t3fs_runtime::{Cx, Slot, Time};
 
 use super::FsError;
 use super::wait::until_deadline;
 use crate::proto::ids::ChainId;
 
+/// How long a chain counts as full after it has said so.
+const FULL_FOR: Duration = Duration::from_secs(5);
 /// From this length on, those who have given up waiting are taken out of a line.
 const LINE_CLEANED: usize = 64;
 
@@ -28,6 +31,8 @@ pub(super) struct Room {
     common: usize,
     total: Cell<usize>,
     shares: RefCell<BTreeMap<ChainId, Share>>,
+    /// Chains whose disks were full, and when they last said so.
+    full: RefCell<BTreeMap<ChainId, Time>>,
 }
 
 /// Bytes that are given back when this is dropped.
@@ -46,7 +51,8 @@ impl Drop for Held<'_> {
 impl Room {
     pub(super) fn new(max: usize) -> Room {
         let common = max / 4 * 3;
-        Room { max, common, total: Cell::new(0), shares: RefCell::default() }
+        let (shares, full) = Default::default();
+        Room { max, common, total: Cell::new(0), shares, full }
     }
 
     /// The planted bug: nothing is kept back for chains that hold little.
@@ -92,6 +98,22 @@ impl Room {
             let what = format!("chain {chain} does not take what is written");
             until_deadline(cx, place, &what).await?;
         }
+    }
+
+    /// The disks of a chain have no room: whoever writes to it waits for what he writes, and hears
+    /// that it was not stored, until some is stored again. Whether that is news.
+    pub(super) fn note_full(&self, chain: ChainId, now: Time) -> bool {
+        let before = self.full.borrow_mut().insert(chain, now);
+        before.is_none_or(|said| now.since(said) > FULL_FOR)
+    }
+
+    /// They have taken something.
+    pub(super) fn note_taken(&self, chain: ChainId) {
+        self.full.borrow_mut().remove(&chain);
+    }
+
+    pub(super) fn is_full(&self, chain: ChainId, now: Time) -> bool {
+        self.full.borrow().get(&chain).is_some_and(|said| now.since(*said) <= FULL_FOR)
     }
 
     /// Takes bytes until the value is dropped.

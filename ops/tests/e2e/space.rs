@@ -80,6 +80,7 @@ fn a_full_disk_says_so_and_recovers() {
         file.sync_all()
     });
     assert_eq!(outcome.expect_err("the disk is smaller").kind(), ErrorKind::StorageFull);
+    nobody_writes_for_nothing(&mount.dir(), &bytes);
     assert_eq!(fs::read_to_string(mount.path("kept")).expect("read"), "kept");
     for entry in fs::read_dir(mount.dir()).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -93,4 +94,18 @@ fn a_full_disk_says_so_and_recovers() {
     mount.restart();
     assert!(fs::read(mount.path("new")).expect("read") == bytes);
     assert_eq!(fs::read_to_string(mount.path("kept")).expect("read"), "kept");
+}
+
+/// Regression (a breaker): a full disk was told by fsync and close alone. A program that looks at
+/// write(2) only, as a shell does, left empty files, and `dd` did not end.
+fn nobody_writes_for_nothing(dir: &Path, bytes: &[u8]) {
+    let mut long = fs::File::create(dir.join("long")).expect("create");
+    let outcome = (0..256).try_for_each(|_| long.write_all(bytes));
+    assert_eq!(outcome.expect_err("write(2) ends").kind(), ErrorKind::StorageFull);
+    let refused = (0..64).filter(|n| {
+        let mut file = fs::File::create(dir.join(format!("short-{n}"))).expect("create");
+        file.write_all(&bytes[..1 << 20]).is_err()
+    });
+    let refused = refused.count();
+    assert!(refused >= 60, "{refused} of 64 writes to a full disk have said so");
 }

@@ -34,7 +34,7 @@ const FREED: u64 = 16 << 20;
 impl State {
     fn apply_due(&self, overlay_bytes: usize) -> bool {
         let full = self.starved() || self.overlay() > overlay_bytes / 4;
-        full && !self.applying && !self.dirty.is_empty()
+        full && !self.applying && !self.apply_refused && !self.dirty.is_empty()
     }
 
     fn checkpoint_due(&self, segment_bytes: u64) -> bool {
@@ -81,11 +81,26 @@ impl Inner {
 
     /// With `applying` taken.
     async fn apply_now(self: &Rc<Self>, cx: &Cx) {
-        if let Err(e) = self.apply_layers(cx).await {
-            tracing::warn!("small updates stay in memory: {e}");
-            self.with(|s| s.fail(&format!("small updates cannot be applied ({e})")));
+        let given = self.with(|s| s.given);
+        let mut applied = self.apply_layers(cx).await;
+        // A slot may lie in a hole of its data file, and the host's disk be full of other things.
+        if applied == Err(EngineError::NoSpace)
+            && self.make_room(cx, None, self.cfg.group_bytes, given).await
+        {
+            applied = self.apply_layers(cx).await;
+        }
+        let refused = applied == Err(EngineError::NoSpace);
+        match applied {
+            // They are safe in the journal. It is tried again as long as they are there.
+            Ok(()) | Err(EngineError::NoSpace) => {}
+            Err(e) => self.with(|s| s.fail(&format!("small updates cannot be applied ({e})"))),
         }
         self.with(|s| {
+            if refused != std::mem::replace(&mut s.apply_refused, refused) {
+                let does =
+                    if refused { "has no space for small updates" } else { "has space again" };
+                tracing::warn!("the disk of a target {does}");
+            }
             s.applying = false;
             s.admit();
         });

@@ -63,6 +63,8 @@ pub struct State {
     pub prepared: Vec<Slot<()>>,
     /// The last attempt at a spare segment found the disk full.
     pub spare_refused: bool,
+    /// The disk has no space for small updates that are in the journal.
+    pub apply_refused: bool,
     pub applying: bool,
     /// Chunks up to here were put into the checkpoint that is being written.
     pub cursor: Option<ChunkId>,
@@ -131,6 +133,7 @@ impl State {
             resized: Vec::new(),
             prepared: Vec::new(),
             spare_refused: false,
+            apply_refused: false,
             applying: false,
             cursor: None,
             gone: BTreeMap::new(),
@@ -240,7 +243,7 @@ impl State {
             Op::Replace { data } => data.is_empty(),
             _ => false,
         };
-        if self.spare_refused && !frees {
+        if (self.spare_refused || self.apply_refused) && !frees {
             return Err(EngineError::NoSpace);
         }
         self.busy.insert(u.chunk);
@@ -348,7 +351,8 @@ impl State {
             slot.fill(Room::Reserved);
         }
         let idle = self.dirty.is_empty() && !self.applying && self.reserved == 0;
-        if idle || self.failed.is_some() || (self.closing && !self.applying) {
+        let stuck = (self.closing || self.apply_refused) && !self.applying;
+        if idle || self.failed.is_some() || stuck {
             for (_, slot) in self.room.drain(..) {
                 slot.fill(Room::Never);
             }

@@ -38,10 +38,11 @@ const ORPHANS: OrphanTimes = OrphanTimes {
 const SESSION_LEASE: Duration = Duration::from_secs(20);
 
 /// Deliberate bugs, by name: a line each.
-const MUTANTS: [(&str, PlantedBug); 16] = [
+const MUTANTS: [(&str, PlantedBug); 17] = [
     ("append-at-known-end", PlantedBug::AppendAtKnownEnd),
     ("append-at-own-end", PlantedBug::AppendAtOwnEnd),
     ("append-guard-ends", PlantedBug::AppendGuardEnds),
+    ("append-waits-inside", PlantedBug::AppendWaitsInside),
     ("barrier-at-once", PlantedBug::BarrierAnswersAtOnce),
     ("barrier-forgets", PlantedBug::BarrierForgetsVersion),
     ("close-keeps-length", PlantedBug::CloseKeepsLength),

@@ -15,7 +15,7 @@ use super::cluster::{Cluster, Sizes};
 use super::door::first_actor;
 use super::options::{Faults, Options};
 use super::storm::KvHost;
-use super::user::{Stage, User};
+use super::user::{Open, Stage, User};
 use crate::checks::Run;
 use crate::oracles::files::{Move, Name};
 use crate::world::{Crash, Sim};
@@ -35,8 +35,8 @@ pub(super) enum Story {
     /// the fsync fails or what was written is there.
     LateFsync,
     /// A mount is cut off in the middle of an append over two chunks, one of which waits for its
-    /// chain, and its session is ended.
-    /// Another mount appends when the turn has passed to it: that stays as it is.
+    /// chain, and its session is ended. Another mount appends, at once or when the turn has passed
+    /// to it: that stays as it is, and its other programs read the file meanwhile.
     LongAppend,
 }
 
@@ -92,7 +92,7 @@ impl Story {
             Story::LongAppend => {
                 (sizes.chains, sizes.stripe, sizes.chunk_size) = (2, 2, SMALL_CHUNK);
                 (sizes.replicas, sizes.servers) = (1, 2);
-                (options.clients, options.users) = (2, 1);
+                (options.clients, options.users) = (2, 2);
                 (options.chunk_size, options.file_max) = (SMALL_CHUNK, 4 * u64::from(SMALL_CHUNK));
             }
             Story::LateFsync => {
@@ -113,8 +113,15 @@ pub(super) struct Levers {
     /// The chain that is to die, once it is known, and whether it has.
     dying: Cell<Option<ChainId>>,
     dead: Cell<bool>,
-    /// The session that is to end.
-    ending: Cell<Option<SessionId>>,
+    ending: Cell<Option<Ending>>,
+}
+
+/// A session that is to end.
+#[derive(Clone, Copy)]
+struct Ending {
+    session: SessionId,
+    /// Before the other mount appends, which is given its place then; else it has to wait.
+    passed: bool,
 }
 
 impl Levers {
@@ -154,8 +161,10 @@ pub(super) async fn play(story: Story, user: &mut User, number: u32) {
         (Story::CutBeside, 0, _) => write_beside(user).await,
         (Story::CutBeside, ..) => cut_beside(user).await,
         (Story::LateFsync, ..) => fsync_late(user).await,
-        (Story::LongAppend, 0, _) => append_over_two(user).await,
-        (Story::LongAppend, ..) => append_behind(user).await,
+        (Story::LongAppend, 0, 0) => append_over_two(user).await,
+        (Story::LongAppend, 0, _) => {}
+        (Story::LongAppend, _, 0) => append_behind(user).await,
+        (Story::LongAppend, ..) => read_beside(user).await,
     }
 }
 
@@ -310,10 +319,12 @@ async fn fsync_late(user: &mut User) {
 const BOTH_HERE: Duration = Duration::from_secs(3);
 /// An append over two chunks takes about so long.
 const LONG_APPEND_US: u64 = 10_000;
+/// How long the chain of the second chunk is away.
+const CHAIN_AWAY: Duration = Duration::from_millis(2_250);
 /// From the end of a session until it is passed over: another is given its place.
 const PASSED_OVER: Duration = Duration::from_millis(4_500);
 /// How long a mount is cut off: another has appended by then.
-const AWAY_US: u64 = 5_500_000;
+const AWAY_US: u64 = 7_000_000;
 
 async fn append_over_two(user: &mut User) {
     let Some(attr) = user.create(name(0)).await else { return };
@@ -323,9 +334,10 @@ async fn append_over_two(user: &mut User) {
     user.push(file, true, false).await;
     user.cx.sleep(BOTH_HERE).await;
     let (node, session) = (user.cx.node(), user.door().cluster().session());
-    user.lever(|l| l.ending.set(Some(session)));
+    let passed = user.rng.coin();
+    user.lever(|l| l.ending.set(Some(Ending { session, passed })));
     let second = user.door().chain(&attr, 1).expect("a file is on chains");
-    user.lever(|l| l.kill(&user.sim, second, PASSED_OVER / 2));
+    user.lever(|l| l.kill(&user.sim, second, CHAIN_AWAY));
     let cut = user.sim.now_us() + LONG_APPEND_US;
     user.sim.at(cut, move |sim| sim.part(&[node], &sim.nodes()));
     user.sim.at(cut + AWAY_US, |sim| sim.rejoin());
@@ -334,27 +346,55 @@ async fn append_over_two(user: &mut User) {
     user.close(file).await;
 }
 
-async fn append_behind(user: &mut User) {
+/// Opens the file and waits until the session that is to end is cut off.
+async fn come_beside(user: &mut User) -> Option<(Open, Ending)> {
     while user.open_name(name(0)).await.is_err() {
         user.cx.sleep(POLL).await;
     }
-    let Some(file) = user.open.pop() else { return };
-    let session = loop {
+    let file = user.open.pop()?;
+    let ending = loop {
         match user.lever(|l| l.ending.get()) {
-            Some(session) => break session,
-            None if user.stage.calm.get() => return,
+            Some(ending) => break ending,
+            None if user.stage.calm.get() => return None,
             None => user.cx.sleep(POLL).await,
         }
     };
     user.cx.sleep(Duration::from_micros(2 * LONG_APPEND_US)).await;
-    // As an operator would, or its lease.
+    Some((file, ending))
+}
+
+/// Ends it, as an operator would, or its lease.
+async fn end_session(user: &User, session: SessionId) {
     let agent = first_actor::<Agent>(user.cx.node());
     while !matches!(user.cx.ask(agent, CloseSession { session }).await, Ok(Ok(()))) {
         user.cx.sleep(POLL).await;
     }
-    user.cx.sleep(PASSED_OVER).await;
+}
+
+async fn append_behind(user: &mut User) {
+    let Some((file, Ending { session, passed })) = come_beside(user).await else { return };
+    if passed {
+        end_session(user, session).await;
+    }
+    user.cx.sleep(if passed { PASSED_OVER } else { CHAIN_AWAY + 10 * POLL }).await;
     user.append_some(file, u64::from(SMALL_CHUNK)).await;
     user.push(file, true, false).await;
     user.close(file).await;
     let _ = user.read_all(name(0)).await; // the judge has heard of it
+}
+
+/// Reads while the append beside waits for the one that is cut off, and ends that at last.
+async fn read_beside(user: &mut User) {
+    let Some((file, Ending { session, passed })) = come_beside(user).await else { return };
+    user.cx.sleep(CHAIN_AWAY + 20 * POLL).await;
+    user.due = Some(PROMPT);
+    for _ in 0..10 {
+        user.cx.sleep(5 * POLL).await;
+        let _ = user.read(file, 0, 100).await; // the judge has heard of it
+    }
+    user.due = None;
+    if !passed {
+        end_session(user, session).await;
+    }
+    user.close(file).await;
 }

@@ -325,7 +325,7 @@ impl User {
         let _ = self.read(o, from, len).await;
     }
 
-    async fn read(&self, o: Open, from: u64, len: u64) -> Result<Bytes, FsError> {
+    pub(super) async fn read(&self, o: Open, from: u64, len: u64) -> Result<Bytes, FsError> {
         let work = self.door.read(&self.cx, o.handle, from, len as u32);
         let act = Act::Read { file: o.handle.file.0, from, len };
         self.tell(act, work, |b| Told::Bytes(b.to_vec())).await
