@@ -3,6 +3,7 @@
 use core::time::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Instant;
 
 use t3fs_runtime::{Cx, NodeId};
 
@@ -135,7 +136,13 @@ impl Sim {
         w.polls.set(w.polls.get() + 1);
         w.trace.mix(id.word());
         w.polling.set(true);
-        w.tasks.poll(id);
+        if w.metered.get() {
+            let began = Instant::now();
+            w.tasks.poll(id);
+            w.meter(owner.node, |cost| cost.poll_ns += began.elapsed().as_nanos() as u64);
+        } else {
+            w.tasks.poll(id);
+        }
         w.polling.set(false);
     }
 

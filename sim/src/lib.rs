@@ -31,4 +31,4 @@ pub use faults::{Menu, Swarm};
 pub use net::{NetFaults, NetSpeed, NetStats};
 pub use node::{Boot, NodeSpec};
 pub use rng::{Rng, Stream};
-pub use world::{Crash, ScheduleFaults, Sim, World, WorldStats};
+pub use world::{Crash, NodeCost, ScheduleFaults, Sim, World, WorldStats};

@@ -159,6 +159,14 @@ impl Inner {
         let bytes = Bytes::from(frame.encode());
         net.stats.sent += 1;
         net.stats.sent_bytes += bytes.len() as u64;
+        self.meter(from.0, |cost| {
+            cost.sent += 1;
+            cost.sent_bytes += bytes.len() as u64;
+        });
+        self.meter(to.0, |cost| {
+            cost.received += 1;
+            cost.received_bytes += bytes.len() as u64;
+        });
         let number = net.stats.sent;
         // The frame's own checksum stands for its content.
         let sum = u32::from_le_bytes(bytes[4..8].try_into().expect("a frame has a head"));

@@ -39,6 +39,16 @@ use crate::rng::{Rng, Stream};
 use crate::trace::{Sink, Trace};
 
 /// How a node goes down.
+/// What a node costs: real time of its polls, and frames. Nothing of it decides anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NodeCost {
+    pub poll_ns: u64,
+    pub sent: u64,
+    pub sent_bytes: u64,
+    pub received: u64,
+    pub received_bytes: u64,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crash {
     /// The process ends; what it wrote stays written.
@@ -91,6 +101,9 @@ pub(crate) struct Inner {
     pub(crate) polling: Cell<bool>,
     pub(crate) polls_at_once: Cell<u64>,
     pub(crate) polls: Cell<u64>,
+    /// Of nodes that are metered, if any are.
+    pub(crate) costs: RefCell<BTreeMap<u32, NodeCost>>,
+    pub(crate) metered: Cell<bool>,
     pub(crate) disk_events: Cell<u64>,
     pub(crate) disk_hook: RefCell<Option<DiskHook>>,
     /// When the last parcel between two shards of a node arrives: rings are first in, first out.
@@ -165,6 +178,8 @@ impl World {
             polling: Cell::new(false),
             polls_at_once: Cell::new(0),
             polls: Cell::new(0),
+            costs: RefCell::default(),
+            metered: Cell::new(false),
             disk_events: Cell::new(0),
             disk_hook: RefCell::new(None),
             rings: RefCell::default(),
@@ -183,6 +198,15 @@ impl World {
 }
 
 impl Inner {
+    /// Adds to what a metered node costs.
+    pub(crate) fn meter(&self, node: u32, add: impl FnOnce(&mut NodeCost)) {
+        if self.metered.get()
+            && let Some(cost) = self.costs.borrow_mut().get_mut(&node)
+        {
+            add(cost);
+        }
+    }
+
     pub(crate) fn later(&self, at_us: u64, event: Event) {
         self.agenda.borrow_mut().push(at_us, event);
     }
@@ -240,6 +264,17 @@ impl Sim {
     /// True virtual time since the start, in microseconds.
     pub fn now_us(&self) -> u64 {
         self.0.now.get()
+    }
+
+    /// Counts what a node costs from here on.
+    pub fn meter(&self, node: NodeId) {
+        self.0.metered.set(true);
+        self.0.costs.borrow_mut().insert(node.0, NodeCost::default());
+    }
+
+    /// What a metered node has cost.
+    pub fn cost(&self, node: NodeId) -> NodeCost {
+        self.0.costs.borrow().get(&node.0).copied().unwrap_or_default()
     }
 
     /// A generator for a purpose of the harness, named by `label`.

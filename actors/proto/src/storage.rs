@@ -260,7 +260,8 @@ pub struct ResyncStats {
 }
 
 /// From the agent: this target may serve until `until_us` of the process's own clock (`Cx::now`),
-/// once its view of the cluster is no older than `view`: a lease renewed after a death comes with the news.
+/// once its view of the cluster is no older than `view`: a lease renewed after a death comes with
+/// the news.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct LeaseHeld {
     pub until_us: u64,

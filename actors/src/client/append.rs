@@ -195,7 +195,7 @@ impl Client {
         })
     }
 
-    /// Stores bytes one chunk after the other, so that nothing of them is behind a part that failed;
+    /// Stores bytes one chunk after the other, so that nothing is behind a part that failed;
     /// how much was stored.
     pub(super) async fn store_in_order(
         &self,

@@ -56,7 +56,7 @@ impl Story {
             _ if !run.with("stories") || !run.with("faults") => None,
             0 => Some(Story::DeadChain),
             1 => Some(Story::NameBack),
-            2 => Some(Story::CutBeside),
+            2 | 5 => Some(Story::CutBeside),
             3 => Some(Story::LateFsync),
             4 => Some(Story::LongAppend),
             _ => None,
