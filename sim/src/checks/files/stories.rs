@@ -56,7 +56,7 @@ impl Story {
             _ if !run.with("stories") || !run.with("faults") => None,
             0 => Some(Story::DeadChain),
             1 => Some(Story::NameBack),
-            2 | 5 => Some(Story::CutBeside),
+            2 | 5..8 => Some(Story::CutBeside), // the moment is short
             3 => Some(Story::LateFsync),
             4 => Some(Story::LongAppend),
             _ => None,
@@ -255,7 +255,7 @@ async fn watch(user: &mut User) {
 }
 
 /// Files of the story, and how long after its making each is written.
-const BESIDE: u8 = 24;
+const BESIDE: u8 = 64;
 const BESIDE_US: u64 = 20_000;
 
 async fn write_beside(user: &mut User) {
@@ -289,7 +289,7 @@ async fn cut_beside(user: &mut User) {
         let wait = match user.rng.below(4) {
             // Before it is written, by one who has it open already.
             0 => BESIDE_US / 2,
-            _ => BESIDE_US - 1_000 + user.rng.below(2_500),
+            _ => BESIDE_US - 1_000 + user.rng.below(1_500),
         };
         user.cx.sleep(Duration::from_micros(wait)).await;
         user.cut_to(file, user.rng.below(100), false).await;
