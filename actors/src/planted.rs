@@ -17,6 +17,8 @@ pub enum PlantedBug {
     BarrierAnswersAtOnce,
     /// Kv: a barrier never says that what it stands for was lost.
     BarrierForgetsVersion,
+    /// Storage: a target of which there is no data always begins empty.
+    BornEmpty,
     /// Client: a close does not tell meta the length.
     CloseKeepsLength,
     /// Storage: the head commits before its successor has answered.

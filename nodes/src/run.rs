@@ -127,6 +127,7 @@ fn part(
         cluster: settings.cluster_id.clone(),
         node: made.node,
         incarnation: made.incarnation,
+        identity: made.identity,
         shards: settings.shards,
         leases: settings.leases,
         link: Some(LinkPlan {
@@ -270,6 +271,7 @@ struct Made {
     folder: PathBuf,
     node: NodeId,
     incarnation: u32,
+    identity: String,
     targets: Targets,
     lock: Option<FolderLock>,
     remarks: Vec<String>,
@@ -281,11 +283,11 @@ fn make(settings: &Settings, home: Home) -> Result<Made, Failure> {
             let mut server = found.commit()?;
             let remarks = std::mem::take(&mut server.remarks);
             let (folder, node) = (server.state.clone(), NodeId(server.file.node_id));
-            let incarnation = server.incarnation;
+            let (incarnation, identity) = (server.incarnation, server.file.node_uuid.clone());
             let server = Arc::new(server);
             let per_disk = usize::from(settings.targets_per_disk);
             let targets = Targets::Assigned { server, per_disk };
-            Ok(Made { folder, node, incarnation, targets, lock: None, remarks })
+            Ok(Made { folder, node, incarnation, identity, targets, lock: None, remarks })
         }
         Home::Mount { folder } => {
             folder::make(&folder)?;
@@ -300,9 +302,10 @@ fn make(settings: &Settings, home: Home) -> Result<Made, Failure> {
                 }
             };
             let node = client_number()?;
-            let incarnation = incarnation::by_clock();
+            let (incarnation, identity) = (incarnation::by_clock(), String::new());
             let (targets, remarks) = (Targets::None, Vec::new());
-            Ok(Made { folder, node, incarnation, targets, lock: Some(lock), remarks })
+            let lock = Some(lock);
+            Ok(Made { folder, node, incarnation, identity, targets, lock, remarks })
         }
     }
 }
@@ -313,6 +316,7 @@ pub fn visitor(settings: &Settings, label: &str, fabric: FabricPlan) -> Result<A
         cluster: settings.cluster_id.clone(),
         node: client_number()?,
         incarnation: incarnation::by_clock(),
+        identity: String::new(),
         roles: Roles::default(),
         shards: 1,
         leases: settings.leases,

@@ -123,6 +123,7 @@ fn assembly(
         cluster: settings.cluster_id.clone(),
         node: ALONE,
         incarnation: data.incarnation,
+        identity: data.cluster.cluster_uuid.clone(),
         roles: Roles::all(),
         shards: settings.shards,
         leases: settings.leases,

@@ -30,6 +30,8 @@ pub struct ChainTarget {
     /// `None` until its node has registered.
     pub addr: Option<RawAddr>,
     pub state: TargetState,
+    /// Its node has had it once: with its data gone it is not a new one.
+    pub made: bool,
 }
 
 /// A replica set: head first.
@@ -80,6 +82,8 @@ pub struct NodeInfo {
     pub node: NodeId,
     /// Which run of its process this is: higher than any earlier one.
     pub incarnation: u32,
+    /// [`NodeReport::identity`].
+    pub identity: String,
     pub status: NodeStatus,
     /// Sorted.
     pub roles: Vec<Role>,
@@ -320,6 +324,9 @@ pub struct Actors {
 /// A server of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct NodeReport {
+    /// Of its state folder, drawn when that was made: two servers with one number are told apart by
+    /// it. Empty where there is none.
+    pub identity: String,
     pub roles: Vec<Role>,
     pub addresses: Vec<String>,
     pub tags: Vec<(String, String)>,

@@ -167,6 +167,7 @@ impl Core {
 
     fn message(&self) -> Heartbeat {
         let node = self.server.as_ref().map(|s| NodeReport {
+            identity: s.identity.clone(),
             roles: s.roles.clone(),
             addresses: s.addresses.clone(),
             tags: s.tags.clone(),

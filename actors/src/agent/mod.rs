@@ -33,6 +33,8 @@ use crate::proto::storage::{LeaseHeld, NewView};
 /// What a server says of itself; a process of clients says nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ServerInfo {
+    /// Of its state folder; empty where there is none.
+    pub identity: String,
     pub roles: Vec<Role>,
     /// Where its links are accepted.
     pub addresses: Vec<String>,

@@ -155,7 +155,8 @@ impl Placement {
         let length = u32::try_from(table.chains.len()).ok().filter(|n| *n > 0)?;
         let count = self.stripe.min(length);
         let base = self.next % length;
-        self.next = (base + count) % length;
+        // One on, however wide the stripe: small files have their only chunk on the first chain.
+        self.next = (base + 1) % length;
         let (table, table_version) = (table.id, table.version);
         let stripes = Stripes::Range { table, table_version, base, count, seed: 0 };
         Some(Layout { chunk_size: self.chunk_size, stripes })
@@ -188,14 +189,20 @@ mod tests {
         }
     }
 
+    /// Goal: neighbours begin on neighbouring chains, also when a stripe is as wide as the table.
+    /// Regression (a newcomer): then all files began on one chain, and small ones were all there.
     #[test]
     fn files_go_round_the_table() {
+        let mut wide = Placement::new(view(1, 3), 1 << 20, 16, 1);
+        let mut first = || chains_of(&view(1, 3).routing, &wide.layout().unwrap()).unwrap()[0].0;
+        assert_eq!([first(), first(), first(), first()], [1, 2, 3, 1]);
+
         let mut place = Placement::new(ClusterView::default(), 1 << 20, 2, 1);
         assert_eq!(place.layout(), None);
         place.learn(view(1, 3));
         let chains = |layout: Layout| chains_of(&view(1, 3).routing, &layout).unwrap();
         let mut next = || chains(place.layout().unwrap()).iter().map(|c| c.0).collect::<Vec<_>>();
-        assert_eq!([next(), next(), next()], [[1, 2], [3, 1], [2, 3]]);
+        assert_eq!([next(), next(), next()], [[1, 2], [2, 3], [3, 1]]);
         place.learn(view(2, 1));
         place.learn(view(1, 3));
         let layout = place.layout().unwrap();

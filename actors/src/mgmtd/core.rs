@@ -97,6 +97,7 @@ impl State {
                 node,
                 addr: None,
                 state: TargetState::Serving,
+                made: false,
             });
             let chain = Chain { id, version: ChainVersion(1), targets: targets.collect() };
             routing.chains.push(chain);
@@ -135,7 +136,7 @@ impl State {
     }
 }
 
-/// What follows from the rest: addresses of targets, and the metas.
+/// What follows from the rest: addresses of targets, which of them have been there, and the metas.
 pub(super) fn derive(r: &mut Routing) {
     let mut known: BTreeMap<(NodeId, TargetId), RawAddr> = BTreeMap::new();
     for n in &r.nodes {
@@ -143,6 +144,8 @@ pub(super) fn derive(r: &mut Routing) {
     }
     for t in r.chains.iter_mut().flat_map(|c| &mut c.targets) {
         t.addr = known.get(&(t.node, t.target)).copied();
+        // Stored together with its address: before anybody could ask it for anything.
+        t.made |= t.addr.is_some();
     }
     let alive = r.nodes.iter().filter(|n| n.status == NodeStatus::Alive);
     r.metas = alive.flat_map(|n| n.metas.iter().copied()).collect();
@@ -267,8 +270,21 @@ impl Live {
         now: Time,
     ) -> Result<(), MgmtdError> {
         let (node, incarnation) = (m.agent.node, m.agent.epoch);
-        let stored = state.routing.node(node).map_or(0, |n| n.incarnation);
+        let known = state.routing.node(node);
+        let stored = known.map_or(0, |n| n.incarnation);
         let heard = self.agents.get(&node);
+        if let (Some(report), Some(known)) = (&m.node, known)
+            && report.identity != known.identity
+            && ![&report.identity, &known.identity].contains(&&String::new())
+            && !self.is_dead(node, now)
+        {
+            return Err(MgmtdError::Refused(format!(
+                "node {} is another server, which lives{}: start this one with another --node-id, \
+                 or end that one first",
+                node.0,
+                known.addresses.first().map(|at| format!(" at {at}")).unwrap_or_default()
+            )));
+        }
         let latest = heard.map_or(0, |h| h.agent.epoch).max(stored);
         if incarnation < latest {
             return Err(MgmtdError::Refused(format!(
@@ -501,6 +517,7 @@ fn info(h: &Heard, report: &NodeReport) -> NodeInfo {
     NodeInfo {
         node: h.agent.node,
         incarnation: h.agent.epoch,
+        identity: report.identity.clone(),
         status: NodeStatus::Alive,
         roles,
         addresses: report.addresses.clone(),

@@ -3,11 +3,13 @@
 //! ```text
 //! key                            value (sealed: type, version, rkyv)
 //! "M/state"                      type 0x1101 StateV1   { cluster, version, session_max }
-//! "M/chain/"   chain u32 BE      type 0x1102 ChainV1   { version, [(target, node, state)] }
+//! "M/chain/"   chain u32 BE      type 0x1102 ChainV2   { version, [target] }
+//!                                (read: ChainV1, whose targets have all been made)
 //! "M/table/"   id BE version BE  type 0x1103 TableV1   { [chain] }
 //! "M/session/" session u64 BE    type 0x1104 SessionV2 { label, nonce, process }
 //!                                (read: SessionV1 { label, nonce }, of an unknown process)
-//! "M/node/"    node u32 BE       type 0x1105 NodeV1
+//! "M/node/"    node u32 BE       type 0x1105 NodeV2
+//!                                (read: NodeV1, of an unknown identity)
 //! "M/lease"                      see `lease`
 //! ```
 //!
@@ -57,6 +59,20 @@ struct ChainV1 {
 }
 
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
+struct ChainV2 {
+    version: ChainVersion,
+    targets: Vec<TargetV2>,
+}
+
+#[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
+struct TargetV2 {
+    target: TargetId,
+    node: NodeId,
+    state: TargetState,
+    made: bool,
+}
+
+#[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct TableV1 {
     chains: Vec<ChainId>,
 }
@@ -93,6 +109,18 @@ struct NodeV1 {
     targets: Vec<(TargetId, RawAddr)>,
 }
 
+#[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
+struct NodeV2 {
+    incarnation: u32,
+    identity: String,
+    status: NodeStatus,
+    roles: Vec<Role>,
+    addresses: Vec<String>,
+    tags: Vec<(String, String)>,
+    metas: Vec<RawAddr>,
+    targets: Vec<(TargetId, RawAddr)>,
+}
+
 fn key(kind: &str, id: &[u8]) -> Bytes {
     [b"M/", kind.as_bytes(), b"/", id].concat().into()
 }
@@ -104,9 +132,21 @@ fn state_row(state: &State) -> (Bytes, Vec<u8>) {
 }
 
 fn chain_row(c: &Chain) -> (Bytes, Vec<u8>) {
-    let targets = c.targets.iter().map(|t| (t.target, t.node, t.state)).collect();
-    let row = ChainV1 { version: c.version, targets };
-    (key("chain", &c.id.0.to_be_bytes()), seal(CHAIN, 1, &row))
+    let target = |t: &ChainTarget| {
+        let ChainTarget { target, node, state, made, addr: _ } = *t;
+        TargetV2 { target, node, state, made }
+    };
+    let row = ChainV2 { version: c.version, targets: c.targets.iter().map(target).collect() };
+    (key("chain", &c.id.0.to_be_bytes()), seal(CHAIN, 2, &row))
+}
+
+fn chain(key: &[u8], value: &[u8]) -> Result<ChainV2, String> {
+    if let Ok((CHAIN, 1)) = envelope(value) {
+        let ChainV1 { version, targets } = get(CHAIN, 1, key, value)?;
+        let made = |(target, node, state)| TargetV2 { target, node, state, made: true };
+        return Ok(ChainV2 { version, targets: targets.into_iter().map(made).collect() });
+    }
+    get(CHAIN, 2, key, value)
 }
 
 fn table_row(t: &ChainTable) -> (Bytes, Vec<u8>) {
@@ -127,8 +167,9 @@ fn session(key: &[u8], value: &[u8]) -> Result<SessionV2, String> {
 }
 
 fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
-    let row = NodeV1 {
+    let row = NodeV2 {
         incarnation: n.incarnation,
+        identity: n.identity.clone(),
         status: n.status,
         roles: n.roles.clone(),
         addresses: n.addresses.clone(),
@@ -136,7 +177,26 @@ fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
         metas: n.metas.clone(),
         targets: n.targets.clone(),
     };
-    (key("node", &n.node.0.to_be_bytes()), seal(NODE, 1, &row))
+    (key("node", &n.node.0.to_be_bytes()), seal(NODE, 2, &row))
+}
+
+fn node(key: &[u8], value: &[u8]) -> Result<NodeV2, String> {
+    if let Ok((NODE, 1)) = envelope(value) {
+        let n: NodeV1 = get(NODE, 1, key, value)?;
+        let NodeV1 { incarnation, status, roles, addresses, tags, metas, targets } = n;
+        let identity = String::new();
+        return Ok(NodeV2 {
+            incarnation,
+            identity,
+            status,
+            roles,
+            addresses,
+            tags,
+            metas,
+            targets,
+        });
+    }
+    get(NODE, 2, key, value)
 }
 
 /// Rows to set, and keys to clear.
@@ -193,8 +253,14 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
             routing.cluster = s.cluster;
             (version, session_max) = (s.version, s.session_max);
         } else if k.starts_with(b"M/chain/") {
-            let c: ChainV1 = get(CHAIN, 1, k, v)?;
-            let target = |(target, node, state)| ChainTarget { target, node, addr: None, state };
+            let c = chain(k, v)?;
+            let target = |TargetV2 { target, node, state, made }| ChainTarget {
+                target,
+                node,
+                addr: None,
+                state,
+                made,
+            };
             let targets = c.targets.into_iter().map(target).collect();
             routing.chains.push(Chain { id: ChainId(u32_at(k, 8)?), version: c.version, targets });
         } else if k.starts_with(b"M/table/") {
@@ -205,10 +271,11 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
             let id = u64::from(u32_at(k, 10)?) << 32 | u64::from(u32_at(k, 14)?);
             sessions.insert(SessionId(id), session(k, v)?);
         } else if k.starts_with(b"M/node/") {
-            let n: NodeV1 = get(NODE, 1, k, v)?;
+            let n = node(k, v)?;
             routing.nodes.push(NodeInfo {
                 node: NodeId(u32_at(k, 7)?),
                 incarnation: n.incarnation,
+                identity: n.identity,
                 status: n.status,
                 roles: n.roles,
                 addresses: n.addresses,
@@ -323,10 +390,12 @@ mod tests {
             node: NodeId(6),
             addr: Some(addr),
             state: TargetState::Serving,
+            made: true,
         };
         let node = NodeInfo {
             node: NodeId(6),
             incarnation: 7,
+            identity: "i".into(),
             status: NodeStatus::Alive,
             roles: vec![Role::Storage],
             addresses: vec!["h:1".into()],
@@ -371,5 +440,29 @@ mod tests {
         assert_eq!(read, Ok(SessionV2 { label: "l".into(), nonce: 8, process: None }));
         let later = seal(SESSION, 3, &SessionV1 { label: "l".into(), nonce: 8 });
         assert!(session(&key, &later).unwrap_err().contains("M/session/"));
+    }
+
+    /// Goal: what an earlier build stored is read: targets that have all been made, nodes of an
+    /// unknown identity.
+    #[test]
+    fn rows_of_earlier_builds() {
+        let targets = vec![(TargetId(5), NodeId(6), TargetState::Serving)];
+        let old = seal(CHAIN, 1, &ChainV1 { version: ChainVersion(4), targets });
+        assert_eq!(hex(&old), "0211010005000000060000000004000000f3ffffff01000000");
+        let (target, node_id, state) = (TargetId(5), NodeId(6), TargetState::Serving);
+        let targets = vec![TargetV2 { target, node: node_id, state, made: true }];
+        let read = chain(&key("chain", &3u32.to_be_bytes()), &old);
+        assert_eq!(read, Ok(ChainV2 { version: ChainVersion(4), targets }));
+        let old = NodeV1 {
+            incarnation: 7,
+            status: NodeStatus::Alive,
+            roles: vec![Role::Storage],
+            addresses: vec!["h:1".into()],
+            tags: vec![],
+            metas: vec![],
+            targets: vec![],
+        };
+        let read = node(&key("node", &6u32.to_be_bytes()), &seal(NODE, 1, &old)).unwrap();
+        assert_eq!((read.identity.as_str(), read.incarnation), ("", 7));
     }
 }

@@ -315,6 +315,7 @@ mod tests {
             node: NodeId(*t),
             addr: Some(RawAddr { node: NodeId(*t), ..RawAddr::default() }),
             state: *state,
+            made: true,
         };
         let targets = states.iter().map(target).collect();
         let chain = Chain { id: ChainId(1), version: ChainVersion(version), targets };

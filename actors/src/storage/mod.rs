@@ -12,6 +12,7 @@
 //! taken back on a guess. Whoever has left its chain meanwhile is overwritten before it serves.
 
 mod ahead;
+mod birth;
 mod core;
 pub mod engine;
 mod extents;
@@ -21,4 +22,5 @@ mod resync;
 mod target;
 mod write;
 
+pub use birth::{Birth, birth};
 pub use target::{RESYNC_PAGE, Seen, StorageConfig, Target};

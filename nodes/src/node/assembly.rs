@@ -25,6 +25,8 @@ pub struct Assembly {
     pub node: NodeId,
     /// Larger at every start of the node.
     pub incarnation: u32,
+    /// Of its state folder, drawn when that was made. Empty: it has none.
+    pub identity: String,
     pub roles: Roles,
     pub shards: usize,
     pub leases: Leases,

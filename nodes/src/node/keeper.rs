@@ -6,13 +6,14 @@
 //! before it serves; otherwise it stays away and a human must look.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use t3fs_actors::proto::agent::Agent;
 
 use t3fs_actors::proto::ids::TargetId;
-use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing, TargetState};
+use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing};
+use t3fs_actors::storage::{Birth, birth};
 use t3fs_runtime::Addr;
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
@@ -163,33 +164,33 @@ impl Follower {
         let known = self.file.targets.iter().find(|p| p.target == t.target).copied();
         let place = match known {
             None => TargetPlace { target: t.target, chain: chain.id, disk: self.disk(t.target)? },
-            Some(place) => {
-                if !self.server.disks.iter().any(|d| d.index == place.disk) {
-                    return Err(failed("its disk is not there"));
-                }
-                if t.state == TargetState::LastServing {
-                    return Err(failed(
-                        "its data is gone and no other replica has all of it; restore its folder, \
-                         or give its chain up",
-                    ));
-                }
-                let others = chain.targets.iter().filter(|o| o.target != t.target);
-                let served = others.into_iter().any(|o| o.state == TargetState::Serving);
-                if t.state == TargetState::Serving || !served {
-                    return Ok(()); // not yet: some later routing says what becomes of it
-                }
-                place
+            Some(place) if !self.server.disks.iter().any(|d| d.index == place.disk) => {
+                return Err(failed("its disk is not there"));
             }
+            Some(place) => place,
         };
+        // What there is of it is opened, whatever the chain says.
+        let birth = if self.is_there(&place) { Birth::New } else { birth(chain, t) };
+        match birth {
+            Birth::New | Birth::Again => {}
+            Birth::NotYet => return Ok(()),
+            Birth::Never => {
+                return Err(failed(
+                    "its data is gone and no other replica has all of it; restore its folder, or \
+                     give its chain up",
+                ));
+            }
+        }
         match self.works.start(place, self.works.shard_of(place.target), true)? {
             Started::Runs => {}
             // It reports itself when it is open; if it does not open, a later routing tries again.
             Started::Already => return Ok(()),
             Started::Absent => unreachable!("it may be created"),
         }
-        if known.is_some() {
+        if birth == Birth::Again {
             tracing::warn!("target {} begins again, empty, and will be synced", t.target);
-        } else {
+        }
+        if known.is_none() {
             self.file.targets.push(place);
             self.file.targets.sort();
             self.file.store(&self.server.state)?;
@@ -199,14 +200,23 @@ impl Follower {
         Ok(())
     }
 
+    fn is_there(&self, place: &TargetPlace) -> bool {
+        let disk = self.server.disks.iter().find(|d| d.index == place.disk);
+        disk.is_some_and(|d| folder(&d.folder, place.target).join("superblock").exists())
+    }
+
     /// Where a crash left it, else the disk with the fewest.
     fn disk(&self, target: TargetId) -> Result<usize, Failure> {
-        let left = |folder: &Path| folder.join(format!("targets/{target}")).exists();
-        if let Some(disk) = self.server.disks.iter().find(|d| left(&d.folder)) {
+        if let Some(disk) = self.server.disks.iter().find(|d| folder(&d.folder, target).exists()) {
             return Ok(disk.index);
         }
         let load = |disk: usize| self.file.targets.iter().filter(|p| p.disk == disk).count();
         let disks = self.server.disks.iter().map(|d| d.index);
         disks.min_by_key(|d| (load(*d), *d)).ok_or_else(|| failed("this server has no disk"))
     }
+}
+
+/// Of a target, below its disk's.
+fn folder(disk: &Path, target: TargetId) -> PathBuf {
+    disk.join(format!("targets/{target}"))
 }

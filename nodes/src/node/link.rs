@@ -255,6 +255,7 @@ mod tests {
             nodes: vec![NodeInfo {
                 node: NodeId(2),
                 incarnation: 1,
+                identity: String::new(),
                 status: NodeStatus::Alive,
                 roles: Vec::new(),
                 addresses: texts.iter().map(|t| (*t).to_owned()).collect(),

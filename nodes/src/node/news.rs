@@ -81,8 +81,13 @@ mod tests {
 
     #[test]
     fn only_what_changed_is_told() {
-        let target =
-            |state| ChainTarget { target: TargetId(2), node: NodeId(3), addr: None, state };
+        let target = |state| ChainTarget {
+            target: TargetId(2),
+            node: NodeId(3),
+            addr: None,
+            state,
+            made: true,
+        };
         let chain = |v, state| Chain {
             id: ChainId(1),
             version: ChainVersion(v),

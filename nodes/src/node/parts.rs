@@ -165,7 +165,8 @@ fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
         tags.push((DISKS_TAG.to_owned(), server.disks.len().to_string()));
     }
     let addresses = told.map(ToString::to_string).collect();
-    ServerInfo { roles: roles.collect(), addresses, tags, mgmtd: mgmtd.map(Addr::raw) }
+    let (identity, mgmtd) = (a.identity.clone(), mgmtd.map(Addr::raw));
+    ServerInfo { identity, roles: roles.collect(), addresses, tags, mgmtd }
 }
 
 /// The tag that says how many disks a storage node has.

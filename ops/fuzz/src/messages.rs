@@ -195,12 +195,14 @@ fn view() -> ClusterView {
         node: NodeId(1),
         addr: Some(addr),
         state: TargetState::Serving,
+        made: true,
     };
     let routing = Routing {
         cluster: "a cluster".into(),
         nodes: vec![NodeInfo {
             node: NodeId(1),
             incarnation: 5,
+            identity: "an identity".into(),
             status: NodeStatus::Alive,
             roles: vec![Role::Meta, Role::Storage],
             addresses: vec!["TCP://10.0.0.1:8000".into()],

@@ -324,6 +324,25 @@ fn a_whole_cluster_comes_back_and_a_lost_disk_is_filled_again() {
     cluster.start("client1");
     cluster.wait_for("client1", "mounted");
     run(Command::new("diff").arg("-r").arg(&tree).arg(copy(&cluster, "client1")));
+
+    // The last that has it comes with nothing, and serves nothing. Regression (a newcomer): it made
+    // its targets anew, and what the others had was removed when they came back.
+    cluster.kill("storage2");
+    cluster.kill("client1");
+    let (folder, aside) = (cluster.site.path("base/storage2"), cluster.site.path("base/aside"));
+    fs::rename(&folder, &aside).expect("put aside");
+    cluster.start("storage2");
+    cluster.wait_for("storage2", "its data is gone");
+    cluster.kill("storage2");
+    fs::remove_dir_all(&folder).expect("the new one");
+    fs::rename(&aside, &folder).expect("put back");
+    for host in STORES {
+        cluster.start(host);
+    }
+    cluster.start("client1");
+    cluster.wait_for("client1", "mounted");
+    run(Command::new("diff").arg("-r").arg(&tree).arg(copy(&cluster, "client1")));
+    cluster.becomes_whole("client1", Duration::from_secs(60));
 }
 
 #[test]

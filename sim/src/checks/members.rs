@@ -2,7 +2,8 @@
 //! for mgmtd to remove them from their chains and to take them back: whatever happens, chunks are
 //! linearizable; nobody serves who is not entitled to by what mgmtd has stored, or before its
 //! predecessor has brought it up to date; and when all is well again every chain has three serving
-//! replicas that are the same.
+//! replicas that are the same. In half of the runs hosts come back with empty disks; those of which
+//! nobody else has the data are found again in the end.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
@@ -18,12 +19,12 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer};
 use t3fs_actors::planted::PlantedBug;
-use t3fs_actors::proto::agent::Announce;
-use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
+use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{ClusterView, CreateChains, Role, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{ChunkInfo, Engine, EngineError, TargetIdentity};
-use t3fs_actors::storage::{RESYNC_PAGE, Seen, StorageConfig, Target};
+use t3fs_actors::storage::{Birth, RESYNC_PAGE, Seen, StorageConfig, Target, birth};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::chain::engine_config;
@@ -41,6 +42,7 @@ pub(super) const CHECK: Check = Check {
     about: "chains whose members leave and return stay linearizable, and are whole at the end",
     run,
     mutants: &[
+        "born-empty",
         "no-lease-check",
         "resync-drops-recents",
         "resync-stops-after-one-page",
@@ -135,7 +137,23 @@ struct Plan {
     ops: u64,
     pause: Duration,
     watch: Watch,
+    copies: Copies,
+    /// The storm is over: disks that were lost are found.
+    calm: Rc<Cell<bool>>,
 }
+
+/// Which disks a target was on, one after the other.
+#[derive(Clone, Copy, Debug, Default)]
+struct Disks {
+    /// Where it is now; a number that was not used before is an empty disk.
+    now: u32,
+    /// The latest one with data, if that is another.
+    lost: Option<u32>,
+    /// There is data on the present one.
+    made: bool,
+}
+
+type Copies = Rc<RefCell<BTreeMap<TargetId, Disks>>>;
 
 fn first_actor<A>(node: NodeId) -> Addr<A> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
@@ -169,15 +187,64 @@ impl Plan {
     /// Starts a storage node: opens (or makes) its targets, serves them, announces them.
     async fn storage_node(self, cx: Cx, number: u32) {
         let agent = self.agent(&cx, Some(ServerInfo::default()));
-        let mut targets = Vec::new();
+        let (mut targets, mut here, mut absent) = (Vec::new(), Vec::new(), Vec::new());
         for (chain, members) in &self.chains {
             let Some(target) = members.iter().find(|t| t.0 % 10 == number) else { continue };
-            let addr = self.storage(&cx, *chain, *target, agent).await;
-            targets.push(TargetReport::online(*target, addr));
+            match self.copies.borrow().get(target).is_some_and(|copy| copy.made) {
+                true => here.push((*chain, *target)),
+                false => absent.push((*chain, *target)),
+            }
+        }
+        for (chain, target) in here {
+            let addr = self.storage(&cx, chain, target, agent).await;
+            targets.push(TargetReport::online(target, addr));
         }
         let m = Announce { metas: Vec::new(), targets };
         while cx.ask(agent, m.clone()).await.is_err() {
             cx.sleep(Duration::from_millis(20)).await;
+        }
+        for (chain, target) in absent {
+            cx.spawn(self.clone().begin(cx.clone(), chain, target, agent));
+        }
+    }
+
+    /// A target of which there is no data here begins as soon as it may.
+    async fn begin(self, cx: Cx, chain: ChainId, target: TargetId, agent: Addr<Agent>) {
+        loop {
+            let m = GetView { have: ViewVersion(0), fresh: false };
+            let view = cx.ask(agent, m).await.ok().flatten().unwrap_or_default();
+            let found = view.routing.chain(chain).and_then(|c| {
+                let t = c.targets.iter().find(|t| t.target == target)?;
+                Some(if self.bug == Some(PlantedBug::BornEmpty) { Birth::New } else { birth(c, t) })
+            });
+            match found {
+                Some(Birth::New | Birth::Again) => break,
+                Some(Birth::Never) if self.calm.get() => {
+                    let mut copies = self.copies.borrow_mut();
+                    let copy = copies.entry(target).or_default();
+                    copy.now = copy.lost.take().expect("it was there once");
+                    copy.made = true;
+                    break;
+                }
+                Some(Birth::Never | Birth::NotYet) | None => {}
+            }
+            cx.sleep(Duration::from_millis(50)).await;
+        }
+        let report = TargetReport::online(target, self.storage(&cx, chain, target, agent).await);
+        while cx.ask(agent, ReportTarget { report }).await.is_err() {
+            cx.sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The disks of a server are empty ones now.
+    fn lose_disks(&self, number: u32) {
+        let mine = self.chains.iter().flat_map(|(_, ts)| ts).filter(|t| t.0 % 10 == number);
+        for target in mine {
+            let mut copies = self.copies.borrow_mut();
+            let copy = copies.entry(*target).or_default();
+            let lost = if copy.made { Some(copy.now) } else { copy.lost };
+            let newest = copy.now.max(copy.lost.unwrap_or(0));
+            *copy = Disks { now: newest + 1, lost, made: false };
         }
     }
 
@@ -189,7 +256,8 @@ impl Plan {
         agent: Addr<Agent>,
     ) -> RawAddr {
         let identity = TargetIdentity { cluster: "sim".into(), target, chain };
-        let (disk, dir) = (DiskId(0), format!("target-{target}"));
+        let copy = self.copies.borrow().get(&target).copied().unwrap_or_default();
+        let (disk, dir) = (DiskId(0), format!("target-{target}-{}", copy.now));
         let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
         let made = names.iter().any(|n| n == "superblock");
         let engine = loop {
@@ -206,6 +274,7 @@ impl Plan {
             }
         };
         self.engines.borrow_mut().insert(target, engine.clone());
+        self.copies.borrow_mut().entry(target).or_default().made = true;
         let watch = Rc::clone(&self.watch);
         let config = StorageConfig {
             engine,
@@ -282,6 +351,8 @@ impl Cluster {
             ops,
             pause: Duration::from_millis(pause),
             watch: Watch::default(),
+            copies: Copies::default(),
+            calm: Rc::default(),
         };
         for n in &plan.mgmtds {
             let p = plan.clone();
@@ -325,8 +396,9 @@ impl Cluster {
 
 /// Absences that mgmtd takes note of: a server that is down, cut off from some or all of the
 /// others in one direction or both, or stopped.
-fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], mgmtds: &[NodeId], every: Duration) {
-    let (rng, servers, mgmtds) = (rng.clone(), servers.to_vec(), mgmtds.to_vec());
+fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], plan: &Plan, every: Duration) {
+    let (rng, servers, plan) = (rng.clone(), servers.to_vec(), plan.clone());
+    let mgmtds = plan.mgmtds.clone();
     let pause = Duration::from_micros(1 + rng.below(2 * every.as_micros() as u64));
     let end = STORM.as_micros() as u64;
     sim.at(sim.now_us() + pause.as_micros() as u64, move |sim| {
@@ -340,6 +412,10 @@ fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], mgmtds: &[NodeId], every: D
             0 => {
                 let how = if rng.coin() { Crash::Power } else { Crash::Process };
                 sim.crash(victim, how);
+                if rng.coin() {
+                    let number = servers.iter().position(|s| *s == victim).expect("it is one");
+                    plan.lose_disks(number as u32 + 1);
+                }
                 sim.at(ends, move |sim| sim.restart(victim));
             }
             1 => sim.pause(victim, long),
@@ -361,7 +437,7 @@ fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], mgmtds: &[NodeId], every: D
                 sim.at(ends, |sim| sim.rejoin());
             }
         }
-        outages(sim, &rng, &servers, &mgmtds, every);
+        outages(sim, &rng, &servers, &plan, every);
     });
 }
 
@@ -416,7 +492,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     world.unleash(swarm, menu, STORM);
     if rng.below(4) > 0 {
         let every = Duration::from_millis(*rng.pick(&[700, 1_500, 4_000]));
-        outages(world, &world.rng(8), servers, &plan.mgmtds, every);
+        outages(world, &world.rng(8), servers, plan, every);
     }
     store_pauses(world, &world.rng(9), plan.kv);
     let finished =
@@ -427,6 +503,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         return Err(format!("the storm ended with {h:?}"));
     }
     world.heal();
+    plan.calm.set(true);
     if plan.bad_disks {
         // A target whose disk has failed is out until its process starts again.
         for n in servers {

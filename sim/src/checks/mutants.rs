@@ -5,6 +5,7 @@ use t3fs_actors::planted::PlantedBug;
 /// The planted bug that a mutant of storage or the engine is.
 pub(super) fn planted(mutant: Option<&str>) -> Option<PlantedBug> {
     let bug = match mutant? {
+        "born-empty" => PlantedBug::BornEmpty,
         "commit-early" => PlantedBug::CommitBeforeSuccessor,
         "drive-only-sixteen" => PlantedBug::DriveOnlySixteen,
         "full-writers-table-evicts" => PlantedBug::FullWritersTableEvicts,

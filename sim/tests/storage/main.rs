@@ -32,6 +32,7 @@ fn view(version: u32, successor: Option<TargetState>) -> ClusterView {
         node: addr.node,
         addr: Some(addr),
         state,
+        made: true,
     };
     let mut targets = vec![target(1, addr(STORE, 0), TargetState::Serving)];
     targets.extend(successor.map(|state| target(2, addr(TOYS, 1), state)));

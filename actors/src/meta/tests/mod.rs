@@ -147,7 +147,7 @@ fn view() -> ClusterView {
     let head = |epoch| {
         let (node, state) = (NodeId(9), TargetState::Serving);
         let addr = Some(RawAddr { node, shard: 0, slot: 0, epoch });
-        ChainTarget { target: TargetId(1), node, addr, state }
+        ChainTarget { target: TargetId(1), node, addr, state, made: true }
     };
     let chain = |id| Chain { id: ChainId(id), version: ChainVersion(1), targets: vec![head(id)] };
     let routing = Routing {

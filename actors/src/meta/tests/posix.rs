@@ -27,7 +27,7 @@ fn files_are_spread_over_the_chain_table() {
         let (one, two) = (stripes("a").await, stripes("b").await);
         assert_eq!(one.chunk_size, 1 << 20);
         let range = |base| Stripes::Range { table: 1, table_version: 1, base, count: 2, seed: 0 };
-        assert_eq!((one.stripes, two.stripes), (range(0), range(0)));
+        assert_eq!((one.stripes, two.stripes), (range(0), range(1)));
         let entry = w.entry(ROOT, "fifo");
         let kind = FileType::Special { mode_type: 0o010000, rdev: 0 };
         let fifo = w.ask(CreateFile { entry, kind, hold: None }).await.unwrap().attr;

@@ -87,6 +87,7 @@ impl Primary {
             number: self.number,
             have: ViewVersion(0),
             node: Some(NodeReport {
+                identity: format!("of {node}"),
                 roles: vec![Role::Storage],
                 addresses: vec![format!("h{node}:1")],
                 tags: Vec::new(),
@@ -295,6 +296,62 @@ fn one_syncs_at_a_time() {
     p.beat(syncs, 1, UpToDate, at(2200));
     p.settle(at(2200));
     assert_eq!(p.states().iter().map(|t| t.1).collect::<Vec<_>>(), [Serving, Serving, Syncing]);
+}
+
+/// Goal: a second server under a number is refused while the first lives, and takes its place when
+/// that is dead; then the first is the second one. Regression (a newcomer): the later one pushed the
+/// first out, which was refused for good.
+#[test]
+fn two_servers_under_one_number() {
+    let mut p = Primary::new();
+    let of = |identity: &str, mut m: Heartbeat| {
+        m.node.as_mut().unwrap().identity = identity.into();
+        m
+    };
+    let first = of("a", p.message(1, 5, None));
+    p.hear(&first, at(0)).unwrap();
+    p.settle(at(0));
+    let second = of("b", p.message(1, 9, None));
+    let refused = p.hear(&second, at(1000)).unwrap_err().to_string();
+    assert!(refused.contains("another server, which lives at h1:1"), "{refused}");
+    let first = of("a", p.message(1, 5, None));
+    p.hear(&first, at(1100)).unwrap();
+    // Another primary does not know who lives: whom it has stored does.
+    let mut p = p.succeeded(at(1200));
+    let second = of("b", p.message(1, 9, None));
+    assert!(p.hear(&second, at(1300)).is_err());
+    let first = of("a", p.message(1, 6, None));
+    p.hear(&first, at(1400)).unwrap();
+    p.settle(at(4000));
+    let second = of("b", p.message(1, 10, None));
+    p.hear(&second, at(4000)).unwrap();
+    p.settle(at(4000));
+    let first = of("a", p.message(1, 11, None));
+    assert!(p.hear(&first, at(4100)).is_err(), "it has been replaced");
+}
+
+/// Goal: a target that has been there once is known to have been, also when its node comes without
+/// it, and to another primary.
+#[test]
+fn what_was_made_stays_made() {
+    let mut p = Primary::new();
+    p.chains(1);
+    let made = |p: &Primary| -> Vec<bool> {
+        p.state.routing.chains[0].targets.iter().map(|t| t.made).collect()
+    };
+    assert_eq!(made(&p), [false; 3]);
+    p.beat(1, 1, UpToDate, at(0));
+    p.beat(2, 1, UpToDate, at(0));
+    p.settle(at(0));
+    assert_eq!(made(&p), [true, true, false]);
+    let empty = Actors { metas: Vec::new(), targets: Vec::new() };
+    let m = p.message(1, 9, Some(empty));
+    p.hear(&m, at(10)).unwrap();
+    p.settle(at(10));
+    let p = p.succeeded(at(20));
+    let one =
+        |p: &Primary| p.state.routing.chains[0].targets.iter().find(|t| t.target.0 == 11).cloned();
+    assert_eq!(one(&p).map(|t| (t.addr, t.made)), Some((None, true)));
 }
 
 /// Goal: sessions survive a change of primary with their ids, end when silent, and ids are never
