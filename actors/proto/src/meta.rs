@@ -240,6 +240,9 @@ pub struct Append {
     /// In whose name the sender holds the file: its own session, or one of the same process.
     pub holder: SessionId,
     pub op: RequestId,
+    /// The number under which the same append was asked for before, and is no more: a place that
+    /// was given to it meanwhile is this one's.
+    pub instead_of: Option<RequestId>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -547,7 +550,7 @@ protocol! { Meta as MetaMsg, MetaReply = 0x0200 {
     15 v 2 SyncMeta -> Result<(), MetaError>, Bulk, 10_000 ms;
     16 v 1 CountInodes -> Result<u64, MetaError>, Control, 10_000 ms;
     17 v 2 CollectGarbage -> Result<bool, MetaError>, Control, 1_000 ms;
-    18 v 3 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
+    18 v 4 Append -> Result<Appended, MetaError>, Control, 10_000 ms;
     19 v 2 OpenFile -> Result<Changed, MetaError>, Control, 10_000 ms;
     20 v 1 DropHolds -> Result<(), MetaError>, Control, 10_000 ms;
     21 v 1 ShareOpens -> Result<Vec<InodeId>, MetaError>, Control, 10_000 ms;

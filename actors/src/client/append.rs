@@ -20,6 +20,8 @@ use crate::proto::meta::{Append, Appended, DropHolds};
 pub(super) struct Wait {
     pub(super) op: RequestId,
     asked: u32,
+    /// The number before this one.
+    before: Option<RequestId>,
 }
 
 /// What became of an append that needs a turn.
@@ -165,9 +167,6 @@ impl Client {
         if file.core.borrow().unreported() && self.report_once(cx, file, false).await?.is_none() {
             return Ok(InTurn::Waits);
         }
-        if let Some(Wait { op, .. }) = wait.take_if(|wait| wait.asked >= ASKED_MAX) {
-            self.end_turn(cx, file, op).await?;
-        }
         let stored = async {
             let Some(offset) = self.take_end(cx, file, piece.data.len() as u64, wait).await? else {
                 return Ok(None);
@@ -246,13 +245,21 @@ impl Client {
         }
         // A turn of a session that has ended is passed over.
         let again = wait.take().filter(|wait| wait.op.session == self.0.link.session());
-        let Wait { op, asked } = again.unwrap_or_else(|| Wait { op: self.0.link.op(), asked: 0 });
+        let Wait { op, asked, before } = match again {
+            Some(wait) if wait.asked < ASKED_MAX => wait,
+            // A question that comes late is no reason for a place that nobody fills.
+            spent => {
+                let before = spent.map(|wait| wait.op);
+                Wait { op: self.0.link.op(), asked: 0, before }
+            }
+        };
         let message = {
             let mut core = file.core.borrow_mut();
             core.begin_turn(op, true);
             let truncations = core.known().truncations;
             let holder = core.hold.map_or(op.session, |hold| hold.session);
-            Append { inode: core.inode(), len, end: core.own_end(), truncations, holder, op }
+            let (inode, end, instead_of) = (core.inode(), core.own_end(), before);
+            Append { inode, len, end, truncations, holder, op, instead_of }
         };
         let answer = match self.0.link.meta(cx, message).await {
             // Another appender of this mount has asked since, and so has ended what a question that
@@ -276,7 +283,7 @@ impl Client {
             Appended::Waits => {}
         }
         file.core.borrow_mut().forget_turn(op);
-        *wait = Some(Wait { op, asked: asked + 1 });
+        *wait = Some(Wait { op, asked: asked + 1, before });
         Ok(None)
     }
 }

@@ -421,9 +421,10 @@ mod tests {
         let rows: Vec<(Bytes, Bytes)> = rows(&s).into_iter().map(|(k, v)| (k, v.into())).collect();
         assert_eq!(from_rows(&rows), Ok(Some(s)));
         let row = |prefix: &[u8]| hex(&rows.iter().find(|(k, _)| k.starts_with(prefix)).unwrap().1);
-        assert_eq!(row(b"M/chain/"), "0211010005000000060000000004000000f3ffffff01000000");
-        let node = "0511010003683a31ffffffffff050000000600000001000200070000000700000000e2ffffff\
-                    01000000dbffffff01000000dbffffff00000000d3ffffff00000000cbffffff01000000";
+        assert_eq!(row(b"M/chain/"), "021102000500000006000000000104000000f2ffffff01000000");
+        let node = "0511020003683a31ffffffffff050000000600000001000200070000000700000069ffffffffff\
+                    ffff00daffffff01000000d3ffffff01000000d3ffffff00000000cbffffff00000000c3ff\
+                    ffff01000000";
         assert_eq!(row(b"M/node/"), node);
         let session = "041102006cffffffffffffff0800000000000000010600000007000000";
         assert_eq!(row(b"M/session/"), session);

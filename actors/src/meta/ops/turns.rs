@@ -100,6 +100,19 @@ impl Turns {
         self.changed = true;
     }
 
+    /// The place that was given to an earlier request for the same append is this one's.
+    fn inherit(&mut self, op: RequestId, from: RequestId, len: u64) {
+        let unused = |turn: &&mut TurnV1| match turn.at {
+            AtEndV1::Append { from, to, stored: None } => to - from == len,
+            AtEndV1::Append { .. } | AtEndV1::Cut => false,
+        };
+        let turn = self.now.iter_mut().find(|turn| is(turn, from)).filter(unused);
+        if let Some(turn) = turn {
+            turn.seq = op.seq;
+            self.changed = true;
+        }
+    }
+
     /// A session that asks anew has forgotten what it had begun before, perhaps without ever
     /// hearing of it: what that was. Its place is given anew if nobody is behind it.
     fn forget(&mut self, op: RequestId) -> Vec<RequestId> {
@@ -195,7 +208,12 @@ pub async fn finish(txn: &mut Txn<'_>, turns: &mut Turns, op: RequestId, end: u6
 }
 
 /// A file, and who has turns at its end.
-async fn read(txn: &mut Txn<'_>, inode: InodeId, op: RequestId) -> Done<(Inode, Turns)> {
+async fn read(
+    txn: &mut Txn<'_>,
+    inode: InodeId,
+    op: RequestId,
+    earlier: Option<(RequestId, u64)>,
+) -> Done<(Inode, Turns)> {
     let keys = [&inode_key(inode), &turns_key(inode), &recent_key(op)];
     let [found, turns, recent] = txn.read(keys).await?;
     let found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
@@ -206,6 +224,10 @@ async fn read(txn: &mut Txn<'_>, inode: InodeId, op: RequestId) -> Done<(Inode, 
     }
     if turns.has_newer(op) {
         return Err(MetaError::Stale.into());
+    }
+    if let Some((earlier, len)) = earlier.filter(|(earlier, _)| earlier.session == op.session) {
+        turns.inherit(op, earlier, len);
+        Ended::Told.note(txn, earlier);
     }
     turns.forget(op).into_iter().for_each(|over| Ended::Told.note(txn, over));
     Ok((found, turns))
@@ -219,9 +241,11 @@ pub async fn append(
     kept: bool,
     bug: Option<PlantedBug>,
 ) -> Done<Appended> {
-    let (mut inode, mut turns) = read(txn, m.inode, m.op).await?;
+    let earlier = m.instead_of.map(|op| (op, m.len));
+    let (mut inode, mut turns) = read(txn, m.inode, m.op, earlier).await?;
     let at = |offset| Appended::At { offset, stamp: Stamp::default() };
     if let Some(from) = turns.place(m.op) {
+        turns.store(txn, m.inode);
         return Ok(at(from));
     }
     if turns.settle(&mut inode.attr, over) {
@@ -249,7 +273,7 @@ pub async fn append(
 
 /// Has the sender wait for its turn to cut.
 pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, over: Over<'_>) -> Done<bool> {
-    let (mut inode, mut turns) = read(txn, m.inode, m.op).await?;
+    let (mut inode, mut turns) = read(txn, m.inode, m.op, None).await?;
     if turns.settle(&mut inode.attr, over) {
         store(txn, &mut inode);
     }
@@ -273,6 +297,24 @@ mod tests {
 
     fn append(from: u64, to: u64) -> AtEndV1 {
         AtEndV1::Append { from, to, stored: None }
+    }
+
+    /// Goal: an append that is asked for under another number has the place that a question of its,
+    /// which came late, was given; another append has not. Regression (seeds 3073255, 5022869): the
+    /// place was ended with nothing in it, and others were behind it: a hole of zeros.
+    #[test]
+    fn a_place_is_inherited() {
+        let mut turns = Turns::default();
+        turns.begin(op(1, 1), append(5, 10));
+        turns.begin(op(2, 1), append(10, 20));
+        turns.inherit(op(1, 2), op(1, 1), 4);
+        assert_eq!(turns.place(op(1, 2)), None, "it is not as long");
+        turns.inherit(op(1, 2), op(1, 1), 5);
+        assert_eq!((turns.place(op(1, 1)), turns.place(op(1, 2))), (None, Some(5)));
+        assert_eq!(turns.forget(op(1, 2)), []);
+        turns.finish(op(1, 2), 10);
+        turns.inherit(op(1, 3), op(1, 2), 5);
+        assert_eq!(turns.place(op(1, 3)), None, "what is stored is in its place");
     }
 
     /// Goal: the length moves over appends in the order of their places, whichever is stored first.

@@ -92,8 +92,15 @@ fn planted_mistakes_lose_data() {
         let v = planted(PlantedBug::AppendAtKnownEnd).await;
         let inode = v.file(ROOT, "f").await.unwrap().inode;
         for _ in 0..2 {
-            let m =
-                Append { inode, len: 10, end: 0, truncations: 0, holder: SessionId(0), op: v.op() };
+            let m = Append {
+                inode,
+                len: 10,
+                end: 0,
+                truncations: 0,
+                holder: SessionId(0),
+                op: v.op(),
+                instead_of: None,
+            };
             assert!(matches!(v.ask(m).await, Ok(Appended::At { offset: 0, .. })));
         }
     });

@@ -20,7 +20,8 @@ impl Tail {
     }
 
     fn append(&self, len: u64, op: RequestId) -> Append {
-        Append { inode: self.inode, len, end: 0, truncations: 0, holder: SessionId(0), op }
+        let holder = SessionId(0);
+        Append { inode: self.inode, len, end: 0, truncations: 0, holder, op, instead_of: None }
     }
 
     /// Where it goes; `None`: it has to wait.

@@ -299,8 +299,8 @@ fn one_syncs_at_a_time() {
 }
 
 /// Goal: a second server under a number is refused while the first lives, and takes its place when
-/// that is dead; then the first is the second one. Regression (a newcomer): the later one pushed the
-/// first out, which was refused for good.
+/// that is dead; then the first is the second one. Regression (a newcomer): the later one pushed
+/// the first out, which was refused for good.
 #[test]
 fn two_servers_under_one_number() {
     let mut p = Primary::new();
