@@ -27,14 +27,13 @@ pub fn birth(chain: &Chain, t: &ChainTarget) -> Birth {
     let serves = |o: &ChainTarget| o.target != t.target && o.state == TargetState::Serving;
     match t.state {
         TargetState::LastServing => Birth::Never,
-        // mgmtd has not heard yet that it does not serve.
-        TargetState::Serving => Birth::NotYet,
-        TargetState::Offline | TargetState::Waiting | TargetState::Syncing => {
-            match chain.targets.iter().any(serves) {
-                true => Birth::Again,
-                false => Birth::NotYet,
-            }
-        }
+        // mgmtd has not heard yet that it is not there, and may be storing just now that its earlier
+        // run is up to date.
+        TargetState::Serving | TargetState::Syncing => Birth::NotYet,
+        TargetState::Offline | TargetState::Waiting => match chain.targets.iter().any(serves) {
+            true => Birth::Again,
+            false => Birth::NotYet,
+        },
     }
 }
 
@@ -69,7 +68,10 @@ mod tests {
         assert_eq!(told(true, LastServing, Offline), Birth::Never);
         assert_eq!(told(true, Serving, Serving), Birth::NotYet);
         assert_eq!(told(true, Serving, Offline), Birth::NotYet);
-        for state in [Syncing, Waiting, Offline] {
+        // Regression (check `members`, seed 2751): its earlier run had said that it is up to date;
+        // that was stored when the empty one had begun, which served then.
+        assert_eq!(told(true, Syncing, Serving), Birth::NotYet);
+        for state in [Waiting, Offline] {
             assert_eq!(told(true, state, Serving), Birth::Again);
             assert_eq!(told(true, state, LastServing), Birth::NotYet);
         }
