@@ -27,8 +27,8 @@ pub fn birth(chain: &Chain, t: &ChainTarget) -> Birth {
     let serves = |o: &ChainTarget| o.target != t.target && o.state == TargetState::Serving;
     match t.state {
         TargetState::LastServing => Birth::Never,
-        // mgmtd has not heard yet that it is not there, and may be storing just now that its earlier
-        // run is up to date.
+        // mgmtd has not heard yet that it is not there, and may be storing that its earlier run
+        // is up to date.
         TargetState::Serving | TargetState::Syncing => Birth::NotYet,
         TargetState::Offline | TargetState::Waiting => match chain.targets.iter().any(serves) {
             true => Birth::Again,
