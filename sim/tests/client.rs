@@ -23,7 +23,7 @@ use t3fs_actors::proto::storage::{ReadChunk, Retire, StorageError};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
-use t3fs_sim::{Boot, NodeSpec, World};
+use t3fs_sim::{Boot, Crash, NodeSpec, World};
 
 /// KV, mgmtd, meta.
 const NAMES: NodeId = NodeId(1);
@@ -208,4 +208,58 @@ fn a_retired_target_serves_no_more() {
         let after = cx.ask(target, read).await.unwrap();
         assert_eq!(after, Err(StorageError::WrongTarget));
     });
+}
+
+/// Regression (review): a program appended without rest, so what it wrote was stored and not
+/// reported. Its host died; the next mount, alone from the start, took the length that meta knew
+/// for the end, and its appends destroyed what was there. They go behind that.
+#[test]
+fn who_comes_alone_appends_behind_what_a_dead_writer_has_stored() {
+    const LINE: usize = 100;
+    let (world, client, inode, handle) = cluster();
+    write(&world, &client, inode);
+    let first = client.clone();
+    ask(&world, |cx| async move { first.fsync(&cx, inode, Some(handle), false).await }).unwrap();
+    let lines = |world: &World, client: &Client, fill: u8, n: usize| {
+        let client = client.clone();
+        ask(world, move |cx| async move {
+            for _ in 0..n {
+                let line = Bytes::from(vec![fill; LINE]);
+                client.write(&cx, inode, At::End, line, false).await.unwrap();
+                cx.sleep(Duration::from_millis(2)).await;
+            }
+        });
+    };
+    world.run_for(Duration::from_secs(3)).unwrap(); // it knows to be alone
+    lines(&world, &client, b'a', 500);
+    world.cut(CLIENT, NAMES); // and so do reports that are on their way
+    lines(&world, &client, b'a', 200);
+    let known = stored(&world, &client, inode).length as usize;
+    drop(client);
+    world.crash(CLIENT, Crash::Process);
+    world.rejoin();
+    world.restart(CLIENT);
+    let client = ask(&world, |cx| async move {
+        let config = ClientConfig::new(actor(CLIENT, 0), "sim");
+        let client = Client::start(&cx, config).await.unwrap();
+        client.open(&cx, inode, true).await.unwrap();
+        client
+    });
+    lines(&world, &client, b'b', 10);
+    let length = {
+        let client = client.clone();
+        ask(&world, |cx| async move {
+            client.fsync(&cx, inode, None, false).await.unwrap();
+            cx.sleep(Duration::from_secs(20)).await;
+            client.getattr(&cx, inode).await.unwrap().length
+        })
+    };
+    let reader = client.clone();
+    let all =
+        ask(&world, |cx| async move { reader.read(&cx, inode, 0, length as u32).await }).unwrap();
+    let (olds, news) = all[5..].split_at(all.len() - 5 - 10 * LINE);
+    assert!(news.iter().all(|b| *b == b'b'), "the new lines are at the end");
+    assert!(olds.iter().all(|b| *b == b'a') && olds.len() % LINE == 0, "and the old before them");
+    let stored = olds.len() + 5;
+    assert!(stored > known, "the story is another one: {known} of {stored} bytes were known");
 }

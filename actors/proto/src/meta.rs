@@ -313,6 +313,11 @@ pub struct KeepOpens {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ListKeepers;
 
+/// Whether writers of ended sessions may have stored what is not part of their files yet: who is
+/// alone appends behind that only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct WritersLeft;
+
 /// Files that were read, and when: their time of access becomes at least that. Files that are gone
 /// are passed over. At most [`HOLDS_MAX`] at a time.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -515,6 +520,7 @@ no_bulk!(
     ShareOpens,
     KeepOpens,
     ListKeepers,
+    WritersLeft,
     NoteReads,
     CreateFile,
     MakeDir,
@@ -558,4 +564,5 @@ protocol! { Meta as MetaMsg, MetaReply = 0x0200 {
     23 v 1 ListKeepers -> Result<Vec<SessionId>, MetaError>, Control, 10_000 ms;
     24 v 1 NoteReads -> Result<(), MetaError>, Bulk, 10_000 ms;
     25 v 1 BeginCut -> Result<bool, MetaError>, Control, 10_000 ms;
+    26 v 1 WritersLeft -> Result<bool, MetaError>, Control, 10_000 ms;
 } }

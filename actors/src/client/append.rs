@@ -64,10 +64,10 @@ impl Client {
                 if self.is_part(cx, file, append).await? {
                     return Ok(append.written);
                 }
-            } else if self.is_alone(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
+            } else if self.knows_ends(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
                 self.end_left_turn(cx, file).await?; // it may move the end
                 if self.hold_itself(cx, file).await?
-                    && self.is_alone(cx.now()) | self.has(PlantedBug::AppendAtOwnEnd)
+                    && self.knows_ends(cx.now()) | self.has(PlantedBug::AppendAtOwnEnd)
                     && file.core.borrow_mut().place(self.0.link.session())
                 {
                     let end = file.core.borrow().length();

@@ -54,6 +54,9 @@ struct State {
     agent: Addr<Agent>,
     view: RefCell<ClusterView>,
     session: Cell<SessionId>,
+    /// The last session that was found to have ended, and the number under which another is asked
+    /// for.
+    again: Cell<(SessionId, u64)>,
     /// Of updates of chunks, and of operations of meta: meta keeps answers for so many of the
     /// latest.
     seq: Cell<u64>,
@@ -95,6 +98,7 @@ impl Link {
             agent,
             view: RefCell::default(),
             session: Cell::new(SessionId(0)),
+            again: Cell::default(),
             seq: Cell::new(1),
             op: Cell::new(1),
             open: Cell::new(true),
@@ -154,8 +158,19 @@ impl Link {
 
     /// The session has ended: requests from now on go under another one.
     async fn reopen(&self, cx: &Cx, ended: SessionId) {
-        tracing::error!("session {ended} has ended at mgmtd: opening another");
-        let again = OpenSession { label: "again".into(), nonce: cx.rand() };
+        if self.0.session.get() != ended {
+            return;
+        }
+        // Many may meet its end at the same time: all ask for the same one.
+        let nonce = match self.0.again.get() {
+            (of, nonce) if of == ended => nonce,
+            _ => {
+                tracing::error!("session {ended} has ended at mgmtd: opening another");
+                cx.rand()
+            }
+        };
+        self.0.again.set((ended, nonce));
+        let again = OpenSession { label: "again".into(), nonce };
         // No answer: whoever meets the ended session next comes here again.
         if let Ok(Ok(new)) = cx.ask(self.0.agent, again).await
             && self.0.session.get() == ended

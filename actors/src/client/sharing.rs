@@ -27,7 +27,7 @@ use super::retry::Retry;
 use super::{Client, FsError, Inner};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::{GetAttr, HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens};
+use crate::proto::meta::{GetAttr, HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens, WritersLeft};
 
 /// How long the kernel may answer from what it remembers while this client is alone.
 pub const CACHE_TIME: Duration = Duration::from_secs(1);
@@ -64,6 +64,9 @@ pub(super) struct Sharing {
     lonely_since: core::cell::Cell<Option<Time>>,
     /// When the primary was asked last who said that nobody else is there.
     proven: core::cell::Cell<Time>,
+    /// What ended sessions have written may have to become part of its file yet: no length that is
+    /// known here is the end of what others have stored.
+    left: core::cell::Cell<bool>,
     /// The newest session when nobody else was there.
     newest: core::cell::Cell<SessionId>,
     /// The store has lost changes: holds may be among them.
@@ -100,6 +103,21 @@ impl Client {
         !self.is_shared() && now.since(self.0.sharing.proven.get()) <= PROOF_MAX
     }
 
+    /// Whether the end of a file is what this client believes it to be.
+    pub(super) fn knows_ends(&self, now: Time) -> bool {
+        self.is_alone(now) && !self.0.sharing.left.get()
+    }
+
+    /// Asks whether that is so.
+    async fn learn_ends(&self, cx: &Cx) {
+        let cx = &cx.within(PART_MAX);
+        let left = self.0.link.meta(cx, WritersLeft).await;
+        // Those who were there before have made files longer.
+        if matches!(left, Ok(false)) && self.look_at_all(cx).await.is_ok() {
+            self.0.sharing.left.set(false);
+        }
+    }
+
     /// Before the first operation.
     pub(super) async fn join(&self, cx: &Cx) -> Result<(), FsError> {
         let sharing = &self.0.sharing;
@@ -112,10 +130,13 @@ impl Client {
             }
         }
         sharing.newest.set(self.0.link.session());
+        sharing.left.set(true);
         if self.were_others() {
             sharing.shared.set(true);
             self.share(cx, true).await?;
             self.await_keepers(cx).await?;
+        } else {
+            self.learn_ends(cx).await;
         }
         let (inner, long) = (Rc::downgrade(&self.0), cx.outlive());
         cx.spawn(async move {
@@ -168,6 +189,9 @@ impl Client {
             if learned.is_ok() && !self.were_others() {
                 sharing.proven.set(asked);
                 sharing.newest.set(self.0.link.newest_session());
+                if sharing.left.get() {
+                    self.learn_ends(cx).await;
+                }
             }
         }
         let doubted = sharing.doubted.replace(false);
@@ -280,6 +304,7 @@ impl Client {
         self.0.sharing.newest.set(newest);
         if kept.is_ok() && learned.is_ok() && !self.were_others() {
             self.0.sharing.proven.set(asked);
+            self.0.sharing.left.set(true);
             self.0.sharing.shared.set(false);
         } else {
             self.share_patiently(cx).await;

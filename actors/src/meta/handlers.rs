@@ -253,6 +253,19 @@ impl Handle<ListKeepers> for MetaServer {
     }
 }
 
+impl Handle<WritersLeft> for MetaServer {
+    async fn handle(me: &Me<Self>, _: WritersLeft, cx: &Cx) -> Result<bool, MetaError> {
+        fresh_view(me, cx).await?;
+        Ok(me.with(|m| {
+            let left = holds::are_left(m, &m.place.view.sessions);
+            if left {
+                m.look.fill(()); // whoever asks waits for it
+            }
+            left
+        }))
+    }
+}
+
 impl Handle<CreateFile> for MetaServer {
     async fn handle(me: &Me<Self>, m: CreateFile, cx: &Cx) -> Result<Changed, MetaError> {
         match m.kind {

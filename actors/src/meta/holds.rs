@@ -17,10 +17,9 @@
 
 use core::time::Duration;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use futures::StreamExt;
-use t3fs_runtime::{Cx, Me};
+use t3fs_runtime::{Cx, Me, Slot};
 
 use super::chains::stored_end;
 use super::kv::KvError;
@@ -145,8 +144,6 @@ pub(super) async fn keep(txn: &mut Txn<'_>, session: SessionId, sessions: &Sessi
 
 /// For ever: clears what ended sessions leave.
 pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
-    // By which all that had ended was cleared.
-    let mut cleared: Option<Arc<Sessions>> = None;
     loop {
         refresh_view(&me, &cx).await;
         let ClusterView { version, sessions, .. } = me.with(|m| {
@@ -155,13 +152,16 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
         });
         // Without a view every session is as good as alive.
         let known = version.0 > 0;
-        if me.with(|m| std::mem::take(&mut m.holds_left)) {
-            cleared = None;
-        }
+        let cleared = me.with(|m| {
+            if std::mem::take(&mut m.holds_left) {
+                m.cleared = None;
+            }
+            m.cleared.clone()
+        });
         let mut pause = LOOK_PAUSE;
         if known && cleared.as_ref().is_none_or(|before| before.ended_until(&sessions)) {
             match clear_dead(&me, &cx, &sessions).await {
-                Ok(None) => cleared = Some(sessions),
+                Ok(None) => me.with(|m| m.cleared = Some(sessions)),
                 Ok(Some(again)) => pause = again,
                 Err(e) => {
                     tracing::warn!("holds of ended sessions are cleared later: {e}");
@@ -169,11 +169,19 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
                 }
             }
         } else if known {
-            cleared = Some(sessions);
+            me.with(|m| m.cleared = Some(sessions));
         }
         let jitter = Duration::from_micros(cx.rand() % pause.as_micros() as u64);
-        cx.sleep(pause + jitter).await;
+        let woken = Slot::new();
+        me.with(|m| m.look = woken.clone());
+        let _ = cx.within(pause + jitter).in_time(woken).await;
     }
+}
+
+/// Whether ended sessions may have left what they had written to be made part of their files.
+/// `sessions` must be fresh.
+pub(super) fn are_left(m: &MetaServer, sessions: &Sessions) -> bool {
+    m.cleared.as_ref().is_none_or(|before| before.ended_until(sessions))
 }
 
 /// Goes through all holds and `S` records once. Some may have to be left: when to try again.

@@ -9,6 +9,7 @@
 
 use core::time::Duration;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
@@ -20,7 +21,7 @@ use crate::proto::kv::Durability;
 use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
 use crate::proto::meta::*;
-use crate::proto::mgmtd::ClusterView;
+use crate::proto::mgmtd::{ClusterView, Sessions};
 
 mod chains;
 pub mod fsck;
@@ -108,6 +109,10 @@ pub struct MetaServer {
     over: Over,
     /// Somebody waits for a hold of an ended session.
     holds_left: bool,
+    /// Filled to have ended sessions looked for now.
+    look: Slot<()>,
+    /// By which all that had ended was cleared.
+    cleared: Option<Arc<Sessions>>,
     /// Who waits for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
@@ -138,6 +143,8 @@ impl MetaServer {
             place: Placement::new(view, chunk_size, stripe, table),
             over: Over::new(node_lease),
             holds_left: false,
+            look: Slot::new(),
+            cleared: None,
             refreshing: None,
             collector: Collector::new(keep_answers, hold_again),
             orphans: Orphans::new(orphans),

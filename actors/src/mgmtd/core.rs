@@ -371,8 +371,8 @@ impl Live {
         })
     }
 
-    /// The chain's targets with their local states, or `None` while it is too early to judge.
-    fn local_states(&self, c: &Chain, now: Time) -> Option<Vec<(TargetState, LocalState)>> {
+    /// What is known of the chain's targets, or `None` while it is too early to judge.
+    fn known(&self, c: &Chain, now: Time) -> Option<Vec<chain_table::Known>> {
         let seen: Vec<Seen> = c.targets.iter().map(|t| self.seen(c, t, now)).collect();
         let alive = |s: &Seen| matches!(s, Seen::Is(LocalState::Online | LocalState::UpToDate));
         let holds =
@@ -392,7 +392,11 @@ impl Live {
             Seen::Is(l) => *l,
             Seen::Unknown | Seen::Starting => LocalState::Offline,
         };
-        Some(c.targets.iter().zip(&seen).map(|(t, s)| (t.state, local(s))).collect())
+        let denied = |t: &ChainTarget, s: &Seen| {
+            *s == Seen::Is(LocalState::Offline) && !self.is_dead(t.node, now)
+        };
+        let known = |(t, s): (&ChainTarget, &Seen)| (t.state, local(s), denied(t, s));
+        Some(c.targets.iter().zip(&seen).map(known).collect())
     }
 
     /// The state has changed from `old` to `new`.
@@ -560,7 +564,7 @@ fn settle_routing(routing: &mut Routing, live: &Live, now: Time) {
     }
     move_targets(routing);
     for c in &mut routing.chains {
-        let Some(old) = live.local_states(c, now) else { continue };
+        let Some(old) = live.known(c, now) else { continue };
         let new = chain_table::next(&old);
         let same = new.iter().enumerate().all(|(i, (from, s))| i == *from && old[i].0 == *s);
         if !same {

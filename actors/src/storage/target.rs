@@ -58,6 +58,8 @@ pub struct Target {
     disk: DiskId,
     pub(super) resync_page: u32,
     pub(super) planted_bug: Option<PlantedBug>,
+    /// When a successor said last that it has no space.
+    pub(super) full_behind: Option<Time>,
     /// A routing fetch is under way; others wait for its result by polling their own.
     fetching: bool,
     /// The session with the successor that is brought up to date.
@@ -204,6 +206,7 @@ impl Target {
             disk: config.disk,
             resync_page: config.resync_page,
             planted_bug: config.planted_bug,
+            full_behind: None,
             fetching: false,
             sync_out: None,
             sync_sessions: 0,

@@ -19,6 +19,9 @@ use crate::proto::storage::*;
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Longest wait for one attempt's answer. A change of the chain ends it at once.
 const ATTEMPT_MAX: Duration = Duration::from_secs(5);
+/// How long a successor that had no space is taken to have none: longer than between two attempts
+/// of an update that waits for it, so that further ones are refused as long as it does.
+const FULL_FOR: Duration = Duration::from_secs(3);
 /// Chunks removed side by side by one request.
 const REMOVE_WIDTH: usize = 16;
 
@@ -45,6 +48,12 @@ impl Target {
         }
         let emptied = u.version.is_none() && u.kind == UpdateKind::Replace && u.data.is_empty();
         let chunk = u.chunk;
+        let now = cx.now();
+        let writes = u.version.is_none() && matches!(u.kind, UpdateKind::Write { .. });
+        if writes && me.with(|s| s.full_behind.is_some_and(|said| now.since(said) < FULL_FOR)) {
+            // It would be stored here, and wait for the successor with the chunk's lock.
+            return Err(StorageError::NoSpace);
+        }
         let updated = Self::carry_out(me, u, cx).await?;
         if emptied {
             let now = cx.now();
@@ -186,6 +195,10 @@ impl Target {
                 }
                 Attempt::Refused(why) => {
                     // It stays pending here: an operator makes room, or the chain drops it.
+                    if why == StorageError::NoSpace {
+                        let now = cx.now();
+                        me.with(|s| s.full_behind = Some(now));
+                    }
                     tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
                     pause = RETRY_PAUSE_MAX;
                 }

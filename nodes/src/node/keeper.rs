@@ -176,8 +176,8 @@ impl Follower {
             Birth::NotYet => return Ok(()),
             Birth::Never => {
                 return Err(failed(
-                    "its data is gone and no other replica has all of it; restore its folder, or \
-                     give its chain up",
+                    "its data is gone, and its chain waits for it as the last that served; restore \
+                     its folder, or give its chain up",
                 ));
             }
         }

@@ -226,6 +226,15 @@ impl State {
         if row.is_none() && self.index.len() + self.busy.len() >= cfg.chunks_max {
             return Err(EngineError::TooManyChunks);
         }
+        let shorter = |len| row.and_then(|r| r.view()).is_some_and(|view| len < view.state.len);
+        // A full disk takes what makes room, and needs none itself.
+        let frees = match &u.op {
+            Op::Remove => true,
+            // In its slot, and through the journal one granule.
+            Op::Truncate { len } => *len == 0 || shorter(*len),
+            Op::Replace { data } => data.is_empty(),
+            Op::Write { .. } => false,
+        };
         // With a removal that is on its way its writers go.
         if let (Some(row), Some(r)) = (row.filter(|_| exists), u.request)
             && row.writers_at_most() >= cfg.writers_max
@@ -237,12 +246,6 @@ impl State {
             }
             self.index.evict_writer(u.chunk);
         }
-        // A full disk takes what makes room, and needs none itself.
-        let frees = match &u.op {
-            Op::Remove | Op::Truncate { len: 0 } => true,
-            Op::Replace { data } => data.is_empty(),
-            _ => false,
-        };
         if (self.spare_refused || self.apply_refused) && !frees {
             return Err(EngineError::NoSpace);
         }
@@ -289,6 +292,8 @@ impl State {
             self.dirty.insert(chunk);
         } else {
             self.dirty.remove(&chunk);
+            // Nothing is left that has no space; the next that comes says how it is then.
+            self.apply_refused &= !self.dirty.is_empty();
         }
         if self.checkpointing {
             // Only a chunk that the checkpoint has not passed would be missed by its reader.

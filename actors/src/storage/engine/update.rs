@@ -81,13 +81,17 @@ impl<'a> Edit<'a> {
         (0..kept).chain(touched.start.max(kept)..touched.end.max(kept))
     }
 
-    fn in_place(&self, small_max: usize) -> bool {
+    fn fits_in_place(&self, small_max: usize) -> bool {
         let Some(extent) = self.extent else { return false };
-        let shrinks = self.new_len < self.old_len && Class::of(self.new_len) < extent.class;
         !self.replace
-            && !shrinks
             && u64::from(self.new_len) <= extent.class.block()
             && self.touched().len() * GRANULE <= small_max
+    }
+
+    /// Whether a smaller extent is enough for what is left.
+    fn moves(&self) -> bool {
+        let class = self.extent.map(|extent| extent.class);
+        self.new_len < self.old_len && Some(Class::of(self.new_len)) < class
     }
 
     /// The new bytes of granule `g`, whose old bytes (what is kept of them) are given.
@@ -188,8 +192,26 @@ impl Inner {
             let base = Some(Base::fresh(None));
             return Ok(Made { base, cut: UNCUT, patches: vec![], sums: vec![], reserved: 0 });
         }
+        let fits = edit.fits_in_place(self.cfg.small_update_max);
+        let made = self.make_anew(cx, edit, fits && !edit.moves()).await;
+        // A full disk has no smaller extent: what is cut stays where it is.
+        if made.as_ref().err() == Some(&EngineError::NoSpace)
+            && fits
+            && let Some(reserved) = self.room(cx, edit.touched().len() * PATCH_COST).await?
+        {
+            return self.make_in_place(cx, edit, reserved).await;
+        }
+        made
+    }
+
+    async fn make_anew(
+        self: &Rc<Self>,
+        cx: &Cx,
+        edit: &Edit<'_>,
+        in_place: bool,
+    ) -> Result<Made, EngineError> {
         let small_max = self.cfg.small_update_max;
-        if edit.in_place(small_max) {
+        if in_place {
             if let Some(reserved) = self.room(cx, edit.touched().len() * PATCH_COST).await? {
                 return self.make_in_place(cx, edit, reserved).await;
             }
