@@ -8,14 +8,8 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::addr::RawAddr;
+use crate::lane::Lane;
 use crate::slot::Slot;
-
-/// Control (heartbeats, routing, acks) is never starved by bulk.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub enum Lane {
-    Control = 0,
-    Bulk = 1,
-}
 
 /// What happened to a request that got no reply. A refusal is the actor's own reply type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

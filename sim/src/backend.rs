@@ -2,8 +2,8 @@
 
 use std::rc::{Rc, Weak};
 
-use t3fs_runtime::backend::{Backend, LocalTask, Parcel};
 use t3fs_runtime::disk::{DiskBuf, DiskId, DiskOp, DiskReply, DiskResult};
+use t3fs_runtime::shard::{Backend, LocalTask, Parcel};
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Slot, Time};
 

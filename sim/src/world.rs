@@ -24,8 +24,8 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use t3fs_runtime::backend::Parcel;
 use t3fs_runtime::disk::{DiskId, DiskResult};
+use t3fs_runtime::shard::Parcel;
 use t3fs_runtime::{Cx, NodeId, Shard, Slot};
 
 use crate::agenda::Agenda;

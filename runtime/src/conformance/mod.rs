@@ -22,7 +22,7 @@ pub mod links;
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::LocalTask;
+use crate::shard::LocalTask;
 use crate::{Addr, AskError, Cx};
 use echo::{Echo, Order, Seen};
 

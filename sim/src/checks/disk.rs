@@ -6,8 +6,8 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use t3fs_runtime::disk::{ALIGN, Disk, DiskError, OpenMode};
-use t3fs_runtime::{Cx, DiskId};
+use t3fs_runtime::disk::{ALIGN, DiskError, OpenMode};
+use t3fs_runtime::{Cx, Disk, DiskId};
 
 use super::{Check, Run};
 use crate::drive::Halt;
