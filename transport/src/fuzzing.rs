@@ -8,15 +8,16 @@ use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{Frame, SPOKEN_MAX};
 use t3fs_runtime::{NodeId, Slot, Time};
 
-use crate::links::Incoming;
-use crate::links::Refusal;
+use crate::flow::Incoming;
+use crate::lanes::Lanes;
+use crate::limits::Limits;
 use crate::links::agree::{self, Agreed};
 use crate::links::handshake::{self, DialError, Talk};
-use crate::links::lanes::Lanes;
 use crate::links::link::Carrier;
-use crate::peers::{Known, Limits, Peers};
+use crate::peers::{Known, Peers};
 use crate::pool::Pool;
 use crate::rdma::{self, Dock, Ends, Engine, Half, Nic, Port, Terms, packet, soft};
+use crate::refusal::Refusal;
 use crate::tcp::outbox::Outbox;
 use crate::tcp::reader::Reader;
 

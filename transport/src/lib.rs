@@ -53,19 +53,27 @@
 //! one shard) and `links/handshake.rs`.
 
 mod address;
+mod arrival;
 mod choice;
+mod flow;
+mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lanes;
+mod limits;
 mod linger;
 pub mod links;
 mod peers;
 mod pool;
 pub mod rdma;
+mod refusal;
 mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
 pub use choice::{FabricUse, source_towards};
-pub use links::{NodeLinks, Refusal, Unreached};
+pub use limits::Limits;
+pub use links::{NodeLinks, Unreached};
 pub use peers::{
-    Card, Config, Known, Limits, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
+    Card, Config, Known, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
 };
+pub use refusal::Refusal;

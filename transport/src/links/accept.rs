@@ -17,16 +17,10 @@ use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
 use super::agree::{self, Agreed};
-use super::handshake::{Guest, Talk, greet, refuse, welcome};
-use super::refusal::Refusal;
+use super::handshake::{Talk, greet, refuse, welcome};
+use crate::arrival::{Arrival, Guest};
 use crate::rdma::Ends;
-
-/// A proved connection on its way to its shard.
-pub(crate) struct Arrival {
-    guest: Guest,
-    socket: Socket,
-    from: SocketAddr,
-}
+use crate::refusal::Refusal;
 
 /// Connections accepted at a stretch.
 const BURST: u64 = 16;

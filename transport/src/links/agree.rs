@@ -17,8 +17,8 @@ use bytes::{Buf, Bytes};
 
 use super::handshake::{DialError, Talk};
 use super::link::Carrier;
-use super::refusal::Refusal;
 use crate::rdma::{self, Endpoint, Ends, Half, Offer};
+use crate::refusal::Refusal;
 
 const OFFER: u8 = 5;
 const ANSWER: u8 = 6;

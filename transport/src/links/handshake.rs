@@ -29,8 +29,9 @@ use t3fs_runtime::NodeId;
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{SPOKEN_MAX, SPOKEN_MIN};
 
-use super::refusal::Refusal;
+use crate::arrival::Guest;
 use crate::peers::{CLUSTER_MAX, Card, Known, Peers, SERVICES_MAX};
+use crate::refusal::Refusal;
 
 const MAGIC: [u8; 4] = *b"t3hs";
 const HEAD: usize = 8;
@@ -74,19 +75,6 @@ impl From<io::Error> for DialError {
     fn from(e: io::Error) -> Self {
         DialError::Io(e)
     }
-}
-
-/// Who asks to come in, after it has proved that it may.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Guest {
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: u32,
-    pub(crate) from_shard: u16,
-    pub(crate) to_shard: u16,
-    /// Of the link protocol, spoken from here on.
-    pub(crate) version: u16,
-    /// All bytes so far, hashed: the welcome proves them too.
-    transcript: [u8; 32],
 }
 
 /// A connection in its handshake.

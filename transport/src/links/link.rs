@@ -2,20 +2,20 @@
 //! frames that wait for it.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Time};
 
-use super::lanes::Lanes;
 use super::silence::Silence;
 use crate::address::Fabric;
-use crate::peers::{Limits, LinkState, LinkStats, OneSided};
+use crate::flow::{Flow, Traffic};
+use crate::lanes::Lanes;
+use crate::limits::Limits;
+use crate::peers::{LinkState, LinkStats, OneSided};
 use crate::{rdma, tcp};
 
 /// What moves the frames of a connection.
@@ -27,22 +27,14 @@ pub(crate) enum Carrier {
 
 /// A connection that has passed its handshake.
 pub(crate) struct Connection {
-    pub(crate) stream: Rc<dyn Stream>,
+    pub(super) flow: Rc<Flow>,
     pub(super) peer: SocketAddr,
     /// The peer's incarnation.
     pub(super) incarnation: u32,
     pub(super) dialed: bool,
     pub(super) since: Time,
-    /// What it has to send.
-    pub(crate) lanes: Rc<RefCell<Lanes>>,
     pub(super) carrier: Carrier,
     pub(super) silence: RefCell<Silence>,
-    /// Bytes received over the stream so far.
-    pub(crate) received: Rc<Cell<u64>>,
-    ended: Cell<bool>,
-    /// The task that sends, while there is nothing to send.
-    sender: RefCell<Option<Waker>>,
-    poked: Cell<bool>,
 }
 
 /// What a connection keeps count of by itself: what a stream sends is counted by the link.
@@ -64,8 +56,7 @@ pub(super) enum State {
 }
 
 pub(crate) struct Link {
-    pub(crate) node: NodeId,
-    pub(crate) shard: u16,
+    pub(super) traffic: Rc<Traffic>,
     pub(super) state: RefCell<State>,
     /// Frames for the connection that is up, or for the one being made.
     pub(super) lanes: RefCell<Rc<RefCell<Lanes>>>,
@@ -79,10 +70,6 @@ pub(crate) struct Link {
     one_sided: Cell<OneSided>,
     /// Where the last connection of ours was made, and which incarnation answered.
     pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
-    pub(crate) frames_received: Cell<u64>,
-    /// Over streams, and over queue pairs that have ended.
-    frames_sent: Cell<u64>,
-    bytes_sent: Cell<u64>,
     /// Of connections that have ended.
     bytes_received: Cell<u64>,
 }
@@ -90,8 +77,7 @@ pub(crate) struct Link {
 impl Link {
     pub(super) fn new(node: NodeId, shard: u16, limits: &Limits) -> Rc<Link> {
         Rc::new(Link {
-            node,
-            shard,
+            traffic: Traffic::new(node, shard),
             state: RefCell::new(State::Down { retry_at: Time::default() }),
             lanes: RefCell::new(Rc::new(RefCell::new(Lanes::new(limits)))),
             epoch: Cell::default(),
@@ -100,9 +86,6 @@ impl Link {
             why_not_rdma: RefCell::default(),
             one_sided: Cell::default(),
             answered: Cell::default(),
-            frames_received: Cell::default(),
-            frames_sent: Cell::default(),
-            bytes_sent: Cell::default(),
             bytes_received: Cell::default(),
         })
     }
@@ -138,15 +121,10 @@ impl Link {
         old.borrow_mut().take_unsent()
     }
 
-    pub(crate) fn count_sent(&self, frames: u64, bytes: u64) {
-        self.frames_sent.set(self.frames_sent.get() + frames);
-        self.bytes_sent.set(self.bytes_sent.get() + bytes);
-    }
-
     /// What a connection that has ended did stays counted.
     pub(super) fn keep_counts(&self, of: &Connection) {
         let counts = of.counts();
-        self.count_sent(counts.frames_sent, counts.bytes_sent);
+        self.traffic.count_sent(counts.frames_sent, counts.bytes_sent);
         self.bytes_received.set(self.bytes_received.get() + counts.bytes_received);
         self.one_sided.set(self.one_sided.get() + counts.one_sided);
     }
@@ -158,7 +136,7 @@ impl Link {
         let counts = connection.as_ref().map(|c| c.counts()).unwrap_or_default();
         LinkStats {
             local_shard,
-            remote_shard: self.shard,
+            remote_shard: self.traffic.shard,
             state: match &*self.state.borrow() {
                 State::Connecting => LinkState::Connecting,
                 State::Up(_) => LinkState::Up,
@@ -167,9 +145,9 @@ impl Link {
             epoch: self.epoch.get(),
             socket: connection.as_ref().map(|c| c.peer),
             since: connection.as_ref().map(|c| c.since),
-            frames_sent: self.frames_sent.get() + counts.frames_sent,
-            frames_received: self.frames_received.get(),
-            bytes_sent: self.bytes_sent.get() + counts.bytes_sent,
+            frames_sent: self.traffic.frames_sent.get() + counts.frames_sent,
+            frames_received: self.traffic.frames_received.get(),
+            bytes_sent: self.traffic.bytes_sent.get() + counts.bytes_sent,
             bytes_received: self.bytes_received.get() + counts.bytes_received,
             queued_frames: load.frames,
             queued_bytes: load.bytes,
@@ -192,25 +170,20 @@ impl Connection {
         carrier: Carrier,
     ) -> Rc<Connection> {
         Rc::new(Connection {
-            stream,
+            flow: Flow::new(stream, lanes),
             peer,
             incarnation,
             dialed,
             since,
-            lanes,
             carrier,
             silence: RefCell::default(),
-            received: Rc::default(),
-            ended: Cell::default(),
-            sender: RefCell::default(),
-            poked: Cell::default(),
         })
     }
 
     /// A number that grows with every sign that the peer lives.
     pub(super) fn signs_of_life(&self) -> u64 {
         match &self.carrier {
-            Carrier::Tcp(tcp) => self.received.get() + tcp.signs_of_life(),
+            Carrier::Tcp(tcp) => self.flow.received.get() + tcp.signs_of_life(),
             Carrier::Rdma(rdma) => rdma.signs_of_life(),
         }
     }
@@ -221,7 +194,7 @@ impl Connection {
             Carrier::Tcp(tcp) => tcp.is_idle(),
             Carrier::Rdma(rdma) => rdma.is_idle(),
         };
-        idle && self.lanes.borrow().is_empty()
+        idle && self.flow.lanes.borrow().is_empty()
     }
 
     pub(super) fn fabric(&self) -> Fabric {
@@ -233,7 +206,9 @@ impl Connection {
 
     fn counts(&self) -> Counts {
         match &self.carrier {
-            Carrier::Tcp(_) => Counts { bytes_received: self.received.get(), ..Counts::default() },
+            Carrier::Tcp(_) => {
+                Counts { bytes_received: self.flow.received.get(), ..Counts::default() }
+            }
             Carrier::Rdma(rdma) => {
                 let c = rdma.counts();
                 Counts {
@@ -255,55 +230,29 @@ impl Connection {
     fn send_alone(&self, frame: &Frame) -> bool {
         match &self.carrier {
             Carrier::Tcp(_) => false,
-            Carrier::Rdma(rdma) => self.lanes.borrow().is_empty() && rdma.send_alone(self, frame),
+            Carrier::Rdma(rdma) => {
+                self.flow.lanes.borrow().is_empty() && rdma.send_alone(&self.flow, frame)
+            }
         }
     }
 
     /// There is something to send: it goes at once, or when the task that sends has its turn.
     fn has_frames(&self) {
         match &self.carrier {
-            Carrier::Rdma(rdma) if rdma.send_at_once(self) => {}
-            _ => self.wake_sender(),
-        }
-    }
-
-    pub(crate) fn wake_sender(&self) {
-        self.poked.set(true);
-        if let Some(w) = self.sender.borrow_mut().take() {
-            w.wake();
+            Carrier::Rdma(rdma) if rdma.send_at_once(&self.flow) => {}
+            _ => self.flow.wake_sender(),
         }
     }
 
     /// Ends its tasks; false when that was done before.
     pub(super) fn end(&self) -> bool {
-        if self.ended.replace(true) {
+        if !self.flow.end() {
             return false;
         }
-        self.stream.shutdown();
         if let Carrier::Rdma(rdma) = &self.carrier {
             rdma.end();
         }
-        self.wake_sender();
+        self.flow.wake_sender();
         true
-    }
-
-    pub(crate) fn set_sender(&self, waker: Waker) {
-        *self.sender.borrow_mut() = Some(waker);
-    }
-
-    /// Waits until the sender was woken since the last time.
-    pub(super) async fn poked(&self) {
-        poll_fn(|cx| {
-            if self.poked.take() {
-                return Poll::Ready(());
-            }
-            self.set_sender(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    pub(crate) fn ended(&self) -> bool {
-        self.ended.get()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::peers::Limits;
+use crate::limits::Limits;
 
 /// For how long there was no sign of life, in this shard's own running time.
 #[derive(Default)]

@@ -13,7 +13,7 @@ use super::dock::Dock;
 use super::memory::Pool;
 use super::nic::{Nic, PACKET};
 use super::shell::{Half, Port};
-use crate::peers::Limits;
+use crate::limits::Limits;
 use crate::pool::Pool as Heap;
 
 /// A port that could not be opened is tried again after this long.

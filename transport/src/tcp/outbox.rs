@@ -11,8 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Crc32c, Frame};
 
-use super::frame::{Head, Kind};
-use crate::links::lanes::{Lanes, bulk_bytes};
+use crate::frame::{Head, Kind};
+use crate::lanes::{Lanes, bulk_bytes};
 
 /// Bytes staged ahead of the socket.
 const STAGE: usize = 512 << 10;
@@ -177,9 +177,9 @@ mod tests {
     use t3fs_runtime::wire::{FrameKind, Payload, crc32c};
     use t3fs_runtime::{Bulk, NodeId};
 
-    use super::super::frame::HEAD;
     use super::*;
-    use crate::peers::Limits;
+    use crate::frame::HEAD;
+    use crate::limits::Limits;
 
     fn frame(kind: FrameKind, lane: Lane, ask: u64, bulk: usize) -> Frame {
         let bulks = if bulk > 0 { vec![Bulk::from(vec![ask as u8; bulk])] } else { vec![] };

@@ -12,9 +12,9 @@ use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{Crc32c, Frame, Payload, crc32c};
 use t3fs_runtime::{Bulk, NodeId, Slot};
 
-use super::frame::{HEAD, Head, Kind, lengths};
+use crate::flow::{Incoming, Lost};
+use crate::frame::{HEAD, Head, Kind, lengths};
 use crate::linger::Linger;
-use crate::links::{Incoming, Lost};
 use crate::pool::Pool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
@@ -220,8 +220,8 @@ mod tests {
 
     use super::super::outbox::Outbox;
     use super::*;
-    use crate::links::lanes::Lanes;
-    use crate::peers::Limits;
+    use crate::lanes::Lanes;
+    use crate::limits::Limits;
 
     /// A connection whose bytes are all there, and come in pieces.
     struct Tape {

@@ -31,8 +31,8 @@ use super::dock::{Dock, Purpose};
 use super::memory::Piece;
 use super::nic::{Access, Local, PACKET, QueuePair, Remote, Window, Work};
 use super::packet::{self, Builder, PacketHead, Region};
-use crate::links::lanes::Lanes;
-use crate::links::{Incoming, Lost};
+use crate::flow::{Incoming, Lost};
+use crate::lanes::Lanes;
 use receiving::LaneIn;
 use sending::Sending;
 

@@ -9,12 +9,12 @@ use t3fs_runtime::{Bulk, Lane};
 
 use super::gather::Gather;
 use super::{Doing, Engine, LANES, Then, WAITING_MAX};
-use crate::links::{Incoming, Lost};
+use crate::flow::{Incoming, Lost};
+use crate::frame::{Head, Kind, lengths};
 use crate::rdma::dock::{Dock, Purpose};
 use crate::rdma::memory::{PIECE_MAX, Piece};
 use crate::rdma::nic::Remote;
 use crate::rdma::packet::{FrameItem, SEGMENTS_MAX, Segment, Way};
-use crate::tcp::frame::{Head, Kind, lengths};
 
 /// Fetched pieces with less in them are copied: they would keep memory for little.
 const KEEP_MIN: usize = 16 << 10;

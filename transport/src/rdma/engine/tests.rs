@@ -11,13 +11,13 @@ use t3fs_runtime::wire::{BODY_MAX, BULK_MAX, Frame, FrameKind, Payload};
 use t3fs_runtime::{Lane, NodeId, Time};
 
 use super::*;
-use crate::peers::Limits;
+use crate::frame::{Head, Kind};
+use crate::limits::Limits;
 use crate::pool::Pool as Heap;
 use crate::rdma::memory::Pool;
 use crate::rdma::nic::{Nic, Outcome};
 use crate::rdma::packet::{Segment, Way};
 use crate::rdma::soft::Wire;
-use crate::tcp::frame::{Head, Kind};
 
 struct Side {
     pair: Option<Rc<dyn QueuePair>>,

@@ -14,9 +14,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use super::Settings;
 use super::tests::{End, open, ports, whole};
-use crate::rdma::devices::PortRef;
 use crate::rdma::memory::PIECE_MAX;
 use crate::rdma::nic::*;
+use crate::rdma::report::PortRef;
 
 const SETTINGS: Settings = Settings { receive_buffers: 128, send_queue: 128, queue_pairs: 4 };
 const ROUNDS: usize = 5;

@@ -7,7 +7,6 @@ mod device;
 mod discover;
 mod handles;
 mod queue_pair;
-mod window;
 
 #[cfg(test)]
 mod bench;
@@ -20,12 +19,12 @@ use std::rc::Rc;
 
 pub(super) use discover::discover;
 
-use super::devices::PortRef;
 use super::memory::Pool;
 use super::nic::{Completion, Nic, QueuePair, Window};
+use super::report::PortRef;
 use device::Device;
+use device::window::VerbsWindow;
 use queue_pair::VerbsQueuePair;
-use window::VerbsWindow;
 
 /// How much a shard asks of a device. It gets less of `queue_pairs` where the device has less.
 #[derive(Clone, Debug)]

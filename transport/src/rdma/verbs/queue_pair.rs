@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rdma_mummy_sys::*;
 
+use super::device::window::{State, VerbsWindow};
 use super::device::{Device, LAST, Scratch};
 use super::handles::{RawQueuePair, check, last_error};
-use super::window::{State, VerbsWindow};
 use crate::rdma::nic::{Access, Endpoint, Local, QueuePair, Window, Work};
 
 /// 134 ms until something unacknowledged is sent again, and how often: a dead peer is noticed

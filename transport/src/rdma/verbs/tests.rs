@@ -9,9 +9,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Settings, VerbsNic};
-use crate::rdma::devices::{Devices, PortRef};
+use crate::rdma::devices::Devices;
 use crate::rdma::memory::{PIECE_MAX, Piece, Pool};
 use crate::rdma::nic::*;
+use crate::rdma::report::PortRef;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const SETTINGS: Settings = Settings { receive_buffers: 64, send_queue: 64, queue_pairs: 32 };

@@ -1,9 +1,11 @@
 //! A shard's use of one port: the opened device, registered memory, one completion queue, and the
 //! receive buffers that all queue pairs share.
 
+pub(super) mod window;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr;
@@ -14,10 +16,10 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use super::Settings;
 use super::discover::List;
 use super::handles::*;
-use super::window::Windows;
-use crate::rdma::devices::PortRef;
 use crate::rdma::memory::Pool;
 use crate::rdma::nic::{Completion, Outcome, PACKET};
+use crate::rdma::report::PortRef;
+use window::Windows;
 
 /// In the number of a piece of work: it is a receive buffer, and the rest is its slot.
 const RECEIVE: u64 = 1 << 63;
@@ -313,10 +315,4 @@ fn register(domain: &Domain, pool: &Pool, more: ibv_access_flags) -> Result<Regi
             _ => why,
         }
     })
-}
-
-/// A name within a structure of verbs.
-pub(super) fn name(chars: &[std::ffi::c_char]) -> String {
-    // SAFETY: arrays of verbs end with a zero.
-    unsafe { CStr::from_ptr(chars.as_ptr()) }.to_string_lossy().into_owned()
 }

@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Frame, FrameKind};
 
-use crate::peers::Limits;
-use crate::tcp::frame::fits;
+use crate::frame::fits;
+use crate::limits::Limits;
 
 /// Frames and bytes that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
