@@ -30,6 +30,7 @@ pub mod mount;
 pub mod node;
 pub mod registry;
 pub mod run;
+pub mod running;
 pub mod service;
 pub mod stats;
 pub mod up;

@@ -1,6 +1,6 @@
 //! The doctor's answer for people.
 
-use super::view::{Host, Link, Peer, Process, View};
+use crate::node::doctor::view::{Host, Link, Peer, Process, View};
 use crate::service::bytes;
 
 /// Lines without their ends.
@@ -117,8 +117,8 @@ fn row(l: &Link) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::Why;
     use super::*;
+    use crate::node::doctor::view::Why;
 
     /// Goal: what decides is in the text. Method: one link of each kind.
     #[test]

@@ -19,7 +19,7 @@ use t3fs_transport::{Address, Config, NodeLinks, Peers};
 
 use super::assembly::{Assembly, LinkPlan};
 use super::names::Names;
-use super::reach::Parts;
+use super::role_names::RoleNames;
 use crate::failure::{Failure, failed, refused};
 
 /// Services on a node's card (decision 007).
@@ -204,17 +204,17 @@ pub(super) fn keep_finding_mgmtds(
 /// Takes addresses out of the routing.
 pub(super) struct Addresses {
     peers: Peers,
-    parts: Parts,
+    roles: RoleNames,
     known: RefCell<Vec<(NodeId, Vec<String>)>>,
 }
 
 impl Addresses {
-    pub(super) fn new(peers: Peers, parts: Parts) -> Addresses {
-        Addresses { peers, parts, known: RefCell::default() }
+    pub(super) fn new(peers: Peers, roles: RoleNames) -> Addresses {
+        Addresses { peers, roles, known: RefCell::default() }
     }
 
     pub(super) fn learn(&self, routing: &Routing) {
-        self.parts.learn(routing);
+        self.roles.learn(routing);
         let all: Vec<_> = routing.nodes.iter().map(|n| (n.node, n.addresses.clone())).collect();
         let mut known = self.known.borrow_mut();
         if *known == all {
@@ -250,7 +250,7 @@ mod tests {
             ..Config::default()
         };
         let peers = Peers::new(config).unwrap();
-        let addresses = Addresses::new(peers.clone(), Parts::default());
+        let addresses = Addresses::new(peers.clone(), RoleNames::default());
         let routing = |texts: &[&str]| Routing {
             nodes: vec![NodeInfo {
                 node: NodeId(2),

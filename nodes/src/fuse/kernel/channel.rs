@@ -75,6 +75,14 @@ impl Channel {
         }
     }
 
+    /// Ends the calls of threads that die, until the mount ends.
+    pub fn watch_interrupts(&self) {
+        let waits = |unique| self.in_flight.get(unique).is_some();
+        self.interrupts.watch(waits, |unique| {
+            self.answer(unique, -Errno::EINTR.0, &[]);
+        });
+    }
+
     /// A notification: something that no request has asked for.
     pub fn notify(&self, code: i32, body: &[u8]) -> io::Result<()> {
         match self.write(0, 0, code, body) {

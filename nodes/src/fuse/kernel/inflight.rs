@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::fatal::ASKED_MAX;
+use super::fatal::{ASKED_MAX, Fate};
 
 /// Between two looks at a thread that was interrupted. The kernel tells of the first signal only;
 /// the one that kills may come later.
@@ -77,19 +77,6 @@ impl InFlight {
     pub fn count(&self) -> usize {
         self.parts.iter().map(|part| locked(&part.0).len()).sum()
     }
-}
-
-/// What is to become of a thread's call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It goes on.
-    Lives,
-    /// The thread has been asked to end, and will handle that itself.
-    Asked,
-    /// The thread is about to die.
-    Dies,
-    /// The thread cannot be looked at.
-    Unseen,
 }
 
 /// An interrupted request.

@@ -15,7 +15,6 @@ use super::abi::{IN_HEADER_BYTES, MAJOR, READ_BUFFER_MIN, WRITE_IN_BYTES};
 use super::channel::Channel;
 use super::inflight::Entry;
 use super::init::{self, KernelConfig};
-use super::interrupts;
 use super::notify::Notifier;
 use super::request::{Init, Operation, Request};
 use super::types::Errno;
@@ -87,7 +86,7 @@ impl<F: Filesystem> Session<F> {
             loops.push(thread::Builder::new().name(format!("t3fs-fuse-{device}")).spawn(serve)?);
         }
         let watched = Arc::clone(&channel);
-        let watch = move || interrupts::watch(&watched);
+        let watch = move || watched.watch_interrupts();
         let watcher = thread::Builder::new().name("t3fs-interrupts".into()).spawn(watch)?;
         let ended = |thread: thread::JoinHandle<io::Result<()>>| {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("an event loop has panicked")))

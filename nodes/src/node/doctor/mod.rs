@@ -1,6 +1,10 @@
 //! A process looks at its own links, for `t3fs-node doctor`. Servers that it has had nothing to ask
 //! so far are asked who they are, so that the answer is about all of them.
 
+pub mod host;
+pub mod view;
+mod why;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +18,11 @@ use t3fs_transport::{Fabric, LinkState, LinkStats, PeerState, Peers, source_towa
 use super::assembly::{Assembly, LinkPlan};
 use super::link::{self, AGENT};
 use super::on_shard;
-use crate::doctor::host;
-use crate::doctor::view::{Link, Peer, Process, View};
-use crate::doctor::why::{Case, why_not_rdma};
 use crate::fabric::FabricPlan;
 use crate::failure::Failure;
+use host::host;
+use view::{Link, Peer, Process, View};
+use why::{Case, why_not_rdma};
 
 /// How long mgmtd may take to list the servers.
 const LIST: Duration = Duration::from_secs(2);
@@ -29,10 +33,10 @@ type Unreached = Vec<(NodeId, String)>;
 /// Looks from other threads.
 #[derive(Clone)]
 pub struct Doctor {
-    pub(super) remotes: Vec<Remote>,
-    pub(super) agent: Addr<Agent>,
-    pub(super) peers: Option<Peers>,
-    pub(super) assembly: Arc<Assembly>,
+    pub(in crate::node) remotes: Vec<Remote>,
+    pub(in crate::node) agent: Addr<Agent>,
+    pub(in crate::node) peers: Option<Peers>,
+    pub(in crate::node) assembly: Arc<Assembly>,
 }
 
 impl Doctor {
