@@ -26,10 +26,10 @@ use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 use super::mutants::planted;
 use super::{Check, Run, bursts};
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::oracles::history::History;
 use crate::rng::Rng;
 use crate::workloads::chunks::{ChunkClient, check};
+use crate::world::{Boot, NodeSpec};
 use crate::world::{Crash, Sim};
 
 pub(super) const CHECK: Check = Check {
@@ -213,7 +213,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
     if let Err(h) = world.run_until(finished, STORM)
-        && h != crate::drive::Halt::Late
+        && h != crate::world::Halt::Late
     {
         return Err(format!("the storm ended with {h:?}"));
     }

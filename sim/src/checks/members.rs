@@ -31,10 +31,10 @@ use super::chain::engine_config;
 use super::mutants::planted;
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::oracles::history::History;
 use crate::rng::Rng;
 use crate::workloads::chunks::{ChunkClient, check};
+use crate::world::{Boot, NodeSpec};
 use crate::world::{Crash, Sim};
 
 pub(super) const CHECK: Check = Check {
@@ -498,7 +498,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let finished =
         || done.get() == CLIENTS || wrong.borrow().is_some() || plan.watch.borrow().wrong.is_some();
     if let Err(h) = world.run_until(finished, STORM)
-        && h != crate::drive::Halt::Late
+        && h != crate::world::Halt::Late
     {
         return Err(format!("the storm ended with {h:?}"));
     }

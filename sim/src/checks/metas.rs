@@ -27,8 +27,8 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::rng::Rng;
+use crate::world::{Boot, NodeSpec};
 
 pub(super) const CHECK: Check = Check {
     name: "metas",
@@ -139,7 +139,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     world.unleash(swarm, menu, STORM);
     let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
     if let Err(h) = world.run_until(finished, STORM)
-        && h != crate::drive::Halt::Late
+        && h != crate::world::Halt::Late
     {
         return Err(format!("the storm ended with {h:?}"));
     }

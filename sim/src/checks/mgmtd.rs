@@ -31,11 +31,11 @@ use t3fs_actors::proto::mgmtd::{
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Time};
 
 use super::{Check, Run};
-use crate::drive::Halt;
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::oracles::members::Members;
 use crate::rng::Rng;
+use crate::world::Halt;
+use crate::world::{Boot, NodeSpec};
 use crate::world::{Crash, Sim, World};
 
 pub(super) const CHECK: Check = Check {

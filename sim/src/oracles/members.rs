@@ -9,8 +9,8 @@ use t3fs_actors::proto::ids::{TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{Chain, ClusterView, NodeStatus, Routing, TargetState};
 use t3fs_runtime::{NodeId, Time};
 
-use crate::node::undrifted;
 use crate::world::Sim;
+use crate::world::undrifted;
 
 /// Collects, and keeps the first thing that is wrong.
 pub struct Members {

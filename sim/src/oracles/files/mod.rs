@@ -27,6 +27,7 @@
 
 mod content;
 mod errors;
+mod name_changes;
 mod names;
 mod settle;
 #[cfg(test)]
@@ -156,6 +157,18 @@ pub enum Failure {
     Other {
         text: String,
     },
+}
+
+impl Failure {
+    /// Of writes that happened behind the users' backs. What did not end in time has not failed
+    /// yet.
+    fn is_of_storage(&self) -> bool {
+        match self {
+            Failure::Unavailable { text } => text.starts_with("chain"),
+            Failure::NoSpace | Failure::Damaged { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A listed name.

@@ -7,10 +7,10 @@ use t3fs_runtime::shard::{Backend, LocalTask, Parcel};
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Slot, Time};
 
-use crate::crashpoints::Phase;
+use super::crashpoints::Phase;
+use super::node::{drifted, undrifted};
+use super::{Event, Inner};
 use crate::exec::Owner;
-use crate::node::{drifted, undrifted};
-use crate::world::{Event, Inner};
 
 pub(crate) struct SimBackend {
     world: Weak<Inner>,
