@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use t3fs_runtime::{Cx, Handle, Me, Time, join_all};
 
 use super::NodeAgent;
-use crate::proto::mgmtd::{GetSpaces, NodeSpaces, TargetFill};
-use crate::proto::storage::{GetSpace, TargetSpace};
+use crate::proto::mgmtd::{GetSpaces, NodeSpaces, TargetFill, TargetSpace};
+use crate::proto::storage::GetSpace;
 
 /// Between two looks at the targets of this process.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

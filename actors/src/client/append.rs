@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Slot};
 
-use super::data::{Piece, Written, pieces};
 use super::file::{File, Hold};
+use super::pieces::{Piece, Written, pieces};
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::RequestId;

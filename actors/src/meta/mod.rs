@@ -2,17 +2,16 @@
 //!
 //! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may
 //! serve one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes
-//! what has no name any more, `holds` what dead sessions leave, `orphans` content without an inode,
-//! `fsck` checks it all. This file is the actor: it decides what an
-//! operation needs from outside (a number, a layout, the time) and runs it as a transaction;
-//! `handlers` says which operation answers which message.
+//! what has no name any more, `holds` says who has a file open, `ended` clears what dead sessions
+//! leave, `orphans` finds content without an inode, `fsck` checks it all. This file is the actor: it
+//! decides what an operation needs from outside (a number, a layout, the time) and runs it as a
+//! transaction; `handlers` says which operation answers which message.
 
 use core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
-use crate::mgmtd::Timing;
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
 use crate::proto::ids::{InodeId, RequestId};
@@ -21,8 +20,10 @@ use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::ClusterView;
+use crate::timing::Timing;
 
 mod chains;
+mod ended;
 pub mod fsck;
 pub mod garbage;
 mod handlers;
@@ -159,7 +160,7 @@ impl MetaServer {
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
         let (meta, me) = cx.start_with(MetaServer::new(config, outside));
         cx.spawn(garbage::watch(me.clone(), cx.outlive()));
-        cx.spawn(holds::watch(me.clone(), cx.outlive()));
+        cx.spawn(ended::watch(me.clone(), cx.outlive()));
         cx.spawn(orphans::watch(me, cx.outlive()));
         Ok(meta)
     }

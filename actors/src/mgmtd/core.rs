@@ -11,7 +11,7 @@ use std::sync::Arc;
 use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 
 use super::chain_table;
-use super::store::SessionV2;
+use super::session_record::SessionV2;
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;

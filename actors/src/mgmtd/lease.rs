@@ -62,8 +62,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::wire::{envelope, open, seal};
 use t3fs_runtime::{NodeId, Time};
 
-use super::{PlantedBug, Timing};
+use super::PlantedBug;
 use crate::proto::mgmtd::Refrain;
+use crate::timing::Timing;
 
 pub(super) const KEY: &[u8] = b"M/lease";
 const LEASE: u16 = 0x1106;

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use t3fs_runtime::{Cx, Me, NodeId, Slot, Time};
 
 use super::core::{Live, State};
-use super::store::{ProcessV1, SessionV2};
+use super::session_record::{ProcessV1, SessionV2};
 use super::{LINE_MAX, MgmtdServer};
 use crate::proto::ids::SessionId;
 use crate::proto::mgmtd::{MgmtdError, OpenSessionFor};

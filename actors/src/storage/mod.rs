@@ -19,6 +19,7 @@ mod extents;
 mod membership;
 mod removals;
 mod resync;
+mod sync_out;
 mod target;
 mod write;
 

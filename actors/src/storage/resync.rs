@@ -19,6 +19,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
+use super::sync_out::SyncOut;
 use super::target::{LOCK_MAX, Locked, Seen, Target};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
@@ -37,33 +38,11 @@ const ASK_MAX: Duration = Duration::from_secs(5);
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// A session with a syncing successor.
-pub(super) struct SyncOut {
-    to: RawAddr,
-    chain_version: ChainVersion,
-    session: u64,
-    number: u64,
-    /// Messages without an answer.
-    open: BTreeSet<u64>,
-}
-
 /// Why an attempt ended early.
 type Early = String;
 
 fn lost(e: AskError) -> Early {
     e.to_string()
-}
-
-impl SyncOut {
-    fn is_for(&self, peer: Option<(RawAddr, ChainVersion)>) -> bool {
-        peer == Some((self.to, self.chain_version))
-    }
-
-    fn next(&mut self) -> (u64, u64) {
-        self.number += 1;
-        self.open.insert(self.number);
-        (self.number, *self.open.first().expect("just put in"))
-    }
 }
 
 /// A message of a session that is under way; given up when dropped.

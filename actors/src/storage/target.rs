@@ -12,12 +12,12 @@ use super::ahead::{Ahead, Found, Range};
 use super::core::{Core, LINE_MAX};
 use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::removals::Removals;
-use super::resync::SyncOut;
+use super::sync_out::SyncOut;
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
 use crate::proto::agent::{GetView, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
-use crate::proto::mgmtd::{ClusterView, LocalState, TargetReport};
+use crate::proto::mgmtd::{ClusterView, LocalState, TargetReport, TargetSpace};
 use crate::proto::storage::Storage;
 use crate::proto::storage::*;
 

@@ -13,7 +13,7 @@ use super::create::MODE_BITS;
 use super::turns::{self, Ended, Over, Turns};
 use super::*;
 use crate::proto::meta::{
-    Changed, EndTurn, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
+    Changed, EndTurn, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
 };
 
 const SETUID: u32 = 0o4000;
@@ -99,14 +99,6 @@ fn written(inode: &mut Inode, mtime_ns: i64) {
     set_mtime(inode, mtime_ns.max(before), false);
 }
 
-/// The layout of something that has content.
-pub(super) fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
-    attr.layout.as_ref().ok_or_else(|| match attr.kind {
-        FileType::Directory => MetaError::IsDirectory,
-        _ => MetaError::InvalidArgument("only a file has content".into()),
-    })
-}
-
 fn set_length(
     txn: &Txn<'_>,
     attr: &mut Attr,
@@ -120,14 +112,6 @@ fn set_length(
     attr.truncations = next_number(txn, attr.truncations);
     attr.sparse = m.length > 0 && (attr.sparse || m.length > attr.length);
     attr.length = m.length;
-    Ok(())
-}
-
-pub(super) fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
-    let chunks = length.div_ceil(u64::from(layout.chunk_size.max(1)));
-    if chunks > u64::from(u32::MAX) || i64::try_from(length).is_err() {
-        return Err(MetaError::FileTooLarge);
-    }
     Ok(())
 }
 

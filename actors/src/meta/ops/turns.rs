@@ -217,7 +217,7 @@ async fn read(
     let keys = [&inode_key(inode), &turns_key(inode), &recent_key(op)];
     let [found, turns, recent] = txn.read(keys).await?;
     let found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
-    attr::layout_of(&found.attr)?;
+    layout_of(&found.attr)?;
     let mut turns = Turns::open(inode, turns.as_ref())?;
     if !turns.has(op) && Ended::of(op, recent.as_ref())?.is_some() {
         return Err(MetaError::Stale.into()); // nobody waits for it
@@ -262,7 +262,7 @@ pub async fn append(
         return Ok(Appended::Stale(inode.attr));
     }
     let to = from.checked_add(m.len).ok_or(MetaError::FileTooLarge)?;
-    attr::check_length(attr::layout_of(&inode.attr)?, to)?;
+    check_length(layout_of(&inode.attr)?, to)?;
     let waits = turns.is_cutting() || kept;
     if !waits {
         turns.begin(m.op, AtEndV1::Append { from, to, stored: None });
