@@ -9,21 +9,21 @@ use crate::failure::{Failure, failed};
 use crate::logging::tell;
 use crate::mount;
 use crate::registry::Instance;
-use crate::running::{Found, find, home_of};
+use crate::running::{FoundMount, find, home_of};
 
 /// How long a process that has said that it ends may take to be gone.
 const END_MAX: Duration = Duration::from_secs(60);
 
 pub fn down(args: &DownArgs) -> Result<(), Failure> {
     let instance = match find(args.dir.as_deref())? {
-        Found::Running(i) => i,
-        Found::Left(dir) if args.force => {
+        FoundMount::Running(i) => i,
+        FoundMount::Left(dir) if args.force => {
             mount::unmount(&dir, true)
                 .map_err(|e| failed(format!("cannot detach {}: {e:?}", dir.display())))?;
             tell(&format!("{} was left by a process that is gone; detached", dir.display()));
             return Ok(());
         }
-        Found::Left(dir) => {
+        FoundMount::Left(dir) => {
             let shown = dir.display();
             return Err(failed(format!(
                 "no t3fs-node of this user serves {shown}; if its process is gone, take the mount \
@@ -71,8 +71,8 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let home = match &args.place {
         Some(place) => home_of(place)?,
         None => match find(None)? {
-            Found::Running(i) => i.data,
-            Found::Left(_) => unreachable!("a mount was named"),
+            FoundMount::Running(i) => i.data,
+            FoundMount::Left(_) => unreachable!("a mount was named"),
         },
     };
     match control::ask(&home, "check", &mut tell) {

@@ -57,25 +57,25 @@ pub fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
 /// The folder of the process that serves a mount.
 fn home_of_mount(dir: &Path) -> Result<PathBuf, Failure> {
     match find(Some(dir))? {
-        Found::Running(i) => Ok(i.data),
-        Found::Left(dir) => Err(failed(format!("no t3fs-node serves {}", dir.display()))),
+        FoundMount::Running(i) => Ok(i.data),
+        FoundMount::Left(dir) => Err(failed(format!("no t3fs-node serves {}", dir.display()))),
     }
 }
 
 /// Who serves a mount.
-pub enum Found {
+pub enum FoundMount {
     Running(Instance),
     /// A mount of t3fs that no process of this user serves.
     Left(PathBuf),
 }
 
 /// The process that serves a mount; without one, the only process with a mount.
-pub fn find(dir: Option<&Path>) -> Result<Found, Failure> {
+pub fn find(dir: Option<&Path>) -> Result<FoundMount, Failure> {
     let running = registry::running()?;
     let Some(dir) = dir else {
         return match running.as_slice() {
             [] => Err(failed("no t3fs-node of this user is running")),
-            [one] => Ok(Found::Running(one.clone())),
+            [one] => Ok(FoundMount::Running(one.clone())),
             many => {
                 let list: Vec<String> = many
                     .iter()
@@ -93,12 +93,12 @@ pub fn find(dir: Option<&Path>) -> Result<Found, Failure> {
     };
     let dir = place::resolve(dir)?;
     if let Some(i) = running.into_iter().find(|i| i.mount_point == dir) {
-        return Ok(Found::Running(i));
+        return Ok(FoundMount::Running(i));
     }
     let mounted = mountinfo::at(&dir)
         .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
     match mounted {
-        Some(m) if m.is_ours() => Ok(Found::Left(dir)),
+        Some(m) if m.is_ours() => Ok(FoundMount::Left(dir)),
         _ => Err(failed(format!("{} is not a mount of t3fs", dir.display()))),
     }
 }

@@ -14,10 +14,10 @@ use crate::limits::Limits;
 use crate::links::agree::{self, Agreed};
 use crate::links::handshake::{self, DialError, Talk};
 use crate::links::link::Carrier;
-use crate::peers::{Known, Peers};
+use crate::peers::{KnownNode, Peers};
 use crate::pool::Pool;
 use crate::rdma::{self, Dock, Ends, Engine, Half, Nic, Port, Terms, packet, soft};
-use crate::refusal::Refusal;
+use crate::refusal::HandshakeRefusal;
 use crate::tcp::outbox::Outbox;
 use crate::tcp::reader::Reader;
 
@@ -79,7 +79,7 @@ pub fn tcp_write(items: &[Item]) -> Vec<u8> {
 pub async fn accept(
     stream: Rc<dyn Stream>,
     peers: &Peers,
-) -> Result<(NodeId, u16, u16), Option<Refusal>> {
+) -> Result<(NodeId, u16, u16), Option<HandshakeRefusal>> {
     let mut talk = Talk::new(stream);
     let guest = handshake::greet(&mut talk, peers).await.map_err(Some)?;
     handshake::welcome(&mut talk, peers, &guest).await.map_err(|_| None)?;
@@ -92,7 +92,7 @@ pub async fn dial(
     peers: &Peers,
     to_shard: u16,
     wanted: Option<NodeId>,
-) -> Result<Known, Option<Refusal>> {
+) -> Result<KnownNode, Option<HandshakeRefusal>> {
     let mut talk = Talk::new(stream);
     match handshake::dial(&mut talk, peers, 0, to_shard, wanted).await {
         Ok((known, _version)) => Ok(known),
@@ -159,7 +159,7 @@ impl Device {
         &self,
         stream: Rc<dyn Stream>,
         wanted: Result<(), String>,
-    ) -> Result<Carried, Option<Refusal>> {
+    ) -> Result<Carried, Option<HandshakeRefusal>> {
         let mut talk = Talk::new(stream);
         match agree::dialed(&mut talk, SPOKEN_MAX, self.half(wanted), ENDS).await {
             Ok(agreed) => Ok(Carried { agreed, land: talk.land }),
@@ -173,7 +173,7 @@ impl Device {
         &self,
         stream: Rc<dyn Stream>,
         wanted: Result<(), String>,
-    ) -> Result<Carried, Option<Refusal>> {
+    ) -> Result<Carried, Option<HandshakeRefusal>> {
         let mut talk = Talk::new(stream);
         let agreed = agree::accepted(&mut talk, SPOKEN_MAX, || self.half(wanted), ENDS).await;
         agreed.map(|agreed| Carried { agreed, land: talk.land }).map_err(Some)

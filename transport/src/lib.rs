@@ -74,6 +74,6 @@ pub use choice::{FabricUse, source_towards};
 pub use limits::Limits;
 pub use links::{NodeLinks, Unreached};
 pub use peers::{
-    Card, Config, Known, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
+    Config, KnownNode, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory, ServiceCard,
 };
-pub use refusal::Refusal;
+pub use refusal::HandshakeRefusal;

@@ -16,7 +16,7 @@ use crate::arrival::Arrival;
 use crate::choice::{Avoided, FabricUse, Wish, order, source_towards};
 use crate::limits::Limits;
 use crate::rdma::Nics;
-use crate::refusal::Refusal;
+use crate::refusal::HandshakeRefusal;
 
 /// Who this process is, and how it proves that it belongs to the cluster.
 #[derive(Clone)]
@@ -61,12 +61,12 @@ impl Default for Config {
 
 /// Where the well-known actors of a node live. What the numbers mean is not transport's business.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Card {
+pub struct ServiceCard {
     /// Service, shard, slot.
     pub services: Vec<(u16, u16, u16)>,
 }
 
-impl Card {
+impl ServiceCard {
     /// Shard and slot of a service.
     pub fn find(&self, service: u16) -> Option<(u16, u16)> {
         self.services.iter().find(|s| s.0 == service).map(|s| (s.1, s.2))
@@ -75,11 +75,11 @@ impl Card {
 
 /// What a handshake tells of the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownNode {
     pub node: NodeId,
     pub incarnation: u32,
     pub shards: u16,
-    pub card: Card,
+    pub card: ServiceCard,
 }
 
 /// What one link is doing.
@@ -164,7 +164,7 @@ struct Entry {
     addresses: Vec<Address>,
     avoided: Avoided,
     incarnation: Option<u32>,
-    card: Option<Known>,
+    card: Option<KnownNode>,
     links: BTreeMap<(u16, u16), LinkStats>,
 }
 
@@ -175,10 +175,10 @@ struct Shared {
     config: Config,
     key: [u8; 32],
     book: Mutex<BTreeMap<NodeId, Entry>>,
-    card: Mutex<Card>,
+    card: Mutex<ServiceCard>,
     doors: Vec<Inbox<Arrival>>,
     readers: Mutex<Vec<Option<InboxReader<Arrival>>>>,
-    refused: [AtomicU64; Refusal::COUNT],
+    refused: [AtomicU64; HandshakeRefusal::COUNT],
     accepted: AtomicU64,
     /// By shard.
     rdma_memory: Mutex<BTreeMap<u16, RdmaMemory>>,
@@ -315,7 +315,7 @@ impl Peers {
     }
 
     /// What the last handshake said that this process began with the node.
-    pub fn known(&self, node: NodeId) -> Option<Known> {
+    pub fn known(&self, node: NodeId) -> Option<KnownNode> {
         self.book().get(&node).and_then(|e| e.card.clone())
     }
 
@@ -332,9 +332,9 @@ impl Peers {
     }
 
     /// Connections refused so far, with the reason; those that occurred only.
-    pub fn refused(&self) -> Vec<(Refusal, u64)> {
-        let count = |r: &Refusal| self.0.refused[*r as usize].load(Ordering::Relaxed);
-        Refusal::ALL.iter().map(|r| (*r, count(r))).filter(|(_, n)| *n > 0).collect()
+    pub fn refused(&self) -> Vec<(HandshakeRefusal, u64)> {
+        let count = |r: &HandshakeRefusal| self.0.refused[*r as usize].load(Ordering::Relaxed);
+        HandshakeRefusal::ALL.iter().map(|r| (*r, count(r))).filter(|(_, n)| *n > 0).collect()
     }
 
     /// Connections accepted by this node's listener, good and bad.
@@ -356,7 +356,7 @@ impl Peers {
         self.0.rdma_memory.lock().expect("no panic while held").insert(shard, memory);
     }
 
-    pub(crate) fn count_refused(&self, why: Refusal) {
+    pub(crate) fn count_refused(&self, why: HandshakeRefusal) {
         self.0.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -384,24 +384,24 @@ impl Peers {
     }
 
     /// This process as others know it.
-    pub(crate) fn myself(&self) -> Known {
+    pub(crate) fn myself(&self) -> KnownNode {
         let Config { node, incarnation, shards, .. } = self.0.config;
-        Known { node, incarnation, shards, card: self.card() }
+        KnownNode { node, incarnation, shards, card: self.card() }
     }
 
-    pub(crate) fn card(&self) -> Card {
+    pub(crate) fn card(&self) -> ServiceCard {
         self.0.card.lock().expect("no panic while held").clone()
     }
 
     /// Takes note of a peer that has proved itself. `Err` when a later incarnation is known.
-    pub(crate) fn admit(&self, node: NodeId, incarnation: u32) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self, node: NodeId, incarnation: u32) -> Result<(), HandshakeRefusal> {
         let mut book = self.book();
         if !book.contains_key(&node) && book.len() >= STRANGERS_MAX {
             book.retain(|_, e| !e.addresses.is_empty() || !e.links.is_empty());
         }
         let entry = book.entry(node).or_default();
         if entry.incarnation.is_some_and(|known| incarnation < known) {
-            return Err(Refusal::Incarnation);
+            return Err(HandshakeRefusal::Incarnation);
         }
         entry.incarnation = Some(incarnation);
         Ok(())
@@ -412,7 +412,7 @@ impl Peers {
         self.book().get(&node).and_then(|e| e.incarnation).is_some_and(|i| incarnation < i)
     }
 
-    pub(crate) fn learn(&self, known: Known) {
+    pub(crate) fn learn(&self, known: KnownNode) {
         let node = known.node;
         self.book().entry(node).or_default().card = Some(known);
     }
@@ -509,7 +509,7 @@ mod tests {
     fn the_book_keeps_the_latest_incarnation() {
         let p = Peers::new(config()).unwrap();
         assert_eq!(p.admit(NodeId(2), 5), Ok(()));
-        assert_eq!(p.admit(NodeId(2), 4), Err(Refusal::Incarnation));
+        assert_eq!(p.admit(NodeId(2), 4), Err(HandshakeRefusal::Incarnation));
         assert_eq!(p.admit(NodeId(2), 6), Ok(()));
         assert!(p.outdated(NodeId(2), 5) && !p.outdated(NodeId(2), 6));
         p.set_addresses(NodeId(2), vec!["TCP://127.0.0.1:1".parse::<Address>().unwrap()]);
@@ -517,6 +517,6 @@ mod tests {
             p.admit(NodeId(1 << 31 | i), 1).unwrap();
         }
         assert!(p.book().len() <= STRANGERS_MAX);
-        assert_eq!(p.admit(NodeId(2), 5), Err(Refusal::Incarnation));
+        assert_eq!(p.admit(NodeId(2), 5), Err(HandshakeRefusal::Incarnation));
     }
 }

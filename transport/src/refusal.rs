@@ -9,7 +9,7 @@ use t3fs_runtime::Time;
 /// Why a handshake ended without a link. The number travels to the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Refusal {
+pub enum HandshakeRefusal {
     /// Not our protocol at all.
     Garbage = 0,
     /// Said nothing, or too little, for too long.
@@ -32,43 +32,43 @@ pub enum Refusal {
     Myself = 11,
 }
 
-impl Refusal {
+impl HandshakeRefusal {
     pub(crate) const COUNT: usize = 12;
-    pub(crate) const ALL: [Refusal; Refusal::COUNT] = [
-        Refusal::Garbage,
-        Refusal::Silent,
-        Refusal::Left,
-        Refusal::Version,
-        Refusal::Cluster,
-        Refusal::Secret,
-        Refusal::Incarnation,
-        Refusal::OtherNode,
-        Refusal::SameNode,
-        Refusal::NoShard,
-        Refusal::Full,
-        Refusal::Myself,
+    pub(crate) const ALL: [HandshakeRefusal; HandshakeRefusal::COUNT] = [
+        HandshakeRefusal::Garbage,
+        HandshakeRefusal::Silent,
+        HandshakeRefusal::Left,
+        HandshakeRefusal::Version,
+        HandshakeRefusal::Cluster,
+        HandshakeRefusal::Secret,
+        HandshakeRefusal::Incarnation,
+        HandshakeRefusal::OtherNode,
+        HandshakeRefusal::SameNode,
+        HandshakeRefusal::NoShard,
+        HandshakeRefusal::Full,
+        HandshakeRefusal::Myself,
     ];
 
-    pub(crate) fn from_code(code: u8) -> Option<Refusal> {
-        Refusal::ALL.get(usize::from(code)).copied()
+    pub(crate) fn from_code(code: u8) -> Option<HandshakeRefusal> {
+        HandshakeRefusal::ALL.get(usize::from(code)).copied()
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for HandshakeRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Refusal::Garbage => "it does not speak the t3fs link protocol",
-            Refusal::Silent => "the handshake was not finished in time",
-            Refusal::Left => "it left during the handshake",
-            Refusal::Version => "no common protocol version; update the older side",
-            Refusal::Cluster => "another cluster's name; compare the cluster ids",
-            Refusal::Secret => "wrong cluster secret; compare the secrets of both sides",
-            Refusal::Incarnation => "a later incarnation of that node is known",
-            Refusal::OtherNode => "another node lives at this address",
-            Refusal::SameNode => "both sides have the same node id; ids must be unique",
-            Refusal::NoShard => "no such shard",
-            Refusal::Full => "too many connections",
-            Refusal::Myself => "this process itself lives there",
+            HandshakeRefusal::Garbage => "it does not speak the t3fs link protocol",
+            HandshakeRefusal::Silent => "the handshake was not finished in time",
+            HandshakeRefusal::Left => "it left during the handshake",
+            HandshakeRefusal::Version => "no common protocol version; update the older side",
+            HandshakeRefusal::Cluster => "another cluster's name; compare the cluster ids",
+            HandshakeRefusal::Secret => "wrong cluster secret; compare the secrets of both sides",
+            HandshakeRefusal::Incarnation => "a later incarnation of that node is known",
+            HandshakeRefusal::OtherNode => "another node lives at this address",
+            HandshakeRefusal::SameNode => "both sides have the same node id; ids must be unique",
+            HandshakeRefusal::NoShard => "no such shard",
+            HandshakeRefusal::Full => "too many connections",
+            HandshakeRefusal::Myself => "this process itself lives there",
         })
     }
 }
@@ -79,7 +79,7 @@ const QUIET: Duration = Duration::from_secs(5);
 /// Says each kind of refusal at most once in [`QUIET`], with how many went unsaid.
 pub(crate) struct RefusalLog {
     what: &'static str,
-    said: RefCell<[(Option<Time>, u64); Refusal::COUNT]>,
+    said: RefCell<[(Option<Time>, u64); HandshakeRefusal::COUNT]>,
 }
 
 impl RefusalLog {
@@ -91,13 +91,13 @@ impl RefusalLog {
         RefusalLog { what: "no link to", said: RefCell::default() }
     }
 
-    pub(crate) fn say(&self, now: Time, why: Refusal, from: impl fmt::Display) {
+    pub(crate) fn say(&self, now: Time, why: HandshakeRefusal, from: impl fmt::Display) {
         if let Some(unsaid) = self.due(now, why) {
             tracing::warn!("{} {from}: {why} ({unsaid} more before it)", self.what);
         }
     }
 
-    fn due(&self, now: Time, why: Refusal) -> Option<u64> {
+    fn due(&self, now: Time, why: HandshakeRefusal) -> Option<u64> {
         let mut all = self.said.borrow_mut();
         let (last, unsaid) = &mut all[why as usize];
         if last.is_some_and(|l| now.since(l) < QUIET) {
@@ -117,14 +117,14 @@ mod tests {
     fn a_flood_makes_one_line() {
         let log = RefusalLog::incoming();
         let at = |s: u64| Time::from_us(s * 1_000_000);
-        assert_eq!(log.due(at(1), Refusal::Secret), Some(0));
+        assert_eq!(log.due(at(1), HandshakeRefusal::Secret), Some(0));
         for _ in 0..1000 {
-            assert_eq!(log.due(at(2), Refusal::Secret), None);
+            assert_eq!(log.due(at(2), HandshakeRefusal::Secret), None);
         }
-        assert_eq!(log.due(at(2), Refusal::Garbage), Some(0));
-        assert_eq!(log.due(at(7), Refusal::Secret), Some(1000));
-        for (code, r) in Refusal::ALL.iter().enumerate() {
-            assert_eq!(Refusal::from_code(code as u8), Some(*r));
+        assert_eq!(log.due(at(2), HandshakeRefusal::Garbage), Some(0));
+        assert_eq!(log.due(at(7), HandshakeRefusal::Secret), Some(1000));
+        for (code, r) in HandshakeRefusal::ALL.iter().enumerate() {
+            assert_eq!(HandshakeRefusal::from_code(code as u8), Some(*r));
             assert_eq!(*r as usize, code);
         }
     }

@@ -17,7 +17,7 @@ use crate::proto::ids::RequestId;
 use crate::proto::meta::{Append, Appended, DropHolds};
 
 /// An append that waits for its turn.
-pub(super) struct Wait {
+pub(super) struct TurnWait {
     pub(super) op: RequestId,
     asked: u32,
     /// The number before this one.
@@ -54,9 +54,9 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         piece: Piece<'_>,
-        wait: &mut Option<Wait>,
+        wait: &mut Option<TurnWait>,
     ) -> Result<Written, FsError> {
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut retry = Retry::in_turn(cx, self.0.cluster.patience());
         let mut stored = None;
         loop {
             let alone = file.gate.alone(cx).await?;
@@ -68,7 +68,7 @@ impl Client {
                 self.end_left_turn(cx, file).await?; // it may move the end
                 if self.hold_itself(cx, file).await?
                     && self.is_alone(cx.now()) | self.has(PlantedBug::AppendAtOwnEnd)
-                    && file.core.borrow_mut().place(self.0.link.session())
+                    && file.core.borrow_mut().place(self.0.cluster.session())
                 {
                     let end = file.core.borrow().length();
                     let written = self.write_at(cx, file, end, piece).await;
@@ -97,7 +97,7 @@ impl Client {
             let core = file.core.borrow();
             (core.inode(), core.hold)
         };
-        let session = self.0.link.session();
+        let session = self.0.cluster.session();
         let Some(other) = hold.map(|hold| hold.session).filter(|other| *other != session) else {
             return Ok(true);
         };
@@ -105,13 +105,13 @@ impl Client {
         let attr = self.open_held(cx, inode, session, true).await?;
         self.merge(file, attr);
         file.core.borrow_mut().hold = Some(Hold::new(session, true));
-        if self.0.link.is_own(other) {
-            let drop = DropHolds { session: other, inodes: vec![inode], op: self.0.link.op() };
-            if let Err(e) = self.0.link.meta(cx, drop).await {
+        if self.0.cluster.is_own(other) {
+            let drop = DropHolds { session: other, inodes: vec![inode], op: self.0.cluster.op() };
+            if let Err(e) = self.0.cluster.meta(cx, drop).await {
                 tracing::warn!("{:#x} is held until session {other} ends: {e}", inode.0);
             }
         }
-        Ok(self.0.link.session() == session)
+        Ok(self.0.cluster.session() == session)
     }
 
     /// Has meta told that nobody waits for this turn any more.
@@ -160,7 +160,7 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         piece: Piece<'_>,
-        wait: &mut Option<Wait>,
+        wait: &mut Option<TurnWait>,
     ) -> Result<InTurn, FsError> {
         // Others are to know of holes before the end moves.
         self.push_all(cx, file).await?;
@@ -238,19 +238,19 @@ impl Client {
         cx: &Cx,
         file: &File,
         len: u64,
-        wait: &mut Option<Wait>,
+        wait: &mut Option<TurnWait>,
     ) -> Result<Option<u64>, FsError> {
         if file.core.borrow().is_doubtful() {
             self.report(cx, file, false).await?;
         }
         // A turn of a session that has ended is passed over.
-        let again = wait.take().filter(|wait| wait.op.session == self.0.link.session());
-        let Wait { op, asked, before } = match again {
+        let again = wait.take().filter(|wait| wait.op.session == self.0.cluster.session());
+        let TurnWait { op, asked, before } = match again {
             Some(wait) if wait.asked < ASKED_MAX => wait,
             // A question that comes late is no reason for a place that nobody fills.
             spent => {
                 let before = spent.map(|wait| wait.op);
-                Wait { op: self.0.link.op(), asked: 0, before }
+                TurnWait { op: self.0.cluster.op(), asked: 0, before }
             }
         };
         let message = {
@@ -261,7 +261,7 @@ impl Client {
             let (inode, end, instead_of) = (core.inode(), core.own_end(), before);
             Append { inode, len, end, truncations, holder, op, instead_of }
         };
-        let answer = match self.0.link.meta(cx, message).await {
+        let answer = match self.0.cluster.meta(cx, message).await {
             // Another appender of this mount has asked since, and so has ended what a question that
             // came twice had taken. Of a file that is gone the next number hears, too.
             Err(FsError::Stale) if asked > 0 => {
@@ -283,7 +283,7 @@ impl Client {
             Appended::Waits => {}
         }
         file.core.borrow_mut().forget_turn(op);
-        *wait = Some(Wait { op, asked: asked + 1, before });
+        *wait = Some(TurnWait { op, asked: asked + 1, before });
         Ok(None)
     }
 }

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use core::time::Duration;
 use t3fs_runtime::{Cx, join_all};
 
-use super::append::Wait;
+use super::append::TurnWait;
 use super::chunk::Put;
 use super::file::File;
 use super::pieces::{At, Piece, Written, pieces};
@@ -33,7 +33,7 @@ impl Client {
         let file = match self.file(inode) {
             Some(file) => file,
             None => {
-                let attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+                let attr = self.0.cluster.meta(cx, GetAttr { inode }).await?;
                 chunk_size(&attr)?;
                 self.entry(attr)
             }
@@ -41,10 +41,10 @@ impl Client {
         let unknown = {
             let core = file.core.borrow();
             let layout = core.known().layout.as_ref();
-            layout.filter(|layout| self.0.link.chain_of(layout, 0).is_err()).cloned()
+            layout.filter(|layout| self.0.cluster.chain_of(layout, 0).is_err()).cloned()
         };
         if let Some(layout) = unknown {
-            self.0.link.learn_layout(cx, &layout).await?;
+            self.0.cluster.learn_layout(cx, &layout).await?;
         }
         Ok(file)
     }
@@ -118,7 +118,7 @@ impl Client {
             At::End => {
                 let mut wait = None;
                 let appended = self.append(cx, &file, piece, &mut wait).await;
-                if let Some(Wait { op, .. }) = wait {
+                if let Some(TurnWait { op, .. }) = wait {
                     self.give_up_turn(cx, &file, op);
                 }
                 appended
@@ -286,7 +286,7 @@ impl Client {
     /// A chunk that is not there reads as zeros, unless it went with the inode.
     async fn check_hole(&self, cx: &Cx, file: &File) -> Result<(), FsError> {
         let inode = file.core.borrow().inode();
-        let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+        let attr: Attr = self.0.cluster.meta(cx, GetAttr { inode }).await?;
         let nlink = attr.nlink;
         self.merge(file, attr);
         let core = file.core.borrow();
@@ -310,7 +310,7 @@ impl Client {
             let chunk = ChunkId { inode, index };
             let buffered = file.core.borrow().chunks.contains_key(&index);
             if let (false, Ok(chain)) = (buffered, self.chain(file, index)) {
-                self.0.link.read_ahead(cx, chain, chunk, from, to - from);
+                self.0.cluster.read_ahead(cx, chain, chunk, from, to - from);
             }
         }
     }
@@ -340,7 +340,7 @@ impl Client {
         room.find(cx, chain, || {}).await?;
         let len = to - from;
         let _held = room.hold(chain, len as usize);
-        let got = self.0.link.read(cx, chain, chunk, from, len).await?;
+        let got = self.0.cluster.read(cx, chain, chunk, from, len).await?;
         Ok(got.map(|d| d.data.0))
     }
 }

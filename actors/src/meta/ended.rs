@@ -2,9 +2,9 @@
 //!
 //! If a dead session might write, what it has stored and not reported becomes part of the file
 //! first, once nothing of it can reach storage any more (`over`) and nobody else is at the end of
-//! the file: the length becomes the end of what storage has. So a program whose host dies finds what
-//! it had written through, as after a crash of a local machine. The holds of all sessions are passed
-//! through when one has ended, and at the start, not else.
+//! the file: the length becomes the end of what storage has. So a program whose host dies finds
+//! what it had written through, as after a crash of a local machine. The holds of all sessions are
+//! passed through when one has ended, and at the start, not else.
 
 use core::time::Duration;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use super::holds::Shares;
 use super::kv::client::{Txn, transact};
 use super::ops::Done;
 use super::ops::attr::{self, Writer};
-use super::ops::turns::Over;
+use super::ops::turns::IsOver;
 use super::schema::*;
 use super::{MetaServer, garbage, now_ns, refresh_view};
 use crate::proto::ids::{InodeId, SessionId};
@@ -125,7 +125,7 @@ async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, sessions: &Sessions) -> Done<O
     let whole = records.await? == 0 && left.is_empty();
     let soon = left.iter().any(|session| !over(*session));
     // Content may have waited for those sessions.
-    garbage::kick(me, cx, garbage::News::Any);
+    garbage::kick(me, cx, garbage::GarbageNews::Any);
     Ok((!whole).then_some(if soon { fence } else { FAILED_PAUSE }))
 }
 
@@ -136,7 +136,7 @@ async fn end_writer(
     cx: &Cx,
     inode: InodeId,
     session: SessionId,
-    over: Over<'_>,
+    over: IsOver<'_>,
 ) -> Done<bool> {
     let kv = me.with(|m| m.kv);
     loop {

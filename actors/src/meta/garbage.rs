@@ -59,7 +59,7 @@ const FIRST_RUN: u64 = 1;
 
 /// Why the collector is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum News {
+pub enum GarbageNews {
     /// This file has lost its last name or a hold.
     File(InodeId),
     /// There may be entries that this server did not hear of.
@@ -156,10 +156,10 @@ impl Collector {
     }
 
     /// Says that there is garbage; whether the task must be started.
-    fn kick(&mut self, news: News, now: Time) -> bool {
+    fn kick(&mut self, news: GarbageNews, now: Time) -> bool {
         match news {
-            News::File(inode) => self.look |= !self.remind(inode, now),
-            News::Any => self.look = true,
+            GarbageNews::File(inode) => self.look |= !self.remind(inode, now),
+            GarbageNews::Any => self.look = true,
         }
         if let Some(asleep) = self.asleep.take() {
             asleep.fill(());
@@ -229,7 +229,7 @@ enum Next {
 /// For ever: looks now and then for what another server left.
 pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
     loop {
-        kick(&me, &cx, News::Any);
+        kick(&me, &cx, GarbageNews::Any);
         // Servers that started together do not look together.
         let jitter = Duration::from_micros(cx.rand() % LOOK_PAUSE.as_micros() as u64);
         cx.sleep(LOOK_PAUSE + jitter).await;
@@ -237,7 +237,7 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
 }
 
 /// Has garbage collected, soon.
-pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: News) {
+pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: GarbageNews) {
     if me.with(|m| m.collector.kick(news, cx.now())) {
         cx.spawn(collector(me.clone(), cx.outlive()));
     }
@@ -246,7 +246,7 @@ pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: News) {
 /// Has garbage collected at once, and for a while without time of grace.
 pub(super) fn hurry(me: &Me<MetaServer>, cx: &Cx) {
     me.with(|m| m.collector.hurry(cx.now()));
-    kick(me, cx, News::Any);
+    kick(me, cx, GarbageNews::Any);
 }
 
 async fn collector(me: Me<MetaServer>, cx: Cx) {

@@ -3,8 +3,8 @@
 //! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may
 //! serve one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes
 //! what has no name any more, `holds` says who has a file open, `ended` clears what dead sessions
-//! leave, `orphans` finds content without an inode, `fsck` checks it all. This file is the actor: it
-//! decides what an operation needs from outside (a number, a layout, the time) and runs it as a
+//! leave, `orphans` finds content without an inode, `fsck` checks it all. This file is the actor:
+//! it decides what an operation needs from outside (a number, a layout, the time) and runs it as a
 //! transaction; `handlers` says which operation answers which message.
 
 use core::time::Duration;
@@ -45,7 +45,7 @@ use kv::client::{Stop, Txn, transact, transact_at};
 use ops::{Done, keep_refusal};
 pub use orphans::OrphanTimes;
 use orphans::Orphans;
-use over::Over;
+use over::EndedSessions;
 use place::{Cluster, Outside, Placement};
 use schema::*;
 
@@ -106,7 +106,7 @@ pub struct MetaServer {
     outside: Rc<dyn Outside>,
     ids: InodeIds,
     place: Placement,
-    over: Over,
+    over: EndedSessions,
     /// Somebody waits for a hold of an ended session.
     holds_left: bool,
     /// Who waits for the routing that has been asked for.
@@ -137,7 +137,7 @@ impl MetaServer {
             outside,
             ids: InodeIds::default(),
             place: Placement::new(view, chunk_size, stripe, table),
-            over: Over::new(node_lease),
+            over: EndedSessions::new(node_lease),
             holds_left: false,
             refreshing: None,
             collector: Collector::new(keep_answers, hold_again),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use t3fs_runtime::{Addr, Cx, Me, join_all};
 
 use super::lease::{self, LeaseV3, Step};
-use super::{MgmtdServer, Seen};
+use super::{MgmtdEvent, MgmtdServer};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
 use crate::proto::kv::Durability;
@@ -85,7 +85,7 @@ impl MgmtdServer {
             {
                 lead.live.hear_all(now);
             }
-            m.see(|watch| watch(&Seen::Acts { term: mine.term, until: m.lease.until() }));
+            m.see(|watch| watch(&MgmtdEvent::Acts { term: mine.term, until: m.lease.until() }));
         });
         Ok(())
     }
@@ -106,7 +106,9 @@ impl MgmtdServer {
             me.with(|m| {
                 if m.lease.promised(sent, cx.now()) {
                     tracing::debug!("the store is away: the other mgmtds wait");
-                    m.see(|watch| watch(&Seen::Acts { term: ask.term, until: m.lease.until() }));
+                    m.see(|watch| {
+                        watch(&MgmtdEvent::Acts { term: ask.term, until: m.lease.until() })
+                    });
                 }
             });
         }

@@ -32,7 +32,7 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Slot, Time};
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
 pub use self::lease::usable;
-use self::news::Told;
+use self::news::ToldVersions;
 use self::sessions::Wanted;
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Stop;
@@ -42,7 +42,7 @@ use crate::proto::mgmtd::*;
 pub use crate::timing::Timing;
 
 /// What a primary does, for those who check it.
-pub enum Seen<'a> {
+pub enum MgmtdEvent<'a> {
     /// It may act until then, on its node's clock.
     Acts { term: u64, until: Time },
     /// It has taken over.
@@ -62,7 +62,7 @@ pub struct MgmtdConfig {
     pub alone: bool,
     /// `None` outside of tests, like the next.
     pub planted_bug: Option<PlantedBug>,
-    pub watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+    pub watch: Option<Rc<dyn Fn(&MgmtdEvent<'_>)>>,
 }
 
 impl MgmtdConfig {
@@ -85,7 +85,7 @@ struct Lead {
     live: Live,
     /// Nodes that get no lease while the change that ends them is being stored.
     condemned: BTreeSet<NodeId>,
-    told: Told,
+    told: ToldVersions,
 }
 
 /// One of the mgmtds of a cluster.
@@ -212,8 +212,9 @@ impl MgmtdServer {
                     tracing::info!(term, "leads cluster {}", state.routing.cluster);
                     let t = m.config.timing;
                     let live = Live::new(t.node_lease, t.session_lease, &state, now);
-                    m.see(|watch| watch(&Seen::Leads { term, view: &state.view() }));
-                    let (condemned, told) = (BTreeSet::new(), Told::new(state.version, now));
+                    m.see(|watch| watch(&MgmtdEvent::Leads { term, view: &state.view() }));
+                    let (condemned, told) =
+                        (BTreeSet::new(), ToldVersions::new(state.version, now));
                     m.lead = Some(Lead { term, state, live, condemned, told });
                 }
                 Ok(_) => {}
@@ -243,7 +244,7 @@ impl MgmtdServer {
     }
 
     /// For those who check it: what they see costs nothing while nobody looks.
-    fn see(&self, tell: impl FnOnce(&dyn Fn(&Seen<'_>))) {
+    fn see(&self, tell: impl FnOnce(&dyn Fn(&MgmtdEvent<'_>))) {
         if let Some(watch) = &self.config.watch {
             tell(&**watch);
         }
@@ -325,7 +326,7 @@ impl MgmtdServer {
                 lead.condemned = condemned(&before.routing, &after.routing);
                 m.see(|watch| {
                     let (before, after) = (&before.view(), &after.view());
-                    watch(&Seen::Decided { term, before, after });
+                    watch(&MgmtdEvent::Decided { term, before, after });
                 });
             }
             Ok::<_, MgmtdError>((value, term, before, after))
@@ -340,7 +341,7 @@ impl MgmtdServer {
             if saved.is_ok() {
                 m.see(|watch| {
                     let (before, after) = (&before.view(), &after.view());
-                    watch(&Seen::Changed { term, before, after });
+                    watch(&MgmtdEvent::Changed { term, before, after });
                 });
             }
             let Some(lead) = m.lead.as_mut().filter(|l| l.term == term) else { return };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use t3fs_runtime::{Slot, Time};
 
-use super::engine::{ChunkInfo, State};
+use super::engine::{ChunkInfo, StoredVersion};
 use super::membership::Membership;
 use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, TargetId};
 use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
@@ -179,7 +179,7 @@ impl Core {
 }
 
 /// What a committed version answers; all zeros without one.
-pub(super) fn updated(committed: Option<&State>) -> Updated {
+pub(super) fn updated(committed: Option<&StoredVersion>) -> Updated {
     let c = committed.copied().unwrap_or_default();
     Updated { version: c.version, len: c.len, checksum: c.checksum }
 }
@@ -213,7 +213,7 @@ mod tests {
         };
         let version = ChunkVersion(7);
         let collector = Recent { session: SessionId(0), seq: 9, version };
-        let committed = Some(State { version, ..State::default() });
+        let committed = Some(StoredVersion { version, ..StoredVersion::default() });
         let info = ChunkInfo { committed, pending: None, recent: vec![collector] };
         let begin = |kind| core().begin(&u(kind), Some(&info), ChunkVersion(99));
         assert_eq!(begin(UpdateKind::Remove), Ok(Begin::Apply(ChunkVersion(8))));

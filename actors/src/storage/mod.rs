@@ -24,4 +24,4 @@ mod target;
 mod write;
 
 pub use birth::{Birth, birth};
-pub use target::{RESYNC_PAGE, Seen, StorageConfig, Target};
+pub use target::{RESYNC_PAGE, StorageConfig, Target, TargetEvent};

@@ -20,7 +20,7 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
 use super::sync_out::SyncOut;
-use super::target::{LOCK_MAX, Locked, Seen, Target};
+use super::target::{LOCK_MAX, Locked, Target, TargetEvent};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::Storage;
@@ -415,7 +415,7 @@ impl Handle<SyncDone> for Target {
         me.with(|s| {
             s.core.member.sync_done(m.chain_version, m.session)?;
             let chain_version = m.chain_version;
-            s.seen(|target, chain| Seen::Synced { target, chain, chain_version });
+            s.happened(|target, chain| TargetEvent::Synced { target, chain, chain_version });
             s.tell.fill(());
             Ok(())
         })
@@ -426,7 +426,7 @@ impl Handle<SyncDone> for Target {
 mod tests {
     use super::*;
     use crate::proto::ids::InodeId;
-    use crate::storage::engine::State;
+    use crate::storage::engine::StoredVersion;
 
     fn id(n: u32) -> ChunkId {
         ChunkId { inode: InodeId(1), index: n }
@@ -434,7 +434,8 @@ mod tests {
 
     fn ours(n: u32, version: u64) -> (ChunkId, ChunkInfo) {
         let chain_version = ChainVersion(1);
-        let state = State { version: ChunkVersion(version), chain_version, len: 10, checksum: 7 };
+        let state =
+            StoredVersion { version: ChunkVersion(version), chain_version, len: 10, checksum: 7 };
         (id(n), ChunkInfo { committed: Some(state), pending: None, recent: Vec::new() })
     }
 

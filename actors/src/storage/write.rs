@@ -8,8 +8,8 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
 
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
-use super::membership::{Next, Successor};
-use super::target::{LIST_MAX, Locked, Seen, Target};
+use super::membership::{NextReplica, Successor};
+use super::target::{LIST_MAX, Locked, Target, TargetEvent};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::Storage;
@@ -97,7 +97,7 @@ impl Target {
             me.with(|s| {
                 if s.core.member.alone() {
                     s.leased(now)?;
-                    s.seen(|target, chain| Seen::AckedAlone { target, chain });
+                    s.happened(|target, chain| TargetEvent::AckedAlone { target, chain });
                 }
                 Ok::<_, StorageError>(())
             })?;
@@ -114,7 +114,7 @@ impl Target {
     ) -> Result<Updated, StorageError> {
         let early = me.with(|s| s.planted_bug == Some(PlantedBug::CommitBeforeSuccessor));
         let (engine, is_tail) =
-            me.with(|s| (s.engine.clone(), matches!(s.core.member.next(), Next::Tail(_))));
+            me.with(|s| (s.engine.clone(), matches!(s.core.member.next(), NextReplica::Tail(_))));
         let op = match u.kind {
             UpdateKind::Write { offset } => Op::Write { offset, data: u.data.0.clone() },
             UpdateKind::Truncate { len } => Op::Truncate { len },
@@ -135,7 +135,7 @@ impl Target {
         let out =
             Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
         // A tail may have got a successor while it wrote.
-        if is_tail && me.with(|s| !matches!(s.core.member.next(), Next::To(_))) {
+        if is_tail && me.with(|s| !matches!(s.core.member.next(), NextReplica::To(_))) {
             return Ok(out);
         }
         if early {
@@ -173,9 +173,9 @@ impl Target {
         u.version = Some(version);
         loop {
             let next = match me.with(|s| s.core.member.next()) {
-                Next::Out => return Err(StorageError::WrongTarget),
-                Next::Tail(_) => return Ok(()),
-                Next::To(next) => next,
+                NextReplica::Out => return Err(StorageError::WrongTarget),
+                NextReplica::Tail(_) => return Ok(()),
+                NextReplica::To(next) => next,
             };
             let mut behind = false;
             match Self::attempt(me, &mut u, next, cx).await {
@@ -334,8 +334,8 @@ impl Target {
         cx: &Cx,
     ) -> Result<(), StorageError> {
         let hops = me.with(|s| match s.core.member.next() {
-            Next::To(n) => n.hops + 1,
-            Next::Tail(_) | Next::Out => 0,
+            NextReplica::To(n) => n.hops + 1,
+            NextReplica::Tail(_) | NextReplica::Out => 0,
         });
         let u = UpdateChunk {
             chunk,

@@ -20,7 +20,7 @@ use crate::failure::{Failure, failed};
 use crate::logging::{self, tell};
 use crate::node::Node;
 use crate::node::doctor::host::host;
-use crate::node::doctor::view::View;
+use crate::node::doctor::view::DoctorView;
 use crate::run::visitor;
 use crate::running::{home_of, only_home};
 use crate::service::END_MAX;
@@ -61,13 +61,13 @@ pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
     }
 }
 
-fn host_only(settings: &Settings) -> View {
+fn host_only(settings: &Settings) -> DoctorView {
     let version = env!("CARGO_PKG_VERSION").into();
-    View { version, host: host(&FabricPlan::look(settings)), process: None }
+    DoctorView { version, host: host(&FabricPlan::look(settings)), process: None }
 }
 
 /// Joins the cluster for as long as it takes to look at it.
-fn join(settings: &Settings) -> Result<View, Failure> {
+fn join(settings: &Settings) -> Result<DoctorView, Failure> {
     logging::to_stderr(settings.log.as_deref(), "error")?;
     let visitor = visitor(settings, "doctor", FabricPlan::look(settings))?;
     let node = Node::start(visitor, &|| Ok(()))?;

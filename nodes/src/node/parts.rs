@@ -12,7 +12,7 @@ use t3fs_actors::proto::kv::Kv;
 use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::agent::{AgentConfig, NodeAgent, Seen, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, AgentEvent, NodeAgent, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::meta::{MetaConfig, MetaServer};
@@ -128,8 +128,8 @@ pub fn start_agent(
     news: Option<Teller<Arc<Routing>>>,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
-    let watch = move |seen: &Seen<'_>| {
-        let Seen::View(view) = seen else { return };
+    let watch = move |seen: &AgentEvent<'_>| {
+        let AgentEvent::View(view) = seen else { return };
         if let Some(told) = &told {
             told.tell(view);
         }

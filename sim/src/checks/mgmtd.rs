@@ -99,7 +99,7 @@ fn nobody(node: NodeId, epoch: u32, t: TargetId) -> RawAddr {
 
 fn start_agent(b: &Boot, members: &Rc<Members>, server: Option<ServerInfo>) -> Addr<Agent> {
     let (node, seen) = (b.node, Rc::clone(members));
-    let watch = Rc::new(move |what: &agent::Seen<'_>| seen.agent(node, what));
+    let watch = Rc::new(move |what: &agent::AgentEvent<'_>| seen.agent(node, what));
     let config = AgentConfig {
         server,
         timing: timing(),
@@ -245,9 +245,9 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
             let (node, seen) = (b.node, Rc::clone(&seen));
             let (sim, pauses) = (sim.clone(), pauses.fork(u64::from(b.epoch)));
             let beside = Rc::clone(&seen);
-            let watch = Rc::new(move |what: &mgmtd::Seen<'_>| {
+            let watch = Rc::new(move |what: &mgmtd::MgmtdEvent<'_>| {
                 seen.mgmtd(node, what);
-                let decided = matches!(what, mgmtd::Seen::Decided { .. });
+                let decided = matches!(what, mgmtd::MgmtdEvent::Decided { .. });
                 if decided && seen.storming() && pauses.chance(60_000) {
                     // Where it hurts: another may lead before this is written.
                     sim.pause(node, Duration::from_millis(1000 + pauses.below(3000)));

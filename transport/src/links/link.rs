@@ -20,9 +20,9 @@ use crate::{rdma, tcp};
 
 /// What moves the frames of a connection.
 pub(crate) enum Carrier {
-    Tcp(Box<tcp::Carrier>),
+    Tcp(Box<tcp::TcpCarrier>),
     /// The stream carries nothing; its end ends the connection.
-    Rdma(rdma::Carrier),
+    Rdma(rdma::RdmaCarrier),
 }
 
 /// A connection that has passed its handshake.
@@ -46,7 +46,7 @@ struct Counts {
     one_sided: OneSided,
 }
 
-pub(super) enum State {
+pub(super) enum LinkPhase {
     /// An attempt is under way; frames wait.
     Connecting,
     Up(Rc<Connection>),
@@ -57,7 +57,7 @@ pub(super) enum State {
 
 pub(crate) struct Link {
     pub(super) traffic: Rc<Traffic>,
-    pub(super) state: RefCell<State>,
+    pub(super) state: RefCell<LinkPhase>,
     /// Frames for the connection that is up, or for the one being made.
     pub(super) lanes: RefCell<Rc<RefCell<Lanes>>>,
     pub(super) epoch: Cell<u64>,
@@ -78,7 +78,7 @@ impl Link {
     pub(super) fn new(node: NodeId, shard: u16, limits: &Limits) -> Rc<Link> {
         Rc::new(Link {
             traffic: Traffic::new(node, shard),
-            state: RefCell::new(State::Down { retry_at: Time::default() }),
+            state: RefCell::new(LinkPhase::Down { retry_at: Time::default() }),
             lanes: RefCell::new(Rc::new(RefCell::new(Lanes::new(limits)))),
             epoch: Cell::default(),
             backoff: Cell::default(),
@@ -92,7 +92,7 @@ impl Link {
 
     pub(super) fn connection(&self) -> Option<Rc<Connection>> {
         match &*self.state.borrow() {
-            State::Up(c) => Some(Rc::clone(c)),
+            LinkPhase::Up(c) => Some(Rc::clone(c)),
             _ => None,
         }
     }
@@ -102,13 +102,13 @@ impl Link {
         if let Some(spoken) = self.lanes.borrow().borrow().spoken() {
             frame.settle(spoken);
         }
-        if let State::Up(c) = &*self.state.borrow()
+        if let LinkPhase::Up(c) = &*self.state.borrow()
             && c.send_alone(&frame)
         {
             return Ok(());
         }
         self.lanes.borrow().borrow_mut().push(frame)?;
-        if let State::Up(c) = &*self.state.borrow() {
+        if let LinkPhase::Up(c) = &*self.state.borrow() {
             c.has_frames();
         }
         Ok(())
@@ -138,9 +138,9 @@ impl Link {
             local_shard,
             remote_shard: self.traffic.shard,
             state: match &*self.state.borrow() {
-                State::Connecting => LinkState::Connecting,
-                State::Up(_) => LinkState::Up,
-                State::Down { .. } => LinkState::Down,
+                LinkPhase::Connecting => LinkState::Connecting,
+                LinkPhase::Up(_) => LinkState::Up,
+                LinkPhase::Down { .. } => LinkState::Down,
             },
             epoch: self.epoch.get(),
             socket: connection.as_ref().map(|c| c.peer),

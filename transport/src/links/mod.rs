@@ -27,16 +27,16 @@ use t3fs_runtime::{AskError, Cx, Links, NodeId, Shard, Slot, Time};
 
 use accept::Handshakes;
 use handshake::{DialError, Talk, dial};
-use link::{Carrier, Connection, Link, State};
+use link::{Carrier, Connection, Link, LinkPhase};
 use silence::Verdict;
 
 use crate::address::{Address, Fabric};
 use crate::choice::FabricUse;
 use crate::flow::yield_now;
-use crate::peers::{Known, Peers, RdmaMemory};
+use crate::peers::{KnownNode, Peers, RdmaMemory};
 use crate::pool::Pool;
 use crate::rdma::{self, Broken, Ends, Half, Ports};
-use crate::refusal::{Refusal, RefusalLog};
+use crate::refusal::{HandshakeRefusal, RefusalLog};
 use crate::tcp;
 use agree::Agreed;
 
@@ -129,7 +129,7 @@ impl NodeLinks {
     /// address becomes the node's, unless others are known for it. One of this process's own
     /// addresses answers with this process. While the process that answered there has a link, by
     /// whomever it was made, the address is not dialled again: a new connection would end that one.
-    pub async fn resolve(&self, at: SocketAddr) -> Result<Known, Unreached> {
+    pub async fn resolve(&self, at: SocketAddr) -> Result<KnownNode, Unreached> {
         let me = &self.0;
         if let Some(known) = me.still_linked(at) {
             return Ok(known);
@@ -137,7 +137,7 @@ impl NodeLinks {
         let fabric = if me.peers.reaches(at.ip()) { Fabric::Rdma } else { Fabric::Tcp };
         let address = Address { fabric, socket: at };
         let (talk, known, agreed) = match me.dial(address, 0, None).await {
-            Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
+            Err(DialError::RefusedThere(HandshakeRefusal::Myself)) => return Ok(me.peers.myself()),
             Err(e) => {
                 let refused_there = matches!(e, DialError::RefusedThere(_));
                 return Err(Unreached { refused_there, why: format!("{at}: {e}") });
@@ -161,7 +161,7 @@ impl NodeLinks {
         let links: Vec<_> = self.0.links.borrow().range(range).map(|l| Rc::clone(l.1)).collect();
         for link in links {
             self.0.lose_current(&link, "closed");
-            if let State::Down { retry_at } = &mut *link.state.borrow_mut() {
+            if let LinkPhase::Down { retry_at } = &mut *link.state.borrow_mut() {
                 *retry_at = shard.cx().now();
                 link.backoff.set(Duration::ZERO);
             }
@@ -193,7 +193,7 @@ impl Links for NodeLinks {
         let me = &self.0;
         let known = me.links.borrow().get(&(to, frame.shard)).cloned();
         if let Some(link) = &known
-            && !matches!(*link.state.borrow(), State::Down { .. })
+            && !matches!(*link.state.borrow(), LinkPhase::Down { .. })
         {
             return link.push(frame);
         }
@@ -210,14 +210,14 @@ impl Links for NodeLinks {
         }
         let link = me.link(to, frame.shard).ok_or("this shard has too many links")?;
         let paused = match *link.state.borrow() {
-            State::Down { retry_at } => shard.cx().now() < retry_at,
+            LinkPhase::Down { retry_at } => shard.cx().now() < retry_at,
             _ => false,
         };
         if paused {
             return Err("the node was not reachable a moment ago");
         }
         link.push(frame)?;
-        *link.state.borrow_mut() = State::Connecting;
+        *link.state.borrow_mut() = LinkPhase::Connecting;
         let me = Rc::clone(me);
         shard.cx().spawn(async move { me.connect(&link).await });
         Ok(())
@@ -233,7 +233,7 @@ impl Shared {
             return Some(Rc::clone(link));
         }
         if links.len() >= limits.links_max {
-            links.retain(|_, l| !matches!(*l.state.borrow(), State::Down { .. }));
+            links.retain(|_, l| !matches!(*l.state.borrow(), LinkPhase::Down { .. }));
         }
         if links.len() >= limits.links_max {
             return None;
@@ -252,7 +252,7 @@ impl Shared {
     }
 
     /// Who answered at an address, if that process has a link to its shard 0.
-    fn still_linked(&self, at: SocketAddr) -> Option<Known> {
+    fn still_linked(&self, at: SocketAddr) -> Option<KnownNode> {
         let links = self.links.borrow();
         links.values().filter(|l| l.traffic.shard == 0).find_map(|l| {
             let incarnation = l.connection()?.incarnation;
@@ -268,7 +268,7 @@ impl Shared {
         at: Address,
         to_shard: u16,
         wanted: Option<NodeId>,
-    ) -> Result<(Talk, Known, Agreed), DialError> {
+    ) -> Result<(Talk, KnownNode, Agreed), DialError> {
         let gone = || DialError::Io(std::io::Error::other("this shard has ended"));
         let cx = self.shard.upgrade().ok_or_else(gone)?.cx();
         let limits = &self.peers.config().limits;
@@ -283,7 +283,8 @@ impl Shared {
             Ok((known, agreed))
         };
         let done = before(shake, self.alarm(&cx, limits.handshake)).await;
-        let (known, agreed) = done.unwrap_or(Err(DialError::RefusedHere(Refusal::Silent)))?;
+        let (known, agreed) =
+            done.unwrap_or(Err(DialError::RefusedHere(HandshakeRefusal::Silent)))?;
         Ok((talk, known, agreed))
     }
 
@@ -341,7 +342,7 @@ impl Shared {
         let mut failed = Vec::new();
         for address in self.peers.candidates(link.traffic.node, pair, worked, cx.now()) {
             let at = address.socket;
-            if !matches!(*link.state.borrow(), State::Connecting) {
+            if !matches!(*link.state.borrow(), LinkPhase::Connecting) {
                 return; // the peer was faster
             }
             match self.dial(address, link.traffic.shard, Some(link.traffic.node)).await {
@@ -358,7 +359,7 @@ impl Shared {
             }
         }
         let Some(shard) = self.shard.upgrade() else { return };
-        if !matches!(*link.state.borrow(), State::Connecting) {
+        if !matches!(*link.state.borrow(), LinkPhase::Connecting) {
             return;
         }
         *link.last_error.borrow_mut() = Some(last);
@@ -373,7 +374,7 @@ impl Shared {
             return tracing::debug!("node {} at {at}: {e}", node.0);
         };
         if let Some(shard) = self.shard.upgrade()
-            && *why != Refusal::Left
+            && *why != HandshakeRefusal::Left
         {
             self.dial_log.say(shard.cx().now(), *why, format_args!("node {} at {at}", node.0));
         }
@@ -387,7 +388,7 @@ impl Shared {
         // Between half of it and all of it, so that many clients do not come back in step.
         let us = pause.as_micros() as u64;
         let jitter = Duration::from_micros(us / 2 + shard.cx().rand() % (us / 2 + 1));
-        *link.state.borrow_mut() = State::Down { retry_at: shard.cx().now() + jitter };
+        *link.state.borrow_mut() = LinkPhase::Down { retry_at: shard.cx().now() + jitter };
     }
 
     /// Whether a new connection has crossed one that both sides keep: of two made at the same time,
@@ -433,7 +434,7 @@ impl Shared {
             lanes,
             agreed.carrier,
         );
-        *link.state.borrow_mut() = State::Up(Rc::clone(&connection));
+        *link.state.borrow_mut() = LinkPhase::Up(Rc::clone(&connection));
         tracing::debug!(
             "link to node {} shard {} is up at {peer}",
             link.traffic.node.0,
@@ -545,7 +546,7 @@ impl Shared {
             self.pause(link, &shard); // it did not even last: do not try again in a circle
         } else {
             link.backoff.set(Duration::ZERO);
-            *link.state.borrow_mut() = State::Down { retry_at: now };
+            *link.state.borrow_mut() = LinkPhase::Down { retry_at: now };
         }
         tracing::debug!(
             "link to node {} shard {} is lost: {why}",
@@ -592,7 +593,7 @@ impl Shared {
         let links: Vec<_> = self.links.borrow().values().cloned().collect();
         for link in links {
             let Some(connection) = link.connection() else {
-                let down = matches!(*link.state.borrow(), State::Down { .. });
+                let down = matches!(*link.state.borrow(), LinkPhase::Down { .. });
                 if down && self.peers.addresses(link.traffic.node).is_empty() {
                     self.links.borrow_mut().remove(&(link.traffic.node, link.traffic.shard));
                 }

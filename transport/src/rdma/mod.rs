@@ -35,7 +35,7 @@ pub(crate) use nic::Endpoint;
 pub(crate) use nic::{Nic, PACKET};
 pub(crate) use ports::Ports;
 pub use report::{DeviceReport, Gid, LinkLayer, PortRef};
-pub(crate) use shell::{Broken, Carrier, Half, Port, watch};
+pub(crate) use shell::{Broken, Half, Port, RdmaCarrier, watch};
 
 /// Where queue pairs come from.
 #[derive(Clone, Default)]

@@ -110,7 +110,7 @@ pub(crate) struct Half {
 }
 
 /// What a connection carried by a queue pair has beside the stream.
-pub(crate) struct Carrier {
+pub(crate) struct RdmaCarrier {
     port: Rc<Port>,
     number: u32,
     joint: Rc<Joint>,
@@ -123,7 +123,7 @@ impl Half {
     }
 
     /// Joins it to the other side's.
-    pub(crate) fn connect(self, peer: &Offer, ends: Ends) -> Result<Carrier, String> {
+    pub(crate) fn connect(self, peer: &Offer, ends: Ends) -> Result<RdmaCarrier, String> {
         let ours = self.pair.endpoint();
         if (ours.lid == 0) != (peer.endpoint.lid == 0) {
             return Err("one side has InfiniBand, the other Ethernet".into());
@@ -151,13 +151,13 @@ impl Half {
         let number = self.pair.number();
         self.port.joints.borrow_mut().insert(number, Rc::clone(&joint));
         // From here on its end takes it out again.
-        let carrier = Carrier { port: self.port, number, joint };
+        let carrier = RdmaCarrier { port: self.port, number, joint };
         self.pair.connect(&peer.endpoint)?;
         Ok(carrier)
     }
 }
 
-impl Carrier {
+impl RdmaCarrier {
     /// The connection is up: what has come is delivered, and what waits is sent. `lose` ends it.
     pub(crate) fn install(
         &self,
@@ -260,7 +260,7 @@ impl Carrier {
     }
 }
 
-impl Drop for Carrier {
+impl Drop for RdmaCarrier {
     fn drop(&mut self) {
         self.end();
     }

@@ -28,13 +28,13 @@ const IO_EVERY: u32 = 4;
 
 /// What a connection carried by TCP has beside the stream.
 #[derive(Default)]
-pub(crate) struct Carrier {
+pub(crate) struct TcpCarrier {
     outbox: RefCell<Outbox>,
     /// How often the socket was full and took bytes again.
     drained: Cell<u64>,
 }
 
-impl Carrier {
+impl TcpCarrier {
     /// Whether nothing is on its way to the socket.
     pub(crate) fn is_idle(&self) -> bool {
         self.outbox.borrow().is_empty()

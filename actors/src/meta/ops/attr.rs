@@ -10,7 +10,7 @@
 //! writes is told apart by `times_set`.
 
 use super::create::MODE_BITS;
-use super::turns::{self, Ended, Over, Turns};
+use super::turns::{self, Ended, IsOver, Turns};
 use super::*;
 use crate::proto::meta::{
     Changed, EndTurn, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
@@ -25,7 +25,7 @@ pub async fn set_attr(
     txn: &mut Txn<'_>,
     m: &SetAttr,
     now_ns: i64,
-    over: Over<'_>,
+    over: IsOver<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Attr> {
     let (key, recent) = (inode_key(m.inode), recent_key(m.op));
@@ -72,7 +72,7 @@ async fn take_turn(
     txn: &mut Txn<'_>,
     attr: &mut Attr,
     turn: Option<RequestId>,
-    over: Over<'_>,
+    over: IsOver<'_>,
 ) -> Done<()> {
     let inode = attr.inode;
     let [stored] = txn.read([&turns_key(inode)]).await?;
@@ -148,7 +148,7 @@ pub async fn report_write(
     txn: &mut Txn<'_>,
     m: &ReportWrite,
     now_ns: i64,
-    over: Over<'_>,
+    over: IsOver<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Reported> {
     let key = inode_key(m.inode);
@@ -217,7 +217,7 @@ pub async fn end_writer(
     session: SessionId,
     end: u64,
     truncations: u64,
-    over: Over<'_>,
+    over: IsOver<'_>,
     now_ns: i64,
 ) -> Done<Writer> {
     let (key, hold_key) = (inode_key(inode), hold_key(inode, session));

@@ -28,7 +28,7 @@ use super::record::{
     put_base, put_patch, put_recents, put_request, take_base, take_patch, take_recents,
     take_request_if,
 };
-use super::row::{Change, Extra, Laid, Layer, Pending, Row, State, sound};
+use super::row::{Change, Extra, Laid, Layer, Pending, Row, StoredVersion, sound};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 
 const ROW: u8 = 1;
@@ -123,15 +123,15 @@ fn take_row(t: &mut Take<'_>) -> Result<Item, Malformed> {
     Ok(Item::Row(chunk, row))
 }
 
-fn put_state(s: &State, o: &mut Put<'_>) {
+fn put_state(s: &StoredVersion, o: &mut Put<'_>) {
     o.u64(s.version.0);
     o.u32(s.chain_version.0);
     o.u32(s.len);
     o.u32(s.checksum);
 }
 
-fn take_state(t: &mut Take<'_>) -> Result<State, Malformed> {
-    Ok(State {
+fn take_state(t: &mut Take<'_>) -> Result<StoredVersion, Malformed> {
+    Ok(StoredVersion {
         version: ChunkVersion(t.u64()?),
         chain_version: ChainVersion(t.u32()?),
         len: t.u32()?,

@@ -11,7 +11,7 @@ use t3fs_runtime::{Cx, DiskBuf, FileId, join, join_all};
 
 use super::error::EngineError;
 use super::layout::{Extent, GRANULE, PAGE_GRANULES, Side, granules};
-use super::row::{Row, Source, State, Sums, View};
+use super::row::{Row, Source, StoredVersion, Sums, View};
 use super::state::Inner;
 use super::sums::{Page, decode_page, granule_sum};
 use crate::planted::PlantedBug;
@@ -69,7 +69,7 @@ enum Known {
 
 /// What one read will do.
 struct Plan {
-    state: State,
+    state: StoredVersion,
     /// The granules asked for.
     range: std::ops::Range<u32>,
     /// From here on the base is not seen.
@@ -173,7 +173,7 @@ impl Inner {
         which: Which,
         offset: u32,
         len: u32,
-    ) -> Result<(State, Vec<u8>), EngineError> {
+    ) -> Result<(StoredVersion, Vec<u8>), EngineError> {
         self.with(|s| s.readable())?;
         let planned = self.with(|s| {
             let view = which.of(s.index.get(chunk)?)?;
@@ -279,7 +279,7 @@ impl Inner {
         cx: &Cx,
         chunk: ChunkId,
         which: Which,
-    ) -> Result<(State, Vec<u32>), EngineError> {
+    ) -> Result<(StoredVersion, Vec<u32>), EngineError> {
         self.with(|s| s.readable())?;
         let planned = self.with(|s| {
             let view = which.of(s.index.get(chunk)?)?;

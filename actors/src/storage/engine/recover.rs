@@ -19,7 +19,7 @@ use super::layout::{Class, GRANULE, SUPERBLOCK, checkpoint_name, journal_name, n
 use super::log::fresh_segment;
 use super::record::Record;
 use super::row::Row;
-use super::state::{DataFile, Inner, State};
+use super::state::{DataFile, EngineState, Inner};
 use super::superblock::{TargetIdentity, check};
 use crate::proto::ids::ChunkId;
 
@@ -276,7 +276,7 @@ pub async fn open(
     }
     let tail = Tail { segment, file, at: 0 };
     let journal = Journal::new(tail, log.epoch + 1, log.next, first);
-    let mut state = State::new(log.index, allocator, journal, &cfg);
+    let mut state = EngineState::new(log.index, allocator, journal, &cfg);
     state.dirty = dirty(&state.index);
     state.files = files;
     state.checkpoint_bytes = bytes;

@@ -22,7 +22,7 @@ use crate::proto::ids::{ChainVersion, ChunkVersion, RequestId, SessionId};
 
 /// One version of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct State {
+pub struct StoredVersion {
     pub version: ChunkVersion,
     pub chain_version: ChainVersion,
     pub len: u32,
@@ -156,7 +156,7 @@ pub enum Change {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pending {
-    pub state: State,
+    pub state: StoredVersion,
     pub change: Change,
     pub request: Option<RequestId>,
     /// Writers known to the sender of a whole replacement.
@@ -200,7 +200,7 @@ pub struct Row {
     /// The last record in it.
     pub usn: u64,
     /// Version 0: nothing committed yet.
-    pub state: State,
+    pub state: StoredVersion,
     pub base: Base,
     pub extra: Option<Box<Extra>>,
 }
@@ -208,7 +208,7 @@ pub struct Row {
 /// One version of a content, to read from.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    pub state: State,
+    pub state: StoredVersion,
     pub base: &'a Base,
     /// Topmost first.
     pub layers: [Option<&'a Layer>; 2],
@@ -244,7 +244,7 @@ impl<'a> View<'a> {
 impl Row {
     /// A chunk that has no committed content.
     pub fn new() -> Row {
-        Row { usn: 0, state: State::default(), base: Base::fresh(None), extra: None }
+        Row { usn: 0, state: StoredVersion::default(), base: Base::fresh(None), extra: None }
     }
 
     pub fn pending(&self) -> Option<&Pending> {
@@ -352,7 +352,7 @@ impl Row {
         if let Some(r) = p.request {
             remember(&mut x.recent, Recent::of(r, p.state.version));
         }
-        self.state = State { chain_version, ..p.state };
+        self.state = StoredVersion { chain_version, ..p.state };
         self.slim();
         Some(freed)
     }

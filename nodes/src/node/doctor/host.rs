@@ -3,15 +3,15 @@
 use t3fs_transport::FabricUse;
 use t3fs_transport::rdma::{DeviceReport, Devices};
 
-use super::view::{Device, Host};
+use super::view::{HostReport, PortReport};
 use crate::fabric::FabricPlan;
 
 /// What this host and this program have.
-pub fn host(plan: &FabricPlan) -> Host {
+pub fn host(plan: &FabricPlan) -> HostReport {
     let before = plan.devices.as_ref().map(|d| d.report()).unwrap_or_default();
     let now = plan.devices.as_ref().map(|_| Devices::find(&plan.filter));
     let now = now.as_ref().map(Devices::report).unwrap_or_default();
-    Host {
+    HostReport {
         built_with_rdma: cfg!(feature = "rdma"),
         fabric: match plan.wanted {
             FabricUse::Auto => "auto".into(),
@@ -25,9 +25,9 @@ pub fn host(plan: &FabricPlan) -> Host {
 }
 
 /// The devices as they are, with what is otherwise than when the process looked.
-fn devices(before: &[DeviceReport], now: &[DeviceReport]) -> Vec<Device> {
+fn devices(before: &[DeviceReport], now: &[DeviceReport]) -> Vec<PortReport> {
     let same = |a: &DeviceReport, b: &DeviceReport| (&a.device, a.port) == (&b.device, b.port);
-    let device = |d: &DeviceReport, news: String| Device {
+    let device = |d: &DeviceReport, news: String| PortReport {
         name: d.device.clone(),
         port: d.port,
         about: format!("{d}{news}"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rdma_mummy_sys::*;
 
-use super::device::window::{State, VerbsWindow};
+use super::device::window::{VerbsWindow, WindowState};
 use super::device::{Device, LAST, Scratch};
 use super::handles::{RawQueuePair, check, last_error};
 use crate::rdma::nic::{Access, Endpoint, Local, QueuePair, Window, Work};
@@ -373,7 +373,7 @@ fn mtu(log2: u8) -> Result<ibv_mtu::Type, String> {
     }
 }
 
-fn state_of(window: &dyn Window) -> &State {
+fn state_of(window: &dyn Window) -> &WindowState {
     let any: &dyn Any = window;
     &any.downcast_ref::<VerbsWindow>().expect("a window of this device").0
 }

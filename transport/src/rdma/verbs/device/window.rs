@@ -11,9 +11,9 @@ use crate::rdma::verbs::handles::RawWindow;
 
 /// A window, which is made anew when its queue pair has failed: whether it was opened is unknown
 /// then, and while it is, some devices do not let go of the queue pair.
-pub(in crate::rdma::verbs) struct VerbsWindow(pub(in crate::rdma::verbs) Rc<State>);
+pub(in crate::rdma::verbs) struct VerbsWindow(pub(in crate::rdma::verbs) Rc<WindowState>);
 
-pub(in crate::rdma::verbs) struct State {
+pub(in crate::rdma::verbs) struct WindowState {
     raw: RefCell<Option<RawWindow>>,
     /// Of the next opening, or the present one.
     key: Cell<u32>,
@@ -24,11 +24,11 @@ pub(in crate::rdma::verbs) struct State {
 
 /// The windows of a device.
 #[derive(Default)]
-pub(in crate::rdma::verbs) struct Windows(RefCell<Vec<Weak<State>>>);
+pub(in crate::rdma::verbs) struct Windows(RefCell<Vec<Weak<WindowState>>>);
 
 impl VerbsWindow {
     pub(in crate::rdma::verbs) fn new(device: &Rc<Device>) -> Result<VerbsWindow, String> {
-        let state = Rc::new(State {
+        let state = Rc::new(WindowState {
             raw: RefCell::new(None),
             key: Cell::new(0),
             opened_to: Cell::new(None),
@@ -57,7 +57,7 @@ impl Windows {
     }
 }
 
-impl State {
+impl WindowState {
     fn make(&self) -> Result<(), String> {
         let domain = self.device.domain.raw();
         // SAFETY: the protection domain lives as long as the device, which this holds.
