@@ -80,7 +80,7 @@ impl ClusterSession {
         Self::open_when(cx, agent, label, true).await
     }
 
-    /// The same for users of chunks alone.
+    /// The same for users of chunks alone: checks of the simulator.
     pub async fn open_chains(
         cx: &Cx,
         agent: Addr<Agent>,

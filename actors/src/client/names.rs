@@ -371,9 +371,4 @@ impl Client {
         self.0.space.set(Some((cx.now(), space)));
         Ok(space)
     }
-
-    /// How many files this client keeps an entry for; for tests of leaks.
-    pub fn files_known(&self) -> usize {
-        self.0.files.borrow().len()
-    }
 }

@@ -49,7 +49,7 @@ const TXN_LIMIT: Duration = Duration::from_secs(10);
 const FRESH_MAX: usize = 1 << 16;
 /// How long a file stays without a name: one that was looked up before can be opened until then.
 /// Those that come meanwhile are company: one request to a chain removes many.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(5);
 /// How long there is no time of grace after somebody has run out of space.
 const HURRY: Duration = Duration::from_secs(10);

@@ -25,15 +25,15 @@ use crate::timing::Timing;
 mod chains;
 mod ended;
 pub mod fsck;
-pub mod garbage;
+mod garbage;
 mod handlers;
 mod holds;
 mod ids;
 pub mod kv;
-pub mod ops;
-pub mod orphans;
+mod ops;
+mod orphans;
 mod over;
-pub mod place;
+mod place;
 pub mod schema;
 #[cfg(test)]
 mod tests;
@@ -147,7 +147,7 @@ impl MetaServer {
     }
 
     /// The same with another outside world.
-    pub async fn start_beside(
+    async fn start_beside(
         cx: &Cx,
         config: MetaConfig,
         outside: Rc<dyn Outside>,

@@ -9,14 +9,14 @@
 //! A caller that is killed is answered EINTR while its request goes on. Whoever has opened
 //! something for it hears so from the reply, and releases it again: nobody else will.
 
-pub mod admit;
-pub mod attr;
-pub mod dir;
-pub mod errno;
-pub mod files;
-pub mod hub;
+mod admit;
+pub(crate) mod attr;
+mod dir;
+mod errno;
+mod files;
+pub(crate) mod hub;
 pub mod kernel;
-pub mod names;
+mod names;
 mod open_flags;
 pub mod options;
 

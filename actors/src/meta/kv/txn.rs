@@ -158,11 +158,6 @@ impl TxnBuffer {
         self.read_ranges.insert(KeyRange::new(begin, range.end.clone()));
     }
 
-    /// Makes others' reads of `range` conflict with this commit, as if it had been written.
-    pub fn add_write_conflict_range(&mut self, range: KeyRange) {
-        self.write_conflicts.push(range);
-    }
-
     /// What a read of `range` returns, if `page` is a page of it as the store holds it at the read
     /// version. At most `limit` rows; 0 for no limit. `page` may have been fetched with any limit.
     pub fn merge_range(
