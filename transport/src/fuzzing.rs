@@ -10,12 +10,12 @@ use t3fs_runtime::{NodeId, Slot, Time};
 
 use crate::flow::Incoming;
 use crate::lanes::Lanes;
-use crate::limits::Limits;
+use crate::limits::LinkLimits;
 use crate::links::agree::{self, Agreed};
 use crate::links::handshake::{self, DialError, Talk};
 use crate::links::link::Carrier;
 use crate::peers::{KnownNode, Peers};
-use crate::pool::Pool;
+use crate::pool::HeapPool;
 use crate::rdma::{self, Dock, Ends, Engine, Half, Nic, Port, Terms, packet, soft};
 use crate::refusal::HandshakeRefusal;
 use crate::tcp::outbox::Outbox;
@@ -41,7 +41,7 @@ impl TcpReader {
             over.fill(());
             over
         });
-        TcpReader(Reader::new(stream, land, from, 3, Rc::default(), Pool::default(), turn))
+        TcpReader(Reader::new(stream, land, from, 3, Rc::default(), HeapPool::default(), turn))
     }
 
     /// The next thing, or why the connection ends.
@@ -56,7 +56,7 @@ impl TcpReader {
 
 /// The bytes of a new connection that carries these, in this order.
 pub fn tcp_write(items: &[Item]) -> Vec<u8> {
-    let (mut outbox, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+    let (mut outbox, mut lanes) = (Outbox::default(), Lanes::new(&LinkLimits::default()));
     let mut all = Vec::new();
     for item in items {
         match item {
@@ -139,9 +139,9 @@ pub struct Device {
 impl Device {
     /// On the wire that it shares with other devices.
     pub fn new(wire: &soft::Wire) -> Device {
-        let pool = rdma::Pool::new(POOL).expect("little memory");
+        let pool = rdma::RdmaPool::new(POOL).expect("little memory");
         let nic: Rc<dyn Nic> = Rc::new(wire.nic(&pool, 1).expect("no device"));
-        let dock = Dock::new(Rc::clone(&nic), pool, Pool::default());
+        let dock = Dock::new(Rc::clone(&nic), pool, HeapPool::default());
         Device { wire: wire.clone(), port: Port::idle(dock, nic, Weak::new()) }
     }
 
@@ -151,7 +151,7 @@ impl Device {
     }
 
     fn half(&self, wanted: Result<(), String>) -> Result<Half, String> {
-        wanted.and_then(|()| self.port.half(&Limits::default()))
+        wanted.and_then(|()| self.port.half(&LinkLimits::default()))
     }
 
     /// The dialer's part; `wanted` is a queue pair, or why there is none.
@@ -219,7 +219,7 @@ const ENDS: Ends = Ends { node: NodeId(1), shard: 2, here: 3 };
 impl RdmaSide {
     /// With these to send. Asks offer memory for their replies.
     pub fn new(frames: Vec<Frame>) -> RdmaSide {
-        let pool = rdma::Pool::new(POOL).expect("little memory");
+        let pool = rdma::RdmaPool::new(POOL).expect("little memory");
         let nic: Rc<dyn Nic> = Rc::new(soft::Wire::default().nic(&pool, 1).expect("no device"));
         let terms = Terms {
             credits: CREDITS,
@@ -229,11 +229,11 @@ impl RdmaSide {
             segments_max: 4,
             copied_max: 256,
         };
-        let mut lanes = Lanes::new(&Limits::default());
+        let mut lanes = Lanes::new(&LinkLimits::default());
         for frame in frames {
             lanes.push(frame).expect("few frames");
         }
-        let dock = Dock::new(nic, pool, Pool::default());
+        let dock = Dock::new(nic, pool, HeapPool::default());
         RdmaSide { engine: Engine::new(terms, ENDS), lanes, dock }
     }
 

@@ -1,10 +1,10 @@
-//! [`Limits`]: bounds of everything a link may use. Handshakes, lanes and carriers look here.
+//! [`LinkLimits`]: bounds of everything a link may use. Handshakes, lanes and carriers look here.
 
 use std::time::Duration;
 
 /// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct LinkLimits {
     /// From accepting a connection to its last handshake message.
     pub handshake: Duration,
     /// Connections that may be in their handshake at once; the oldest gives way.
@@ -44,9 +44,9 @@ pub struct Limits {
     pub rdma_spin: Duration,
 }
 
-impl Default for Limits {
+impl Default for LinkLimits {
     fn default() -> Self {
-        Limits {
+        LinkLimits {
             handshake: Duration::from_secs(2),
             handshakes_max: 256,
             links_max: 16_384,

@@ -14,13 +14,13 @@ use t3fs_runtime::{NodeId, Time};
 use crate::address::{Address, Fabric};
 use crate::arrival::Arrival;
 use crate::choice::{Avoided, FabricUse, Wish, order, source_towards};
-use crate::limits::Limits;
+use crate::limits::LinkLimits;
 use crate::rdma::Nics;
 use crate::refusal::HandshakeRefusal;
 
 /// Who this process is, and how it proves that it belongs to the cluster.
 #[derive(Clone)]
-pub struct Config {
+pub struct LinkConfig {
     pub node: NodeId,
     /// Larger at every start of the node.
     pub incarnation: u32,
@@ -33,7 +33,7 @@ pub struct Config {
     pub device_ips: Vec<IpAddr>,
     /// Where queue pairs come from.
     pub nics: Nics,
-    pub limits: Limits,
+    pub limits: LinkLimits,
 }
 
 /// Shorter secrets can be guessed by whoever records one handshake.
@@ -43,9 +43,9 @@ pub const CLUSTER_MAX: usize = 128;
 /// Services on one card.
 pub const SERVICES_MAX: usize = 64;
 
-impl Default for Config {
+impl Default for LinkConfig {
     fn default() -> Self {
-        Config {
+        LinkConfig {
             node: NodeId(0),
             incarnation: 0,
             shards: 1,
@@ -54,7 +54,7 @@ impl Default for Config {
             fabric: FabricUse::Auto,
             device_ips: Vec::new(),
             nics: Nics::None,
-            limits: Limits::default(),
+            limits: LinkLimits::default(),
         }
     }
 }
@@ -172,7 +172,7 @@ struct Entry {
 const STRANGERS_MAX: usize = 65_536;
 
 struct Shared {
-    config: Config,
+    config: LinkConfig,
     key: [u8; 32],
     book: Mutex<BTreeMap<NodeId, Entry>>,
     card: Mutex<ServiceCard>,
@@ -195,7 +195,7 @@ pub struct Peers(Arc<Shared>);
 
 impl Peers {
     /// An error is a sentence about what the configuration lacks.
-    pub fn new(config: Config) -> Result<Peers, String> {
+    pub fn new(config: LinkConfig) -> Result<Peers, String> {
         if config.secret.len() < SECRET_MIN {
             return Err(format!(
                 "the cluster secret has {} bytes, at least {SECRET_MIN} are needed",
@@ -225,7 +225,7 @@ impl Peers {
         })))
     }
 
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &LinkConfig {
         &self.0.config
     }
 
@@ -385,7 +385,7 @@ impl Peers {
 
     /// This process as others know it.
     pub(crate) fn myself(&self) -> KnownNode {
-        let Config { node, incarnation, shards, .. } = self.0.config;
+        let LinkConfig { node, incarnation, shards, .. } = self.0.config;
         KnownNode { node, incarnation, shards, card: self.card() }
     }
 
@@ -470,12 +470,12 @@ mod tests {
 
     use super::*;
 
-    fn config() -> Config {
-        Config {
+    fn config() -> LinkConfig {
+        LinkConfig {
             node: NodeId(1),
             cluster: "c".into(),
             secret: vec![7; SECRET_MIN],
-            ..Config::default()
+            ..LinkConfig::default()
         }
     }
 
@@ -498,10 +498,10 @@ mod tests {
     #[test]
     fn a_configuration_that_protects_nothing_is_refused() {
         assert!(Peers::new(config()).is_ok());
-        let short = Config { secret: vec![7; 15], ..config() };
+        let short = LinkConfig { secret: vec![7; 15], ..config() };
         assert!(Peers::new(short).err().unwrap().contains("16"));
-        assert!(Peers::new(Config { cluster: String::new(), ..config() }).is_err());
-        assert!(Peers::new(Config { node: NodeId(0), ..config() }).is_err());
+        assert!(Peers::new(LinkConfig { cluster: String::new(), ..config() }).is_err());
+        assert!(Peers::new(LinkConfig { node: NodeId(0), ..config() }).is_err());
     }
 
     /// Goal: only the latest incarnation of a node is let in; many strangers do not fill memory.

@@ -120,7 +120,7 @@ fn a_wrong_configuration_is_told_to_its_owner() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let b = server();
     let at = b.at.unwrap();
-    let resolve = |c: t3fs_transport::Config| {
+    let resolve = |c: t3fs_transport::LinkConfig| {
         let a = node(c, false);
         a.on(0, move |_| async move { links().resolve(at).await }).map(|k| k.node)
     };

@@ -81,7 +81,7 @@ pub struct NodeAgent {
     watchers: Watchers,
     /// Filled when a target has come up.
     attached: Slot<()>,
-    known: space::Known,
+    known: space::KnownSpaces,
 }
 
 impl Actor for NodeAgent {
@@ -112,7 +112,7 @@ impl NodeAgent {
             hurry: Slot::new(),
             watchers,
             attached: Slot::new(),
-            known: space::Known::default(),
+            known: space::KnownSpaces::default(),
         };
         let (addr, me) = cx.start_with(agent);
         me.with(|a| a.core.agent = addr.raw());

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use t3fs_runtime::{Cx, Slot};
 
 use super::file::{File, Hold};
-use super::pieces::{Piece, Written, pieces};
+use super::pieces::{WritePiece, Written, pieces};
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::RequestId;
@@ -53,7 +53,7 @@ impl Client {
         &self,
         cx: &Cx,
         file: &Rc<File>,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
         wait: &mut Option<TurnWait>,
     ) -> Result<Written, FsError> {
         let mut retry = Retry::in_turn(cx, self.0.cluster.patience());
@@ -159,7 +159,7 @@ impl Client {
         &self,
         cx: &Cx,
         file: &Rc<File>,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
         wait: &mut Option<TurnWait>,
     ) -> Result<InTurn, FsError> {
         // Others are to know of holes before the end moves.
@@ -201,14 +201,14 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
     ) -> Result<usize, FsError> {
         let failures = file.core.borrow().failures();
         let mut stored = 0;
         for (index, from, to, at) in pieces(offset, piece.data.len() as u64, piece.size) {
             let next = at + (to - from) as usize;
             let part = piece.data.slice(at..next);
-            let part = Piece { data: &part, ..piece };
+            let part = WritePiece { data: &part, ..piece };
             let store = async {
                 self.buffer(cx, file, offset + at as u64, part).await?;
                 file.core.borrow_mut().fill_turn(offset + next as u64);

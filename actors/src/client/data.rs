@@ -9,7 +9,7 @@ use t3fs_runtime::{Cx, join_all};
 use super::append::TurnWait;
 use super::chunk::Put;
 use super::file::File;
-use super::pieces::{At, Piece, Written, pieces};
+use super::pieces::{At, WritePiece, Written, pieces};
 use super::{Attr, Client, FileType, FsError};
 use crate::proto::ids::{ChunkId, InodeId};
 use crate::proto::meta::GetAttr;
@@ -108,7 +108,7 @@ impl Client {
             }
             chunk_size(core.known())?
         };
-        let piece = Piece { data: &data, size, privileged };
+        let piece = WritePiece { data: &data, size, privileged };
         match at {
             At::Offset(offset) => {
                 let _inside = file.gate.share(cx).await?;
@@ -131,7 +131,7 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
     ) -> Result<Written, FsError> {
         piece.end(offset)?;
         let len = match self.is_short(cx, file, offset, piece)? {
@@ -152,7 +152,7 @@ impl Client {
         cx: &Cx,
         file: &File,
         offset: u64,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
     ) -> Result<bool, FsError> {
         for (index, ..) in pieces(offset, piece.data.len() as u64, piece.size) {
             if self.0.room.is_full(self.chain(file, index)?, cx.now()) {
@@ -184,7 +184,7 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        Piece { data, size, privileged }: Piece<'_>,
+        WritePiece { data, size, privileged }: WritePiece<'_>,
     ) -> Result<(), FsError> {
         for (index, from, to, at) in pieces(offset, data.len() as u64, size) {
             let chain = self.chain(file, index)?;

@@ -22,13 +22,13 @@ pub struct Written {
 
 /// Bytes to write to a file of this chunk size.
 #[derive(Clone, Copy)]
-pub(super) struct Piece<'a> {
+pub(super) struct WritePiece<'a> {
     pub(super) data: &'a Bytes,
     pub(super) size: u32,
     pub(super) privileged: bool,
 }
 
-impl Piece<'_> {
+impl WritePiece<'_> {
     /// Where it ends when it is written there.
     pub(super) fn end(&self, offset: u64) -> Result<u64, FsError> {
         let end = offset.checked_add(self.data.len() as u64);

@@ -6,7 +6,7 @@ use core::time::Duration;
 use bytes::Bytes;
 use t3fs_runtime::{Addr, Cx, Me, join_all};
 
-use super::lease::{self, LeaseV3, Step};
+use super::lease::{self, LeaseStep, LeaseV3};
 use super::{MgmtdEvent, MgmtdServer};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
@@ -73,7 +73,7 @@ impl MgmtdServer {
             }
             step
         });
-        let Step::Write(mine) = step else { return Ok(()) };
+        let LeaseStep::Write(mine) = step else { return Ok(()) };
         txn.set(key, mine.encode());
         let written = txn.commit(Durability::Now).await;
         written.map_err(|e| Failed { why: e.to_string(), blind: false })?;

@@ -133,7 +133,7 @@ impl LeaseV3 {
 
 /// What to do with the record that was just read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Step {
+pub(super) enum LeaseStep {
     /// Put this in its place, in the same transaction.
     Write(LeaseV3),
     Watch,
@@ -226,7 +226,7 @@ impl Lease {
     }
 
     /// Takes note of the record and says what to do.
-    pub(super) fn step(&mut self, record: Option<LeaseV3>, now: Time) -> Step {
+    pub(super) fn step(&mut self, record: Option<LeaseV3>, now: Time) -> LeaseStep {
         let changed = self.seen != record;
         let gap = std::mem::take(&mut self.gap) && self.bug != Some(PlantedBug::GapCounts);
         if changed {
@@ -251,12 +251,12 @@ impl Lease {
             let taken = self.record(r.term + 1, r.counter + 1, r.voters);
             return self.write(taken);
         }
-        Step::Watch
+        LeaseStep::Watch
     }
 
-    fn write(&mut self, record: LeaseV3) -> Step {
+    fn write(&mut self, record: LeaseV3) -> LeaseStep {
         self.named.extend(&record.voters);
-        Step::Write(record)
+        LeaseStep::Write(record)
     }
 
     /// The record could not be read.

@@ -15,7 +15,7 @@ use t3fs_actors::proto::agent::SetMgmtds;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_runtime::glommio::Start;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
-use t3fs_transport::{Address, Config, NodeLinks, Peers};
+use t3fs_transport::{Address, LinkConfig, NodeLinks, Peers};
 
 use super::assembly::{Assembly, LinkPlan};
 use super::names::Names;
@@ -44,9 +44,9 @@ pub(super) fn peers(a: &Assembly, plan: &LinkPlan) -> Result<Peers, Failure> {
     let (secret, cluster) = (plan.secret.bytes().to_vec(), a.cluster.clone());
     let (node, incarnation) = (a.node, a.incarnation);
     let (fabric, device_ips) = (plan.fabric.wanted, plan.fabric.device_ips());
-    let who = Config { node, incarnation, shards, cluster, secret, ..Config::default() };
+    let who = LinkConfig { node, incarnation, shards, cluster, secret, ..LinkConfig::default() };
     let (nics, limits) = (plan.fabric.nics(), plan.fabric.limits());
-    Peers::new(Config { fabric, device_ips, nics, limits, ..who }).map_err(failed)
+    Peers::new(LinkConfig { fabric, device_ips, nics, limits, ..who }).map_err(failed)
 }
 
 /// What each shard does first.
@@ -243,11 +243,11 @@ mod tests {
     /// of it keeps what was known. Method: routings with addresses of three kinds.
     #[test]
     fn addresses_of_unknown_kinds_are_left_out() {
-        let config = Config {
+        let config = LinkConfig {
             node: NodeId(1),
             cluster: "c".into(),
             secret: vec![7; 16],
-            ..Config::default()
+            ..LinkConfig::default()
         };
         let peers = Peers::new(config).unwrap();
         let addresses = Addresses::new(peers.clone(), RoleNames::default());

@@ -405,7 +405,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::peers::Config;
+    use crate::peers::LinkConfig;
 
     fn hello() -> Hello {
         Hello {
@@ -422,11 +422,11 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        Peers::new(Config {
+        Peers::new(LinkConfig {
             node: NodeId(1),
             cluster: "c".into(),
             secret: vec![1; 16],
-            ..Config::default()
+            ..LinkConfig::default()
         })
         .unwrap()
     }

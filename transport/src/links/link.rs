@@ -14,7 +14,7 @@ use super::silence::Silence;
 use crate::address::Fabric;
 use crate::flow::{Flow, Traffic};
 use crate::lanes::Lanes;
-use crate::limits::Limits;
+use crate::limits::LinkLimits;
 use crate::peers::{LinkState, LinkStats, OneSided};
 use crate::{rdma, tcp};
 
@@ -75,7 +75,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(node: NodeId, shard: u16, limits: &Limits) -> Rc<Link> {
+    pub(super) fn new(node: NodeId, shard: u16, limits: &LinkLimits) -> Rc<Link> {
         Rc::new(Link {
             traffic: Traffic::new(node, shard),
             state: RefCell::new(LinkPhase::Down { retry_at: Time::default() }),
@@ -116,7 +116,7 @@ impl Link {
 
     /// Gives the link empty lanes; returns the asks that no carrier has taken out of the old ones,
     /// so certainly not sent.
-    pub(super) fn take_unsent(&self, limits: &Limits) -> Vec<u64> {
+    pub(super) fn take_unsent(&self, limits: &LinkLimits) -> Vec<u64> {
         let old = self.lanes.replace(Rc::new(RefCell::new(Lanes::new(limits))));
         old.borrow_mut().take_unsent()
     }

@@ -28,13 +28,13 @@ use t3fs_runtime::{AskError, Cx, Links, NodeId, Shard, Slot, Time};
 use accept::Handshakes;
 use handshake::{DialError, Talk, dial};
 use link::{Carrier, Connection, Link, LinkPhase};
-use silence::Verdict;
+use silence::SilenceVerdict;
 
 use crate::address::{Address, Fabric};
 use crate::choice::FabricUse;
 use crate::flow::yield_now;
 use crate::peers::{KnownNode, Peers, RdmaMemory};
-use crate::pool::Pool;
+use crate::pool::HeapPool;
 use crate::rdma::{self, Broken, Ends, Half, Ports};
 use crate::refusal::{HandshakeRefusal, RefusalLog};
 use crate::tcp;
@@ -56,7 +56,7 @@ pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
     let net = shard.net().expect("links need a backend with byte streams");
     let here = shard.addr_of::<()>(0, 0).raw();
     assert_eq!((here.node, here.epoch), (peers.config().node, peers.config().incarnation));
-    let (config, pool) = (peers.config(), Pool::default());
+    let (config, pool) = (peers.config(), HeapPool::default());
     let ports =
         Ports::new(config.nics.clone(), &config.limits, shard, Rc::clone(&net), pool.clone());
     let links = Rc::new(Shared {
@@ -110,7 +110,7 @@ struct Shared {
     links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
     handshakes: Handshakes,
     /// Where received payloads lie.
-    pool: Pool,
+    pool: HeapPool,
     ports: Ports,
     log: RefusalLog,
     dial_log: RefusalLog,
@@ -617,12 +617,12 @@ impl Shared {
             let signs = connection.signs_of_life();
             let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
             match verdict {
-                Verdict::Fine => {}
-                Verdict::Ping => {
+                SilenceVerdict::Fine => {}
+                SilenceVerdict::Ping => {
                     connection.flow.lanes.borrow_mut().ping();
                     connection.flow.wake_sender();
                 }
-                Verdict::Dead => {
+                SilenceVerdict::Dead => {
                     tracing::warn!("node {} at {} is silent", link.traffic.node.0, connection.peer);
                     self.lose(&link, &connection, "the peer was silent for too long");
                 }

@@ -30,7 +30,7 @@ pub use devices::Devices;
 pub(crate) use dock::Dock;
 pub use engine::FOREIGN;
 pub(crate) use engine::{Ends, Engine, Terms};
-pub(crate) use memory::Pool;
+pub(crate) use memory::RdmaPool;
 pub(crate) use nic::Endpoint;
 pub(crate) use nic::{Nic, PACKET};
 pub(crate) use ports::Ports;

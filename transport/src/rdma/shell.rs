@@ -23,7 +23,7 @@ use super::engine::{Counts, Ends, Engine, Terms};
 use super::nic::{Completion, Nic, Outcome, QueuePair};
 use super::packet;
 use crate::flow::{Flow, Incoming, Lost, Traffic, yield_now};
-use crate::limits::Limits;
+use crate::limits::LinkLimits;
 
 /// Who found no memory looks again after this long: memory may come back on any thread.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
@@ -386,7 +386,7 @@ impl Port {
     }
 
     /// A queue pair to be connected.
-    pub(crate) fn half(self: &Rc<Self>, limits: &Limits) -> Result<Half, String> {
+    pub(crate) fn half(self: &Rc<Self>, limits: &LinkLimits) -> Result<Half, String> {
         let pair = self.nic.queue_pair()?;
         let credits = limits.rdma_credits.max(CREDITS_MIN);
         Ok(Half { port: Rc::clone(self), pair, credits })

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::memory::Pool;
+use super::memory::RdmaPool;
 use super::nic::{
     Access, Completion, Endpoint, Local, Nic, Outcome, PACKET, QueuePair, Remote, Window, Work,
 };
@@ -103,8 +103,8 @@ enum Step {
 
 impl Wire {
     /// A device of one shard, for the memory of this pool.
-    pub(crate) fn nic(&self, pool: &Pool, slots: usize) -> Result<SoftNic, String> {
-        let memory = Pool::new(slots * PACKET)?;
+    pub(crate) fn nic(&self, pool: &RdmaPool, slots: usize) -> Result<SoftNic, String> {
+        let memory = RdmaPool::new(slots * PACKET)?;
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|e| format!("no descriptor for events: {e}"))?;
         let event = Arc::new(event);
@@ -324,8 +324,8 @@ impl Pair {
 pub(crate) struct SoftNic {
     id: u64,
     wire: Wire,
-    pool: Pool,
-    memory: Pool,
+    pool: RdmaPool,
+    memory: RdmaPool,
     slots: usize,
     event: Arc<OwnedFd>,
 }
@@ -334,7 +334,7 @@ struct SoftPair {
     number: u32,
     endpoint: Endpoint,
     wire: Wire,
-    pool: Pool,
+    pool: RdmaPool,
 }
 
 struct SoftWindow(Cell<u32>);

@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use t3fs_runtime::{Shard, Slot};
 
 use crate::flow::{Flow, Incoming, Lost, Traffic, yield_now};
-use crate::pool::Pool;
+use crate::pool::HeapPool;
 use outbox::Outbox;
 use reader::{Reader, Turn};
 
@@ -92,7 +92,7 @@ pub(crate) async fn read(
     traffic: &Traffic,
     c: &Flow,
     land: BytesMut,
-    pool: Pool,
+    pool: HeapPool,
 ) -> Lost {
     let Some(to_shard) = shard.upgrade().map(|s| s.cx().shard_index()) else {
         return "this shard has ended".into();

@@ -179,7 +179,7 @@ mod tests {
 
     use super::*;
     use crate::frame::HEAD;
-    use crate::limits::Limits;
+    use crate::limits::LinkLimits;
 
     fn frame(kind: FrameKind, lane: Lane, ask: u64, bulk: usize) -> Frame {
         let bulks = if bulk > 0 { vec![Bulk::from(vec![ask as u8; bulk])] } else { vec![] };
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn control_goes_first_and_bytes_are_whole() {
         for step in [1 << 20, 100_000, 4096, 17] {
-            let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+            let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&LinkLimits::default()));
             lanes.push(frame(FrameKind::Ask, Lane::Bulk, 1, 300_000)).unwrap();
             lanes.push(frame(FrameKind::Ask, Lane::Bulk, 2, 4096)).unwrap();
             lanes.push(frame(FrameKind::Reply, Lane::Control, 3, 0)).unwrap();

@@ -62,7 +62,7 @@ impl Start {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Item {
+pub enum CheckpointItem {
     Row(ChunkId, Row),
     Gone(ChunkId, u64),
 }
@@ -95,15 +95,15 @@ pub fn encode_gone(chunk: ChunkId, usn: u64, out: &mut Vec<u8>) {
     o.u64(usn);
 }
 
-pub fn decode_item(t: &mut Take<'_>) -> Result<Item, Malformed> {
+pub fn decode_item(t: &mut Take<'_>) -> Result<CheckpointItem, Malformed> {
     match t.u8()? {
         ROW => take_row(t),
-        GONE => Ok(Item::Gone(t.chunk()?, t.u64()?)),
+        GONE => Ok(CheckpointItem::Gone(t.chunk()?, t.u64()?)),
         _ => Err(Malformed("unknown kind of item")),
     }
 }
 
-fn take_row(t: &mut Take<'_>) -> Result<Item, Malformed> {
+fn take_row(t: &mut Take<'_>) -> Result<CheckpointItem, Malformed> {
     let flags = t.u8()?;
     let chunk = t.chunk()?;
     let usn = t.u64()?;
@@ -120,7 +120,7 @@ fn take_row(t: &mut Take<'_>) -> Result<Item, Malformed> {
     if extra != Extra::default() {
         row.extra = Some(Box::new(extra));
     }
-    Ok(Item::Row(chunk, row))
+    Ok(CheckpointItem::Row(chunk, row))
 }
 
 fn put_state(s: &StoredVersion, o: &mut Put<'_>) {

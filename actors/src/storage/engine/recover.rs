@@ -10,7 +10,7 @@ use t3fs_runtime::{Cx, Disk, DiskError, DiskId, FileId};
 use super::EngineConfig;
 use super::allocator::Allocator;
 use super::block::{self, CHECKPOINT, HEADER, Header, JOURNAL};
-use super::checkpoint::{Item, Start, decode_item};
+use super::checkpoint::{CheckpointItem, Start, decode_item};
 use super::codec::Take;
 use super::error::EngineError;
 use super::index::Index;
@@ -125,8 +125,8 @@ async fn load_checkpoint(
             let mut t = Take(payload);
             while !t.0.is_empty() {
                 match decode_item(&mut t)? {
-                    Item::Row(chunk, row) => out.rows.push((chunk, row)),
-                    Item::Gone(chunk, usn) => drop(out.gone.insert(chunk, usn)),
+                    CheckpointItem::Row(chunk, row) => out.rows.push((chunk, row)),
+                    CheckpointItem::Gone(chunk, usn) => drop(out.gone.insert(chunk, usn)),
                 }
             }
             Ok::<(), super::codec::Malformed>(())

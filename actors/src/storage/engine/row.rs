@@ -207,7 +207,7 @@ pub struct Row {
 
 /// One version of a content, to read from.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
+pub struct RowView<'a> {
     pub state: StoredVersion,
     pub base: &'a Base,
     /// Topmost first.
@@ -221,7 +221,7 @@ pub enum Source<'a> {
     Base,
 }
 
-impl<'a> View<'a> {
+impl<'a> RowView<'a> {
     pub fn source(&self, granule: u32) -> Source<'a> {
         for layer in self.layers.iter().flatten() {
             if let Some(l) = layer.patches.get(&granule) {
@@ -298,7 +298,7 @@ impl Row {
     }
 
     /// The committed content as readers see it; `None` when there is none.
-    pub fn view(&self) -> Option<View<'_>> {
+    pub fn view(&self) -> Option<RowView<'_>> {
         match self.pending() {
             Some(p) if p.committing => self.pending_view(),
             _ => self.settled_view(),
@@ -306,20 +306,20 @@ impl Row {
     }
 
     /// The committed content without a commit that is on its way.
-    fn settled_view(&self) -> Option<View<'_>> {
-        let view = View { state: self.state, base: &self.base, layers: [self.layer(), None] };
+    fn settled_view(&self) -> Option<RowView<'_>> {
+        let view = RowView { state: self.state, base: &self.base, layers: [self.layer(), None] };
         (self.state.version.0 > 0).then_some(view)
     }
 
     /// The content of the pending version; `None` without one and for a removal.
-    pub fn pending_view(&self) -> Option<View<'_>> {
+    pub fn pending_view(&self) -> Option<RowView<'_>> {
         let p = self.pending()?;
         let (base, layers) = match &p.change {
             Change::Removed => return None,
             Change::Fresh(base, layer) => (base, [Some(layer), None]),
             Change::Patched(layer) => (&self.base, [Some(layer), self.layer()]),
         };
-        Some(View { state: p.state, base, layers })
+        Some(RowView { state: p.state, base, layers })
     }
 
     /// Drops the box when nothing is in it.

@@ -21,7 +21,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::fatal;
-use super::inflight::{Entry, Marks};
+use super::inflight::{Marks, PendingRequest};
 
 #[derive(Default)]
 struct State {
@@ -42,7 +42,7 @@ impl Interrupts {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn interrupted(&self, request: &Entry) {
+    pub fn interrupted(&self, request: &PendingRequest) {
         self.lock().marks.interrupted(request, Instant::now());
         self.changed.notify_one();
     }
@@ -52,7 +52,7 @@ impl Interrupts {
         self.any_ending.load(Ordering::Relaxed)
     }
 
-    pub fn closing(&self, request: &Entry) {
+    pub fn closing(&self, request: &PendingRequest) {
         let mut state = self.lock();
         state.marks.closing(request, Instant::now());
         self.any_ending.store(state.marks.any_ending(), Ordering::Relaxed);

@@ -13,7 +13,7 @@ use rustix::io::Errno as OsError;
 
 use super::abi::{IN_HEADER_BYTES, MAJOR, READ_BUFFER_MIN, WRITE_IN_BYTES};
 use super::channel::Channel;
-use super::inflight::Entry;
+use super::inflight::PendingRequest;
 use super::init::{self, KernelConfig};
 use super::notify::Notifier;
 use super::request::{Init, Operation, Request};
@@ -158,9 +158,9 @@ fn handshake<F: Filesystem>(
     }
 }
 
-fn entry(request: &Request, device: u16) -> Entry {
+fn entry(request: &Request, device: u16) -> PendingRequest {
     let may_end = dispatch::may_end(request.opcode());
-    Entry { unique: request.unique(), thread: request.pid(), device, may_end }
+    PendingRequest { unique: request.unique(), thread: request.pid(), device, may_end }
 }
 
 struct EventLoop<'a, F> {
@@ -189,7 +189,8 @@ impl<F: Filesystem> EventLoop<'_, F> {
                 tracing::warn!("the kernel sent {} bytes that are no request", bytes.len());
                 if let Some(unique) = unique {
                     let (device, may_end) = (self.device, false);
-                    self.channel.begin(Entry { unique, thread: 0, device, may_end }, false);
+                    self.channel
+                        .begin(PendingRequest { unique, thread: 0, device, may_end }, false);
                     self.channel.answer(unique, -Errno::EINVAL.0, &[]);
                 }
                 return;

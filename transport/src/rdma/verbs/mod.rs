@@ -19,7 +19,7 @@ use std::rc::Rc;
 
 pub(super) use discover::discover;
 
-use super::memory::Pool;
+use super::memory::RdmaPool;
 use super::nic::{Completion, Nic, QueuePair, Window};
 use super::report::PortRef;
 use device::Device;
@@ -28,7 +28,7 @@ use queue_pair::VerbsQueuePair;
 
 /// How much a shard asks of a device. It gets less of `queue_pairs` where the device has less.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct NicSettings {
     /// Of `PACKET` bytes each, for all connections together.
     pub(crate) receive_buffers: usize,
     /// Work that may be outstanding on one queue pair.
@@ -45,8 +45,8 @@ impl VerbsNic {
     /// sentence.
     pub(crate) fn open(
         port: &PortRef,
-        pool: &Pool,
-        settings: &Settings,
+        pool: &RdmaPool,
+        settings: &NicSettings,
     ) -> Result<VerbsNic, String> {
         let device = Device::open(port, pool, settings);
         device.map(|d| VerbsNic(Rc::new(d))).map_err(|why| format!("{}: {why}", port.device))

@@ -13,10 +13,10 @@ use std::ptr;
 use rdma_mummy_sys::*;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::Settings;
+use super::NicSettings;
 use super::discover::List;
 use super::handles::*;
-use crate::rdma::memory::Pool;
+use crate::rdma::memory::RdmaPool;
 use crate::rdma::nic::{Completion, Outcome, PACKET};
 use crate::rdma::report::PortRef;
 use window::Windows;
@@ -49,7 +49,7 @@ pub(super) struct Device {
     slots_region: Region,
     pub(super) domain: Domain,
     _context: Context,
-    pub(super) pool: Pool,
+    pub(super) pool: RdmaPool,
     pub(super) slots: Slots,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Scratch {
 
 /// Receive buffers side by side.
 pub(super) struct Slots {
-    memory: Pool,
+    memory: RdmaPool,
     /// True while the device may write to the buffer.
     posted: RefCell<Vec<bool>>,
 }
@@ -70,7 +70,7 @@ pub(super) struct Slots {
 impl Slots {
     fn new(count: usize) -> Result<Slots, String> {
         assert!(count > 0 && count <= usize::from(u16::MAX), "{count} receive buffers");
-        let memory = Pool::new(count * PACKET)?;
+        let memory = RdmaPool::new(count * PACKET)?;
         Ok(Slots { memory, posted: RefCell::new(vec![false; count]) })
     }
 
@@ -91,7 +91,11 @@ impl Slots {
 }
 
 impl Device {
-    pub(super) fn open(port: &PortRef, pool: &Pool, settings: &Settings) -> Result<Device, String> {
+    pub(super) fn open(
+        port: &PortRef,
+        pool: &RdmaPool,
+        settings: &NicSettings,
+    ) -> Result<Device, String> {
         let list = List::get()?;
         let raw = list.named(&port.device).ok_or("the device is gone")?;
         // SAFETY: of a list that is still there.
@@ -300,7 +304,7 @@ impl Device {
 }
 
 /// Registers all of a pool for local use, and whatever else is named.
-fn register(domain: &Domain, pool: &Pool, more: ibv_access_flags) -> Result<Region, String> {
+fn register(domain: &Domain, pool: &RdmaPool, more: ibv_access_flags) -> Result<Region, String> {
     let (base, len) = pool.span();
     let access = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE | more;
     // SAFETY: mapped, and kept by whoever keeps the region.
