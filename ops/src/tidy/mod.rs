@@ -2,8 +2,8 @@
 //!
 //! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
 //! at tokens (`lex`), so comments and strings never trigger them. Rules about layers read the
-//! manifests. `check` never writes. Next: `source_rules.rs` and `manifest_rules.rs`, the rules
-//! themselves.
+//! manifests, and the one about circles (`circles`) reads all files of a crate together. `check`
+//! never writes. Next: `source_rules.rs` and `manifest_rules.rs`, the rules themselves.
 
 mod circles;
 pub mod lex;
