@@ -82,7 +82,7 @@ pub fn watch_starter(events: Sender<MainEvent>) {
         }
         if !IS_READY.load(Ordering::SeqCst) {
             tracing::warn!("the command that started this has gone; ending");
-            // Whoever does not hear it has ended.
+            // A main thread that does not hear it has ended.
             let _ = events.send(MainEvent::Signal(signal_hook::consts::SIGHUP));
         }
     };

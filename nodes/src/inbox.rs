@@ -52,7 +52,7 @@ impl EventInbox {
         }
     }
 
-    /// It does not end after all.
+    /// The process does not end after all.
     pub fn goes_on(&mut self) {
         self.hurried = false;
     }

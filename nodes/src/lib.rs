@@ -54,7 +54,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.line.is_empty() {
-                // Who closed our standard error wants no line.
+                // A caller that closed our standard error wants no line.
                 let _ = writeln!(std::io::stderr(), "t3fs-node: {}", failure.line);
             }
             ExitCode::from(failure.status)

@@ -62,7 +62,7 @@ fn home_of_mount(dir: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// Who serves a mount.
+/// A mount, and whether a process serves it.
 pub enum FoundMount {
     Running(Instance),
     /// A mount of t3fs that no process of this user serves.

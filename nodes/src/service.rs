@@ -311,11 +311,11 @@ fn leave(
     inbox: &mut EventInbox,
 ) -> Result<(), String> {
     let Some(MountedAt { dir, .. }) = at else { return Ok(()) };
-    // Who forces it does not want to wait for a cluster that may be gone.
+    // A user who forces it does not want to wait for a cluster that may be gone.
     if !force {
         let mut patience = Patience::new(inbox, Instant::now(), SYNC_MAX);
         if let Err(e) = node.sync(&mut || patience.until()) {
-            // It is tried again at the end, and then it counts.
+            // The flush is tried again at the end, and then it counts.
             tracing::warn!("{e}");
         }
     }

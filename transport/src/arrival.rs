@@ -13,7 +13,7 @@ pub(crate) struct Arrival {
     pub(crate) from: SocketAddr,
 }
 
-/// Who asks to come in, after it has proved that it may.
+/// A shard of another node that asks for a connection and has proved that it may have one.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Guest {
     pub(crate) node: NodeId,

@@ -21,14 +21,14 @@ pub enum HandshakeRefusal {
     Secret = 5,
     /// A later incarnation of that node is known.
     Incarnation = 6,
-    /// It wanted another node than this one.
+    /// The peer wanted another node than this one.
     OtherNode = 7,
-    /// It claims this node's own id.
+    /// The peer claims this node's own id.
     SameNode = 8,
     NoShard = 9,
     /// Too many connections.
     Full = 10,
-    /// It is this very process, which has dialled one of its own addresses.
+    /// The peer is this very process, which has dialled one of its own addresses.
     Myself = 11,
 }
 

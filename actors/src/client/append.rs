@@ -26,11 +26,11 @@ pub(super) struct TurnWait {
 
 /// What became of an append that needs a turn.
 enum InTurn {
-    /// It is part of the file.
+    /// The append is part of the file.
     Done(Written),
-    /// It is stored, and not part of the file before those before it are.
+    /// The append is stored, and part of the file once the appends before it are.
     Stored(Stored),
-    /// Others are before it.
+    /// Other appends are before it.
     Waits,
 }
 
@@ -162,7 +162,7 @@ impl Client {
         piece: WritePiece<'_>,
         wait: &mut Option<TurnWait>,
     ) -> Result<InTurn, FsError> {
-        // Others are to know of holes before the end moves.
+        // Other clients are to know of holes before the end moves.
         self.push_all(cx, file).await?;
         if file.core.borrow().unreported() && self.report_once(cx, file, false).await?.is_none() {
             return Ok(InTurn::Waits);

@@ -44,7 +44,7 @@ const READ_ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Longest wait for newer routing.
 const FETCH_MAX: Duration = Duration::from_millis(500);
-/// Who is told as late was told nothing new.
+/// A watcher that is answered as late was told nothing new.
 const FETCH_MARGIN: Duration = Duration::from_millis(120);
 /// How often the routing is looked at while requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

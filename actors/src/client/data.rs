@@ -240,7 +240,8 @@ impl Client {
             (chunk_size(core.known())?, core.length())
         };
         if self.is_shared() && offset.saturating_add(u64::from(len)) > length {
-            // Others may have made it longer. While nobody says, it is as it was.
+            // Other clients may have made the file longer. While nobody says, its length is the old
+            // one.
             length = match self.getattr(&cx.within(FRESH_MAX), inode).await {
                 Ok(attr) => attr.length,
                 Err(FsError::Unavailable(_)) if file.core.borrow().is_gone() => {

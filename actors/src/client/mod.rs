@@ -118,7 +118,7 @@ pub struct SetAttrs {
     pub ctime: Option<SetTime>,
 }
 
-/// Who makes something: the caller's ids and the mode with the umask applied.
+/// The maker of something: the caller's ids and the mode with the umask applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub uid: u32,

@@ -21,9 +21,9 @@ const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
 /// What a removal of a name says of the inode behind it.
 #[derive(Default)]
 struct Leaving {
-    /// It is in use here and meta does not know that.
+    /// The file is in use here and meta does not know that.
     hold: Option<SessionId>,
-    /// It is not in use here: opens wait.
+    /// The file is not in use here: opens wait.
     guard: Option<Changing>,
 }
 
@@ -100,7 +100,7 @@ impl Client {
             let again = OpenFile { inode: attr.inode, hold, write: true, op };
             let opened: Result<Changed, FsError> = self.0.cluster.meta(cx, again).await;
             let opened = opened.map_err(|e| match e {
-                // It was made, and was removed before its maker heard of it.
+                // The file was made, and was removed before its maker heard of it.
                 FsError::Stale => FsError::Unavailable("the answer came too late".into()),
                 e => e,
             })?;
@@ -214,7 +214,7 @@ impl Client {
                 self.merge(&file, gone);
                 file
             }
-            // It was let go between the look and the removal.
+            // The file was let go between the look and the removal.
             None if nameless && hold.is_some() => self.entry(gone),
             None => return,
         };

@@ -44,7 +44,7 @@ impl DoubtedHolds {
         self.dropped.push_back((now, session, inode));
     }
 
-    /// Whoever asked for this hold does not know whether there is one, and may yet be one.
+    /// The asker for this hold does not know whether there is one, or whether there will be.
     fn note_unknown(&mut self, now: Time, session: SessionId, inode: InodeId) {
         if self.due.len() < IDLE_COUNT_MAX {
             self.due.push_back((now + DOUBT_MAX, session, inode));

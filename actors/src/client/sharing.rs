@@ -287,7 +287,7 @@ impl Client {
         self.0.sharing.lonely_since.set(None);
     }
 
-    /// Whoever is alone believes what it knows of a file: others may have changed that last.
+    /// A client that is alone believes what it knows of a file: others may have changed that last.
     async fn look_at_all(&self, cx: &Cx) -> Result<(), FsError> {
         let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
         for file in files {
@@ -366,7 +366,7 @@ impl Client {
             } else {
                 core.hold = Some(Hold { session, write: *write, doubtful: false });
                 if !core.is_open() {
-                    // It was closed meanwhile.
+                    // The file was closed meanwhile.
                     self.0.idle.borrow_mut().push_back((cx.now(), *inode));
                 }
             }

@@ -234,7 +234,7 @@ fn leases(
 
 pub(super) fn check_cluster_id(name: &str) -> Result<(), Failure> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    // It becomes the name of a folder, so "." and ".." are out.
+    // The id becomes the name of a folder, so "." and ".." are out.
     let fine = (1..=CLUSTER_ID_MAX).contains(&name.len())
         && name.bytes().all(good)
         && !name.starts_with('.');

@@ -32,7 +32,7 @@ const TELL_MAX: Duration = Duration::from_secs(10);
 const STORED_MAX: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// This shard's client; `None` before it started and after it stopped.
+    /// The client of this shard; `None` before it started and after it stopped.
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
@@ -41,7 +41,7 @@ pub fn set_client(client: Option<Client>) {
     CLIENT.with(|c| *c.borrow_mut() = client);
 }
 
-/// This shard's client.
+/// The client of this shard.
 pub fn client() -> Option<Client> {
     CLIENT.with(|c| c.borrow().clone())
 }
@@ -150,7 +150,7 @@ impl Hub {
         }));
     }
 
-    /// It is open for writing, with these flags.
+    /// The inode is open for writing once more, with these flags.
     pub fn begin_writing(&self, inode: InodeId, flags: i32) {
         let mut writers = self.writers.entry(inode.0).or_default();
         writers.all += 1;

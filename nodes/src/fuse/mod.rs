@@ -560,7 +560,7 @@ impl Filesystem for Fs {
                     files::close_unheard(there, a.inode, handle, flags).await;
                     Ok(())
                 };
-                // It fails only where everything ends.
+                // The close fails only where everything ends.
                 let _ = here.at(a.inode, close).await;
             }
         });

@@ -37,7 +37,7 @@ pub fn event_loops() -> usize {
     crate::limits::cores().max(2)
 }
 
-/// Who may use the mount.
+/// The users that may use the mount.
 pub fn acl(allow_other: bool) -> SessionAcl {
     if allow_other { SessionAcl::All } else { SessionAcl::Owner }
 }

@@ -224,7 +224,7 @@ impl Addresses {
             if known.iter().any(|(n, t)| n == node && t == texts) {
                 continue;
             }
-            // Those that this build cannot speak to are left out.
+            // Addresses that this build cannot speak to are left out.
             let addresses: Vec<Address> = texts.iter().filter_map(|t| t.parse().ok()).collect();
             if !addresses.is_empty() {
                 self.peers.set_addresses(*node, addresses);

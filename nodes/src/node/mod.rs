@@ -410,7 +410,7 @@ impl Starting<'_> {
                     let cx = cx.within(ATTEMPT);
                     parts::start_client(&cx, agent, &label, io_timeout, &budget).await
                 })?;
-                // Who finds no mgmtd need not hear what that has led to.
+                // A user whose process finds no mgmtd need not hear what that has led to.
                 started.map_err(|e| match self.trouble.hint() {
                     why if why.is_empty() => e,
                     why => failed(format!("no mgmtd can be used{why}")),

@@ -47,7 +47,7 @@ struct Watcher {
     roles: RoleNames,
     remote: Remote,
     named: Option<(NodeId, Host)>,
-    /// Those that were told, and when they were tried last.
+    /// The servers that were reported as away, and when each was tried last.
     away: BTreeMap<NodeId, Instant>,
 }
 

@@ -102,7 +102,7 @@ struct Sender {
     deadline: Time,
 }
 
-/// Who waits for a reply as a value, its type forgotten.
+/// A slot that waits for a reply as a value, its type forgotten.
 trait Asker {
     fn fail(self: Box<Self>, why: AskError);
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
@@ -132,7 +132,7 @@ enum ReplyTo<P: Protocol> {
     },
 }
 
-/// Whoever serves `P`.
+/// An actor that serves `P`, its type forgotten.
 trait Serves<P: Protocol> {
     /// The whole handling of a message, reply included.
     fn task(&self, message: P::Msg, cx: Cx, to: ReplyTo<P>) -> LocalTask;

@@ -119,7 +119,7 @@ async fn play_target(cx: Cx, agent: Addr<Agent>, addr: RawAddr, rng: Rng, member
     let t = TargetId(u32::from(addr.slot) - 1000);
     let mut synced: Option<ChainVersion> = None;
     let mut away_until = Time::from_us(0);
-    // It said that it is away in this version of the chain, and stays so until that has an end.
+    // The target said that it is away in this version of the chain, and stays so until that ends.
     let mut away_in: Option<ChainVersion> = None;
     loop {
         cx.sleep(Duration::from_millis(50 + rng.below(100))).await;

@@ -174,7 +174,7 @@ impl Members {
         }
     }
 
-    /// Who is taken out of service has stopped serving before.
+    /// A target that is taken out of service has stopped serving before.
     fn served_out(&self, before: &Routing, after: &Routing) {
         let now = self.sim.now_us();
         let s = self.state.borrow();
@@ -222,7 +222,7 @@ impl Members {
         self.state.borrow().terms.last_key_value().map_or(0, |(t, _)| *t)
     }
 
-    /// Who may act now.
+    /// The mgmtd that may act now.
     pub fn acting(&self) -> Option<NodeId> {
         let now = self.sim.now_us();
         let s = self.state.borrow();

@@ -396,7 +396,7 @@ pub(crate) async fn welcome(talk: &mut Talk, peers: &Peers, guest: &Guest) -> io
 
 /// Tells the other side why, once, without waiting for room.
 pub(crate) async fn refuse(talk: &mut Talk, why: HandshakeRefusal) {
-    // It has left, or hears of it by the end of the stream.
+    // A peer that has left needs no answer; another hears of it by the end of the stream.
     let _ = talk.send(REFUSE, &[why as u8]).await;
 }
 

@@ -251,7 +251,7 @@ impl Shared {
         )
     }
 
-    /// Who answered at an address, if that process has a link to its shard 0.
+    /// The node that answered at an address, if there is a link to its shard 0.
     fn still_linked(&self, at: SocketAddr) -> Option<KnownNode> {
         let links = self.links.borrow();
         links.values().filter(|l| l.traffic.shard == 0).find_map(|l| {

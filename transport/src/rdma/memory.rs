@@ -23,7 +23,7 @@ const ORDERS: usize = 9;
 const PAGES_OF_BLOCK: usize = PIECE_MAX / PAGE;
 /// End of a list of free pieces.
 const NONE: u32 = u32::MAX;
-/// This page does not begin a free piece.
+/// Of a page that does not begin a free piece.
 const TAKEN: u8 = u8::MAX;
 
 /// Registered memory of one shard; clones are the same. Pieces may be dropped on any thread.

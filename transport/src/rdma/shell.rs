@@ -25,7 +25,8 @@ use super::packet;
 use crate::flow::{Flow, Incoming, Lost, Traffic, yield_now};
 use crate::limits::LinkLimits;
 
-/// Who found no memory looks again after this long: memory may come back on any thread.
+/// A connection that found no memory looks again after this long: memory may come back on any
+/// thread.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// How long the shard does without a turn while I/O may wait for one; as long as a turn takes, if
 /// that is longer.

@@ -26,7 +26,7 @@ pub const ASKED_MAX: Duration = Duration::from_millis(300);
 /// What is to become of a thread's call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It goes on.
+    /// The call goes on.
     Lives,
     /// The thread has been asked to end, and will handle that itself.
     Asked,

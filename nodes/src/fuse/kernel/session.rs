@@ -20,7 +20,8 @@ use super::request::{Init, Operation, Request};
 use super::types::Errno;
 use super::{Filesystem, dispatch};
 
-/// Who may use a mount. Without the option `allow_other` the kernel lets only the owner in; this
+/// The users that may use a mount. Without the option `allow_other` the kernel lets only the
+/// owner in; this
 /// is the second lock on that door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionAcl {

@@ -27,7 +27,7 @@ use why::{RdmaCase, why_not_rdma};
 /// How long mgmtd may take to list the servers.
 const LIST: Duration = Duration::from_secs(2);
 
-/// Who could not be reached, and why.
+/// The nodes that could not be reached, and why.
 type Unreached = Vec<(NodeId, String)>;
 
 /// Looks from other threads.

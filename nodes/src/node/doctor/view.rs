@@ -66,7 +66,7 @@ pub struct PeerReport {
     pub roles: String,
     /// As it announces them, best first.
     pub addresses: Vec<String>,
-    /// Those that are tried last for now.
+    /// The addresses that are tried last for now.
     pub avoided: Vec<String>,
     pub reachable: bool,
     pub why_unreachable: Option<String>,

@@ -367,7 +367,7 @@ impl Files {
         }
         match (&op.act, told) {
             (Act::Create { name, .. }, Told::File { file, length }) => {
-                // Others may have found and written it before its maker was told.
+                // Other users may have found and written it before its maker was told.
                 view.name_may_be(self, *name, None, sight, i)?;
                 view.length_may_be(self, *file, (*length, *length), sight)
             }

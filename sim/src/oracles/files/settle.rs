@@ -141,7 +141,7 @@ impl View {
                 self.handles.insert(*handle, h);
             }
             (Act::Read { .. } | Act::Stat { .. } | Act::Look { .. }, _) => {}
-            // It says nothing of what was written before.
+            // A failed write says nothing of what was written before.
             (Act::Write { .. }, Told::Failed(_)) => {
                 let place = place.expect("a write is a change");
                 self.changes.entry(file).or_default()[place].doubtful = true;
@@ -228,7 +228,7 @@ impl View {
         let list = self.changes.entry(key.1).or_default();
         open.entry(key).or_default().retain(|p| {
             let c = &mut list[*p];
-            // Whoever opened later is not told of failures from before.
+            // A descriptor that was opened later is not told of failures from before.
             if c.ended.is_none_or(|e| e > begun) || opened > c.begun {
                 return true;
             }

@@ -89,7 +89,7 @@ pub(crate) struct Terms {
     pub(crate) copied_max: usize,
 }
 
-/// Who is at the other end, and which shard of ours is at this one.
+/// The node and shard at the other end, and the shard of ours at this one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) node: NodeId,
@@ -122,7 +122,7 @@ struct Exposure {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Free,
-    /// It is payload of a frame that came.
+    /// The bytes are payload of a frame that came.
     Deliver {
         lane: Lane,
         serial: u64,
@@ -198,7 +198,7 @@ pub(crate) struct Engine {
     offers: BTreeMap<u64, Vec<Region>>,
     /// There was no memory for something.
     starved: bool,
-    /// It was enough for one turn.
+    /// There is more to send than one turn takes.
     more: bool,
     /// Payload bytes that were looked at or copied: arrived since somebody asked, and sent in this
     /// turn.

@@ -309,7 +309,7 @@ impl QueuePair for VerbsQueuePair {
             self.modify(&mut attributes, ibv_qp_attr_mask::IBV_QP_STATE),
             "a queue pair cannot be stopped",
         ) {
-            // It is destroyed soon, which ends everything.
+            // The queue pair is destroyed soon, which ends everything.
             tracing::warn!(device = self.device.port.device, "{why}");
         }
         self.device.windows.leave(self.endpoint.queue_pair);
@@ -319,7 +319,7 @@ impl QueuePair for VerbsQueuePair {
 impl Drop for VerbsQueuePair {
     fn drop(&mut self) {
         self.fail();
-        // Those that somebody meant to open after it had failed.
+        // The windows that somebody meant to open after the queue pair had failed.
         self.device.windows.leave(self.endpoint.queue_pair);
         self.drain();
         self.raw.take();
