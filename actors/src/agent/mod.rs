@@ -72,7 +72,7 @@ impl AgentConfig {
     }
 }
 
-/// This process's view of the cluster.
+/// The agent of one process, with the view of the cluster.
 pub struct NodeAgent {
     core: Core,
     watch: Option<Rc<dyn Fn(&AgentEvent<'_>)>>,
@@ -182,7 +182,7 @@ impl NodeAgent {
                 watch(&AgentEvent::View(view));
             }
             for to in self.core.targets() {
-                // Who misses it sees a lease that needs it, and asks.
+                // A target that misses the view sees a lease that needs it, and asks.
                 let _ = cx.tell(to, NewView { view: view.clone() });
             }
         }

@@ -305,7 +305,7 @@ impl Check<'_> {
     }
 }
 
-/// Those of `inodes` that do not exist, garbage included in what does.
+/// The inodes among `inodes` that do not exist, garbage included in what does.
 pub async fn missing(cx: &Cx, kv: Addr<Kv>, inodes: &[InodeId]) -> Result<Vec<InodeId>, KvError> {
     let mut missing = Vec::new();
     for some in inodes.chunks(1024) {

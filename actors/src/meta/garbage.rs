@@ -60,7 +60,7 @@ const FIRST_RUN: u64 = 1;
 /// Why the collector is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GarbageNews {
-    /// This file has lost its last name or a hold.
+    /// A file has lost its last name or a hold.
     File(InodeId),
     /// There may be entries that this server did not hear of.
     Any,
@@ -398,7 +398,7 @@ pub(super) async fn condemn(
     Ok((files, rest))
 }
 
-/// Who holds these inodes, which are in order.
+/// The sessions that hold these inodes, which are in order.
 async fn read_holds(
     txn: &mut Txn<'_>,
     inodes: &[InodeId],

@@ -19,7 +19,7 @@ use crate::proto::mgmtd::Sessions;
 /// Rows of a page.
 const PAGE: usize = 256;
 
-/// Who shows what it has open.
+/// The sessions that show what they have open, and those that do not.
 #[derive(Default)]
 pub(super) struct Shares {
     /// Living sessions with a record, and without.

@@ -109,7 +109,7 @@ pub struct MetaServer {
     over: EndedSessions,
     /// Somebody waits for a hold of an ended session.
     holds_left: bool,
-    /// Who waits for the routing that has been asked for.
+    /// The tasks that wait for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
     orphans: Orphans,

@@ -16,7 +16,7 @@ use crate::proto::mgmtd::Mgmtd;
 /// Why the lease record was not read, or not written.
 struct Failed {
     why: String,
-    /// It was not even read.
+    /// The record was not even read.
     blind: bool,
 }
 

@@ -364,7 +364,7 @@ impl Lease {
         self.until
     }
 
-    /// Who leads, as far as can be seen from here.
+    /// The node that leads, as far as can be seen from here.
     pub(super) fn hint(&self, now: Time) -> Option<NodeId> {
         let seen = self.seen.as_ref();
         let recent = |r: &&LeaseV3| now.since(self.since) < self.longer(r) || now < self.refrain;

@@ -43,13 +43,13 @@ pub use crate::timing::Timing;
 
 /// What a primary does, for those who check it.
 pub enum MgmtdEvent<'a> {
-    /// It may act until then, on its node's clock.
+    /// The primary may act until then, on its node's clock.
     Acts { term: u64, until: Time },
-    /// It has taken over.
+    /// The primary has taken over.
     Leads { term: u64, view: &'a ClusterView },
     /// A change was stored.
     Changed { term: u64, before: &'a ClusterView, after: &'a ClusterView },
-    /// It has decided on a change, which is not stored yet.
+    /// The primary has decided on a change, which is not stored yet.
     Decided { term: u64, before: &'a ClusterView, after: &'a ClusterView },
 }
 
@@ -238,7 +238,7 @@ impl MgmtdServer {
         match store::save(cx, kv, mine, None, &state).await {
             Ok(()) => Ok(state),
             Err(Stop::Kv(e)) => Err(Stop::Kv(e)),
-            // Whoever deposed us has begun it: the next term loads that.
+            // The mgmtd that deposed us has begun it: the next term loads that.
             Err(Stop::Refused(store::Deposed)) => Err(Stop::Kv(KvError::Conflict)),
         }
     }
@@ -275,7 +275,7 @@ impl MgmtdServer {
     fn settle(me: &Me<Self>, cx: &Cx) {
         let now = cx.now();
         let begin = me.with(|m| {
-            // Whoever was silent while this process stood still has perhaps been speaking.
+            // A node that seemed silent while this process stood still has perhaps been speaking.
             let stood_still = now.since(m.looked) > m.config.timing.node_lease / 3;
             m.looked = now;
             if stood_still && let Some(lead) = &mut m.lead {
@@ -392,7 +392,7 @@ impl MgmtdServer {
                 Err(e.to_string())
             }
             Err(Stop::Kv(e)) => {
-                // It may be written yet, until the lease record changes under it.
+                // The change may be written yet, until the lease record changes under it.
                 me.with(|m| {
                     m.lead = None;
                     m.doubt = Some(cx.now());

@@ -97,7 +97,7 @@ impl MgmtdServer {
         });
         for (update, agents) in news {
             for agent in agents {
-                // Who misses it gets it with the next heartbeat.
+                // An agent that misses the update gets it with the next heartbeat.
                 let m = ViewChanged { term, update: update.clone() };
                 let _ = cx.tell(Addr::<Agent>::from_raw(agent), m);
             }

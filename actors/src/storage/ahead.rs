@@ -24,7 +24,7 @@ pub(super) struct ChunkRange {
 }
 
 enum State {
-    /// Who waits for it.
+    /// The reads that wait for it.
     Reading(Vec<Slot<()>>),
     Here(Read),
 }
@@ -32,7 +32,7 @@ enum State {
 /// What there is for a read.
 pub(super) enum HintedRead {
     Here(Read),
-    /// It is on its way: look again then.
+    /// The bytes are on their way: look again then.
     Soon(Slot<()>),
     Nothing,
 }

@@ -22,9 +22,9 @@ pub(super) const LINE_MAX: usize = 64;
 pub(super) enum Begin {
     /// Store it as this version.
     Apply(ChunkVersion),
-    /// It is stored but not known to be committed behind us: drive it on.
+    /// The update is stored but not known to be committed behind us: drive it on.
     Redrive(ChunkVersion),
-    /// It was done before.
+    /// The update was done before.
     Done(Updated),
     /// Another update is pending (left by a crash): drive that on, then begin again.
     Unfinished,
@@ -112,7 +112,7 @@ impl Core {
         Ok(Begin::Apply(fresh))
     }
 
-    /// This chunk was emptied now: its row may go after [`PURGE_AFTER`].
+    /// The chunk was emptied now: its row may go after [`PURGE_AFTER`].
     pub(super) fn emptied(&mut self, chunk: ChunkId, now: Time) {
         self.emptied.insert(chunk, now);
         self.empty.push_back((now, chunk));

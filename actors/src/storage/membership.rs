@@ -16,10 +16,10 @@ use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion}
 use crate::proto::mgmtd::{Chain, ClusterView, TargetState};
 use crate::proto::storage::{StorageError, SyncChunk, UpdateChunk};
 
-/// Who comes after this target.
+/// The replica that comes after this target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NextReplica {
-    /// This target is not (or no longer) one that drives updates.
+    /// The target is not (or no longer) one that drives updates.
     Out,
     /// Nobody: what is stored here is stored everywhere.
     Tail(ChainVersion),
@@ -65,7 +65,7 @@ pub(super) struct Membership {
     synced: Option<ChainVersion>,
     /// Its disk has failed or is too full: it serves no more in this run of the process.
     retired: bool,
-    /// Who waits for the chain to change.
+    /// The tasks that wait for the chain to change.
     waiting: Vec<Slot<()>>,
 }
 

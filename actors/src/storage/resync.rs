@@ -191,7 +191,7 @@ impl Target {
                 Self::pause_or_change(me, PAUSE, cx).await;
             }
             if me.with(|s| s.engine.info(chunk).is_some_and(|i| i.pending.is_some())) {
-                // It goes to the successor whole, and is committed with that.
+                // The chunk goes to the successor whole, and is committed with that.
                 let drive = Self::redrive(me, chunk, cx);
                 let done = cx.within(LOCK_MAX).in_time(drive).await;
                 return match done {

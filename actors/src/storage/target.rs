@@ -37,9 +37,9 @@ pub struct StorageConfig {
 /// What a target does that only a member in good standing may, for those who check it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TargetEvent {
-    /// It answers a read.
+    /// The target answers a read.
     Served { target: TargetId, chain: ChainId },
-    /// It acknowledges an update that nobody else has.
+    /// The target acknowledges an update that nobody else has.
     AckedAlone { target: TargetId, chain: ChainId },
     /// Its predecessor has told it that everything is here.
     Synced { target: TargetId, chain: ChainId, chain_version: ChainVersion },
@@ -318,7 +318,7 @@ impl Target {
         let Ok(_lock) = Locked::take_own(me, chunk, cx).await else { return false };
         match cx.within(DRIVE_MAX).in_time(Self::redrive(me, chunk, cx)).await {
             Some(Ok(_)) => {}
-            // Whoever brings this target up to date decides what becomes of it.
+            // The predecessor that brings this target up to date decides what becomes of it.
             Some(Err(StorageError::WrongTarget)) => {}
             Some(Err(e)) => tracing::error!("chunk {chunk} keeps an update that cannot go on: {e}"),
             None => {

@@ -27,9 +27,9 @@ enum Attempt {
     Done,
     /// The successor lacks the version before.
     Gap,
-    /// It will not take it for now, for a reason of its own.
+    /// The successor will not take it for now, for a reason of its own.
     Refused(StorageError),
-    /// It knows a later version of the chain.
+    /// The successor knows a later version of the chain.
     Behind,
     /// Nobody knows, or the chain has changed.
     Again,
@@ -92,7 +92,7 @@ impl Target {
         let cx = &cx.outlive(); // begun: the sender may give up, the update may not
         let updated = Self::store(me, u, version, cx).await?;
         if from_client {
-            // Whoever acknowledges alone asks itself again whether it still may.
+            // A target that acknowledges alone asks itself again whether it still may.
             let now = cx.now();
             me.with(|s| {
                 if s.core.member.alone() {
@@ -185,7 +185,7 @@ impl Target {
                     continue;
                 }
                 Attempt::Refused(why) => {
-                    // It stays pending here: an operator makes room, or the chain drops it.
+                    // The update stays pending until there is room, or the successor leaves.
                     tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
                     pause = RETRY_PAUSE_MAX;
                 }

@@ -32,7 +32,7 @@ pub struct TxnBuffer {
 #[derive(Clone, Debug)]
 enum Written {
     Value(Option<Bytes>),
-    /// This much more than the store holds.
+    /// So much more than the store holds.
     Added(u64),
     /// Holds a versionstamp.
     Unknown,

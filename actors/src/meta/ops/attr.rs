@@ -202,7 +202,7 @@ pub async fn report_write(
 /// What became of a dead writer's hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writer {
-    /// It is cleared.
+    /// The hold is cleared.
     Cleared,
     /// The file was cut since the end of what is stored was asked for.
     Cut,

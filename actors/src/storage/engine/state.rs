@@ -37,7 +37,7 @@ pub struct Inner {
 pub struct DataFile {
     pub file: FileId,
     pub syncing: bool,
-    /// Who waits for a sync that begins after now.
+    /// The tasks that wait for a sync that begins after now.
     pub waiting: Vec<Done>,
 }
 
