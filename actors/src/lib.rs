@@ -10,5 +10,6 @@ pub mod meta;
 pub mod mgmtd;
 pub mod planted;
 pub mod storage;
+pub mod timing;
 
 pub use t3fs_proto as proto;

@@ -43,7 +43,7 @@ pub struct Inside {
 }
 
 /// A request to end.
-pub struct Down {
+pub struct DownRequest {
     pub force: bool,
     pub reply: Reply,
 }
@@ -95,7 +95,7 @@ impl Drop for Server {
 pub fn serve(
     folder: &Path,
     inside: Inside,
-    on_down: impl Fn(Down) + Send + Sync + 'static,
+    on_down: impl Fn(DownRequest) + Send + Sync + 'static,
 ) -> Result<Server, Failure> {
     let path = folder.join(NAME);
     let listen = || -> io::Result<UnixListener> {
@@ -137,7 +137,7 @@ pub fn serve(
     Ok(Server(path))
 }
 
-fn answer(stream: UnixStream, inside: &Inside, on_down: &dyn Fn(Down)) {
+fn answer(stream: UnixStream, inside: &Inside, on_down: &dyn Fn(DownRequest)) {
     let mut line = String::new();
     let read = stream
         .set_read_timeout(Some(REQUEST_MAX))
@@ -148,8 +148,8 @@ fn answer(stream: UnixStream, inside: &Inside, on_down: &dyn Fn(Down)) {
     }
     let mut reply = Reply(stream);
     match line.trim() {
-        "down" => on_down(Down { force: false, reply }),
-        "down force" => on_down(Down { force: true, reply }),
+        "down" => on_down(DownRequest { force: false, reply }),
+        "down force" => on_down(DownRequest { force: true, reply }),
         "check" => {
             for said in inside.checker.run() {
                 match said {

@@ -17,7 +17,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::failure::{Failure, failed};
-use crate::inbox::Event;
+use crate::inbox::MainEvent;
 
 /// Mounted.
 const READY: u8 = 0;
@@ -68,7 +68,7 @@ pub fn leave_terminal() -> Result<(), Failure> {
 
 /// The child's half, while it starts: if the command goes before anything is ready (it was
 /// interrupted), nobody knows that something is still being started, so it is not.
-pub fn watch_starter(events: Sender<Event>) {
+pub fn watch_starter(events: Sender<MainEvent>) {
     let watch = move || {
         let Ok(pipe) = io::stdout().as_fd().try_clone_to_owned() else { return };
         loop {
@@ -82,8 +82,8 @@ pub fn watch_starter(events: Sender<Event>) {
         }
         if !IS_READY.load(Ordering::SeqCst) {
             tracing::warn!("the command that started this has gone; ending");
-            // Whoever does not hear it has ended.
-            let _ = events.send(Event::Signal(signal_hook::consts::SIGHUP));
+            // A main thread that does not hear it has ended.
+            let _ = events.send(MainEvent::Signal(signal_hook::consts::SIGHUP));
         }
     };
     let thread = std::thread::Builder::new().name("t3fs-starter".into()).spawn(watch);

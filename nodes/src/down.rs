@@ -1,31 +1,29 @@
-//! `down` and `check`: finding the running process, asking it, and what to do when it does not
-//! answer.
+//! `down` and `check`: asking the running process, and what to do when it does not answer.
 
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cli::{CheckArgs, DownArgs};
 use crate::control;
 use crate::data::lock::{FolderLock, Tried};
-use crate::doctor;
-use crate::failure::{Failure, failed, refused};
+use crate::failure::{Failure, failed};
 use crate::logging::tell;
-use crate::mount::{self, mountinfo, place};
-use crate::registry::{self, Instance};
+use crate::mount;
+use crate::registry::Instance;
+use crate::running::{FoundMount, find, home_of};
 
 /// How long a process that has said that it ends may take to be gone.
 const END_MAX: Duration = Duration::from_secs(60);
 
 pub fn down(args: &DownArgs) -> Result<(), Failure> {
     let instance = match find(args.dir.as_deref())? {
-        Found::Running(i) => i,
-        Found::Left(dir) if args.force => {
+        FoundMount::Running(i) => i,
+        FoundMount::Left(dir) if args.force => {
             mount::unmount(&dir, true)
                 .map_err(|e| failed(format!("cannot detach {}: {e:?}", dir.display())))?;
             tell(&format!("{} was left by a process that is gone; detached", dir.display()));
             return Ok(());
         }
-        Found::Left(dir) => {
+        FoundMount::Left(dir) => {
             let shown = dir.display();
             return Err(failed(format!(
                 "no t3fs-node of this user serves {shown}; if its process is gone, take the mount \
@@ -71,10 +69,10 @@ fn gone(instance: &Instance) -> Result<(), Failure> {
 
 pub fn check(args: &CheckArgs) -> Result<(), Failure> {
     let home = match &args.place {
-        Some(place) => doctor::home_of(place)?,
+        Some(place) => home_of(place)?,
         None => match find(None)? {
-            Found::Running(i) => i.data,
-            Found::Left(_) => unreachable!("a mount was named"),
+            FoundMount::Running(i) => i.data,
+            FoundMount::Left(_) => unreachable!("a mount was named"),
         },
     };
     match control::ask(&home, "check", &mut tell) {
@@ -82,52 +80,5 @@ pub fn check(args: &CheckArgs) -> Result<(), Failure> {
         Ok(Some(end)) => Err(Failure { status: end.status, line: end.text }),
         Ok(None) => Err(failed("the node ended during the check; start it again")),
         Err(e) => Err(failed(format!("the process of {} does not answer: {e}", home.display()))),
-    }
-}
-
-/// The folder of the process that serves a mount.
-pub fn home_of_mount(dir: &Path) -> Result<PathBuf, Failure> {
-    match find(Some(dir))? {
-        Found::Running(i) => Ok(i.data),
-        Found::Left(dir) => Err(failed(format!("no t3fs-node serves {}", dir.display()))),
-    }
-}
-
-enum Found {
-    Running(Instance),
-    /// A mount of t3fs that no process of this user serves.
-    Left(PathBuf),
-}
-
-fn find(dir: Option<&Path>) -> Result<Found, Failure> {
-    let running = registry::running()?;
-    let Some(dir) = dir else {
-        return match running.as_slice() {
-            [] => Err(failed("no t3fs-node of this user is running")),
-            [one] => Ok(Found::Running(one.clone())),
-            many => {
-                let list: Vec<String> = many
-                    .iter()
-                    .map(|i| {
-                        let dir = i.mount_point.display();
-                        format!("{dir} (cluster {}, process {})", i.cluster, i.pid)
-                    })
-                    .collect();
-                Err(refused(format!(
-                    "several t3fs-nodes are running, name one: {}",
-                    list.join(", ")
-                )))
-            }
-        };
-    };
-    let dir = place::resolve(dir)?;
-    if let Some(i) = running.into_iter().find(|i| i.mount_point == dir) {
-        return Ok(Found::Running(i));
-    }
-    let mounted = mountinfo::at(&dir)
-        .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
-    match mounted {
-        Some(m) if m.is_ours() => Ok(Found::Left(dir)),
-        _ => Err(failed(format!("{} is not a mount of t3fs", dir.display()))),
     }
 }

@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
 use t3fs_transport::rdma::{Devices, Nics};
-use t3fs_transport::{Address, Fabric, FabricUse, Limits};
+use t3fs_transport::{Address, Fabric, FabricUse, LinkLimits};
 
 use crate::config::Settings;
 use crate::config::settings::{Advertised, Listen};
 use crate::failure::{Failure, refused};
 
-/// Bytes of a receive buffer ([`Limits::rdma_receive_buffers`]).
+/// Bytes of a receive buffer ([`LinkLimits::rdma_receive_buffers`]).
 const RECEIVE_BUFFER: usize = 8 << 10;
 
 /// Decided before anything is started.
@@ -73,8 +73,8 @@ impl FabricPlan {
     }
 
     /// The memory of each shard is as it was set.
-    pub fn limits(&self) -> Limits {
-        Limits { rdma_memory: self.memory, ..Limits::default() }
+    pub fn limits(&self) -> LinkLimits {
+        LinkLimits { rdma_memory: self.memory, ..LinkLimits::default() }
     }
 
     /// Bytes that each shard pins at most, once it has a queue pair on each device.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::control::Down;
+use crate::control::DownRequest;
 use crate::logging::say;
 
 /// How long the end may still take once somebody hurries it.
@@ -15,29 +15,29 @@ const HURRY: Duration = Duration::from_secs(5);
 const SAME_WISH: Duration = Duration::from_secs(1);
 
 /// What the main thread waits for.
-pub enum Event {
+pub enum MainEvent {
     Signal(i32),
-    Down(Down),
+    Down(DownRequest),
     /// The mount is gone: unmounted by us or by somebody else, or the connection broke.
     Unmounted(std::io::Result<()>),
 }
 
 /// In order, but for those that wait while something else is done.
-pub struct Inbox {
-    events: Receiver<Event>,
+pub struct EventInbox {
+    events: Receiver<MainEvent>,
     /// Came while something else was waited for.
-    kept: VecDeque<Event>,
+    kept: VecDeque<MainEvent>,
     /// The end that is under way was hurried.
     hurried: bool,
 }
 
-impl Inbox {
-    pub fn new(events: Receiver<Event>) -> Inbox {
-        Inbox { events, kept: VecDeque::new(), hurried: false }
+impl EventInbox {
+    pub fn new(events: Receiver<MainEvent>) -> EventInbox {
+        EventInbox { events, kept: VecDeque::new(), hurried: false }
     }
 
     /// `None`: nothing came for so long. Without a limit something comes, or the process ends.
-    pub fn next(&mut self, limit: Option<Duration>) -> Option<Event> {
+    pub fn next(&mut self, limit: Option<Duration>) -> Option<MainEvent> {
         if let Some(event) = self.kept.pop_front() {
             return Some(event);
         }
@@ -52,7 +52,7 @@ impl Inbox {
         }
     }
 
-    /// It does not end after all.
+    /// The process does not end after all.
     pub fn goes_on(&mut self) {
         self.hurried = false;
     }
@@ -60,7 +60,7 @@ impl Inbox {
 
 /// How long one part of the end may take.
 pub struct Patience<'a> {
-    pub inbox: &'a mut Inbox,
+    pub inbox: &'a mut EventInbox,
     /// When the end was asked for.
     since: Instant,
     until: Instant,
@@ -68,7 +68,7 @@ pub struct Patience<'a> {
 
 impl<'a> Patience<'a> {
     /// `since`: when the end was asked for.
-    pub fn new(inbox: &'a mut Inbox, since: Instant, max: Duration) -> Patience<'a> {
+    pub fn new(inbox: &'a mut EventInbox, since: Instant, max: Duration) -> Patience<'a> {
         let max = if inbox.hurried { max.min(HURRY) } else { max };
         Patience { inbox, since, until: Instant::now() + max }
     }
@@ -77,12 +77,12 @@ impl<'a> Patience<'a> {
     pub fn until(&mut self) -> Instant {
         while let Ok(event) = self.inbox.events.try_recv() {
             match event {
-                Event::Signal(_) => self.signalled(),
-                Event::Down(Down { force: true, .. }) => {
+                MainEvent::Signal(_) => self.signalled(),
+                MainEvent::Down(DownRequest { force: true, .. }) => {
                     self.hurry();
                     self.inbox.kept.push_back(event);
                 }
-                Event::Down(_) | Event::Unmounted(_) => self.inbox.kept.push_back(event),
+                MainEvent::Down(_) | MainEvent::Unmounted(_) => self.inbox.kept.push_back(event),
             }
         }
         self.until
@@ -121,16 +121,16 @@ mod tests {
     #[test]
     fn a_later_signal_hurries_and_one_at_once_does_not() {
         let (say, events) = mpsc::channel();
-        let mut inbox = Inbox::new(events);
+        let mut inbox = EventInbox::new(events);
         let now = Instant::now();
-        say.send(Event::Signal(15)).unwrap();
+        say.send(MainEvent::Signal(15)).unwrap();
         assert!(Patience::new(&mut inbox, now, LONG).until() > now + HURRY * 2);
         let earlier = now - SAME_WISH;
-        say.send(Event::Unmounted(Ok(()))).unwrap();
-        say.send(Event::Signal(15)).unwrap();
+        say.send(MainEvent::Unmounted(Ok(()))).unwrap();
+        say.send(MainEvent::Signal(15)).unwrap();
         assert!(Patience::new(&mut inbox, earlier, LONG).until() < now + HURRY * 2);
         assert!(Patience::new(&mut inbox, earlier, LONG).until() < now + HURRY * 2, "the rest too");
-        assert!(matches!(inbox.next(Some(Duration::ZERO)), Some(Event::Unmounted(Ok(())))));
+        assert!(matches!(inbox.next(Some(Duration::ZERO)), Some(MainEvent::Unmounted(Ok(())))));
         assert!(inbox.next(Some(Duration::ZERO)).is_none());
         inbox.goes_on();
         assert!(Patience::new(&mut inbox, earlier, LONG).until() > now + HURRY * 2);

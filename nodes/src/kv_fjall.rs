@@ -312,7 +312,7 @@ impl Syncer {
     /// Ends when the store is dropped and nobody waits any more.
     fn run(mut self, waiting: &Receiver<SyncDone>) {
         while let Ok(first) = waiting.recv() {
-            // Whoever asked before the disk begins is covered by what it does now.
+            // What was asked for before the disk begins is covered by what the disk does now.
             let asked: Vec<_> = std::iter::once(first).chain(waiting.try_iter()).collect();
             let result = self.sync();
             for done in asked {

@@ -9,30 +9,31 @@
 //! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through
 //! rustix.
 
-pub mod chains;
-pub mod cli;
-pub mod config;
-pub mod control;
+mod chains;
+mod cli;
+mod config;
+mod control;
 pub mod data;
-pub mod destroy;
-pub mod detach;
-pub mod doctor;
-pub mod down;
-pub mod fabric;
+mod destroy;
+mod detach;
+mod doctor;
+mod down;
+mod fabric;
 pub mod failure;
 pub mod fuse;
-pub mod helper;
-pub mod inbox;
+mod helper;
+mod inbox;
 pub mod kv_fjall;
-pub mod limits;
-pub mod logging;
+mod limits;
+mod logging;
 pub mod mount;
-pub mod node;
-pub mod registry;
-pub mod run;
-pub mod service;
-pub mod stats;
-pub mod up;
+mod node;
+mod registry;
+mod run;
+mod running;
+mod service;
+mod stats;
+mod up;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -53,7 +54,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.line.is_empty() {
-                // Who closed our standard error wants no line.
+                // A caller that closed our standard error wants no line.
                 let _ = writeln!(std::io::stderr(), "t3fs-node: {}", failure.line);
             }
             ExitCode::from(failure.status)

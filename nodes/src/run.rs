@@ -25,7 +25,7 @@ use crate::failure::{Failure, failed, refused};
 use crate::logging::{say, tell};
 use crate::mount::{self, place};
 use crate::node::{Assembly, KvPlace, LinkPlan, Targets};
-use crate::service::{self, Job};
+use crate::service::{self, ServiceJob};
 use crate::up::{clear_place, label};
 use crate::{detach, limits, logging};
 
@@ -95,7 +95,7 @@ fn part(
         ));
     }
     let home = home(&settings, dir.as_deref())?;
-    let mut found = place::Place::Free;
+    let mut found = place::MountPlace::Free;
     if let Some(dir) = &dir {
         found = place::check(dir, &mount::source(&settings.cluster_id))?;
         mount::preflight(settings.mount_options)?;
@@ -149,7 +149,7 @@ fn part(
     };
     let (home, lock) = (made.folder, made.lock);
     let detached = background.detached;
-    service::serve(Job { assembly, mount: dir, home, lock, detached, patience })
+    service::serve(ServiceJob { assembly, mount: dir, home, lock, detached, patience })
 }
 
 fn secret(settings: &Settings) -> Result<Secret, Failure> {

@@ -1,7 +1,8 @@
 //! The life of a process that serves: started, told what it is, waits for whichever comes first of
 //! a signal, a request on the control socket and the end of its mount, and ends cleanly.
 //!
-//! `up`, `run` and `mount` decide what the process is ([`Job`]); from there on they are the same.
+//! `up`, `run` and `mount` decide what the process is ([`ServiceJob`]); from there on they are the
+//! same.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::control::{self, Down};
+use crate::control::{self, DownRequest};
 use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
 use crate::fuse::kernel::Session;
 use crate::fuse::{Fs, options};
-use crate::inbox::{Event, Inbox, Patience};
+use crate::inbox::{EventInbox, MainEvent, Patience};
 use crate::logging::{say, tell};
 use crate::mount::{self, MountOptions, NotUnmounted, holders, mountinfo, place};
 use crate::node::{Assembly, Node};
@@ -33,7 +34,7 @@ const SYNC_MAX: Duration = Duration::from_secs(30);
 pub const END_MAX: Duration = Duration::from_secs(120);
 
 /// What a process does until it is told to end.
-pub struct Job {
+pub struct ServiceJob {
     pub assembly: Assembly,
     /// Where to mount, if it is a client: absolute, without links.
     pub mount: Option<PathBuf>,
@@ -47,7 +48,7 @@ pub struct Job {
 }
 
 /// Starts, serves until it is to end, ends.
-pub fn serve(job: Job) -> Result<(), Failure> {
+pub fn serve(job: ServiceJob) -> Result<(), Failure> {
     let probe = t3fs_runtime::glommio::probe(&job.assembly.folders()).map_err(failed)?;
     for remark in &probe.remarks {
         tracing::warn!("{remark}");
@@ -56,14 +57,14 @@ pub fn serve(job: Job) -> Result<(), Failure> {
     std::env::set_current_dir("/").map_err(|e| failed(format!("cannot go to /: {e}")))?;
     let (events, inbox) = mpsc::channel();
     watch_signals(events.clone())?;
-    let Job { assembly, mount, home, lock: _lock, detached, patience } = job;
+    let ServiceJob { assembly, mount, home, lock: _lock, detached, patience } = job;
     let (cluster, how) = (assembly.cluster.clone(), assembly.mount_options);
     if detached {
         detach::watch_starter(events.clone());
     }
     let began = Instant::now();
     let go_on = || match inbox.try_recv() {
-        Ok(Event::Signal(_)) => Err(failed("told to end while it was starting")),
+        Ok(MainEvent::Signal(_)) => Err(failed("told to end while it was starting")),
         Err(TryRecvError::Disconnected) => Err(failed("the signal thread has ended")),
         _ if patience.is_some_and(|max| began.elapsed() > max) => {
             Err(failed(format!("no answer for {} s", began.elapsed().as_secs())))
@@ -85,7 +86,7 @@ pub fn serve(job: Job) -> Result<(), Failure> {
     if detached && let Err(e) = detach::ready() {
         tracing::warn!("{e}"); // whoever waited for it has gone
     }
-    let mut inbox = Inbox::new(inbox);
+    let mut inbox = EventInbox::new(inbox);
     let asked = wait(&mut inbox, &node, served.at.as_ref());
     drop(served);
     let ended = end(node, &mut inbox, &asked);
@@ -127,14 +128,14 @@ fn begin(
     mount: Option<PathBuf>,
     how: MountOptions,
     home: &Path,
-    events: Sender<Event>,
+    events: Sender<MainEvent>,
 ) -> Result<Served, Failure> {
     let asked = events.clone();
     let (checker, doctor, meters) = (node.checker(), node.doctor(), node.meters());
     let inside = control::Inside { checker, doctor, meters };
     let server = control::serve(home, inside, move |down| {
         // The main thread hears it unless it has ended, and the process with it.
-        let _ = asked.send(Event::Down(down));
+        let _ = asked.send(MainEvent::Down(down));
     })?;
     let Some(dir) = mount else {
         return Ok(Served { at: None, _server: server, _listed: None });
@@ -159,7 +160,7 @@ fn begin(
             .name("t3fs-fuse".into())
             .spawn(move || {
                 // As above.
-                let _ = events.send(Event::Unmounted(session.run()));
+                let _ = events.send(MainEvent::Unmounted(session.run()));
             })
             .map_err(|e| failed(format!("cannot start the FUSE threads: {e}")))?;
         mount::widen_read_ahead(mounted.device);
@@ -219,12 +220,12 @@ pub fn bytes(n: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
-fn watch_signals(events: Sender<Event>) -> Result<(), Failure> {
+fn watch_signals(events: Sender<MainEvent>) -> Result<(), Failure> {
     let cannot = |e| failed(format!("cannot watch for signals: {e}"));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(cannot)?;
     let forward = move || {
         for signal in signals.forever() {
-            if events.send(Event::Signal(signal)).is_err() {
+            if events.send(MainEvent::Signal(signal)).is_err() {
                 return;
             }
         }
@@ -247,7 +248,7 @@ struct Asked {
 }
 
 /// Serves until it is to end. When this returns, the mount is gone from its place.
-fn wait(inbox: &mut Inbox, node: &Node, at: Option<&MountedAt>) -> Asked {
+fn wait(inbox: &mut EventInbox, node: &Node, at: Option<&MountedAt>) -> Asked {
     let mut ending = false;
     let mut asked = Asked {
         since: Instant::now(),
@@ -264,11 +265,11 @@ fn wait(inbox: &mut Inbox, node: &Node, at: Option<&MountedAt>) -> Asked {
         };
         asked.since = Instant::now();
         match event {
-            Event::Unmounted(result) => {
+            MainEvent::Unmounted(result) => {
                 asked.by_itself = Some(result);
                 return asked;
             }
-            Event::Signal(signal) => {
+            MainEvent::Signal(signal) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                 if !ending {
                     say(&match at {
@@ -286,7 +287,7 @@ fn wait(inbox: &mut Inbox, node: &Node, at: Option<&MountedAt>) -> Asked {
                 }
                 ending = true;
             }
-            Event::Down(Down { force, reply }) => match leave(node, at, force, inbox) {
+            MainEvent::Down(DownRequest { force, reply }) => match leave(node, at, force, inbox) {
                 Ok(()) => {
                     asked.no_session |= force;
                     asked.replies.push(reply);
@@ -307,14 +308,14 @@ fn leave(
     node: &Node,
     at: Option<&MountedAt>,
     force: bool,
-    inbox: &mut Inbox,
+    inbox: &mut EventInbox,
 ) -> Result<(), String> {
     let Some(MountedAt { dir, .. }) = at else { return Ok(()) };
-    // Who forces it does not want to wait for a cluster that may be gone.
+    // A user who forces it does not want to wait for a cluster that may be gone.
     if !force {
         let mut patience = Patience::new(inbox, Instant::now(), SYNC_MAX);
         if let Err(e) = node.sync(&mut || patience.until()) {
-            // It is tried again at the end, and then it counts.
+            // The flush is tried again at the end, and then it counts.
             tracing::warn!("{e}");
         }
     }
@@ -335,7 +336,7 @@ fn leave(
 }
 
 /// After the mount is gone: the FUSE threads end, everything is flushed, the actors stop.
-fn end(node: Node, inbox: &mut Inbox, asked: &Asked) -> Result<(), Failure> {
+fn end(node: Node, inbox: &mut EventInbox, asked: &Asked) -> Result<(), Failure> {
     let mut session = Ok(());
     match &asked.by_itself {
         Some(Ok(())) => say("unmounted from outside; ending"),
@@ -350,13 +351,13 @@ fn end(node: Node, inbox: &mut Inbox, asked: &Asked) -> Result<(), Failure> {
 fn wait_for_session(mut patience: Patience<'_>) {
     while let Some(left) = patience.left() {
         match patience.inbox.next(Some(left)) {
-            Some(Event::Unmounted(Ok(()))) => return,
-            Some(Event::Unmounted(Err(e))) => {
+            Some(MainEvent::Unmounted(Ok(()))) => return,
+            Some(MainEvent::Unmounted(Err(e))) => {
                 tracing::warn!("the FUSE session ended with: {e}");
                 return;
             }
-            Some(Event::Signal(_)) => patience.signalled(),
-            Some(Event::Down(Down { force, reply })) => {
+            Some(MainEvent::Signal(_)) => patience.signalled(),
+            Some(MainEvent::Down(DownRequest { force, reply })) => {
                 if force {
                     patience.hurry();
                 }

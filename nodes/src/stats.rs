@@ -1,49 +1,17 @@
 //! `t3fs-node stats`: what a running process has handled so far, and how long it took.
 
-use serde::{Deserialize, Serialize};
-
 use crate::cli::StatsArgs;
 use crate::config;
 use crate::control;
-use crate::doctor;
 use crate::failure::{Failure, failed};
 use crate::logging::tell;
-
-/// Of one kind of message, over all shards since the process began. Times are from its arrival at
-/// the shard until its reply left; those within which half and 99 % were are up to twice the true
-/// ones. Bytes are of what came from other nodes and went back there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MessageRow {
-    pub message: String,
-    pub handled: u64,
-    pub failed: u64,
-    pub late: u64,
-    pub mean_us: u64,
-    pub p50_us: u64,
-    pub p99_us: u64,
-    pub max_us: u64,
-    pub bytes_in: u64,
-    pub bytes_out: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageRow {
-    pub stage: String,
-    pub count: u64,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stats {
-    pub version: String,
-    pub shards: usize,
-    pub messages: Vec<MessageRow>,
-    pub stages: Vec<StageRow>,
-}
+use crate::node::meters::Stats;
+use crate::running::{home_of, only_home};
 
 pub fn run(args: &StatsArgs) -> Result<(), Failure> {
     let home = match &args.place {
-        Some(place) => doctor::home_of(place)?,
-        None => doctor::only_home(&config::load(config::Flags::default())?)?
+        Some(place) => home_of(place)?,
+        None => only_home(&config::load(config::Flags::default())?)?
             .ok_or_else(|| failed("no t3fs-node is running here; name a mount or a folder"))?,
     };
     let stats: Stats = control::ask_for(&home, "stats")?;
@@ -92,6 +60,7 @@ fn render(stats: &Stats) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::meters::{MessageRow, StageRow};
 
     #[test]
     fn columns_stand_below_each_other() {

@@ -17,7 +17,7 @@ use crate::failure::{Failure, refused};
 use crate::logging::{say, tell};
 use crate::mount::{self, place};
 use crate::node::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
-use crate::service::{self, Job};
+use crate::service::{self, ServiceJob};
 use crate::{detach, limits, logging};
 
 /// Below the first data folder.
@@ -27,7 +27,7 @@ const KV_FOLDER: &str = "kv";
 struct Prepared {
     settings: Settings,
     dir: PathBuf,
-    found: place::Place,
+    found: place::MountPlace,
     plan: Plan,
     /// `None`: it talks to nobody.
     fabric: Option<FabricPlan>,
@@ -59,7 +59,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     clear_place(&dir, found)?;
     let home = data.first.clone();
     let assembly = assembly(&settings, fabric, &dir, data)?;
-    service::serve(Job {
+    service::serve(ServiceJob {
         assembly,
         mount: Some(dir),
         home,
@@ -142,10 +142,10 @@ pub fn label(dir: &Path) -> String {
 }
 
 /// The mount point as it is needed.
-pub fn clear_place(dir: &Path, found: place::Place) -> Result<(), Failure> {
+pub fn clear_place(dir: &Path, found: place::MountPlace) -> Result<(), Failure> {
     match found {
-        place::Place::Free => Ok(()),
-        place::Place::Absent => place::make(dir),
-        place::Place::Stale => service::replace_stale(dir),
+        place::MountPlace::Free => Ok(()),
+        place::MountPlace::Absent => place::make(dir),
+        place::MountPlace::Stale => service::replace_stale(dir),
     }
 }

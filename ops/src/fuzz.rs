@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::command::{Finished, finish};
-use crate::steps::{Failure, PROFILE, cargo, run as step};
+use crate::step::{Failure, PROFILE, cargo, run as step};
 use crate::workspace;
 
 /// What makes the compiler count edges and show comparisons to libFuzzer.

@@ -16,6 +16,7 @@ pub mod node;
 pub mod noise;
 pub mod process;
 pub mod procfs;
+pub mod step;
 pub mod steps;
 pub mod tidy;
 pub mod vm;

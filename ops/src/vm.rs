@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use crate::command;
-use crate::steps::{self, Failure};
+use crate::step::{self, Failure};
 use crate::workspace;
 
 /// Boot and tests together; CI has no more than this for them.
@@ -28,7 +28,7 @@ pub fn run() -> Result<(), Failure> {
     }
     let programs = test_programs()?;
     let e2e = find(&programs, "e2e")?;
-    let profile = workspace::binary(steps::PROFILE, "t3fs-node");
+    let profile = workspace::binary(step::PROFILE, "t3fs-node");
     let begun = Instant::now();
     let mut vm = Command::new(workspace::root().join("ops/rdma-vm"));
     vm.args(["--timeout", &LIMIT_SECONDS.to_string(), "--memory", &MEMORY_MIB.to_string(), "--"]);
@@ -37,7 +37,7 @@ pub fn run() -> Result<(), Failure> {
     vm.arg(assign("T3FS_CONFORMANCE", find(&programs, "conformance")?));
     vm.arg(e2e);
     vm.args(["vm::", "--ignored", "--test-threads=1", "--nocapture"]);
-    let outcome = steps::run(&mut vm);
+    let outcome = step::run(&mut vm);
     println!("==> the VM took {:.0} s", begun.elapsed().as_secs_f64());
     outcome.map_err(|failure| format!("in the VM: {failure}"))
 }
@@ -61,9 +61,9 @@ fn find<'a>(programs: &'a [(String, PathBuf)], name: &str) -> Result<&'a Path, F
 /// The test programs of the workspace by the names of their targets: built, if they are not, as
 /// for all tests.
 fn test_programs() -> Result<Vec<(String, PathBuf)>, Failure> {
-    let mut build = steps::cargo(&["test", "--workspace", "--profile", steps::PROFILE]);
-    build.args(steps::features()).args(["--no-run", "--message-format=json-render-diagnostics"]);
-    steps::announce("cargo test --workspace --no-run");
+    let mut build = step::cargo(&["test", "--workspace", "--profile", step::PROFILE]);
+    build.args(step::features()).args(["--no-run", "--message-format=json-render-diagnostics"]);
+    step::announce("cargo test --workspace --no-run");
     let built = build.stderr(Stdio::inherit()).output();
     let built = built.map_err(|err| format!("could not start cargo: {err}"))?;
     if !built.status.success() {

@@ -8,21 +8,16 @@ use std::rc::Rc;
 use rustc_hash::FxHashMap;
 
 use crate::addr::RawAddr;
+use crate::lane::Lane;
 use crate::slot::Slot;
-
-/// Control (heartbeats, routing, acks) is never starved by bulk.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
-pub enum Lane {
-    Control = 0,
-    Bulk = 1,
-}
 
 /// What happened to a request that got no reply. A refusal is the actor's own reply type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AskError {
-    /// It was certainly not handled.
+    /// The request was certainly not handled.
     NotSent(&'static str),
-    /// It may or may not have been, or may yet be. Never undo on this; ask again, idempotently.
+    /// The request may have been handled, or may yet be. Never undo on this; ask again,
+    /// idempotently.
     Unknown(&'static str),
 }
 
@@ -55,7 +50,7 @@ struct CreditState {
 /// Leave to have one request in flight; returned on drop.
 pub struct Credit {
     of: Credits,
-    /// It was given to one who waited, and who does not know yet.
+    /// The credit was given to an asker that waited and has not run since.
     handed: bool,
 }
 
@@ -121,7 +116,7 @@ impl Credits {
 
     /// Whether all credits are here and nobody waits: new ones would be the same.
     fn is_idle(&self) -> bool {
-        // Who has a credit, or waits for one, has a clone too.
+        // An asker that has a credit, or waits for one, has a clone too.
         Rc::strong_count(&self.0) == 1
     }
 }
@@ -152,7 +147,7 @@ impl CreditBook {
 }
 
 impl Credit {
-    /// Who waited for it has it now.
+    /// The asker that waited for the credit has it now.
     pub fn accept(mut self) -> Credit {
         if std::mem::take(&mut self.handed) {
             self.of.arrived();

@@ -45,7 +45,7 @@ impl<T> Deadlines<T> {
         Place(self.places.len() - 1)
     }
 
-    /// It does not stand any more, whether it has passed or not.
+    /// The deadline does not stand any more, whether it has passed or not.
     pub(crate) fn unset(&mut self, place: Place) {
         self.places[place.0] = State::Free;
         self.free.push(place.0);

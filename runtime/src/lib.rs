@@ -1,20 +1,19 @@
 //! The machine that t3fs actors run on. It knows no file, chunk or role.
 //!
 //! An actor reaches the world through [`Cx`] only; [`Backend`] is the port behind it, and there are
-//! two: [`glommio`] in production, and the simulator's (crate `t3fs-sim`). Start reading at `cx`.
+//! two: [`glommio`] in production, and the simulator's (crate `t3fs-sim`). Start reading at
+//! `shard/cx.rs`.
 
-pub mod actor;
 pub mod addr;
 pub mod ask;
-pub mod backend;
 pub mod budget;
 pub mod buf;
 pub mod conformance;
-pub mod cx;
 mod deadlines;
 pub mod disk;
 pub mod glommio;
 pub mod inbox;
+mod lane;
 pub mod meter;
 pub mod net;
 pub mod protocol;
@@ -22,16 +21,15 @@ pub mod shard;
 pub mod slot;
 pub mod time;
 pub mod wire;
+mod wire_error;
 
-pub use actor::{Actor, Handle, Me};
 pub use addr::{Addr, NodeId, RawAddr};
-pub use ask::{AskError, Lane};
-pub use backend::Backend;
+pub use ask::AskError;
 pub use buf::Bulk;
-pub use cx::Cx;
-pub use disk::{Disk, DiskBuf, DiskError, DiskId, FileId, Filling};
-pub use protocol::{Ask, Dispatch, Protocol};
-pub use shard::{Links, Shard};
+pub use disk::{DiskBuf, DiskError, DiskId, FileId, Filling};
+pub use lane::Lane;
+pub use protocol::{Ask, Protocol};
+pub use shard::{Actor, Backend, Cx, Disk, Dispatch, Handle, Links, Me, Shard};
 pub use slot::{Slot, join, join_all};
 pub use time::Time;
 

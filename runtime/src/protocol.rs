@@ -5,12 +5,9 @@
 //! several.
 
 use core::time::Duration;
-use std::future::Future;
 
-use crate::actor::{Actor, Me};
-use crate::ask::Lane;
 use crate::buf::Carry;
-use crate::cx::Cx;
+use crate::lane::Lane;
 use crate::meter::Kind;
 use crate::wire::{Older, Payload, WireError};
 
@@ -51,11 +48,6 @@ pub trait Ask<P: Protocol>: Carry + Into<P::Msg> + Send + 'static {
     fn hops_remaining(&self) -> u8 {
         0
     }
-}
-
-/// How actor `A` answers any message of its protocol; what `protocol!` makes of its handlers.
-pub trait Dispatch<A: Actor> {
-    fn dispatch(self, me: Me<A>, cx: Cx) -> impl Future<Output = <A::Protocol as Protocol>::Reply>;
 }
 
 /// A whole vocabulary, closed and in one place:

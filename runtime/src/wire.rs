@@ -22,50 +22,9 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::addr::NodeId;
-use crate::ask::Lane;
 use crate::buf::{Bulk, Carry};
-
-/// What bytes from outside can be wrong in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WireError {
-    Short {
-        have: usize,
-        need: usize,
-    },
-    Type {
-        want: u16,
-        found: u16,
-    },
-    Version {
-        kind: u16,
-        newest: u16,
-        found: u16,
-    },
-    /// Of this protocol, and not known.
-    Message {
-        found: u16,
-    },
-    Corrupt(&'static str),
-}
-
-impl std::fmt::Display for WireError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            WireError::Short { have, need } => write!(f, "{have} bytes where {need} are needed"),
-            WireError::Type { want, found } => write!(f, "type {found}, expected {want}"),
-            WireError::Version { kind, newest, found } => write!(
-                f,
-                "type {kind} has version {found}, this build knows up to {newest}; use a newer one"
-            ),
-            WireError::Message { found } => {
-                write!(f, "message {found} is of a later build; update this one")
-            }
-            WireError::Corrupt(what) => write!(f, "corrupt bytes: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for WireError {}
+use crate::lane::Lane;
+pub use crate::wire_error::WireError;
 
 /// Types that can be archived and restored with this workspace's one rkyv format.
 pub trait Wire:

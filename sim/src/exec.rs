@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 
-use t3fs_runtime::backend::LocalTask;
+use t3fs_runtime::shard::LocalTask;
 
 use crate::rng::Rng;
 

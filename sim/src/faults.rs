@@ -12,8 +12,8 @@ use t3fs_runtime::NodeId;
 use t3fs_runtime::disk::DiskId;
 
 use crate::disk::DiskFaults;
-use crate::net::NetFaults;
 use crate::rng::{Rng, Stream};
+use crate::world::NetFaults;
 use crate::world::{Crash, ScheduleFaults, Sim};
 
 /// What a swarm may do to a cluster: the ceiling of every draw.

@@ -9,26 +9,20 @@
 //! Read on at [`world`] (how to build and drive a cluster), [`faults`], [`checks`].
 
 mod agenda;
-mod backend;
 pub mod checks;
-pub mod crashpoints;
 pub mod disk;
-pub mod drive;
 mod exec;
 pub mod faults;
-pub mod net;
-mod node;
 pub mod oracles;
 pub mod rng;
 pub mod trace;
 pub mod workloads;
 pub mod world;
 
-pub use crashpoints::{DiskEvent, Go, Phase};
 pub use disk::{DiskFaults, DiskSpeed, SimDisk};
-pub use drive::Halt;
 pub use faults::{Menu, Swarm};
-pub use net::{NetFaults, NetSpeed, NetStats};
-pub use node::{Boot, NodeSpec};
 pub use rng::{Rng, Stream};
-pub use world::{Crash, NodeCost, ScheduleFaults, Sim, World, WorldStats};
+pub use world::{
+    Boot, Crash, DiskEvent, Go, Halt, NetFaults, NetSpeed, NetStats, NodeCost, NodeSpec, Phase,
+    ScheduleFaults, Sim, World, WorldStats,
+};

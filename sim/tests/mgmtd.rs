@@ -11,7 +11,7 @@ use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
-use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Seen, Timing};
+use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdEvent, MgmtdServer, Timing};
 use t3fs_actors::proto::agent::{Announce, GetView, WatchView};
 use t3fs_actors::proto::ids::{ChainId, SessionId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{
@@ -48,8 +48,8 @@ fn cluster() -> (World, Rc<RefCell<Vec<u64>>>) {
         let terms = Rc::clone(&terms);
         world.add_node(NodeSpec::new().boot(move |b: &Boot| {
             let terms = Rc::clone(&terms);
-            let watch = Rc::new(move |what: &Seen<'_>| {
-                if let Seen::Leads { term, .. } = what {
+            let watch = Rc::new(move |what: &MgmtdEvent<'_>| {
+                if let MgmtdEvent::Leads { term, .. } = what {
                     terms.borrow_mut().push(*term);
                 }
             });
@@ -175,8 +175,8 @@ fn who_cannot_lead_gives_way() {
     let seen = Rc::clone(&leads);
     let primary = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
         let seen = Rc::clone(&seen);
-        let watch = Rc::new(move |what: &Seen<'_>| {
-            if let Seen::Leads { .. } = what {
+        let watch = Rc::new(move |what: &MgmtdEvent<'_>| {
+            if let MgmtdEvent::Leads { .. } = what {
                 seen.set(seen.get() + 1);
             }
         });
@@ -208,8 +208,8 @@ fn a_process_stands_still() {
     let node = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
         let kv = KvServer::start(&b.cx, Box::new(MemoryDisk::new().open())).unwrap();
         let seen = Rc::clone(&seen);
-        let watch = Rc::new(move |what: &Seen<'_>| {
-            if let Seen::Changed { after, .. } = what {
+        let watch = Rc::new(move |what: &MgmtdEvent<'_>| {
+            if let MgmtdEvent::Changed { after, .. } = what {
                 seen.borrow_mut().push(format!("{:?}", after.routing.nodes));
             }
         });

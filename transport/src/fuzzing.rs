@@ -8,15 +8,16 @@ use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{Frame, SPOKEN_MAX};
 use t3fs_runtime::{NodeId, Slot, Time};
 
-use crate::links::Incoming;
-use crate::links::Refusal;
+use crate::flow::Incoming;
+use crate::lanes::Lanes;
+use crate::limits::LinkLimits;
 use crate::links::agree::{self, Agreed};
 use crate::links::handshake::{self, DialError, Talk};
-use crate::links::lanes::Lanes;
 use crate::links::link::Carrier;
-use crate::peers::{Known, Limits, Peers};
-use crate::pool::Pool;
+use crate::peers::{KnownNode, Peers};
+use crate::pool::HeapPool;
 use crate::rdma::{self, Dock, Ends, Engine, Half, Nic, Port, Terms, packet, soft};
+use crate::refusal::HandshakeRefusal;
 use crate::tcp::outbox::Outbox;
 use crate::tcp::reader::Reader;
 
@@ -40,7 +41,7 @@ impl TcpReader {
             over.fill(());
             over
         });
-        TcpReader(Reader::new(stream, land, from, 3, Rc::default(), Pool::default(), turn))
+        TcpReader(Reader::new(stream, land, from, 3, Rc::default(), HeapPool::default(), turn))
     }
 
     /// The next thing, or why the connection ends.
@@ -55,7 +56,7 @@ impl TcpReader {
 
 /// The bytes of a new connection that carries these, in this order.
 pub fn tcp_write(items: &[Item]) -> Vec<u8> {
-    let (mut outbox, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+    let (mut outbox, mut lanes) = (Outbox::default(), Lanes::new(&LinkLimits::default()));
     let mut all = Vec::new();
     for item in items {
         match item {
@@ -78,7 +79,7 @@ pub fn tcp_write(items: &[Item]) -> Vec<u8> {
 pub async fn accept(
     stream: Rc<dyn Stream>,
     peers: &Peers,
-) -> Result<(NodeId, u16, u16), Option<Refusal>> {
+) -> Result<(NodeId, u16, u16), Option<HandshakeRefusal>> {
     let mut talk = Talk::new(stream);
     let guest = handshake::greet(&mut talk, peers).await.map_err(Some)?;
     handshake::welcome(&mut talk, peers, &guest).await.map_err(|_| None)?;
@@ -91,7 +92,7 @@ pub async fn dial(
     peers: &Peers,
     to_shard: u16,
     wanted: Option<NodeId>,
-) -> Result<Known, Option<Refusal>> {
+) -> Result<KnownNode, Option<HandshakeRefusal>> {
     let mut talk = Talk::new(stream);
     match handshake::dial(&mut talk, peers, 0, to_shard, wanted).await {
         Ok((known, _version)) => Ok(known),
@@ -138,9 +139,9 @@ pub struct Device {
 impl Device {
     /// On the wire that it shares with other devices.
     pub fn new(wire: &soft::Wire) -> Device {
-        let pool = rdma::Pool::new(POOL).expect("little memory");
+        let pool = rdma::RdmaPool::new(POOL).expect("little memory");
         let nic: Rc<dyn Nic> = Rc::new(wire.nic(&pool, 1).expect("no device"));
-        let dock = Dock::new(Rc::clone(&nic), pool, Pool::default());
+        let dock = Dock::new(Rc::clone(&nic), pool, HeapPool::default());
         Device { wire: wire.clone(), port: Port::idle(dock, nic, Weak::new()) }
     }
 
@@ -150,7 +151,7 @@ impl Device {
     }
 
     fn half(&self, wanted: Result<(), String>) -> Result<Half, String> {
-        wanted.and_then(|()| self.port.half(&Limits::default()))
+        wanted.and_then(|()| self.port.half(&LinkLimits::default()))
     }
 
     /// The dialer's part; `wanted` is a queue pair, or why there is none.
@@ -158,7 +159,7 @@ impl Device {
         &self,
         stream: Rc<dyn Stream>,
         wanted: Result<(), String>,
-    ) -> Result<Carried, Option<Refusal>> {
+    ) -> Result<Carried, Option<HandshakeRefusal>> {
         let mut talk = Talk::new(stream);
         match agree::dialed(&mut talk, SPOKEN_MAX, self.half(wanted), ENDS).await {
             Ok(agreed) => Ok(Carried { agreed, land: talk.land }),
@@ -172,7 +173,7 @@ impl Device {
         &self,
         stream: Rc<dyn Stream>,
         wanted: Result<(), String>,
-    ) -> Result<Carried, Option<Refusal>> {
+    ) -> Result<Carried, Option<HandshakeRefusal>> {
         let mut talk = Talk::new(stream);
         let agreed = agree::accepted(&mut talk, SPOKEN_MAX, || self.half(wanted), ENDS).await;
         agreed.map(|agreed| Carried { agreed, land: talk.land }).map_err(Some)
@@ -218,7 +219,7 @@ const ENDS: Ends = Ends { node: NodeId(1), shard: 2, here: 3 };
 impl RdmaSide {
     /// With these to send. Asks offer memory for their replies.
     pub fn new(frames: Vec<Frame>) -> RdmaSide {
-        let pool = rdma::Pool::new(POOL).expect("little memory");
+        let pool = rdma::RdmaPool::new(POOL).expect("little memory");
         let nic: Rc<dyn Nic> = Rc::new(soft::Wire::default().nic(&pool, 1).expect("no device"));
         let terms = Terms {
             credits: CREDITS,
@@ -228,11 +229,11 @@ impl RdmaSide {
             segments_max: 4,
             copied_max: 256,
         };
-        let mut lanes = Lanes::new(&Limits::default());
+        let mut lanes = Lanes::new(&LinkLimits::default());
         for frame in frames {
             lanes.push(frame).expect("few frames");
         }
-        let dock = Dock::new(nic, pool, Pool::default());
+        let dock = Dock::new(nic, pool, HeapPool::default());
         RdmaSide { engine: Engine::new(terms, ENDS), lanes, dock }
     }
 

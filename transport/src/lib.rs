@@ -14,17 +14,17 @@
 //! ```no_run
 //! # use std::{rc::Rc, sync::Arc, net::SocketAddr, pin::Pin, time::Duration};
 //! # use t3fs_runtime::{NodeId, Shard, glommio::{Layout, launch}};
-//! use t3fs_transport::{Address, Config, Peers, links};
+//! use t3fs_transport::{Address, LinkConfig, Peers, links};
 //! # fn layout() -> Layout { unimplemented() } fn unimplemented() -> Layout { loop {} }
 //! # fn main() -> Result<(), String> {
 //! let layout: Layout = layout(); // node, incarnation, number of shards
-//! let peers = Peers::new(Config {
+//! let peers = Peers::new(LinkConfig {
 //!     node: layout.node,
 //!     incarnation: layout.epoch,
 //!     shards: layout.shards as u16,
 //!     cluster: "prod".into(),
 //!     secret: b"at least sixteen bytes".to_vec(),
-//!     ..Config::default()
+//!     ..LinkConfig::default()
 //! })?;
 //! peers.publish(1, 0, 0); // service 1 lives on shard 0 in slot 0: told to everyone who connects
 //! let shared = peers.clone();
@@ -53,19 +53,28 @@
 //! one shard) and `links/handshake.rs`.
 
 mod address;
+mod arrival;
 mod choice;
+mod flow;
+mod frame;
 #[doc(hidden)]
 pub mod fuzzing;
+mod lanes;
+mod limits;
 mod linger;
 pub mod links;
 mod peers;
 mod pool;
 pub mod rdma;
+mod refusal;
 mod tcp;
 
 pub use address::{Address, AddressError, Fabric};
 pub use choice::{FabricUse, source_towards};
-pub use links::{NodeLinks, Refusal, Unreached};
+pub use limits::LinkLimits;
+pub use links::{NodeLinks, Unreached};
 pub use peers::{
-    Card, Config, Known, Limits, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
+    KnownNode, LinkConfig, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
+    ServiceCard,
 };
+pub use refusal::HandshakeRefusal;

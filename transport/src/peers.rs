@@ -7,89 +7,20 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use t3fs_runtime::inbox::{Inbox, InboxReader, inbox};
 use t3fs_runtime::{NodeId, Time};
 
 use crate::address::{Address, Fabric};
+use crate::arrival::Arrival;
 use crate::choice::{Avoided, FabricUse, Wish, order, source_towards};
-use crate::links::{Arrival, Refusal};
+use crate::limits::LinkLimits;
 use crate::rdma::Nics;
-
-/// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// From accepting a connection to its last handshake message.
-    pub handshake: Duration,
-    /// Connections that may be in their handshake at once; the oldest gives way.
-    pub handshakes_max: usize,
-    /// Links that one shard keeps.
-    pub links_max: usize,
-    /// For one attempt at one address.
-    pub connect: Duration,
-    /// Pause after a failed attempt; doubles up to the maximum.
-    pub backoff_min: Duration,
-    pub backoff_max: Duration,
-    /// Silence after which a link with asks in flight is pinged.
-    pub ping_after: Duration,
-    /// Silence after which a link with asks in flight is given up.
-    pub dead_after: Duration,
-    /// The same two for a link that nobody waits on.
-    pub idle_ping_after: Duration,
-    pub idle_dead_after: Duration,
-    /// Frames and bytes that may wait on one link before asks are refused.
-    pub queue_frames: usize,
-    pub queue_bytes: usize,
-    /// The same for replies, which have nobody to refuse them to.
-    pub reply_frames: usize,
-    pub reply_bytes: usize,
-    /// Bytes that each shard pins for RDMA devices, receive buffers included, from the first queue
-    /// pair on. Each further device has receive buffers of its own.
-    pub rdma_memory: usize,
-    /// Receive buffers of 8 KiB, for all connections of a shard together.
-    pub rdma_receive_buffers: usize,
-    /// Packets that one connection may have under way towards us.
-    pub rdma_credits: u16,
-    /// Work that one queue pair may have outstanding.
-    pub rdma_send_queue: usize,
-    /// Queue pairs of one shard on one device; further connections use TCP.
-    pub rdma_connections: usize,
-    /// How long completions are polled for before the device's events are waited for.
-    pub rdma_spin: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            handshake: Duration::from_secs(2),
-            handshakes_max: 256,
-            links_max: 16_384,
-            // Longer than the first repetition of a lost SYN takes.
-            connect: Duration::from_millis(1500),
-            backoff_min: Duration::from_millis(20),
-            backoff_max: Duration::from_secs(1),
-            ping_after: Duration::from_millis(500),
-            dead_after: Duration::from_secs(3),
-            idle_ping_after: Duration::from_secs(10),
-            idle_dead_after: Duration::from_secs(30),
-            queue_frames: 8_192,
-            queue_bytes: 64 << 20,
-            reply_frames: 16_384,
-            reply_bytes: 192 << 20,
-            rdma_memory: 64 << 20,
-            rdma_receive_buffers: 1024,
-            rdma_credits: 32,
-            rdma_send_queue: 128,
-            rdma_connections: 1024,
-            rdma_spin: Duration::from_micros(50),
-        }
-    }
-}
+use crate::refusal::HandshakeRefusal;
 
 /// Who this process is, and how it proves that it belongs to the cluster.
 #[derive(Clone)]
-pub struct Config {
+pub struct LinkConfig {
     pub node: NodeId,
     /// Larger at every start of the node.
     pub incarnation: u32,
@@ -102,7 +33,7 @@ pub struct Config {
     pub device_ips: Vec<IpAddr>,
     /// Where queue pairs come from.
     pub nics: Nics,
-    pub limits: Limits,
+    pub limits: LinkLimits,
 }
 
 /// Shorter secrets can be guessed by whoever records one handshake.
@@ -112,9 +43,9 @@ pub const CLUSTER_MAX: usize = 128;
 /// Services on one card.
 pub const SERVICES_MAX: usize = 64;
 
-impl Default for Config {
+impl Default for LinkConfig {
     fn default() -> Self {
-        Config {
+        LinkConfig {
             node: NodeId(0),
             incarnation: 0,
             shards: 1,
@@ -123,19 +54,19 @@ impl Default for Config {
             fabric: FabricUse::Auto,
             device_ips: Vec::new(),
             nics: Nics::None,
-            limits: Limits::default(),
+            limits: LinkLimits::default(),
         }
     }
 }
 
 /// Where the well-known actors of a node live. What the numbers mean is not transport's business.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Card {
+pub struct ServiceCard {
     /// Service, shard, slot.
     pub services: Vec<(u16, u16, u16)>,
 }
 
-impl Card {
+impl ServiceCard {
     /// Shard and slot of a service.
     pub fn find(&self, service: u16) -> Option<(u16, u16)> {
         self.services.iter().find(|s| s.0 == service).map(|s| (s.1, s.2))
@@ -144,11 +75,11 @@ impl Card {
 
 /// What a handshake tells of the other side.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownNode {
     pub node: NodeId,
     pub incarnation: u32,
     pub shards: u16,
-    pub card: Card,
+    pub card: ServiceCard,
 }
 
 /// What one link is doing.
@@ -233,7 +164,7 @@ struct Entry {
     addresses: Vec<Address>,
     avoided: Avoided,
     incarnation: Option<u32>,
-    card: Option<Known>,
+    card: Option<KnownNode>,
     links: BTreeMap<(u16, u16), LinkStats>,
 }
 
@@ -241,13 +172,13 @@ struct Entry {
 const STRANGERS_MAX: usize = 65_536;
 
 struct Shared {
-    config: Config,
+    config: LinkConfig,
     key: [u8; 32],
     book: Mutex<BTreeMap<NodeId, Entry>>,
-    card: Mutex<Card>,
+    card: Mutex<ServiceCard>,
     doors: Vec<Inbox<Arrival>>,
     readers: Mutex<Vec<Option<InboxReader<Arrival>>>>,
-    refused: [AtomicU64; Refusal::COUNT],
+    refused: [AtomicU64; HandshakeRefusal::COUNT],
     accepted: AtomicU64,
     /// By shard.
     rdma_memory: Mutex<BTreeMap<u16, RdmaMemory>>,
@@ -264,7 +195,7 @@ pub struct Peers(Arc<Shared>);
 
 impl Peers {
     /// An error is a sentence about what the configuration lacks.
-    pub fn new(config: Config) -> Result<Peers, String> {
+    pub fn new(config: LinkConfig) -> Result<Peers, String> {
         if config.secret.len() < SECRET_MIN {
             return Err(format!(
                 "the cluster secret has {} bytes, at least {SECRET_MIN} are needed",
@@ -294,7 +225,7 @@ impl Peers {
         })))
     }
 
-    pub fn config(&self) -> &Config {
+    pub fn config(&self) -> &LinkConfig {
         &self.0.config
     }
 
@@ -384,7 +315,7 @@ impl Peers {
     }
 
     /// What the last handshake said that this process began with the node.
-    pub fn known(&self, node: NodeId) -> Option<Known> {
+    pub fn known(&self, node: NodeId) -> Option<KnownNode> {
         self.book().get(&node).and_then(|e| e.card.clone())
     }
 
@@ -401,9 +332,9 @@ impl Peers {
     }
 
     /// Connections refused so far, with the reason; those that occurred only.
-    pub fn refused(&self) -> Vec<(Refusal, u64)> {
-        let count = |r: &Refusal| self.0.refused[*r as usize].load(Ordering::Relaxed);
-        Refusal::ALL.iter().map(|r| (*r, count(r))).filter(|(_, n)| *n > 0).collect()
+    pub fn refused(&self) -> Vec<(HandshakeRefusal, u64)> {
+        let count = |r: &HandshakeRefusal| self.0.refused[*r as usize].load(Ordering::Relaxed);
+        HandshakeRefusal::ALL.iter().map(|r| (*r, count(r))).filter(|(_, n)| *n > 0).collect()
     }
 
     /// Connections accepted by this node's listener, good and bad.
@@ -425,7 +356,7 @@ impl Peers {
         self.0.rdma_memory.lock().expect("no panic while held").insert(shard, memory);
     }
 
-    pub(crate) fn count_refused(&self, why: Refusal) {
+    pub(crate) fn count_refused(&self, why: HandshakeRefusal) {
         self.0.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -453,24 +384,24 @@ impl Peers {
     }
 
     /// This process as others know it.
-    pub(crate) fn myself(&self) -> Known {
-        let Config { node, incarnation, shards, .. } = self.0.config;
-        Known { node, incarnation, shards, card: self.card() }
+    pub(crate) fn myself(&self) -> KnownNode {
+        let LinkConfig { node, incarnation, shards, .. } = self.0.config;
+        KnownNode { node, incarnation, shards, card: self.card() }
     }
 
-    pub(crate) fn card(&self) -> Card {
+    pub(crate) fn card(&self) -> ServiceCard {
         self.0.card.lock().expect("no panic while held").clone()
     }
 
     /// Takes note of a peer that has proved itself. `Err` when a later incarnation is known.
-    pub(crate) fn admit(&self, node: NodeId, incarnation: u32) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self, node: NodeId, incarnation: u32) -> Result<(), HandshakeRefusal> {
         let mut book = self.book();
         if !book.contains_key(&node) && book.len() >= STRANGERS_MAX {
             book.retain(|_, e| !e.addresses.is_empty() || !e.links.is_empty());
         }
         let entry = book.entry(node).or_default();
         if entry.incarnation.is_some_and(|known| incarnation < known) {
-            return Err(Refusal::Incarnation);
+            return Err(HandshakeRefusal::Incarnation);
         }
         entry.incarnation = Some(incarnation);
         Ok(())
@@ -481,7 +412,7 @@ impl Peers {
         self.book().get(&node).and_then(|e| e.incarnation).is_some_and(|i| incarnation < i)
     }
 
-    pub(crate) fn learn(&self, known: Known) {
+    pub(crate) fn learn(&self, known: KnownNode) {
         let node = known.node;
         self.book().entry(node).or_default().card = Some(known);
     }
@@ -535,14 +466,16 @@ impl Drop for Dial {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn config() -> Config {
-        Config {
+    fn config() -> LinkConfig {
+        LinkConfig {
             node: NodeId(1),
             cluster: "c".into(),
             secret: vec![7; SECRET_MIN],
-            ..Config::default()
+            ..LinkConfig::default()
         }
     }
 
@@ -565,10 +498,10 @@ mod tests {
     #[test]
     fn a_configuration_that_protects_nothing_is_refused() {
         assert!(Peers::new(config()).is_ok());
-        let short = Config { secret: vec![7; 15], ..config() };
+        let short = LinkConfig { secret: vec![7; 15], ..config() };
         assert!(Peers::new(short).err().unwrap().contains("16"));
-        assert!(Peers::new(Config { cluster: String::new(), ..config() }).is_err());
-        assert!(Peers::new(Config { node: NodeId(0), ..config() }).is_err());
+        assert!(Peers::new(LinkConfig { cluster: String::new(), ..config() }).is_err());
+        assert!(Peers::new(LinkConfig { node: NodeId(0), ..config() }).is_err());
     }
 
     /// Goal: only the latest incarnation of a node is let in; many strangers do not fill memory.
@@ -576,7 +509,7 @@ mod tests {
     fn the_book_keeps_the_latest_incarnation() {
         let p = Peers::new(config()).unwrap();
         assert_eq!(p.admit(NodeId(2), 5), Ok(()));
-        assert_eq!(p.admit(NodeId(2), 4), Err(Refusal::Incarnation));
+        assert_eq!(p.admit(NodeId(2), 4), Err(HandshakeRefusal::Incarnation));
         assert_eq!(p.admit(NodeId(2), 6), Ok(()));
         assert!(p.outdated(NodeId(2), 5) && !p.outdated(NodeId(2), 6));
         p.set_addresses(NodeId(2), vec!["TCP://127.0.0.1:1".parse::<Address>().unwrap()]);
@@ -584,6 +517,6 @@ mod tests {
             p.admit(NodeId(1 << 31 | i), 1).unwrap();
         }
         assert!(p.book().len() <= STRANGERS_MAX);
-        assert_eq!(p.admit(NodeId(2), 5), Err(Refusal::Incarnation));
+        assert_eq!(p.admit(NodeId(2), 5), Err(HandshakeRefusal::Incarnation));
     }
 }

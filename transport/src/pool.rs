@@ -28,12 +28,12 @@ struct State {
 
 /// A pool of one shard; clones are the same.
 #[derive(Clone, Default)]
-pub(crate) struct Pool(Arc<Mutex<State>>);
+pub(crate) struct HeapPool(Arc<Mutex<State>>);
 
 /// Memory on loan to a payload.
 struct Loan {
     memory: BytesMut,
-    pool: Pool,
+    pool: HeapPool,
 }
 
 impl AsRef<[u8]> for Loan {
@@ -60,7 +60,7 @@ fn class_of(len: usize) -> Option<usize> {
     (0..CLASSES).find(|c| len <= class_size(*c))
 }
 
-impl Pool {
+impl HeapPool {
     /// Empty memory with room for so many bytes.
     pub(crate) fn take(&self, len: usize) -> BytesMut {
         let Some(class) = class_of(len) else {
@@ -119,7 +119,7 @@ impl Pool {
 mod tests {
     use super::*;
 
-    fn payload(pool: &Pool, len: usize, byte: u8) -> Bytes {
+    fn payload(pool: &HeapPool, len: usize, byte: u8) -> Bytes {
         let mut m = pool.take(len);
         assert!(m.is_empty() && m.capacity() >= len);
         m.extend_from_slice(&vec![byte; len]);
@@ -129,7 +129,7 @@ mod tests {
     /// Goal: memory is used again only after its last user is gone. Method: look at addresses.
     #[test]
     fn memory_comes_back_when_nobody_has_it() {
-        let pool = Pool::default();
+        let pool = HeapPool::default();
         let a = payload(&pool, 100_000, 1);
         let (at, part) = (a.as_ptr(), a.slice(5..10));
         drop(a);
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn idle_memory_is_bounded_and_goes() {
-        let pool = Pool::default();
+        let pool = HeapPool::default();
         let all: Vec<_> = (0..64).map(|_| payload(&pool, 1 << 20, 1)).collect();
         drop(all);
         assert_eq!(pool.state().idle, IDLE_MAX);

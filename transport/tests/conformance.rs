@@ -194,5 +194,5 @@ fn a_newer_incarnation_replaces_the_older() {
     assert_eq!(b.on(0, move |cx| async move { cx.ask(to_new, Ping { n: 3 }).await }), Ok(3));
     let refused = old.on(0, move |_| async move { links().resolve(at).await });
     assert!(refused.unwrap_err().why.contains("later incarnation"));
-    assert_eq!(b.peers.refused(), [(t3fs_transport::Refusal::Incarnation, 1)]);
+    assert_eq!(b.peers.refused(), [(t3fs_transport::HandshakeRefusal::Incarnation, 1)]);
 }

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use common::*;
-use t3fs_transport::Refusal;
+use t3fs_transport::HandshakeRefusal;
 
 /// The tests count descriptors of the process: one at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -69,11 +69,11 @@ fn rest(mut s: TcpStream) -> Vec<u8> {
     all
 }
 
-fn count(n: &Node, why: Refusal) -> u64 {
+fn count(n: &Node, why: HandshakeRefusal) -> u64 {
     n.peers.refused().iter().find(|(r, _)| *r == why).map_or(0, |(_, n)| *n)
 }
 
-fn refusal(why: Refusal) -> Vec<u8> {
+fn refusal(why: HandshakeRefusal) -> Vec<u8> {
     message(9, &[why as u8])
 }
 
@@ -94,12 +94,12 @@ fn each_mistake_has_its_own_answer() {
     let b = server();
     let at = b.at.unwrap();
     let said = |bytes: Vec<u8>| answer(connect(at), &bytes);
-    assert_eq!(said(hello(0, 5, "test", 0, 0)), refusal(Refusal::Version));
-    assert_eq!(said(hello(3, 5, "test", 0, 0)), refusal(Refusal::Version));
-    assert_eq!(said(hello(1, 5, "best", 0, 0)), refusal(Refusal::Cluster));
-    assert_eq!(said(hello(1, 5, "test", 6, 0)), refusal(Refusal::OtherNode));
-    assert_eq!(said(hello(1, 2, "test", 0, 0)), refusal(Refusal::SameNode));
-    assert_eq!(said(hello(1, 5, "test", 0, 2)), refusal(Refusal::NoShard));
+    assert_eq!(said(hello(0, 5, "test", 0, 0)), refusal(HandshakeRefusal::Version));
+    assert_eq!(said(hello(3, 5, "test", 0, 0)), refusal(HandshakeRefusal::Version));
+    assert_eq!(said(hello(1, 5, "best", 0, 0)), refusal(HandshakeRefusal::Cluster));
+    assert_eq!(said(hello(1, 5, "test", 6, 0)), refusal(HandshakeRefusal::OtherNode));
+    assert_eq!(said(hello(1, 2, "test", 0, 0)), refusal(HandshakeRefusal::SameNode));
+    assert_eq!(said(hello(1, 5, "test", 0, 2)), refusal(HandshakeRefusal::NoShard));
     for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], b"t3hs\x01\x00\xff\xff", b"x"] {
         assert_eq!(said(garbage.to_vec()), b"");
     }
@@ -108,10 +108,10 @@ fn each_mistake_has_its_own_answer() {
     assert!(said(early).starts_with(b"t3hs\x02"), "only the challenge");
     // A proof that proves nothing.
     let wrong = [hello(1, 5, "test", 0, 0), message(3, &[1; 32])].concat();
-    assert!(said(wrong).ends_with(&refusal(Refusal::Secret)));
-    assert_eq!(count(&b, Refusal::Version), 2);
-    assert_eq!(count(&b, Refusal::Garbage), 5);
-    assert_eq!(count(&b, Refusal::Secret), 1);
+    assert!(said(wrong).ends_with(&refusal(HandshakeRefusal::Secret)));
+    assert_eq!(count(&b, HandshakeRefusal::Version), 2);
+    assert_eq!(count(&b, HandshakeRefusal::Garbage), 5);
+    assert_eq!(count(&b, HandshakeRefusal::Secret), 1);
     still_serves(&b);
 }
 
@@ -120,7 +120,7 @@ fn a_wrong_configuration_is_told_to_its_owner() {
     let _alone = ALONE.lock().unwrap_or_else(|e| e.into_inner());
     let b = server();
     let at = b.at.unwrap();
-    let resolve = |c: t3fs_transport::Config| {
+    let resolve = |c: t3fs_transport::LinkConfig| {
         let a = node(c, false);
         a.on(0, move |_| async move { links().resolve(at).await }).map(|k| k.node)
     };
@@ -174,7 +174,7 @@ fn half_open_connections_are_ended() {
     }
     assert!(begun.elapsed() < Duration::from_secs(5));
     settle(before);
-    let ended = count(&b, Refusal::Silent) + count(&b, Refusal::Full);
+    let ended = count(&b, HandshakeRefusal::Silent) + count(&b, HandshakeRefusal::Full);
     assert_eq!(ended, 300);
 }
 

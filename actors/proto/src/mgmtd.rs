@@ -7,7 +7,6 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{NodeId, RawAddr, no_bulk, protocol};
 
 use super::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
-use super::storage::TargetSpace;
 
 /// A target's part in its chain, as everyone but the target's own node sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -293,6 +292,23 @@ impl TargetReport {
         let chain_version = ChainVersion(0);
         TargetReport { target, addr, local: LocalState::Online, chain_version, used_bytes: 0 }
     }
+}
+
+/// Space of one target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct TargetSpace {
+    /// Of the disk below, shared with its other targets.
+    pub disk_capacity: u64,
+    pub disk_free: u64,
+    /// In this target's data files but free for new chunks.
+    pub reusable: u64,
+    /// Held by chunks.
+    pub used: u64,
+    pub chunks: u64,
+    pub disk: u16,
+    /// The file system of that disk, among those of the target's node: `disk_capacity` and
+    /// `disk_free` are to be counted once for each. 0 is unknown.
+    pub file_system: u64,
 }
 
 /// How full a target and the disk below it are, as its node last heard from it.

@@ -8,7 +8,7 @@ use t3fs_runtime::{Bulk, no_bulk, protocol};
 use super::ids::{
     ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId, ViewVersion,
 };
-use super::mgmtd::ClusterView;
+use super::mgmtd::{ClusterView, TargetSpace};
 
 /// What an update does to a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
@@ -165,23 +165,6 @@ pub struct ListInodes {
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct ScrubChunks {
     pub chunks: Vec<ChunkId>,
-}
-
-/// Space of one target.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
-pub struct TargetSpace {
-    /// Of the disk below, shared with its other targets.
-    pub disk_capacity: u64,
-    pub disk_free: u64,
-    /// In this target's data files but free for new chunks.
-    pub reusable: u64,
-    /// Held by chunks.
-    pub used: u64,
-    pub chunks: u64,
-    pub disk: u16,
-    /// The file system of that disk, among those of the target's node: `disk_capacity` and
-    /// `disk_free` are to be counted once for each. 0 is unknown.
-    pub file_system: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use crate::proto::storage::Storage;
 
 /// When to send the next heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
+pub(super) enum AskAgain {
     Wait,
     Now,
 }
@@ -223,13 +223,13 @@ impl Core {
     }
 
     /// An answer that gives nothing.
-    pub(super) fn refused(&mut self, by: Addr<Mgmtd>, e: MgmtdError) -> Next {
+    pub(super) fn refused(&mut self, by: Addr<Mgmtd>, e: MgmtdError) -> AskAgain {
         self.done(by);
         match e {
             MgmtdError::OtherTerm { term } if term > self.term => {
                 self.term = term;
                 self.primary = Some(by);
-                Next::Now
+                AskAgain::Now
             }
             MgmtdError::NotPrimary { hint } => {
                 let was = self.primary == Some(by);
@@ -244,26 +244,26 @@ impl Core {
                     let named = |c: &&Candidate| c.addr.raw().node == n;
                     self.primary = self.mgmtds.iter().find(named).map(|c| c.addr);
                 }
-                if was { Next::Now } else { Next::Wait }
+                if was { AskAgain::Now } else { AskAgain::Wait }
             }
             MgmtdError::Refused(why) => {
                 if self.refusal.as_ref() != Some(&why) {
                     tracing::error!("{why}");
                     self.refusal = Some(why);
                 }
-                Next::Wait
+                AskAgain::Wait
             }
-            MgmtdError::OtherTerm { .. } | MgmtdError::Unavailable(_) => Next::Wait,
+            MgmtdError::OtherTerm { .. } | MgmtdError::Unavailable(_) => AskAgain::Wait,
         }
     }
 
-    pub(super) fn unanswered(&mut self, by: Addr<Mgmtd>) -> Next {
+    pub(super) fn unanswered(&mut self, by: Addr<Mgmtd>) -> AskAgain {
         self.done(by);
         if self.primary != Some(by) {
-            return Next::Wait;
+            return AskAgain::Wait;
         }
         self.primary = None;
-        Next::Now
+        AskAgain::Now
     }
 
     pub(super) fn take(&mut self, update: ViewUpdate) -> Took {

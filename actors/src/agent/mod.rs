@@ -21,7 +21,7 @@ use std::rc::Rc;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, RawAddr, Slot, Time};
 
-use self::core::{Core, Next, Took};
+use self::core::{AskAgain, Core, Took};
 pub use self::space::{ClusterSpace, cluster_space};
 use self::watchers::Watchers;
 use crate::mgmtd::Timing;
@@ -44,7 +44,7 @@ pub struct ServerInfo {
 }
 
 /// What an agent has learned, for those of its process who follow it.
-pub enum Seen<'a> {
+pub enum AgentEvent<'a> {
     View(&'a ClusterView),
     /// These targets were told that they may serve until then, on the node's clock.
     Lease {
@@ -61,7 +61,7 @@ pub struct AgentConfig {
     pub server: Option<ServerInfo>,
     pub timing: Timing,
     /// Called at once, before anything that is new is told to the actors.
-    pub watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+    pub watch: Option<Rc<dyn Fn(&AgentEvent<'_>)>>,
 }
 
 impl AgentConfig {
@@ -72,16 +72,16 @@ impl AgentConfig {
     }
 }
 
-/// This process's view of the cluster.
+/// The agent of one process, with the view of the cluster.
 pub struct NodeAgent {
     core: Core,
-    watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+    watch: Option<Rc<dyn Fn(&AgentEvent<'_>)>>,
     /// Filled to send the next heartbeat now.
     hurry: Slot<()>,
     watchers: Watchers,
     /// Filled when a target has come up.
     attached: Slot<()>,
-    known: space::Known,
+    known: space::KnownSpaces,
 }
 
 impl Actor for NodeAgent {
@@ -112,7 +112,7 @@ impl NodeAgent {
             hurry: Slot::new(),
             watchers,
             attached: Slot::new(),
-            known: space::Known::default(),
+            known: space::KnownSpaces::default(),
         };
         let (addr, me) = cx.start_with(agent);
         me.with(|a| a.core.agent = addr.raw());
@@ -161,12 +161,12 @@ impl NodeAgent {
                 Ok(Ok(r)) => {
                     let took = a.core.answered(to, r, &named, sent);
                     a.tell(cx, took);
-                    Next::Wait
+                    AskAgain::Wait
                 }
                 Ok(Err(e)) => a.core.refused(to, e),
                 Err(AskError::NotSent(_) | AskError::Unknown(_)) => a.core.unanswered(to),
             };
-            if next == Next::Now {
+            if next == AskAgain::Now {
                 a.hurry.fill(());
             }
         });
@@ -179,17 +179,17 @@ impl NodeAgent {
         if took.view {
             let view = self.core.view();
             if let Some(watch) = &self.watch {
-                watch(&Seen::View(view));
+                watch(&AgentEvent::View(view));
             }
             for to in self.core.targets() {
-                // Who misses it sees a lease that needs it, and asks.
+                // A target that misses the view sees a lease that needs it, and asks.
                 let _ = cx.tell(to, NewView { view: view.clone() });
             }
         }
         let Some(until) = took.lease else { return };
         let held = LeaseHeld { until_us: until.us(), view: self.core.view().version };
         if let Some(watch) = &self.watch {
-            watch(&Seen::Lease { targets: &took.named, until });
+            watch(&AgentEvent::Lease { targets: &took.named, until });
         }
         for to in self.core.targets_named(&took.named) {
             let _ = cx.tell(to, held); // the next heartbeat brings another
@@ -216,7 +216,7 @@ impl NodeAgent {
                     Ok(Ok(value)) => return Ok(value),
                     Ok(Err(e @ MgmtdError::Refused(_))) => return Err(e),
                     Ok(Err(e @ MgmtdError::NotPrimary { .. })) => {
-                        if me.with(|a| a.core.refused(primary, e)) == Next::Now {
+                        if me.with(|a| a.core.refused(primary, e)) == AskAgain::Now {
                             me.with(|a| a.hurry.fill(()));
                         }
                     }

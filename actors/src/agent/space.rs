@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use t3fs_runtime::{Cx, Handle, Me, Time, join_all};
 
 use super::NodeAgent;
-use crate::proto::mgmtd::{GetSpaces, NodeSpaces, TargetFill};
-use crate::proto::storage::{GetSpace, TargetSpace};
+use crate::proto::mgmtd::{GetSpaces, NodeSpaces, TargetFill, TargetSpace};
+use crate::proto::storage::GetSpace;
 
 /// Between two looks at the targets of this process.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ const KNOWN_LIFE: Duration = Duration::from_secs(1);
 
 /// The primary's latest answer, and when it came.
 #[derive(Default)]
-pub(super) struct Known(Option<(Time, Vec<NodeSpaces>)>);
+pub(super) struct KnownSpaces(Option<(Time, Vec<NodeSpaces>)>);
 
 /// Space of a whole cluster, in bytes that users can store.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -88,7 +88,7 @@ impl NodeAgent {
 impl Handle<GetSpaces> for NodeAgent {
     /// `None`: the primary has never answered.
     async fn handle(me: &Me<Self>, m: GetSpaces, cx: &Cx) -> Option<Vec<NodeSpaces>> {
-        let fresh = |known: &Known| {
+        let fresh = |known: &KnownSpaces| {
             let (at, spaces) = known.0.as_ref()?;
             (cx.now().since(*at) < KNOWN_LIFE).then(|| spaces.clone())
         };

@@ -1,4 +1,5 @@
-//! Who waits for news: one slot each, filled when there is something new, or to make room.
+//! The askers that wait for news: one slot each, filled when there is something new, or to make
+//! room.
 
 use std::collections::VecDeque;
 
@@ -6,7 +7,7 @@ use t3fs_runtime::Slot;
 
 use crate::proto::ids::ViewVersion;
 
-/// Those who wait at most. One more sends the first of them home, who asks again.
+/// Askers that wait at most. One more sends the first of them home, and that asks again.
 const WATCHERS_MAX: usize = 1024;
 
 #[derive(Default)]

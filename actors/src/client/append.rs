@@ -9,15 +9,15 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Cx, Slot};
 
-use super::data::{Piece, Written, pieces};
 use super::file::{File, Hold};
+use super::pieces::{WritePiece, Written, pieces};
 use super::retry::Retry;
 use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::RequestId;
 use crate::proto::meta::{Append, Appended, DropHolds};
 
 /// An append that waits for its turn.
-pub(super) struct Wait {
+pub(super) struct TurnWait {
     pub(super) op: RequestId,
     asked: u32,
     /// The number before this one.
@@ -26,11 +26,11 @@ pub(super) struct Wait {
 
 /// What became of an append that needs a turn.
 enum InTurn {
-    /// It is part of the file.
+    /// The append is part of the file.
     Done(Written),
-    /// It is stored, and not part of the file before those before it are.
+    /// The append is stored, and part of the file once the appends before it are.
     Stored(Stored),
-    /// Others are before it.
+    /// Other appends are before it.
     Waits,
 }
 
@@ -53,10 +53,10 @@ impl Client {
         &self,
         cx: &Cx,
         file: &Rc<File>,
-        piece: Piece<'_>,
-        wait: &mut Option<Wait>,
+        piece: WritePiece<'_>,
+        wait: &mut Option<TurnWait>,
     ) -> Result<Written, FsError> {
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut retry = Retry::in_turn(cx, self.0.cluster.patience());
         let mut stored = None;
         loop {
             let alone = file.gate.alone(cx).await?;
@@ -68,7 +68,7 @@ impl Client {
                 self.end_left_turn(cx, file).await?; // it may move the end
                 if self.hold_itself(cx, file).await?
                     && self.knows_ends(cx.now()) | self.has(PlantedBug::AppendAtOwnEnd)
-                    && file.core.borrow_mut().place(self.0.link.session())
+                    && file.core.borrow_mut().place(self.0.cluster.session())
                 {
                     let end = file.core.borrow().length();
                     let written = self.write_at(cx, file, end, piece).await;
@@ -97,7 +97,7 @@ impl Client {
             let core = file.core.borrow();
             (core.inode(), core.hold)
         };
-        let session = self.0.link.session();
+        let session = self.0.cluster.session();
         let Some(other) = hold.map(|hold| hold.session).filter(|other| *other != session) else {
             return Ok(true);
         };
@@ -105,13 +105,13 @@ impl Client {
         let attr = self.open_held(cx, inode, session, true).await?;
         self.merge(file, attr);
         file.core.borrow_mut().hold = Some(Hold::new(session, true));
-        if self.0.link.is_own(other) {
-            let drop = DropHolds { session: other, inodes: vec![inode], op: self.0.link.op() };
-            if let Err(e) = self.0.link.meta(cx, drop).await {
+        if self.0.cluster.is_own(other) {
+            let drop = DropHolds { session: other, inodes: vec![inode], op: self.0.cluster.op() };
+            if let Err(e) = self.0.cluster.meta(cx, drop).await {
                 tracing::warn!("{:#x} is held until session {other} ends: {e}", inode.0);
             }
         }
-        Ok(self.0.link.session() == session)
+        Ok(self.0.cluster.session() == session)
     }
 
     /// Has meta told that nobody waits for this turn any more.
@@ -159,10 +159,10 @@ impl Client {
         &self,
         cx: &Cx,
         file: &Rc<File>,
-        piece: Piece<'_>,
-        wait: &mut Option<Wait>,
+        piece: WritePiece<'_>,
+        wait: &mut Option<TurnWait>,
     ) -> Result<InTurn, FsError> {
-        // Others are to know of holes before the end moves.
+        // Other clients are to know of holes before the end moves.
         self.push_all(cx, file).await?;
         if file.core.borrow().unreported() && self.report_once(cx, file, false).await?.is_none() {
             return Ok(InTurn::Waits);
@@ -201,14 +201,14 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
     ) -> Result<usize, FsError> {
         let failures = file.core.borrow().failures();
         let mut stored = 0;
         for (index, from, to, at) in pieces(offset, piece.data.len() as u64, piece.size) {
             let next = at + (to - from) as usize;
             let part = piece.data.slice(at..next);
-            let part = Piece { data: &part, ..piece };
+            let part = WritePiece { data: &part, ..piece };
             let store = async {
                 self.buffer(cx, file, offset + at as u64, part).await?;
                 file.core.borrow_mut().fill_turn(offset + next as u64);
@@ -238,19 +238,19 @@ impl Client {
         cx: &Cx,
         file: &File,
         len: u64,
-        wait: &mut Option<Wait>,
+        wait: &mut Option<TurnWait>,
     ) -> Result<Option<u64>, FsError> {
         if file.core.borrow().is_doubtful() {
             self.report(cx, file, false).await?;
         }
         // A turn of a session that has ended is passed over.
-        let again = wait.take().filter(|wait| wait.op.session == self.0.link.session());
-        let Wait { op, asked, before } = match again {
+        let again = wait.take().filter(|wait| wait.op.session == self.0.cluster.session());
+        let TurnWait { op, asked, before } = match again {
             Some(wait) if wait.asked < ASKED_MAX => wait,
             // A question that comes late is no reason for a place that nobody fills.
             spent => {
                 let before = spent.map(|wait| wait.op);
-                Wait { op: self.0.link.op(), asked: 0, before }
+                TurnWait { op: self.0.cluster.op(), asked: 0, before }
             }
         };
         let message = {
@@ -261,7 +261,7 @@ impl Client {
             let (inode, end, instead_of) = (core.inode(), core.own_end(), before);
             Append { inode, len, end, truncations, holder, op, instead_of }
         };
-        let answer = match self.0.link.meta(cx, message).await {
+        let answer = match self.0.cluster.meta(cx, message).await {
             // Another appender of this mount has asked since, and so has ended what a question that
             // came twice had taken. Of a file that is gone the next number hears, too.
             Err(FsError::Stale) if asked > 0 => {
@@ -283,7 +283,7 @@ impl Client {
             Appended::Waits => {}
         }
         file.core.borrow_mut().forget_turn(op);
-        *wait = Some(Wait { op, asked: asked + 1, before });
+        *wait = Some(TurnWait { op, asked: asked + 1, before });
         Ok(None)
     }
 }

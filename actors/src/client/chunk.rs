@@ -70,7 +70,7 @@ pub(super) struct ChunkBuffer {
     flying: Option<Flight>,
     /// What became dirty until then is to go, one flight after the other.
     wanted: Option<Time>,
-    /// Who waits for the flight to end.
+    /// The tasks that wait for the flight to end.
     landed: Vec<Slot<()>>,
 }
 

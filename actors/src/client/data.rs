@@ -6,9 +6,10 @@ use bytes::{Bytes, BytesMut};
 use core::time::Duration;
 use t3fs_runtime::{Cx, join_all};
 
-use super::append::Wait;
+use super::append::TurnWait;
 use super::chunk::Put;
 use super::file::File;
+use super::pieces::{At, WritePiece, Written, pieces};
 use super::{Attr, Client, FileType, FsError};
 use crate::proto::ids::{ChunkId, InodeId};
 use crate::proto::meta::GetAttr;
@@ -17,55 +18,6 @@ use crate::proto::meta::GetAttr;
 const AHEAD_MIN: u64 = 32 << 10;
 /// How long a read at the end waits to hear whether there is more.
 const FRESH_MAX: Duration = Duration::from_secs(1);
-
-/// Where a write goes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum At {
-    Offset(u64),
-    /// Behind whatever anybody has written (O_APPEND).
-    End,
-}
-
-/// What was written of a write, and where.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Written {
-    pub offset: u64,
-    /// Bytes; fewer than were to be written when an append finds no room for the rest.
-    pub len: usize,
-}
-
-/// Bytes to write to a file of this chunk size.
-#[derive(Clone, Copy)]
-pub(super) struct Piece<'a> {
-    pub(super) data: &'a Bytes,
-    pub(super) size: u32,
-    pub(super) privileged: bool,
-}
-
-impl Piece<'_> {
-    /// Where it ends when it is written there.
-    pub(super) fn end(&self, offset: u64) -> Result<u64, FsError> {
-        let end = offset.checked_add(self.data.len() as u64);
-        let most = u64::from(self.size) * u64::from(u32::MAX);
-        end.filter(|end| *end <= most).ok_or(FsError::FileTooLarge)
-    }
-}
-
-/// The pieces of `[offset, offset+len)`: chunk index, range in the chunk, place in the whole.
-pub(super) fn pieces(
-    offset: u64,
-    len: u64,
-    chunk_size: u32,
-) -> impl Iterator<Item = (u32, u32, u32, usize)> {
-    let (size, end) = (u64::from(chunk_size), offset + len);
-    let first = offset / size;
-    let last = if len == 0 { first } else { (end - 1) / size + 1 };
-    (first..last).map(move |i| {
-        let from = offset.max(i * size);
-        let to = end.min((i + 1) * size);
-        (i as u32, (from - i * size) as u32, (to - i * size) as u32, (from - offset) as usize)
-    })
-}
 
 pub(super) fn chunk_size(attr: &Attr) -> Result<u32, FsError> {
     match (&attr.kind, &attr.layout) {
@@ -81,7 +33,7 @@ impl Client {
         let file = match self.file(inode) {
             Some(file) => file,
             None => {
-                let attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+                let attr = self.0.cluster.meta(cx, GetAttr { inode }).await?;
                 chunk_size(&attr)?;
                 self.entry(attr)
             }
@@ -89,10 +41,10 @@ impl Client {
         let unknown = {
             let core = file.core.borrow();
             let layout = core.known().layout.as_ref();
-            layout.filter(|layout| self.0.link.chain_of(layout, 0).is_err()).cloned()
+            layout.filter(|layout| self.0.cluster.chain_of(layout, 0).is_err()).cloned()
         };
         if let Some(layout) = unknown {
-            self.0.link.learn_layout(cx, &layout).await?;
+            self.0.cluster.learn_layout(cx, &layout).await?;
         }
         Ok(file)
     }
@@ -156,7 +108,7 @@ impl Client {
             }
             chunk_size(core.known())?
         };
-        let piece = Piece { data: &data, size, privileged };
+        let piece = WritePiece { data: &data, size, privileged };
         match at {
             At::Offset(offset) => {
                 let _inside = file.gate.share(cx).await?;
@@ -166,7 +118,7 @@ impl Client {
             At::End => {
                 let mut wait = None;
                 let appended = self.append(cx, &file, piece, &mut wait).await;
-                if let Some(Wait { op, .. }) = wait {
+                if let Some(TurnWait { op, .. }) = wait {
                     self.give_up_turn(cx, &file, op);
                 }
                 appended
@@ -179,7 +131,7 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
     ) -> Result<Written, FsError> {
         piece.end(offset)?;
         let len = match self.is_short(cx, file, offset, piece)? {
@@ -200,7 +152,7 @@ impl Client {
         cx: &Cx,
         file: &File,
         offset: u64,
-        piece: Piece<'_>,
+        piece: WritePiece<'_>,
     ) -> Result<bool, FsError> {
         for (index, ..) in pieces(offset, piece.data.len() as u64, piece.size) {
             if self.0.room.is_full(self.chain(file, index)?, cx.now()) {
@@ -232,7 +184,7 @@ impl Client {
         cx: &Cx,
         file: &Rc<File>,
         offset: u64,
-        Piece { data, size, privileged }: Piece<'_>,
+        WritePiece { data, size, privileged }: WritePiece<'_>,
     ) -> Result<(), FsError> {
         for (index, from, to, at) in pieces(offset, data.len() as u64, size) {
             let chain = self.chain(file, index)?;
@@ -288,7 +240,8 @@ impl Client {
             (chunk_size(core.known())?, core.length())
         };
         if self.is_shared() && offset.saturating_add(u64::from(len)) > length {
-            // Others may have made it longer. While nobody says, it is as it was.
+            // Other clients may have made the file longer. While nobody says, its length is the old
+            // one.
             length = match self.getattr(&cx.within(FRESH_MAX), inode).await {
                 Ok(attr) => attr.length,
                 Err(FsError::Unavailable(_)) if file.core.borrow().is_gone() => {
@@ -334,7 +287,7 @@ impl Client {
     /// A chunk that is not there reads as zeros, unless it went with the inode.
     async fn check_hole(&self, cx: &Cx, file: &File) -> Result<(), FsError> {
         let inode = file.core.borrow().inode();
-        let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+        let attr: Attr = self.0.cluster.meta(cx, GetAttr { inode }).await?;
         let nlink = attr.nlink;
         self.merge(file, attr);
         let core = file.core.borrow();
@@ -358,7 +311,7 @@ impl Client {
             let chunk = ChunkId { inode, index };
             let buffered = file.core.borrow().chunks.contains_key(&index);
             if let (false, Ok(chain)) = (buffered, self.chain(file, index)) {
-                self.0.link.read_ahead(cx, chain, chunk, from, to - from);
+                self.0.cluster.read_ahead(cx, chain, chunk, from, to - from);
             }
         }
     }
@@ -388,7 +341,7 @@ impl Client {
         room.find(cx, chain, || {}).await?;
         let len = to - from;
         let _held = room.hold(chain, len as usize);
-        let got = self.0.link.read(cx, chain, chunk, from, len).await?;
+        let got = self.0.cluster.read(cx, chain, chunk, from, len).await?;
         Ok(got.map(|d| d.data.0))
     }
 }

@@ -80,8 +80,8 @@ impl Client {
         from: u32,
         limit: u32,
     ) -> Result<Vec<Extents>, FsError> {
-        let chains = self.0.link.chains_of(cx, layout).await?;
-        let asks = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, from, limit));
+        let chains = self.0.cluster.chains_of(cx, layout).await?;
+        let asks = chains.into_iter().map(|c| self.0.cluster.extents(cx, c, inode, from, limit));
         join_all(asks).await.into_iter().collect()
     }
 

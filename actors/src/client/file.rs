@@ -74,7 +74,7 @@ impl Unreported {
         *self == Unreported::default()
     }
 
-    /// This and what came before it.
+    /// Both together, `earlier` having come before.
     fn after(self, earlier: Unreported) -> Unreported {
         Unreported {
             end: self.end.max(earlier.end),
@@ -85,15 +85,15 @@ impl Unreported {
     }
 }
 
-/// This client's turn at the end of the file.
+/// The turn of this client at the end of the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Turn {
     op: RequestId,
-    /// It is to append; else to cut.
+    /// The turn is to append; else to cut.
     appends: bool,
-    /// It is an append that has its place: what lands is part of that.
+    /// The turn is an append that has its place: what lands is part of that.
     placed: bool,
-    /// Whoever took it has gone.
+    /// The task that took the turn has gone.
     left: bool,
     /// Behind the last byte of its append that is buffered, until it counts as stored.
     end: u64,
@@ -122,7 +122,7 @@ pub(super) struct OverTurn {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Placed {
     Under(SessionId),
-    /// That one is over, and others may have appended in the same place.
+    /// That session is over, and others may have appended in the same place.
     Lost,
 }
 
@@ -239,7 +239,7 @@ impl FileCore {
         self.shown_end = self.own_end();
     }
 
-    /// It is done, or has failed.
+    /// The cut is done, or has failed.
     pub(super) fn end_cut(&mut self) {
         self.shown_end = 0;
     }
@@ -289,13 +289,13 @@ impl FileCore {
         std::mem::take(&mut self.cut_elsewhere)
     }
 
-    /// This client has a turn at the end of the file, or may have one soon.
+    /// The client has a turn at the end of the file, or may have one soon.
     pub(super) fn begin_turn(&mut self, op: RequestId, appends: bool) {
         let (placed, left, end, stored, failed) = (false, false, 0, 0, false);
         self.turn = Some(Turn { op, appends, placed, left, end, stored, failed });
     }
 
-    /// It is this client's turn to append.
+    /// The turn to append has come to this client.
     pub(super) fn take_place(&mut self) {
         self.turn = self.turn.map(|turn| Turn { placed: true, ..turn });
     }
@@ -306,7 +306,7 @@ impl FileCore {
         self.turn = self.turn.map(|turn| Turn { end, stored: turn.end, ..turn });
     }
 
-    /// Whoever took the turn has done what there was to do, or has given up.
+    /// The task that took the turn has done what there was to do, or has given up.
     pub(super) fn leave_turn(&mut self) {
         self.turn = self.turn.map(|turn| Turn { left: true, ..turn });
         self.end_append(); // perhaps nothing was buffered
@@ -354,7 +354,7 @@ impl FileCore {
         self.placed.is_some_and(under)
     }
 
-    /// They go on in another name, or not at all.
+    /// What was placed goes on in the name of another session, or not at all.
     pub(super) fn replace(&mut self, placed: Placed) {
         self.placed = self.placed.and(Some(placed));
     }

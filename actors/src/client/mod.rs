@@ -6,13 +6,14 @@
 
 mod append;
 mod chunk;
+mod cluster_session;
 mod data;
 mod extents;
 mod file;
 mod gate;
-mod link;
 mod names;
 mod opens;
+mod pieces;
 mod push;
 mod report;
 mod retry;
@@ -34,12 +35,12 @@ use crate::proto::agent::Agent;
 use crate::proto::ids::InodeId;
 use crate::proto::meta::{MetaError, SyncMeta};
 use crate::proto::storage::StorageError;
-pub use data::{At, Written};
+pub use cluster_session::ClusterSession;
 pub use extents::Seek;
 use file::File;
 pub use file::HandleId;
-pub use link::Link;
 use opens::DoubtedHolds;
+pub use pieces::{At, Written};
 use room::Room;
 pub use sharing::CACHE_TIME;
 use sharing::Sharing;
@@ -117,7 +118,7 @@ pub struct SetAttrs {
     pub ctime: Option<SetTime>,
 }
 
-/// Who makes something: the caller's ids and the mode with the umask applied.
+/// The maker of something: the caller's ids and the mode with the umask applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub uid: u32,
@@ -190,7 +191,7 @@ impl From<StorageError> for FsError {
 }
 
 struct Inner {
-    link: Link,
+    cluster: ClusterSession,
     /// Files that are open, held, or have data on its way.
     files: RefCell<BTreeMap<InodeId, Rc<File>>>,
     /// Opens that were asked and not answered.
@@ -231,14 +232,14 @@ pub struct Client(Rc<Inner>);
 impl Client {
     /// Opens a session with mgmtd and waits until the cluster can be used (at most 30 s).
     pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
-        let link = Link::open(cx, config.agent, &config.label).await?;
-        link.set_patience(config.io_timeout);
+        let cluster = ClusterSession::open(cx, config.agent, &config.label).await?;
+        cluster.set_patience(config.io_timeout);
         let room = match config.planted_bug {
             Some(PlantedBug::RoomWithoutReserve) => Room::without_reserve,
             _ => Room::new,
         };
         let client = Client(Rc::new(Inner {
-            link,
+            cluster,
             files: RefCell::default(),
             opening: RefCell::default(),
             changing: RefCell::default(),
@@ -260,15 +261,15 @@ impl Client {
         }));
         if let Err(e) = client.join(cx).await {
             // Nobody is to wait for a session that never serves.
-            client.0.link.close(cx).await;
+            client.0.cluster.close(cx).await;
             return Err(e);
         }
         Ok(client)
     }
 
     /// The connection to the cluster, for checks and tools.
-    pub fn cluster(&self) -> &Link {
-        &self.0.link
+    pub fn cluster(&self) -> &ClusterSession {
+        &self.0.cluster
     }
 
     fn has(&self, bug: PlantedBug) -> bool {
@@ -287,7 +288,7 @@ impl Client {
             let done = self.flush_all(cx, &file).await;
             result = result.and(done);
         }
-        self.0.link.meta(cx, SyncMeta::default()).await?;
+        self.0.cluster.meta(cx, SyncMeta::default()).await?;
         result
     }
 
@@ -295,7 +296,7 @@ impl Client {
     pub async fn stop(&self, cx: &Cx) -> Result<(), FsError> {
         let synced = self.sync_all(cx).await;
         self.drop_all_holds(cx).await;
-        self.0.link.close(cx).await;
+        self.0.cluster.close(cx).await;
         synced
     }
 }

@@ -21,9 +21,9 @@ const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
 /// What a removal of a name says of the inode behind it.
 #[derive(Default)]
 struct Leaving {
-    /// It is in use here and meta does not know that.
+    /// The file is in use here and meta does not know that.
     hold: Option<SessionId>,
-    /// It is not in use here: opens wait.
+    /// The file is not in use here: opens wait.
     guard: Option<Changing>,
 }
 
@@ -35,7 +35,7 @@ impl Client {
             mode: owner.mode,
             uid: owner.uid,
             gid: owner.gid,
-            op: self.0.link.op(),
+            op: self.0.cluster.op(),
         }
     }
 
@@ -70,9 +70,9 @@ impl Client {
         M: Ask<Meta, Reply = Result<Attr, MetaError>> + Clone,
     {
         let asked = cx.now();
-        let mut attr: Attr = self.0.link.meta(cx, m.clone()).await?;
+        let mut attr: Attr = self.0.cluster.meta(cx, m.clone()).await?;
         if cx.now().since(asked) >= LATE && self.file(attr.inode).is_none() {
-            attr = self.0.link.meta(cx, m).await?;
+            attr = self.0.cluster.meta(cx, m).await?;
         }
         Ok(self.with_mine(cx, attr).await)
     }
@@ -88,19 +88,19 @@ impl Client {
         kind: FileType,
         open: bool,
     ) -> Result<(Attr, SessionId), FsError> {
-        let session = self.0.link.session();
+        let session = self.0.cluster.session();
         let hold = (open && kind == FileType::File).then_some(session);
         let m = CreateFile { entry: self.new_entry(parent, name, owner), kind, hold };
         let asked = cx.now();
-        let mut attr = self.made(cx, parent, self.0.link.meta(cx, m).await?);
+        let mut attr = self.made(cx, parent, self.0.cluster.meta(cx, m).await?);
         if hold.is_some() && cx.now().since(asked) >= LATE {
             // While the answer was on its way somebody here may have opened and closed the file,
             // and with that dropped the hold.
-            let op = self.0.link.op();
+            let op = self.0.cluster.op();
             let again = OpenFile { inode: attr.inode, hold, write: true, op };
-            let opened: Result<Changed, FsError> = self.0.link.meta(cx, again).await;
+            let opened: Result<Changed, FsError> = self.0.cluster.meta(cx, again).await;
             let opened = opened.map_err(|e| match e {
-                // It was made, and was removed before its maker heard of it.
+                // The file was made, and was removed before its maker heard of it.
                 FsError::Stale => FsError::Unavailable("the answer came too late".into()),
                 e => e,
             })?;
@@ -137,7 +137,7 @@ impl Client {
         owner: Owner,
     ) -> Result<Attr, FsError> {
         let m = MakeDir { entry: self.new_entry(parent, name, owner) };
-        Ok(self.made(cx, parent, self.0.link.meta(cx, m).await?))
+        Ok(self.made(cx, parent, self.0.cluster.meta(cx, m).await?))
     }
 
     pub async fn symlink(
@@ -153,11 +153,11 @@ impl Client {
         }
         let entry = self.new_entry(parent, name, owner);
         let m = MakeSymlink { entry, target: target.to_vec() };
-        Ok(self.made(cx, parent, self.0.link.meta(cx, m).await?))
+        Ok(self.made(cx, parent, self.0.cluster.meta(cx, m).await?))
     }
 
     pub async fn readlink(&self, cx: &Cx, inode: InodeId) -> Result<Vec<u8>, FsError> {
-        self.0.link.meta(cx, ReadLink { inode }).await
+        self.0.cluster.meta(cx, ReadLink { inode }).await
     }
 
     pub async fn link(
@@ -167,9 +167,9 @@ impl Client {
         parent: InodeId,
         name: &[u8],
     ) -> Result<Attr, FsError> {
-        let op = self.0.link.op();
+        let op = self.0.cluster.op();
         let m = MakeLink { inode, parent, name: name.to_vec(), op };
-        let attr = self.made(cx, parent, self.0.link.meta(cx, m).await?);
+        let attr = self.made(cx, parent, self.0.cluster.meta(cx, m).await?);
         Ok(self.with_mine(cx, attr).await)
     }
 
@@ -190,7 +190,7 @@ impl Client {
             }
             None => {
                 let m = Lookup { parent, name: name.to_vec() };
-                match self.0.link.meta::<_, Attr>(cx, m).await {
+                match self.0.cluster.meta::<_, Attr>(cx, m).await {
                     Ok(a) => a.inode,
                     Err(FsError::NotFound) => return Ok(Leaving::default()),
                     Err(e) => return Err(e),
@@ -202,7 +202,7 @@ impl Client {
         }
         let held = self.file(inode).and_then(|f| f.core.borrow().hold);
         let held = held.is_some_and(|h| self.is_good(h));
-        Ok(Leaving { hold: (!held).then(|| self.0.link.session()), guard: None })
+        Ok(Leaving { hold: (!held).then(|| self.0.cluster.session()), guard: None })
     }
 
     /// A file has lost a name: with the last one, its content goes when nobody uses it. `hold`:
@@ -214,7 +214,7 @@ impl Client {
                 self.merge(&file, gone);
                 file
             }
-            // It was let go between the look and the removal.
+            // The file was let go between the look and the removal.
             None if nameless && hold.is_some() => self.entry(gone),
             None => return,
         };
@@ -242,8 +242,8 @@ impl Client {
         known: Option<InodeId>,
     ) -> Result<Attr, FsError> {
         let Leaving { hold, guard } = self.leaving(cx, parent, name, known).await?;
-        let m = Unlink { parent, name: name.to_vec(), hold, op: self.0.link.op() };
-        let gone: Gone = self.0.link.meta(cx, m).await?;
+        let m = Unlink { parent, name: name.to_vec(), hold, op: self.0.cluster.op() };
+        let gone: Gone = self.0.cluster.meta(cx, m).await?;
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
         self.note(cx, parent, gone.stamp);
         drop(guard);
@@ -253,9 +253,9 @@ impl Client {
 
     /// What was removed, as it was last.
     pub async fn rmdir(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
-        let op = self.0.link.op();
+        let op = self.0.cluster.op();
         let gone: Gone =
-            self.0.link.meta(cx, RemoveDir { parent, name: name.to_vec(), op }).await?;
+            self.0.cluster.meta(cx, RemoveDir { parent, name: name.to_vec(), op }).await?;
         self.note(cx, parent, gone.stamp);
         gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))
     }
@@ -280,9 +280,9 @@ impl Client {
             new_name: to.1.to_vec(),
             mode,
             hold,
-            op: self.0.link.op(),
+            op: self.0.cluster.op(),
         };
-        let gone: Gone = self.0.link.meta(cx, m).await?;
+        let gone: Gone = self.0.cluster.meta(cx, m).await?;
         self.note(cx, from.0, gone.stamp);
         self.note(cx, to.0, gone.stamp);
         if let Some(moved) = &gone.moved {
@@ -304,7 +304,7 @@ impl Client {
         limit: u32,
     ) -> Result<DirPage, FsError> {
         let m = ReadDir { inode, after: after.to_vec(), limit };
-        let mut page: DirPage = self.0.link.meta(cx, m).await?;
+        let mut page: DirPage = self.0.cluster.meta(cx, m).await?;
         for e in &mut page.entries {
             let read = self.0.reads.borrow().contains_key(&e.attr.inode);
             if read || self.file(e.attr.inode).is_some() {
@@ -349,7 +349,7 @@ impl Client {
         for reads in all.chunks(HOLDS_MAX).map(<[_]>::to_vec) {
             let (client, cx) = (self.clone(), cx.outlive());
             cx.clone().spawn(async move {
-                if let Err(e) = client.0.link.meta(&cx, NoteReads { reads }).await {
+                if let Err(e) = client.0.cluster.meta(&cx, NoteReads { reads }).await {
                     tracing::debug!("times of access are lost: {e}");
                 }
             });
@@ -362,18 +362,13 @@ impl Client {
         {
             return Ok(space);
         }
-        let nodes = self.0.link.spaces(cx).await?;
-        let chains = &self.0.link.routing().chains;
+        let nodes = self.0.cluster.spaces(cx).await?;
+        let chains = &self.0.cluster.routing().chains;
         let replicas = chains.iter().map(|c| c.targets.len() as u64).max().unwrap_or(1).max(1);
         let ClusterSpace { capacity, free } = cluster_space(&nodes, replicas);
-        let inodes = self.0.link.meta(cx, CountInodes).await?;
+        let inodes = self.0.cluster.meta(cx, CountInodes).await?;
         let space = FsSpace { capacity, free, inodes };
         self.0.space.set(Some((cx.now(), space)));
         Ok(space)
-    }
-
-    /// How many files this client keeps an entry for; for tests of leaks.
-    pub fn files_known(&self) -> usize {
-        self.0.files.borrow().len()
     }
 }

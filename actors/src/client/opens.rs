@@ -44,7 +44,7 @@ impl DoubtedHolds {
         self.dropped.push_back((now, session, inode));
     }
 
-    /// Whoever asked for this hold does not know whether there is one, and may yet be one.
+    /// The asker for this hold does not know whether there is one, or whether there will be.
     fn note_unknown(&mut self, now: Time, session: SessionId, inode: InodeId) {
         if self.due.len() < IDLE_COUNT_MAX {
             self.due.push_back((now + DOUBT_MAX, session, inode));
@@ -150,11 +150,11 @@ impl Client {
         let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
         // Each shard of a process has a session: one that holds the file already goes on doing so,
         // or its hold would outlive all descriptors.
-        let own = had.map(|h| h.session).filter(|session| self.0.link.is_own(*session));
-        let session = own.unwrap_or(self.0.link.session());
+        let own = had.map(|h| h.session).filter(|session| self.0.cluster.is_own(*session));
+        let session = own.unwrap_or(self.0.cluster.session());
         let mut hold = (needed && !enough).then_some(session);
         let mut attr = match hold {
-            None => self.0.link.meta(cx, GetAttr { inode }).await?,
+            None => self.0.cluster.meta(cx, GetAttr { inode }).await?,
             Some(session) => self.open_held(cx, inode, session, write).await?,
         };
         if attr.kind != FileType::File {
@@ -186,8 +186,8 @@ impl Client {
         session: SessionId,
         write: bool,
     ) -> Result<Attr, FsError> {
-        let message = OpenFile { inode, hold: Some(session), write, op: self.0.link.op() };
-        let opened: Result<Changed, FsError> = self.0.link.meta(cx, message).await;
+        let message = OpenFile { inode, hold: Some(session), write, op: self.0.cluster.op() };
+        let opened: Result<Changed, FsError> = self.0.cluster.meta(cx, message).await;
         if matches!(opened, Err(FsError::Unavailable(_))) {
             self.0.doubted.borrow_mut().note_unknown(cx.now(), session, inode);
             self.sweep(cx);
@@ -199,7 +199,7 @@ impl Client {
 
     /// Whether meta still keeps a hold, as far as is known.
     pub(super) fn is_good(&self, hold: Hold) -> bool {
-        !hold.doubtful && self.0.link.is_own(hold.session)
+        !hold.doubtful && self.0.cluster.is_own(hold.session)
     }
 
     /// A file that was made with a hold of this session, which is of the same process as this
@@ -336,7 +336,7 @@ impl Client {
         let doubted = self.0.doubted.borrow_mut().take_due(now);
         let mut by_session = BTreeMap::<SessionId, Vec<InodeId>>::new();
         for (session, inode) in doubted {
-            if !self.0.link.is_own(session) {
+            if !self.0.cluster.is_own(session) {
                 continue; // it has ended with its session
             }
             let held = self.file(inode).is_some_and(|f| f.core.borrow().hold.is_some());
@@ -382,9 +382,9 @@ impl Client {
         let changing = self.changing(inodes.clone());
         let (client, cx) = (self.clone(), cx.outlive());
         cx.clone().spawn(async move {
-            let op = client.0.link.op();
+            let op = client.0.cluster.op();
             let message = DropHolds { session, inodes: inodes.clone(), op };
-            let told: Result<(), FsError> = client.0.link.meta(&cx, message).await;
+            let told: Result<(), FsError> = client.0.cluster.meta(&cx, message).await;
             {
                 let mut doubted = client.0.doubted.borrow_mut();
                 for inode in &inodes {

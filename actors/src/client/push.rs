@@ -34,7 +34,7 @@ impl Client {
     pub(super) fn chain(&self, file: &File, index: u32) -> Result<ChainId, FsError> {
         let core = file.core.borrow();
         let layout = core.known().layout.as_ref().ok_or(FsError::InvalidArgument)?;
-        self.0.link.chain_of(layout, index)
+        self.0.cluster.chain_of(layout, index)
     }
 
     /// Sends on their way the dirty ranges that are at least this old.
@@ -123,7 +123,7 @@ impl Client {
         }
         let (client, cx) = (self.clone(), cx.clone());
         cx.clone().spawn(async move {
-            match client.0.link.meta(&cx, SyncMeta { stamp }).await {
+            match client.0.cluster.meta(&cx, SyncMeta { stamp }).await {
                 Ok(()) => client.0.stamps.borrow_mut().durable(stamp),
                 // Each file asks for itself, and is told whether its own changes are there.
                 Err(FsError::Lost) => {
@@ -236,22 +236,22 @@ impl Client {
         start: u32,
         data: Bulk,
     ) -> Result<(), FsError> {
-        let link = &self.0.link;
+        let cluster = &self.0.cluster;
         let kind = UpdateKind::Write { offset: start };
-        let cx = &cx.within(link.patience());
+        let cx = &cx.within(cluster.patience());
         let mut full_since = None;
         loop {
-            let request = link.request();
+            let request = cluster.request();
             let placed = file.core.borrow().placed();
             let sent = match placed {
                 Some(Placed::Lost) => return Err(passed_over()),
                 Some(Placed::Under(session)) if session != request.session => {
                     Err(FsError::Unavailable("the session has ended".into()))
                 }
-                _ => link.update(cx, chain, chunk, kind, data.clone(), request).await,
+                _ => cluster.update(cx, chain, chunk, kind, data.clone(), request).await,
             };
             match sent {
-                Err(_) if link.session() != request.session => {}
+                Err(_) if cluster.session() != request.session => {}
                 Err(FsError::Unavailable(_)) if cx.now() + SEND_PAUSE < cx.deadline() => {}
                 // Files that were removed a moment ago may leave room.
                 Err(FsError::NoSpace)
@@ -273,7 +273,7 @@ impl Client {
             return answer;
         }
         self.0.reclaims.set(Some((now, true)));
-        let some = self.0.link.meta(&cx.within(RECLAIM_MAX), CollectGarbage).await == Ok(true);
+        let some = self.0.cluster.meta(&cx.within(RECLAIM_MAX), CollectGarbage).await == Ok(true);
         self.0.reclaims.set(Some((now, some)));
         some
     }

@@ -53,7 +53,7 @@ impl Client {
         file: &File,
         durable: bool,
     ) -> Result<Stamp, FsError> {
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut retry = Retry::in_turn(cx, self.0.cluster.patience());
         loop {
             if let Some(stamp) = self.report_once(cx, file, durable).await? {
                 return Ok(stamp);
@@ -96,7 +96,7 @@ impl Client {
             };
             (claim, turn, message)
         };
-        let told: Result<Reported, FsError> = self.0.link.meta(cx, message).await;
+        let told: Result<Reported, FsError> = self.0.cluster.meta(cx, message).await;
         if let Ok(
             Reported::Taken(Changed { attr, .. })
             | Reported::Passed(Changed { attr, .. })
@@ -168,8 +168,8 @@ impl Client {
             let core = file.core.borrow();
             (core.inode(), core.known().layout.clone().ok_or(FsError::InvalidArgument)?)
         };
-        let chains = self.0.link.chains_of(cx, &layout).await?;
-        let asked = chains.into_iter().map(|c| self.0.link.extents(cx, c, inode, 0, 1));
+        let chains = self.0.cluster.chains_of(cx, &layout).await?;
+        let asked = chains.into_iter().map(|c| self.0.cluster.extents(cx, c, inode, 0, 1));
         let mut end = 0;
         for extents in join_all(asked).await {
             let extents = extents.map_err(|e| match e {
@@ -256,7 +256,7 @@ impl Client {
         }
         let mut synced = Ok(());
         for stamp in stamps {
-            let told = self.0.link.meta(cx, SyncMeta { stamp }).await;
+            let told = self.0.cluster.meta(cx, SyncMeta { stamp }).await;
             match told {
                 Ok(()) => self.0.stamps.borrow_mut().durable(stamp),
                 Err(FsError::Lost) => {

@@ -109,7 +109,7 @@ const SILENCE_LINES: Duration = Duration::from_secs(10);
 /// Says, not too often, who keeps operations waiting, and when that is over.
 #[derive(Default)]
 pub(super) struct Silence {
-    /// Who does not answer, and when that was said last.
+    /// The kind of server that does not answer, and when that was said last.
     said: Cell<Option<(&'static str, Time)>>,
 }
 
@@ -123,7 +123,7 @@ impl Silence {
         }
     }
 
-    /// It has answered.
+    /// A server of that kind has answered.
     pub(super) fn end(&self, who: &'static str) {
         if self.said.get().is_some_and(|(silent, _)| silent == who) {
             tracing::info!("{who} answers again");

@@ -107,7 +107,7 @@ impl Room {
         before.is_none_or(|said| now.since(said) > FULL_FOR)
     }
 
-    /// They have taken something.
+    /// The targets of the chain have taken something.
     pub(super) fn note_taken(&self, chain: ChainId) {
         self.full.borrow_mut().remove(&chain);
     }

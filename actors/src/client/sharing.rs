@@ -111,7 +111,7 @@ impl Client {
     /// Asks whether that is so.
     async fn learn_ends(&self, cx: &Cx) {
         let cx = &cx.within(PART_MAX);
-        let left = self.0.link.meta(cx, WritersLeft).await;
+        let left = self.0.cluster.meta(cx, WritersLeft).await;
         // Those who were there before have made files longer.
         if matches!(left, Ok(false)) && self.look_at_all(cx).await.is_ok() {
             self.0.sharing.left.set(false);
@@ -121,15 +121,15 @@ impl Client {
     /// Before the first operation.
     pub(super) async fn join(&self, cx: &Cx) -> Result<(), FsError> {
         let sharing = &self.0.sharing;
-        sharing.session.set(self.0.link.session());
+        sharing.session.set(self.0.cluster.session());
         let mut retry = Retry::new(cx, JOIN_MAX);
         sharing.proven.set(cx.now());
-        while let Err(e) = self.0.link.learn(cx, true).await {
+        while let Err(e) = self.0.cluster.learn(cx, true).await {
             if !retry.again(cx, Slot::new()).await {
                 return Err(e);
             }
         }
-        sharing.newest.set(self.0.link.session());
+        sharing.newest.set(self.0.cluster.session());
         sharing.left.set(true);
         if self.were_others() {
             sharing.shared.set(true);
@@ -140,7 +140,7 @@ impl Client {
         }
         let (inner, long) = (Rc::downgrade(&self.0), cx.outlive());
         cx.spawn(async move {
-            while let Some(client) = inner.upgrade().filter(|c: &Rc<Inner>| c.link.is_open()) {
+            while let Some(client) = inner.upgrade().filter(|c: &Rc<Inner>| c.cluster.is_open()) {
                 Client(client).follow(&long).await;
             }
         });
@@ -165,7 +165,7 @@ impl Client {
             }
             // News of this process's own sessions, if there is any: they are no strangers.
             let pause = cx.within(KEEPERS_PAUSE);
-            let _ = join(self.0.link.learn(&pause, false), cx.sleep(KEEPERS_PAUSE)).await;
+            let _ = join(self.0.cluster.learn(&pause, false), cx.sleep(KEEPERS_PAUSE)).await;
         }
     }
 
@@ -178,17 +178,17 @@ impl Client {
             let pause = cx.within(pause);
             let woken = Slot::new();
             sharing.woken.replace(woken.clone());
-            let news = before(self.0.link.learn(&pause, false), woken).await;
+            let news = before(self.0.cluster.learn(&pause, false), woken).await;
             if news.is_some_and(|news| news.is_err()) {
                 cx.sleep(RETRY_PAUSE).await;
             }
         }
         if !self.is_shared() && !self.were_others() {
             let asked = cx.now();
-            let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
+            let learned = self.0.cluster.learn(&cx.within(PART_MAX), true).await;
             if learned.is_ok() && !self.were_others() {
                 sharing.proven.set(asked);
-                sharing.newest.set(self.0.link.newest_session());
+                sharing.newest.set(self.0.cluster.newest_session());
                 if sharing.left.get() {
                     self.learn_ends(cx).await;
                 }
@@ -199,18 +199,18 @@ impl Client {
             self.0.files.borrow().values().for_each(|f| f.core.borrow_mut().doubt_hold());
             self.0.doubted.borrow_mut().all(cx.now());
         }
-        if doubted || self.0.link.session() != sharing.session.get() {
+        if doubted || self.0.cluster.session() != sharing.session.get() {
             // What was held under the old one is held no more.
-            sharing.session.set(self.0.link.session());
+            sharing.session.set(self.0.cluster.session());
             self.share_patiently(cx).await;
         }
         self.settle_appends(cx).await;
         if !self.is_shared() && self.were_others() {
             // Perhaps it is another shard of this process, which the routing says first.
-            let _ = self.0.link.learn(&cx.within(PART_MAX), true).await;
+            let _ = self.0.cluster.learn(&cx.within(PART_MAX), true).await;
         }
         let others = match self.is_shared() {
-            true => self.0.link.has_others(),
+            true => self.0.cluster.has_others(),
             false => self.were_others(),
         };
         match (self.is_shared(), others) {
@@ -226,7 +226,7 @@ impl Client {
                     while let Err(e) = self.flush_all(&cx.within(FLUSH_MAX), &file).await {
                         tracing::warn!("not written before others come: {e}");
                         let lost = !matches!(e, FsError::Unavailable(_));
-                        if lost || cx.now() >= until || !self.0.link.is_open() {
+                        if lost || cx.now() >= until || !self.0.cluster.is_open() {
                             self.lose_appends(cx, &file).await;
                             break;
                         }
@@ -250,7 +250,7 @@ impl Client {
     /// place.
     async fn lose_appends(&self, cx: &Cx, file: &File) {
         file.core.borrow_mut().replace(Placed::Lost);
-        while file.core.borrow().placed().is_some() && self.0.link.is_open() {
+        while file.core.borrow().placed().is_some() && self.0.cluster.is_open() {
             cx.sleep(RETRY_PAUSE).await;
         }
     }
@@ -259,7 +259,7 @@ impl Client {
     /// else has been there: who comes from now on sees what this client writes, which is held
     /// again. Else it is lost.
     async fn settle_appends(&self, cx: &Cx) {
-        let session = self.0.link.session();
+        let session = self.0.cluster.session();
         let all: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
         let adrift = |file: &Rc<File>| file.core.borrow().is_adrift(session);
         let adrift: Vec<Rc<File>> = all.into_iter().filter(adrift).collect();
@@ -267,7 +267,7 @@ impl Client {
             return;
         }
         let others = || self.is_shared() || self.were_others();
-        if !others() && self.0.link.learn(&cx.within(PART_MAX), true).await.is_err() {
+        if !others() && self.0.cluster.learn(&cx.within(PART_MAX), true).await.is_err() {
             return;
         }
         let placed = if others() { Placed::Lost } else { Placed::Under(session) };
@@ -276,31 +276,31 @@ impl Client {
 
     /// Whether others keep their opens to themselves still.
     async fn keepers(&self, cx: &Cx) -> Result<usize, FsError> {
-        let keepers: Vec<SessionId> = self.0.link.meta(cx, ListKeepers).await?;
-        Ok(keepers.into_iter().filter(|s| !self.0.link.is_own(*s)).count())
+        let keepers: Vec<SessionId> = self.0.cluster.meta(cx, ListKeepers).await?;
+        Ok(keepers.into_iter().filter(|s| !self.0.cluster.is_own(*s)).count())
     }
 
     /// Whether others are there or have been since this client knew to be alone.
     fn were_others(&self) -> bool {
-        let link = &self.0.link;
-        link.has_others() || link.had_others_since(self.0.sharing.newest.get())
+        let cluster = &self.0.cluster;
+        cluster.has_others() || cluster.had_others_since(self.0.sharing.newest.get())
     }
 
     /// The others are gone. Who comes from now on has to wait for this client, so nobody may have
     /// come before that is so.
     async fn part(&self, cx: &Cx) {
-        let session = self.0.link.session();
-        if self.0.link.learn(&cx.within(PART_MAX), true).await.is_err() {
+        let session = self.0.cluster.session();
+        if self.0.cluster.learn(&cx.within(PART_MAX), true).await.is_err() {
             return;
         }
         // Also who comes and goes again meanwhile has changed files.
-        let newest = self.0.link.newest_session();
+        let newest = self.0.cluster.newest_session();
         if self.look_at_all(cx).await.is_err() {
             return;
         }
-        let kept = self.0.link.meta(cx, KeepOpens { session }).await;
+        let kept = self.0.cluster.meta(cx, KeepOpens { session }).await;
         let asked = cx.now();
-        let learned = self.0.link.learn(&cx.within(PART_MAX), true).await;
+        let learned = self.0.cluster.learn(&cx.within(PART_MAX), true).await;
         self.0.sharing.newest.set(newest);
         if kept.is_ok() && learned.is_ok() && !self.were_others() {
             self.0.sharing.proven.set(asked);
@@ -312,12 +312,12 @@ impl Client {
         self.0.sharing.lonely_since.set(None);
     }
 
-    /// Whoever is alone believes what it knows of a file: others may have changed that last.
+    /// A client that is alone believes what it knows of a file: others may have changed that last.
     async fn look_at_all(&self, cx: &Cx) -> Result<(), FsError> {
         let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
         for file in files {
             let inode = file.core.borrow().inode();
-            match self.0.link.meta(cx, GetAttr { inode }).await {
+            match self.0.cluster.meta(cx, GetAttr { inode }).await {
                 Ok(attr) => self.merge(&file, attr),
                 Err(FsError::Stale) => {} // its users hear of it
                 Err(e) => return Err(e),
@@ -329,7 +329,7 @@ impl Client {
     async fn share_patiently(&self, cx: &Cx) {
         while let Err(e) = self.share(cx, self.is_shared()).await {
             tracing::warn!("what is open here could not be told yet: {e}");
-            if !self.0.link.is_open() {
+            if !self.0.cluster.is_open() {
                 return;
             }
             cx.sleep(RETRY_PAUSE).await;
@@ -340,14 +340,14 @@ impl Client {
     /// there is nothing else. What another shard of this process has had held stays with that one's
     /// session.
     async fn share(&self, cx: &Cx, all: bool) -> Result<(), FsError> {
-        let session = self.0.link.session();
+        let session = self.0.cluster.session();
         let files: Vec<Rc<File>> = self.0.files.borrow().values().cloned().collect();
         let mut by_session = BTreeMap::<SessionId, Vec<(InodeId, bool)>>::new();
         for file in &files {
             let core = file.core.borrow();
             let had = core.hold;
             let write = had.is_some_and(|h| h.write);
-            let own = had.map(|h| h.session).filter(|session| self.0.link.is_own(*session));
+            let own = had.map(|h| h.session).filter(|session| self.0.cluster.is_own(*session));
             let held = own.is_some() && had.is_some_and(|h| !h.doubtful);
             if !held && (core.is_open() || core.is_busy()) && (all || had.is_some()) {
                 by_session.entry(own.unwrap_or(session)).or_default().push((core.inode(), write));
@@ -379,9 +379,9 @@ impl Client {
         all: bool,
     ) -> Result<(), FsError> {
         let changing = self.changing(page.iter().map(|(inode, _)| *inode).collect());
-        let op = self.0.link.op();
+        let op = self.0.cluster.op();
         let message = ShareOpens { session, holds: page.to_vec(), all, op };
-        let gone: Vec<InodeId> = self.0.link.meta(cx, message).await?;
+        let gone: Vec<InodeId> = self.0.cluster.meta(cx, message).await?;
         for (inode, write) in page {
             let Some(file) = self.file(*inode) else { continue };
             let mut core = file.core.borrow_mut();
@@ -391,7 +391,7 @@ impl Client {
             } else {
                 core.hold = Some(Hold { session, write: *write, doubtful: false });
                 if !core.is_open() {
-                    // It was closed meanwhile.
+                    // The file was closed meanwhile.
                     self.0.idle.borrow_mut().push_back((cx.now(), *inode));
                 }
             }

@@ -63,7 +63,7 @@ impl Stamps {
         self.lossy.insert(stamp.run());
     }
 
-    /// This change of an inode is lost, and its users are told now. `false`: they were before.
+    /// A change of an inode is lost, and its users are told now. `false`: they were before.
     pub(super) fn told(&mut self, inode: InodeId, stamp: Stamp) -> bool {
         let first = self.newest.remove(&(inode, stamp.run())).is_some();
         self.forget_runs();

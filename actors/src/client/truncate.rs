@@ -39,7 +39,7 @@ impl Client {
             self.flush_all(cx, &file).await?;
         }
         let message = self.message(inode, &s, None);
-        let changed: Changed = self.0.link.meta(cx, message).await?;
+        let changed: Changed = self.0.cluster.meta(cx, message).await?;
         self.changed(cx, &changed);
         Ok(self.with_mine(cx, changed.attr).await)
     }
@@ -54,7 +54,7 @@ impl Client {
             mtime: s.mtime,
             ctime: s.ctime,
             length,
-            op: self.0.link.op(),
+            op: self.0.cluster.op(),
         }
     }
 
@@ -102,7 +102,7 @@ impl Client {
     ) -> Result<(), FsError> {
         let inode = file.core.borrow().inode();
         self.push_all(cx, file).await?;
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
+        let mut retry = Retry::in_turn(cx, self.0.cluster.patience());
         let mut turn = None;
         loop {
             // What this client has stored counts, or meta would keep a shorter file than it has.
@@ -118,7 +118,7 @@ impl Client {
             self.cut_chunks(cx, inode, layout, length).await?;
             let to = SetLength { length, seen, turn };
             let message = self.message(inode, s, Some(to));
-            match self.0.link.meta(cx, message).await {
+            match self.0.cluster.meta(cx, message).await {
                 Ok(changed) => {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);
@@ -131,7 +131,7 @@ impl Client {
             if turn.is_none() {
                 turn = Some(self.take_turn(cx, file).await?);
             }
-            let attr: Attr = self.0.link.meta(cx, GetAttr { inode }).await?;
+            let attr: Attr = self.0.cluster.meta(cx, GetAttr { inode }).await?;
             self.heard(attr.as_of);
             file.core.borrow_mut().look(attr);
             if !retry.again(cx, Slot::new()).await {
@@ -147,11 +147,11 @@ impl Client {
         if file.core.borrow().unreported() {
             self.report(cx, file, false).await?;
         }
-        let mut retry = Retry::in_turn(cx, self.0.link.patience());
-        let op = self.0.link.op();
+        let mut retry = Retry::in_turn(cx, self.0.cluster.patience());
+        let op = self.0.cluster.op();
         file.core.borrow_mut().begin_turn(op, false);
         let inode = file.core.borrow().inode();
-        while !self.0.link.meta(cx, BeginCut { inode, op }).await? {
+        while !self.0.cluster.meta(cx, BeginCut { inode, op }).await? {
             if !retry.again(cx, Slot::new()).await {
                 return Err(FsError::Unavailable("others append to the file".into()));
             }
@@ -183,30 +183,30 @@ impl Client {
         layout: &Layout,
         length: u64,
     ) -> Result<(), FsError> {
-        let link = &self.0.link;
+        let cluster = &self.0.cluster;
         let size = u64::from(layout.chunk_size);
         let (last, rest) = ((length / size) as u32, (length % size) as u32);
         if rest > 0 {
             let chunk = ChunkId { inode, index: last };
-            let chain = link.chain_of(layout, last)?;
+            let chain = cluster.chain_of(layout, last)?;
             // Also what is not committed yet: a write that nobody waits for any more may still
             // become part of the chunk.
-            let found = link.extents(cx, chain, inode, last, 1).await?;
+            let found = cluster.extents(cx, chain, inode, last, 1).await?;
             if found.chunks.first().is_some_and(|(index, len)| *index == last && *len > rest) {
                 let kind = UpdateKind::Truncate { len: rest };
                 loop {
-                    let request = link.request();
-                    match link.update(cx, chain, chunk, kind, Bulk::default(), request).await {
+                    let request = cluster.request();
+                    match cluster.update(cx, chain, chunk, kind, Bulk::default(), request).await {
                         Ok(_) => break,
-                        Err(_) if link.session() != request.session => {}
+                        Err(_) if cluster.session() != request.session => {}
                         Err(e) => return Err(e),
                     }
                 }
             }
         }
         let from = last + u32::from(rest > 0);
-        let chains = link.chains_of(cx, layout).await?;
-        let removals = chains.into_iter().map(|c| link.remove(cx, c, inode, from));
+        let chains = cluster.chains_of(cx, layout).await?;
+        let removals = chains.into_iter().map(|c| cluster.remove(cx, c, inode, from));
         join_all(removals).await.into_iter().collect()
     }
 }

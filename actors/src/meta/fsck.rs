@@ -20,7 +20,7 @@ const LISTED_MAX: usize = 1000;
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct FsckReport {
     pub files: u64,
     pub directories: u64,
     /// Symlinks and special files.
@@ -51,12 +51,12 @@ struct Check<'a> {
     cx: &'a Cx,
     kv: Addr<Kv>,
     inodes: BTreeMap<u64, Known>,
-    report: Report,
+    report: FsckReport,
 }
 
 /// Checks a store at rest. An error means that it could not be read.
-pub async fn fsck(cx: &Cx, kv: Addr<Kv>) -> Result<Report, Stop<MetaError>> {
-    let mut check = Check { cx, kv, inodes: BTreeMap::new(), report: Report::default() };
+pub async fn fsck(cx: &Cx, kv: Addr<Kv>) -> Result<FsckReport, Stop<MetaError>> {
+    let mut check = Check { cx, kv, inodes: BTreeMap::new(), report: FsckReport::default() };
     check.inodes().await?;
     check.entries().await?;
     check.garbage().await?;
@@ -305,7 +305,7 @@ impl Check<'_> {
     }
 }
 
-/// Those of `inodes` that do not exist, garbage included in what does.
+/// The inodes among `inodes` that do not exist, garbage included in what does.
 pub async fn missing(cx: &Cx, kv: Addr<Kv>, inodes: &[InodeId]) -> Result<Vec<InodeId>, KvError> {
     let mut missing = Vec::new();
     for some in inodes.chunks(1024) {

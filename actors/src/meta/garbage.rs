@@ -49,7 +49,7 @@ const TXN_LIMIT: Duration = Duration::from_secs(10);
 const FRESH_MAX: usize = 1 << 16;
 /// How long a file stays without a name: one that was looked up before can be opened until then.
 /// Those that come meanwhile are company: one request to a chain removes many.
-pub const GRACE: Duration = Duration::from_secs(1);
+pub(super) const GRACE: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(5);
 /// How long there is no time of grace after somebody has run out of space.
 const HURRY: Duration = Duration::from_secs(10);
@@ -59,8 +59,8 @@ const FIRST_RUN: u64 = 1;
 
 /// Why the collector is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum News {
-    /// This file has lost its last name or a hold.
+pub enum GarbageNews {
+    /// A file has lost its last name or a hold.
     File(InodeId),
     /// There may be entries that this server did not hear of.
     Any,
@@ -156,10 +156,10 @@ impl Collector {
     }
 
     /// Says that there is garbage; whether the task must be started.
-    fn kick(&mut self, news: News, now: Time) -> bool {
+    fn kick(&mut self, news: GarbageNews, now: Time) -> bool {
         match news {
-            News::File(inode) => self.look |= !self.remind(inode, now),
-            News::Any => self.look = true,
+            GarbageNews::File(inode) => self.look |= !self.remind(inode, now),
+            GarbageNews::Any => self.look = true,
         }
         if let Some(asleep) = self.asleep.take() {
             asleep.fill(());
@@ -229,7 +229,7 @@ enum Next {
 /// For ever: looks now and then for what another server left.
 pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
     loop {
-        kick(&me, &cx, News::Any);
+        kick(&me, &cx, GarbageNews::Any);
         // Servers that started together do not look together.
         let jitter = Duration::from_micros(cx.rand() % LOOK_PAUSE.as_micros() as u64);
         cx.sleep(LOOK_PAUSE + jitter).await;
@@ -237,7 +237,7 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
 }
 
 /// Has garbage collected, soon.
-pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: News) {
+pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: GarbageNews) {
     if me.with(|m| m.collector.kick(news, cx.now())) {
         cx.spawn(collector(me.clone(), cx.outlive()));
     }
@@ -246,7 +246,7 @@ pub(super) fn kick(me: &Me<MetaServer>, cx: &Cx, news: News) {
 /// Has garbage collected at once, and for a while without time of grace.
 pub(super) fn hurry(me: &Me<MetaServer>, cx: &Cx) {
     me.with(|m| m.collector.hurry(cx.now()));
-    kick(me, cx, News::Any);
+    kick(me, cx, GarbageNews::Any);
 }
 
 async fn collector(me: Me<MetaServer>, cx: Cx) {
@@ -398,7 +398,7 @@ pub(super) async fn condemn(
     Ok((files, rest))
 }
 
-/// Who holds these inodes, which are in order.
+/// The sessions that hold these inodes, which are in order.
 async fn read_holds(
     txn: &mut Txn<'_>,
     inodes: &[InodeId],

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use t3fs_runtime::{Cx, Handle, Me};
 
-use super::garbage::News;
+use super::garbage::GarbageNews;
 use super::kv::client::Txn;
 use super::kv::{KvError, Version};
 use super::ops::create::NewInode;
 use super::ops::{Done, attr, create, lookup, opens, readdir, remove, rename, turns};
 use super::schema::*;
 use super::{
-    MetaServer, Once, fresh_view, garbage, holds, inode_id, layout, look, now_ns, once, run,
+    MetaServer, Once, ended, fresh_view, garbage, holds, inode_id, layout, look, now_ns, once, run,
 };
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
@@ -70,7 +70,7 @@ fn collect(me: &Me<MetaServer>, cx: &Cx, gone: &Gone) {
         && r.nlink == 0
         && r.kind != FileType::Directory
     {
-        garbage::kick(me, cx, News::File(r.inode));
+        garbage::kick(me, cx, GarbageNews::File(r.inode));
     }
 }
 
@@ -197,7 +197,7 @@ impl Handle<DropHolds> for MetaServer {
         let keys: Vec<_> = m.inodes.iter().map(|inode| garbage_key(*inode)).collect();
         let (garbage, _) = look(me, cx, async |txn| Ok(txn.fetch_all(keys.clone()).await?)).await?;
         for (inode, _) in m.inodes.iter().zip(garbage).filter(|(_, garbage)| garbage.is_some()) {
-            garbage::kick(me, cx, News::File(*inode));
+            garbage::kick(me, cx, GarbageNews::File(*inode));
         }
         Ok(())
     }
@@ -219,7 +219,7 @@ impl Handle<ShareOpens> for MetaServer {
         // A crash of the store must not take back what others rely on from now on.
         Self::handle(me, SyncMeta { stamp }, cx).await?;
         // Content may have waited for this session to say what it has open.
-        garbage::kick(me, cx, News::Any);
+        garbage::kick(me, cx, GarbageNews::Any);
         Ok(gone)
     }
 }
@@ -257,7 +257,7 @@ impl Handle<WritersLeft> for MetaServer {
     async fn handle(me: &Me<Self>, _: WritersLeft, cx: &Cx) -> Result<bool, MetaError> {
         fresh_view(me, cx).await?;
         Ok(me.with(|m| {
-            let left = holds::are_left(m, &m.place.view.sessions);
+            let left = ended::are_left(m, &m.place.view.sessions);
             if left {
                 m.look.fill(()); // whoever asks waits for it
             }

@@ -2,10 +2,10 @@
 //!
 //! A meta server keeps nothing but caches and inode numbers in hand, so any number of them may
 //! serve one store. `schema` draws what is stored, `ops` holds the operations, `garbage` removes
-//! what has no name any more, `holds` what dead sessions leave, `orphans` content without an inode,
-//! `fsck` checks it all. This file is the actor: it decides what an
-//! operation needs from outside (a number, a layout, the time) and runs it as a transaction;
-//! `handlers` says which operation answers which message.
+//! what has no name any more, `holds` says who has a file open, `ended` clears what dead sessions
+//! leave, `orphans` finds content without an inode, `fsck` checks it all. This file is the actor:
+//! it decides what an operation needs from outside (a number, a layout, the time) and runs it as a
+//! transaction; `handlers` says which operation answers which message.
 
 use core::time::Duration;
 use std::rc::Rc;
@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
-use crate::mgmtd::Timing;
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
 use crate::proto::ids::{InodeId, RequestId};
@@ -22,18 +21,20 @@ use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::{ClusterView, Sessions};
+use crate::timing::Timing;
 
 mod chains;
+mod ended;
 pub mod fsck;
-pub mod garbage;
+mod garbage;
 mod handlers;
 mod holds;
 mod ids;
 pub mod kv;
-pub mod ops;
-pub mod orphans;
+mod ops;
+mod orphans;
 mod over;
-pub mod place;
+mod place;
 pub mod schema;
 #[cfg(test)]
 mod tests;
@@ -45,7 +46,7 @@ use kv::client::{Stop, Txn, transact, transact_at};
 use ops::{Done, keep_refusal};
 pub use orphans::OrphanTimes;
 use orphans::Orphans;
-use over::Over;
+use over::EndedSessions;
 use place::{Cluster, Outside, Placement};
 use schema::*;
 
@@ -106,14 +107,14 @@ pub struct MetaServer {
     outside: Rc<dyn Outside>,
     ids: InodeIds,
     place: Placement,
-    over: Over,
+    over: EndedSessions,
     /// Somebody waits for a hold of an ended session.
     holds_left: bool,
     /// Filled to have ended sessions looked for now.
     look: Slot<()>,
     /// By which all that had ended was cleared.
     cleared: Option<Arc<Sessions>>,
-    /// Who waits for the routing that has been asked for.
+    /// The tasks that wait for the routing that has been asked for.
     refreshing: Option<Vec<Slot<()>>>,
     collector: Collector,
     orphans: Orphans,
@@ -141,7 +142,7 @@ impl MetaServer {
             outside,
             ids: InodeIds::default(),
             place: Placement::new(view, chunk_size, stripe, table),
-            over: Over::new(node_lease),
+            over: EndedSessions::new(node_lease),
             holds_left: false,
             look: Slot::new(),
             cleared: None,
@@ -153,7 +154,7 @@ impl MetaServer {
     }
 
     /// The same with another outside world.
-    pub async fn start_beside(
+    async fn start_beside(
         cx: &Cx,
         config: MetaConfig,
         outside: Rc<dyn Outside>,
@@ -166,7 +167,7 @@ impl MetaServer {
         .map_err(|e| format!("metadata cannot be served: {e}"))?;
         let (meta, me) = cx.start_with(MetaServer::new(config, outside));
         cx.spawn(garbage::watch(me.clone(), cx.outlive()));
-        cx.spawn(holds::watch(me.clone(), cx.outlive()));
+        cx.spawn(ended::watch(me.clone(), cx.outlive()));
         cx.spawn(orphans::watch(me, cx.outlive()));
         Ok(meta)
     }

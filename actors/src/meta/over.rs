@@ -14,16 +14,16 @@ use crate::proto::ids::SessionId;
 use crate::proto::mgmtd::{ClusterView, Sessions};
 
 /// The sessions that are known, and those that were known already a while ago.
-pub(super) struct Over {
+pub(super) struct EndedSessions {
     fence: Duration,
     known: Option<(Time, Arc<Sessions>)>,
     settled: Option<Arc<Sessions>>,
 }
 
-impl Over {
+impl EndedSessions {
     /// Waits longer than a target serves by what it knew before, whatever its clock does.
-    pub(super) fn new(node_lease: Duration) -> Over {
-        Over { fence: node_lease * 4 / 3, known: None, settled: None }
+    pub(super) fn new(node_lease: Duration) -> EndedSessions {
+        EndedSessions { fence: node_lease * 4 / 3, known: None, settled: None }
     }
 
     /// How long the end of a session has to be known.
@@ -66,7 +66,7 @@ mod tests {
             let sessions = Arc::new(Sessions { alive, max: SessionId(max) });
             ClusterView { version: ViewVersion(1), sessions, ..ClusterView::default() }
         };
-        let mut over = Over::new(Duration::from_secs(3));
+        let mut over = EndedSessions::new(Duration::from_secs(3));
         let at = |fences: u64, us| Time::from_us(fences * 4_000_000 + us);
         let (both, one) = (view(&[1, 2], 2), view(&[1], 2));
         over.look(at(0, 0), &ClusterView::default());

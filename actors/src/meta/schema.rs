@@ -86,11 +86,6 @@ pub fn hold_range(inode: InodeId) -> KeyRange {
     KeyRange::new(key(b'H', inode.0, &[]), key(b'H', inode.0 + 1, &[]))
 }
 
-/// All holds from this inode and session on.
-pub fn hold_from(inode: InodeId, session: SessionId) -> KeyRange {
-    KeyRange::new(hold_key(inode, session), &b"I"[..])
-}
-
 /// The inode and the session of a hold's key.
 pub fn split_hold(key: &[u8]) -> Option<(InodeId, SessionId)> {
     let (inode, session) = split_key(key)?;

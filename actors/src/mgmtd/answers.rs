@@ -3,7 +3,7 @@
 use t3fs_runtime::{Cx, Handle, Me};
 
 use super::MgmtdServer;
-use super::sessions::Change;
+use super::sessions::SessionChange;
 use crate::planted::PlantedBug;
 use crate::proto::ids::{SessionId, ViewVersion};
 use crate::proto::mgmtd::*;
@@ -97,12 +97,12 @@ impl Handle<CreateChains> for MgmtdServer {
 
 impl Handle<OpenSessionFor> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: OpenSessionFor, cx: &Cx) -> Result<SessionId, MgmtdError> {
-        Self::change_session(me, cx, Change::Open(m)).await
+        Self::change_session(me, cx, SessionChange::Open(m)).await
     }
 }
 
 impl Handle<CloseSession> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: CloseSession, cx: &Cx) -> Result<(), MgmtdError> {
-        Self::change_session(me, cx, Change::Close(m.session)).await.map(drop)
+        Self::change_session(me, cx, SessionChange::Close(m.session)).await.map(drop)
     }
 }

@@ -89,7 +89,8 @@ pub(super) fn next(chain: &[Known]) -> Vec<(usize, TargetState)> {
         }
     }
     if new.iter().any(|(_, s)| *s == Serving) {
-        // Others serve on: what was to wait for is behind them in content.
+        // The other replicas keep serving. The replica that the chain waited for had acknowledged
+        // nothing that they lack.
         let (last, mut rest): (Vec<_>, Vec<_>) = new.into_iter().partition(|t| t.1 == LastServing);
         rest.extend(last.into_iter().map(|(i, _)| (i, Offline)));
         new = rest;
@@ -132,7 +133,7 @@ mod tests {
         // All die at once: the first in order is waited for.
         let c = [(Serving, Gone), (Serving, Gone), (Syncing, Gone)];
         assert_eq!(states(&c), [(0, LastServing), (1, Offline), (2, Offline)]);
-        // It comes back and serves; the others sync, one at a time.
+        // The last one comes back and serves; the others sync, one at a time.
         let c = [(LastServing, Online), (Offline, Online), (Offline, Online)];
         assert_eq!(states(&c), [(0, Serving), (1, Syncing), (2, Waiting)]);
         let c = [(Serving, UpToDate), (Syncing, UpToDate), (Waiting, Online)];
@@ -140,7 +141,7 @@ mod tests {
         // Nobody to copy from: wait.
         let c = [(Serving, Gone), (Syncing, Online)];
         assert_eq!(states(&c), [(0, LastServing), (1, Waiting)]);
-        // It has seen all writes of the chain that died before it: it serves on.
+        // The synced one has seen all writes of the chain that died before it: it serves on.
         let c = [(Serving, Gone), (Syncing, UpToDate)];
         assert_eq!(states(&c), [(1, Serving), (0, Offline)]);
     }

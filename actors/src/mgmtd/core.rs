@@ -11,7 +11,7 @@ use std::sync::Arc;
 use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 
 use super::chain_table;
-use super::store::SessionV2;
+use super::session_record::SessionV2;
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;
@@ -202,7 +202,7 @@ const AGENTS_MAX: usize = 1 << 16;
 
 /// What is known of a target's local state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Seen {
+enum KnownState {
     Is(LocalState),
     /// Its node has been silent for less than a lease, or has just restarted.
     Unknown,
@@ -351,18 +351,22 @@ impl Live {
         self.dirty = true;
     }
 
-    fn seen(&self, chain: &Chain, t: &ChainTarget, now: Time) -> Seen {
+    fn seen(&self, chain: &Chain, t: &ChainTarget, now: Time) -> KnownState {
         if self.is_dead(t.node, now) {
-            return Seen::Is(LocalState::Offline);
+            return KnownState::Is(LocalState::Offline);
         }
-        let Some(h) = self.agents.get(&t.node) else { return Seen::Unknown };
-        let Some(report) = &h.report else { return Seen::Is(LocalState::Offline) };
+        let Some(h) = self.agents.get(&t.node) else { return KnownState::Unknown };
+        let Some(report) = &h.report else { return KnownState::Is(LocalState::Offline) };
         let Some(actors) = &report.actors else {
             let waited = now.since(h.began.max(self.since));
-            return if waited > self.node_lease { Seen::Starting } else { Seen::Unknown };
+            return if waited > self.node_lease {
+                KnownState::Starting
+            } else {
+                KnownState::Unknown
+            };
         };
         let found = actors.targets.iter().find(|r| r.target == t.target);
-        Seen::Is(match found {
+        KnownState::Is(match found {
             None => LocalState::Offline,
             Some(r) if r.local == LocalState::UpToDate && r.chain_version != chain.version => {
                 LocalState::Online
@@ -373,29 +377,31 @@ impl Live {
 
     /// What is known of the chain's targets, or `None` while it is too early to judge.
     fn known(&self, c: &Chain, now: Time) -> Option<Vec<chain_table::Known>> {
-        let seen: Vec<Seen> = c.targets.iter().map(|t| self.seen(c, t, now)).collect();
-        let alive = |s: &Seen| matches!(s, Seen::Is(LocalState::Online | LocalState::UpToDate));
+        let seen: Vec<KnownState> = c.targets.iter().map(|t| self.seen(c, t, now)).collect();
+        let alive =
+            |s: &KnownState| matches!(s, KnownState::Is(LocalState::Online | LocalState::UpToDate));
         let holds =
             |t: &ChainTarget| matches!(t.state, TargetState::Serving | TargetState::LastServing);
-        let starts = c.targets.iter().zip(&seen).any(|(t, s)| holds(t) && *s == Seen::Starting);
+        let starts =
+            c.targets.iter().zip(&seen).any(|(t, s)| holds(t) && *s == KnownState::Starting);
         // Its targets are still being made; those of a node that has died meanwhile will not be.
         let newborn = self.newborn.get(&c.id).is_some_and(|until| now < *until);
-        let is_born = |(t, s): (&ChainTarget, &Seen)| alive(s) || self.is_dead(t.node, now);
+        let is_born = |(t, s): (&ChainTarget, &KnownState)| alive(s) || self.is_dead(t.node, now);
         let born = seen.iter().any(alive) && c.targets.iter().zip(&seen).all(is_born);
-        if seen.contains(&Seen::Unknown)
+        if seen.contains(&KnownState::Unknown)
             || (starts && !seen.iter().any(alive))
             || (newborn && !born)
         {
             return None;
         }
-        let local = |s: &Seen| match s {
-            Seen::Is(l) => *l,
-            Seen::Unknown | Seen::Starting => LocalState::Offline,
+        let local = |s: &KnownState| match s {
+            KnownState::Is(l) => *l,
+            KnownState::Unknown | KnownState::Starting => LocalState::Offline,
         };
-        let denied = |t: &ChainTarget, s: &Seen| {
-            *s == Seen::Is(LocalState::Offline) && !self.is_dead(t.node, now)
+        let denied = |t: &ChainTarget, s: &KnownState| {
+            *s == KnownState::Is(LocalState::Offline) && !self.is_dead(t.node, now)
         };
-        let known = |(t, s): (&ChainTarget, &Seen)| (t.state, local(s), denied(t, s));
+        let known = |(t, s): (&ChainTarget, &KnownState)| (t.state, local(s), denied(t, s));
         Some(c.targets.iter().zip(&seen).map(known).collect())
     }
 

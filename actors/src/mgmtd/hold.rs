@@ -6,8 +6,8 @@ use core::time::Duration;
 use bytes::Bytes;
 use t3fs_runtime::{Addr, Cx, Me, join_all};
 
-use super::lease::{self, LeaseV3, Step};
-use super::{MgmtdServer, Seen};
+use super::lease::{self, LeaseStep, LeaseV3};
+use super::{MgmtdEvent, MgmtdServer};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
 use crate::proto::kv::Durability;
@@ -16,7 +16,7 @@ use crate::proto::mgmtd::Mgmtd;
 /// Why the lease record was not read, or not written.
 struct Failed {
     why: String,
-    /// It was not even read.
+    /// The record was not even read.
     blind: bool,
 }
 
@@ -73,7 +73,7 @@ impl MgmtdServer {
             }
             step
         });
-        let Step::Write(mine) = step else { return Ok(()) };
+        let LeaseStep::Write(mine) = step else { return Ok(()) };
         txn.set(key, mine.encode());
         let written = txn.commit(Durability::Now).await;
         written.map_err(|e| Failed { why: e.to_string(), blind: false })?;
@@ -85,7 +85,7 @@ impl MgmtdServer {
             {
                 lead.live.hear_all(now);
             }
-            m.see(|watch| watch(&Seen::Acts { term: mine.term, until: m.lease.until() }));
+            m.see(|watch| watch(&MgmtdEvent::Acts { term: mine.term, until: m.lease.until() }));
         });
         Ok(())
     }
@@ -106,7 +106,9 @@ impl MgmtdServer {
             me.with(|m| {
                 if m.lease.promised(sent, cx.now()) {
                     tracing::debug!("the store is away: the other mgmtds wait");
-                    m.see(|watch| watch(&Seen::Acts { term: ask.term, until: m.lease.until() }));
+                    m.see(|watch| {
+                        watch(&MgmtdEvent::Acts { term: ask.term, until: m.lease.until() })
+                    });
                 }
             });
         }

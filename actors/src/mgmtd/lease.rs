@@ -62,8 +62,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::wire::{envelope, open, seal};
 use t3fs_runtime::{NodeId, Time};
 
-use super::{PlantedBug, Timing};
+use super::PlantedBug;
 use crate::proto::mgmtd::Refrain;
+use crate::timing::Timing;
 
 pub(super) const KEY: &[u8] = b"M/lease";
 const LEASE: u16 = 0x1106;
@@ -132,7 +133,7 @@ impl LeaseV3 {
 
 /// What to do with the record that was just read.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Step {
+pub(super) enum LeaseStep {
     /// Put this in its place, in the same transaction.
     Write(LeaseV3),
     Watch,
@@ -225,7 +226,7 @@ impl Lease {
     }
 
     /// Takes note of the record and says what to do.
-    pub(super) fn step(&mut self, record: Option<LeaseV3>, now: Time) -> Step {
+    pub(super) fn step(&mut self, record: Option<LeaseV3>, now: Time) -> LeaseStep {
         let changed = self.seen != record;
         let gap = std::mem::take(&mut self.gap) && self.bug != Some(PlantedBug::GapCounts);
         if changed {
@@ -250,12 +251,12 @@ impl Lease {
             let taken = self.record(r.term + 1, r.counter + 1, r.voters);
             return self.write(taken);
         }
-        Step::Watch
+        LeaseStep::Watch
     }
 
-    fn write(&mut self, record: LeaseV3) -> Step {
+    fn write(&mut self, record: LeaseV3) -> LeaseStep {
         self.named.extend(&record.voters);
-        Step::Write(record)
+        LeaseStep::Write(record)
     }
 
     /// The record could not be read.
@@ -363,7 +364,7 @@ impl Lease {
         self.until
     }
 
-    /// Who leads, as far as can be seen from here.
+    /// The node that leads, as far as can be seen from here.
     pub(super) fn hint(&self, now: Time) -> Option<NodeId> {
         let seen = self.seen.as_ref();
         let recent = |r: &&LeaseV3| now.since(self.since) < self.longer(r) || now < self.refrain;

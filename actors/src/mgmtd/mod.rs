@@ -15,6 +15,7 @@ mod core;
 mod hold;
 mod lease;
 mod news;
+mod session_record;
 mod sessions;
 mod store;
 
@@ -31,50 +32,24 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Slot, Time};
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
 pub use self::lease::usable;
-use self::news::Told;
+use self::news::ToldVersions;
 use self::sessions::Wanted;
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Stop;
 use crate::planted::PlantedBug;
 use crate::proto::ids::ViewVersion;
 use crate::proto::mgmtd::*;
-
-/// How fast the cluster notices things. The same everywhere in a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timing {
-    /// Between two heartbeats of a server.
-    pub heartbeat: Duration,
-    /// Between two heartbeats of a process of clients.
-    pub client_heartbeat: Duration,
-    /// A server that was not heard of for this long is dead.
-    pub node_lease: Duration,
-    /// A primary whose record has not changed for this long is succeeded.
-    pub mgmtd_lease: Duration,
-    /// A session ends when its client has not been heard of for this long.
-    pub session_lease: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Timing {
-        Timing {
-            heartbeat: Duration::from_millis(200),
-            client_heartbeat: Duration::from_millis(1000),
-            node_lease: Duration::from_millis(1500),
-            mgmtd_lease: Duration::from_millis(1500),
-            session_lease: Duration::from_secs(60),
-        }
-    }
-}
+pub use crate::timing::Timing;
 
 /// What a primary does, for those who check it.
-pub enum Seen<'a> {
-    /// It may act until then, on its node's clock.
+pub enum MgmtdEvent<'a> {
+    /// The primary may act until then, on its node's clock.
     Acts { term: u64, until: Time },
-    /// It has taken over.
+    /// The primary has taken over.
     Leads { term: u64, view: &'a ClusterView },
     /// A change was stored.
     Changed { term: u64, before: &'a ClusterView, after: &'a ClusterView },
-    /// It has decided on a change, which is not stored yet.
+    /// The primary has decided on a change, which is not stored yet.
     Decided { term: u64, before: &'a ClusterView, after: &'a ClusterView },
 }
 
@@ -87,7 +62,7 @@ pub struct MgmtdConfig {
     pub alone: bool,
     /// `None` outside of tests, like the next.
     pub planted_bug: Option<PlantedBug>,
-    pub watch: Option<Rc<dyn Fn(&Seen<'_>)>>,
+    pub watch: Option<Rc<dyn Fn(&MgmtdEvent<'_>)>>,
 }
 
 impl MgmtdConfig {
@@ -110,7 +85,7 @@ struct Lead {
     live: Live,
     /// Nodes that get no lease while the change that ends them is being stored.
     condemned: BTreeSet<NodeId>,
-    told: Told,
+    told: ToldVersions,
 }
 
 /// One of the mgmtds of a cluster.
@@ -237,8 +212,9 @@ impl MgmtdServer {
                     tracing::info!(term, "leads cluster {}", state.routing.cluster);
                     let t = m.config.timing;
                     let live = Live::new(t.node_lease, t.session_lease, &state, now);
-                    m.see(|watch| watch(&Seen::Leads { term, view: &state.view() }));
-                    let (condemned, told) = (BTreeSet::new(), Told::new(state.version, now));
+                    m.see(|watch| watch(&MgmtdEvent::Leads { term, view: &state.view() }));
+                    let (condemned, told) =
+                        (BTreeSet::new(), ToldVersions::new(state.version, now));
                     m.lead = Some(Lead { term, state, live, condemned, told });
                 }
                 Ok(_) => {}
@@ -262,13 +238,13 @@ impl MgmtdServer {
         match store::save(cx, kv, mine, None, &state).await {
             Ok(()) => Ok(state),
             Err(Stop::Kv(e)) => Err(Stop::Kv(e)),
-            // Whoever deposed us has begun it: the next term loads that.
+            // The mgmtd that deposed us has begun it: the next term loads that.
             Err(Stop::Refused(store::Deposed)) => Err(Stop::Kv(KvError::Conflict)),
         }
     }
 
     /// For those who check it: what they see costs nothing while nobody looks.
-    fn see(&self, tell: impl FnOnce(&dyn Fn(&Seen<'_>))) {
+    fn see(&self, tell: impl FnOnce(&dyn Fn(&MgmtdEvent<'_>))) {
         if let Some(watch) = &self.config.watch {
             tell(&**watch);
         }
@@ -299,7 +275,7 @@ impl MgmtdServer {
     fn settle(me: &Me<Self>, cx: &Cx) {
         let now = cx.now();
         let begin = me.with(|m| {
-            // Whoever was silent while this process stood still has perhaps been speaking.
+            // A node that seemed silent while this process stood still has perhaps been speaking.
             let stood_still = now.since(m.looked) > m.config.timing.node_lease / 3;
             m.looked = now;
             if stood_still && let Some(lead) = &mut m.lead {
@@ -350,7 +326,7 @@ impl MgmtdServer {
                 lead.condemned = condemned(&before.routing, &after.routing);
                 m.see(|watch| {
                     let (before, after) = (&before.view(), &after.view());
-                    watch(&Seen::Decided { term, before, after });
+                    watch(&MgmtdEvent::Decided { term, before, after });
                 });
             }
             Ok::<_, MgmtdError>((value, term, before, after))
@@ -365,7 +341,7 @@ impl MgmtdServer {
             if saved.is_ok() {
                 m.see(|watch| {
                     let (before, after) = (&before.view(), &after.view());
-                    watch(&Seen::Changed { term, before, after });
+                    watch(&MgmtdEvent::Changed { term, before, after });
                 });
             }
             let Some(lead) = m.lead.as_mut().filter(|l| l.term == term) else { return };
@@ -416,7 +392,7 @@ impl MgmtdServer {
                 Err(e.to_string())
             }
             Err(Stop::Kv(e)) => {
-                // It may be written yet, until the lease record changes under it.
+                // The change may be written yet, until the lease record changes under it.
                 me.with(|m| {
                     m.lead = None;
                     m.doubt = Some(cx.now());

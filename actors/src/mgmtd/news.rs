@@ -17,7 +17,7 @@ const SESSIONS_PAUSE: Duration = Duration::from_millis(100);
 
 /// Up to where agents were told, and when.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
+pub(super) struct ToldVersions {
     servers: ViewVersion,
     clients: ViewVersion,
     at: Time,
@@ -25,9 +25,9 @@ pub(super) struct Told {
     planned: bool,
 }
 
-impl Told {
-    pub(super) fn new(version: ViewVersion, now: Time) -> Told {
-        Told { servers: version, clients: version, at: now, planned: false }
+impl ToldVersions {
+    pub(super) fn new(version: ViewVersion, now: Time) -> ToldVersions {
+        ToldVersions { servers: version, clients: version, at: now, planned: false }
     }
 }
 
@@ -97,7 +97,7 @@ impl MgmtdServer {
         });
         for (update, agents) in news {
             for agent in agents {
-                // Who misses it gets it with the next heartbeat.
+                // An agent that misses the update gets it with the next heartbeat.
                 let m = ViewChanged { term, update: update.clone() };
                 let _ = cx.tell(Addr::<Agent>::from_raw(agent), m);
             }

@@ -13,20 +13,20 @@ use std::rc::Rc;
 use t3fs_runtime::{Cx, Me, NodeId, Slot, Time};
 
 use super::core::{Live, State};
-use super::store::{ProcessV1, SessionV2};
+use super::session_record::{ProcessV1, SessionV2};
 use super::{LINE_MAX, MgmtdServer};
 use crate::proto::ids::SessionId;
 use crate::proto::mgmtd::{MgmtdError, OpenSessionFor};
 
 /// What is to become of a session.
-pub(super) enum Change {
+pub(super) enum SessionChange {
     Open(OpenSessionFor),
     Close(SessionId),
 }
 
 /// A change that waits for its turn, until its asker's deadline.
 pub(super) struct Wanted {
-    change: Change,
+    change: SessionChange,
     until: Time,
     answer: Answer,
 }
@@ -38,7 +38,7 @@ impl MgmtdServer {
     pub(super) async fn change_session(
         me: &Me<Self>,
         cx: &Cx,
-        change: Change,
+        change: SessionChange,
     ) -> Result<SessionId, MgmtdError> {
         let (answer, is_first) = me.with(|m| {
             m.leading(cx.now())?;
@@ -68,8 +68,10 @@ impl MgmtdServer {
                     _ if now >= w.until => Err(MgmtdError::Unavailable(
                         "it was not this request's turn in time".into(),
                     )),
-                    Change::Open(m) => state.open_session(&m, live).map_err(MgmtdError::Refused),
-                    Change::Close(session) => {
+                    SessionChange::Open(m) => {
+                        state.open_session(&m, live).map_err(MgmtdError::Refused)
+                    }
+                    SessionChange::Close(session) => {
                         if state.sessions.contains_key(&session) {
                             Rc::make_mut(&mut state.sessions).remove(&session);
                         }

@@ -29,6 +29,7 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::core::{State, derive};
 use super::lease::{self, LeaseV3};
+use super::session_record::SessionV2;
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::client::{Stop, transact};
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
@@ -81,21 +82,6 @@ struct TableV1 {
 struct SessionV1 {
     label: String,
     nonce: u64,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub(super) struct SessionV2 {
-    pub(super) label: String,
-    pub(super) nonce: u64,
-    /// `None`: it was opened before mgmtd took note of it.
-    pub(super) process: Option<ProcessV1>,
-}
-
-/// A run of a process.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
-pub(super) struct ProcessV1 {
-    pub(super) node: NodeId,
-    pub(super) incarnation: u32,
 }
 
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
@@ -375,6 +361,7 @@ fn write(txn: &mut crate::meta::kv::client::Txn<'_>, (set, cleared): &RowChanges
 
 #[cfg(test)]
 mod tests {
+    use super::super::session_record::ProcessV1;
     use super::*;
 
     fn hex(bytes: &[u8]) -> String {

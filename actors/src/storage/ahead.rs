@@ -17,22 +17,22 @@ const BYTES_MAX: usize = 16 << 20;
 const HINTS_MAX: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Range {
+pub(super) struct ChunkRange {
     pub(super) chunk: ChunkId,
     pub(super) offset: u32,
     pub(super) len: u32,
 }
 
 enum State {
-    /// Who waits for it.
+    /// The reads that wait for it.
     Reading(Vec<Slot<()>>),
     Here(Read),
 }
 
 /// What there is for a read.
-pub(super) enum Found {
+pub(super) enum HintedRead {
     Here(Read),
-    /// It is on its way: look again then.
+    /// The bytes are on their way: look again then.
     Soon(Slot<()>),
     Nothing,
 }
@@ -46,13 +46,13 @@ pub(super) struct Ahead {
 
 struct Hint {
     number: u64,
-    range: Range,
+    range: ChunkRange,
     state: State,
 }
 
 impl Ahead {
     /// A number if the caller should read this range, and then tell [`Ahead::read`].
-    pub(super) fn begin(&mut self, range: Range) -> Option<u64> {
+    pub(super) fn begin(&mut self, range: ChunkRange) -> Option<u64> {
         let len = range.len as usize;
         if len > BYTES_MAX / 4 || self.hints.iter().any(|h| h.range == range) {
             return None;
@@ -91,18 +91,18 @@ impl Ahead {
     }
 
     /// Takes what a hint has brought.
-    pub(super) fn take(&mut self, range: Range) -> Found {
+    pub(super) fn take(&mut self, range: ChunkRange) -> HintedRead {
         let Some(at) = self.hints.iter().position(|h| h.range == range) else {
-            return Found::Nothing;
+            return HintedRead::Nothing;
         };
         if let State::Reading(waiting) = &mut self.hints[at].state {
             let slot = Slot::new();
             waiting.push(slot.clone());
-            return Found::Soon(slot);
+            return HintedRead::Soon(slot);
         }
         self.bytes -= range.len as usize;
         match self.hints.remove(at).map(|h| h.state) {
-            Some(State::Here(read)) => Found::Here(read),
+            Some(State::Here(read)) => HintedRead::Here(read),
             _ => unreachable!("it was not being read"),
         }
     }
@@ -121,8 +121,8 @@ mod tests {
     use super::*;
     use crate::proto::ids::ChunkVersion;
 
-    fn range(offset: u32, len: u32) -> Range {
-        Range { chunk: ChunkId::default(), offset, len }
+    fn range(offset: u32, len: u32) -> ChunkRange {
+        ChunkRange { chunk: ChunkId::default(), offset, len }
     }
 
     fn read() -> Read {
@@ -135,14 +135,14 @@ mod tests {
         let mut a = Ahead::default();
         let first = a.begin(range(0, 100)).expect("it is new");
         assert_eq!(a.begin(range(0, 100)), None);
-        let Found::Soon(slot) = a.take(range(0, 100)) else { panic!("it is being read") };
+        let HintedRead::Soon(slot) = a.take(range(0, 100)) else { panic!("it is being read") };
         a.read(first, Some(read()));
         assert!(futures::FutureExt::now_or_never(slot).is_some());
-        assert!(matches!(a.take(range(0, 100)), Found::Here(_)));
-        assert!(matches!(a.take(range(0, 100)), Found::Nothing));
+        assert!(matches!(a.take(range(0, 100)), HintedRead::Here(_)));
+        assert!(matches!(a.take(range(0, 100)), HintedRead::Nothing));
         let second = a.begin(range(5, 5)).expect("it is new");
         a.read(second, None);
-        assert!(matches!(a.take(range(5, 5)), Found::Nothing));
+        assert!(matches!(a.take(range(5, 5)), HintedRead::Nothing));
         assert_eq!((a.bytes, a.hints.len()), (0, 0));
     }
 
@@ -155,8 +155,8 @@ mod tests {
             a.read(number, Some(read()));
             assert!(a.bytes <= BYTES_MAX);
         }
-        assert!(matches!(a.take(range(0, 1 << 20)), Found::Nothing));
-        assert!(matches!(a.take(range(99, 1 << 20)), Found::Here(_)));
+        assert!(matches!(a.take(range(0, 1 << 20)), HintedRead::Nothing));
+        assert!(matches!(a.take(range(99, 1 << 20)), HintedRead::Here(_)));
         for i in 0..1000 {
             a.begin(range(i, 1));
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use t3fs_runtime::{Slot, Time};
 
-use super::engine::{ChunkInfo, State};
+use super::engine::{ChunkInfo, StoredVersion};
 use super::membership::Membership;
 use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, TargetId};
 use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
@@ -22,9 +22,9 @@ pub(super) const LINE_MAX: usize = 64;
 pub(super) enum Begin {
     /// Store it as this version.
     Apply(ChunkVersion),
-    /// It is stored but not known to be committed behind us: drive it on.
+    /// The update is stored but not known to be committed behind us: drive it on.
     Redrive(ChunkVersion),
-    /// It was done before.
+    /// The update was done before.
     Done(Updated),
     /// Another update is pending (left by a crash): drive that on, then begin again.
     Unfinished,
@@ -112,7 +112,7 @@ impl Core {
         Ok(Begin::Apply(fresh))
     }
 
-    /// This chunk was emptied now: its row may go after [`PURGE_AFTER`].
+    /// The chunk was emptied now: its row may go after [`PURGE_AFTER`].
     pub(super) fn emptied(&mut self, chunk: ChunkId, now: Time) {
         self.emptied.insert(chunk, now);
         self.empty.push_back((now, chunk));
@@ -179,7 +179,7 @@ impl Core {
 }
 
 /// What a committed version answers; all zeros without one.
-pub(super) fn updated(committed: Option<&State>) -> Updated {
+pub(super) fn updated(committed: Option<&StoredVersion>) -> Updated {
     let c = committed.copied().unwrap_or_default();
     Updated { version: c.version, len: c.len, checksum: c.checksum }
 }
@@ -213,7 +213,7 @@ mod tests {
         };
         let version = ChunkVersion(7);
         let collector = Recent { session: SessionId(0), seq: 9, version };
-        let committed = Some(State { version, ..State::default() });
+        let committed = Some(StoredVersion { version, ..StoredVersion::default() });
         let info = ChunkInfo { committed, pending: None, recent: vec![collector] };
         let begin = |kind| core().begin(&u(kind), Some(&info), ChunkVersion(99));
         assert_eq!(begin(UpdateKind::Remove), Ok(Begin::Apply(ChunkVersion(8))));

@@ -16,10 +16,10 @@ use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion}
 use crate::proto::mgmtd::{Chain, ClusterView, TargetState};
 use crate::proto::storage::{StorageError, SyncChunk, UpdateChunk};
 
-/// Who comes after this target.
+/// The replica that comes after this target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Next {
-    /// This target is not (or no longer) one that drives updates.
+pub(super) enum NextReplica {
+    /// The target is not (or no longer) one that drives updates.
     Out,
     /// Nobody: what is stored here is stored everywhere.
     Tail(ChainVersion),
@@ -65,7 +65,7 @@ pub(super) struct Membership {
     synced: Option<ChainVersion>,
     /// Its disk has failed or is too full: it serves no more in this run of the process.
     retired: bool,
-    /// Who waits for the chain to change.
+    /// The tasks that wait for the chain to change.
     waiting: Vec<Slot<()>>,
 }
 
@@ -198,19 +198,19 @@ impl Membership {
 
     /// Whether what this target stores is acknowledged by nobody but itself.
     pub(super) fn alone(&self) -> bool {
-        self.is_head() && matches!(self.next(), Next::Tail(_))
+        self.is_head() && matches!(self.next(), NextReplica::Tail(_))
     }
 
     /// The next target that takes writes.
-    pub(super) fn next(&self) -> Next {
-        let Ok(chain) = self.chain() else { return Next::Out };
+    pub(super) fn next(&self) -> NextReplica {
+        let Ok(chain) = self.chain() else { return NextReplica::Out };
         if !self.serving() {
-            return Next::Out;
+            return NextReplica::Out;
         }
         let mut rest = chain.writers().skip_while(|t| t.target != self.target).skip(1);
         match rest.next() {
-            None => Next::Tail(chain.version),
-            Some(t) => Next::To(Successor {
+            None => NextReplica::Tail(chain.version),
+            Some(t) => NextReplica::To(Successor {
                 addr: t.addr,
                 chain_version: chain.version,
                 hops: rest.count() as u8,
@@ -222,7 +222,7 @@ impl Membership {
     /// The successor that this target has to bring up to date, and in which chain version.
     pub(super) fn to_sync(&self) -> Option<(RawAddr, ChainVersion)> {
         match self.next() {
-            Next::To(s) if s.syncing => Some((s.addr?, s.chain_version)),
+            NextReplica::To(s) if s.syncing => Some((s.addr?, s.chain_version)),
             _ => None,
         }
     }
@@ -353,16 +353,19 @@ mod tests {
     fn only_who_serves_drives_updates() {
         for state in [Syncing, Waiting, LastServing, Offline] {
             let m = member(3, &[(1, Serving), (2, state)]);
-            assert_eq!(m.next(), Next::Out, "{state:?}");
+            assert_eq!(m.next(), NextReplica::Out, "{state:?}");
             assert!(!m.is_head() && m.admit_read(ChainVersion(3)).is_err());
-            assert_eq!(member(3, &[(2, state)]).next(), Next::Out);
+            assert_eq!(member(3, &[(2, state)]).next(), NextReplica::Out);
         }
         let m = member(3, &[(2, Serving), (3, Syncing)]);
-        assert!(matches!(m.next(), Next::To(s) if s.syncing && s.hops == 0));
+        assert!(matches!(m.next(), NextReplica::To(s) if s.syncing && s.hops == 0));
         assert_eq!(m.to_sync().map(|p| p.1), Some(ChainVersion(3)));
         assert_eq!(m.tail(), None, "a syncing target is asked for nothing");
-        assert_eq!(member(3, &[(1, Serving), (2, Serving)]).next(), Next::Tail(ChainVersion(3)));
-        assert_eq!(member(3, &[(1, Serving)]).next(), Next::Out);
+        assert_eq!(
+            member(3, &[(1, Serving), (2, Serving)]).next(),
+            NextReplica::Tail(ChainVersion(3))
+        );
+        assert_eq!(member(3, &[(1, Serving)]).next(), NextReplica::Out);
     }
 
     /// Goal: requests of another chain version are refused in both directions, with the reason.
@@ -430,6 +433,6 @@ mod tests {
         let woken = m.change();
         assert!(m.retire() && !m.retire());
         assert_eq!(futures::FutureExt::now_or_never(woken), Some(()));
-        assert!(!m.serving() && !m.is_head() && m.next() == Next::Out);
+        assert!(!m.serving() && !m.is_head() && m.next() == NextReplica::Out);
     }
 }

@@ -19,8 +19,9 @@ mod extents;
 mod membership;
 mod removals;
 mod resync;
+mod sync_out;
 mod target;
 mod write;
 
 pub use birth::{Birth, birth};
-pub use target::{RESYNC_PAGE, Seen, StorageConfig, Target};
+pub use target::{RESYNC_PAGE, StorageConfig, Target, TargetEvent};

@@ -19,7 +19,8 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
-use super::target::{LOCK_MAX, Locked, Seen, Target};
+use super::sync_out::SyncOut;
+use super::target::{LOCK_MAX, Locked, Target, TargetEvent};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::Storage;
@@ -37,33 +38,11 @@ const ASK_MAX: Duration = Duration::from_secs(5);
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// A session with a syncing successor.
-pub(super) struct SyncOut {
-    to: RawAddr,
-    chain_version: ChainVersion,
-    session: u64,
-    number: u64,
-    /// Messages without an answer.
-    open: BTreeSet<u64>,
-}
-
 /// Why an attempt ended early.
 type Early = String;
 
 fn lost(e: AskError) -> Early {
     e.to_string()
-}
-
-impl SyncOut {
-    fn is_for(&self, peer: Option<(RawAddr, ChainVersion)>) -> bool {
-        peer == Some((self.to, self.chain_version))
-    }
-
-    fn next(&mut self) -> (u64, u64) {
-        self.number += 1;
-        self.open.insert(self.number);
-        (self.number, *self.open.first().expect("just put in"))
-    }
 }
 
 /// A message of a session that is under way; given up when dropped.
@@ -212,7 +191,7 @@ impl Target {
                 Self::pause_or_change(me, PAUSE, cx).await;
             }
             if me.with(|s| s.engine.info(chunk).is_some_and(|i| i.pending.is_some())) {
-                // It goes to the successor whole, and is committed with that.
+                // The chunk goes to the successor whole, and is committed with that.
                 let drive = Self::redrive(me, chunk, cx);
                 let done = cx.within(LOCK_MAX).in_time(drive).await;
                 return match done {
@@ -436,7 +415,7 @@ impl Handle<SyncDone> for Target {
         me.with(|s| {
             s.core.member.sync_done(m.chain_version, m.session)?;
             let chain_version = m.chain_version;
-            s.seen(|target, chain| Seen::Synced { target, chain, chain_version });
+            s.happened(|target, chain| TargetEvent::Synced { target, chain, chain_version });
             s.tell.fill(());
             Ok(())
         })
@@ -447,7 +426,7 @@ impl Handle<SyncDone> for Target {
 mod tests {
     use super::*;
     use crate::proto::ids::InodeId;
-    use crate::storage::engine::State;
+    use crate::storage::engine::StoredVersion;
 
     fn id(n: u32) -> ChunkId {
         ChunkId { inode: InodeId(1), index: n }
@@ -455,7 +434,8 @@ mod tests {
 
     fn ours(n: u32, version: u64) -> (ChunkId, ChunkInfo) {
         let chain_version = ChainVersion(1);
-        let state = State { version: ChunkVersion(version), chain_version, len: 10, checksum: 7 };
+        let state =
+            StoredVersion { version: ChunkVersion(version), chain_version, len: 10, checksum: 7 };
         (id(n), ChunkInfo { committed: Some(state), pending: None, recent: Vec::new() })
     }
 

@@ -8,16 +8,16 @@ use futures::FutureExt;
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
 
-use super::ahead::{Ahead, Found, Range};
+use super::ahead::{Ahead, ChunkRange, HintedRead};
 use super::core::{Core, LINE_MAX};
 use super::engine::{ChunkInfo, Engine, EngineError, Read};
 use super::removals::Removals;
-use super::resync::SyncOut;
+use super::sync_out::SyncOut;
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
 use crate::proto::agent::{GetView, ReportTarget};
 use crate::proto::ids::{ChainId, ChainVersion, ChunkId, RequestId, TargetId};
-use crate::proto::mgmtd::{ClusterView, LocalState, TargetReport};
+use crate::proto::mgmtd::{ClusterView, LocalState, TargetReport, TargetSpace};
 use crate::proto::storage::Storage;
 use crate::proto::storage::*;
 
@@ -31,15 +31,15 @@ pub struct StorageConfig {
     pub resync_page: u32,
     /// `None` outside of tests, like the next.
     pub planted_bug: Option<PlantedBug>,
-    pub watch: Option<Rc<dyn Fn(&Seen)>>,
+    pub watch: Option<Rc<dyn Fn(&TargetEvent)>>,
 }
 
 /// What a target does that only a member in good standing may, for those who check it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen {
-    /// It answers a read.
+pub enum TargetEvent {
+    /// The target answers a read.
     Served { target: TargetId, chain: ChainId },
-    /// It acknowledges an update that nobody else has.
+    /// The target acknowledges an update that nobody else has.
     AckedAlone { target: TargetId, chain: ChainId },
     /// Its predecessor has told it that everything is here.
     Synced { target: TargetId, chain: ChainId, chain_version: ChainVersion },
@@ -71,7 +71,7 @@ pub struct Target {
     pub(super) tell: Slot<()>,
     /// Its node speaks for it from now on.
     silent: bool,
-    watch: Option<Rc<dyn Fn(&Seen)>>,
+    watch: Option<Rc<dyn Fn(&TargetEvent)>>,
 }
 
 impl Actor for Target {
@@ -321,7 +321,7 @@ impl Target {
         let Ok(_lock) = Locked::take_own(me, chunk, cx).await else { return false };
         match cx.within(DRIVE_MAX).in_time(Self::redrive(me, chunk, cx)).await {
             Some(Ok(_)) => {}
-            // Whoever brings this target up to date decides what becomes of it.
+            // The predecessor that brings this target up to date decides what becomes of it.
             Some(Err(StorageError::WrongTarget)) => {}
             Some(Err(e)) => tracing::error!("chunk {chunk} keeps an update that cannot go on: {e}"),
             None => {
@@ -423,7 +423,7 @@ impl Target {
         }
     }
 
-    pub(super) fn seen(&self, what: impl FnOnce(TargetId, ChainId) -> Seen) {
+    pub(super) fn happened(&self, what: impl FnOnce(TargetId, ChainId) -> TargetEvent) {
         if let Some(watch) = &self.watch {
             watch(&what(self.target, self.core.member.chain_id()));
         }
@@ -491,7 +491,7 @@ impl Handle<ReadChunk> for Target {
         me.with(|s| {
             s.core.member.admit_read(m.chain_version)?;
             s.leased_since(start, now)?;
-            s.seen(|target, chain| Seen::Served { target, chain });
+            s.happened(|target, chain| TargetEvent::Served { target, chain });
             Ok::<_, StorageError>(())
         })?;
         match read {
@@ -509,7 +509,7 @@ impl Handle<ReadChunk> for Target {
 
 impl Handle<ReadAhead> for Target {
     async fn handle(me: &Me<Self>, m: ReadAhead, cx: &Cx) {
-        let range = Range { chunk: m.chunk, offset: m.offset, len: m.len };
+        let range = ChunkRange { chunk: m.chunk, offset: m.offset, len: m.len };
         let wanted = me.with(|s| {
             let clean = s.engine.info(m.chunk).is_some_and(|i| i.pending.is_none());
             let serves = s.core.member.admit_read(m.chain_version).is_ok();
@@ -526,16 +526,16 @@ impl Handle<ReadAhead> for Target {
 impl Target {
     /// What a hint has read of this range, if it is of the version that is committed now.
     async fn read_before(me: &Me<Self>, m: &ReadChunk) -> Option<Read> {
-        let range = Range { chunk: m.chunk, offset: m.offset, len: m.len };
+        let range = ChunkRange { chunk: m.chunk, offset: m.offset, len: m.len };
         loop {
             match me.with(|s| s.ahead.take(range)) {
-                Found::Here(read) => {
+                HintedRead::Here(read) => {
                     let info = me.with(|s| s.engine.info(m.chunk))?;
                     let same = info.committed.is_some_and(|c| c.version == read.version);
                     return (same && info.pending.is_none()).then_some(read);
                 }
-                Found::Soon(read) => read.await,
-                Found::Nothing => return None,
+                HintedRead::Soon(read) => read.await,
+                HintedRead::Nothing => return None,
             }
         }
     }

@@ -8,8 +8,8 @@ use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
 
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
-use super::membership::{Next, Successor};
-use super::target::{LIST_MAX, Locked, Seen, Target};
+use super::membership::{NextReplica, Successor};
+use super::target::{LIST_MAX, Locked, Target, TargetEvent};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::Storage;
@@ -30,9 +30,9 @@ enum Attempt {
     Done,
     /// The successor lacks the version before.
     Gap,
-    /// It will not take it for now, for a reason of its own.
+    /// The successor will not take it for now, for a reason of its own.
     Refused(StorageError),
-    /// It knows a later version of the chain.
+    /// The successor knows a later version of the chain.
     Behind,
     /// Nobody knows, or the chain has changed.
     Again,
@@ -101,12 +101,12 @@ impl Target {
         let cx = &cx.outlive(); // begun: the sender may give up, the update may not
         let updated = Self::store(me, u, version, cx).await?;
         if from_client {
-            // Whoever acknowledges alone asks itself again whether it still may.
+            // A target that acknowledges alone asks itself again whether it still may.
             let now = cx.now();
             me.with(|s| {
                 if s.core.member.alone() {
                     s.leased(now)?;
-                    s.seen(|target, chain| Seen::AckedAlone { target, chain });
+                    s.happened(|target, chain| TargetEvent::AckedAlone { target, chain });
                 }
                 Ok::<_, StorageError>(())
             })?;
@@ -123,7 +123,7 @@ impl Target {
     ) -> Result<Updated, StorageError> {
         let early = me.with(|s| s.planted_bug == Some(PlantedBug::CommitBeforeSuccessor));
         let (engine, is_tail) =
-            me.with(|s| (s.engine.clone(), matches!(s.core.member.next(), Next::Tail(_))));
+            me.with(|s| (s.engine.clone(), matches!(s.core.member.next(), NextReplica::Tail(_))));
         let op = match u.kind {
             UpdateKind::Write { offset } => Op::Write { offset, data: u.data.0.clone() },
             UpdateKind::Truncate { len } => Op::Truncate { len },
@@ -144,7 +144,7 @@ impl Target {
         let out =
             Updated { version: applied.version, len: applied.len, checksum: applied.checksum };
         // A tail may have got a successor while it wrote.
-        if is_tail && me.with(|s| !matches!(s.core.member.next(), Next::To(_))) {
+        if is_tail && me.with(|s| !matches!(s.core.member.next(), NextReplica::To(_))) {
             return Ok(out);
         }
         if early {
@@ -182,9 +182,9 @@ impl Target {
         u.version = Some(version);
         loop {
             let next = match me.with(|s| s.core.member.next()) {
-                Next::Out => return Err(StorageError::WrongTarget),
-                Next::Tail(_) => return Ok(()),
-                Next::To(next) => next,
+                NextReplica::Out => return Err(StorageError::WrongTarget),
+                NextReplica::Tail(_) => return Ok(()),
+                NextReplica::To(next) => next,
             };
             let mut behind = false;
             match Self::attempt(me, &mut u, next, cx).await {
@@ -194,7 +194,7 @@ impl Target {
                     continue;
                 }
                 Attempt::Refused(why) => {
-                    // It stays pending here: an operator makes room, or the chain drops it.
+                    // The update stays pending until there is room, or the successor leaves.
                     if why == StorageError::NoSpace {
                         let now = cx.now();
                         me.with(|s| s.full_behind = Some(now));
@@ -347,8 +347,8 @@ impl Target {
         cx: &Cx,
     ) -> Result<(), StorageError> {
         let hops = me.with(|s| match s.core.member.next() {
-            Next::To(n) => n.hops + 1,
-            Next::Tail(_) | Next::Out => 0,
+            NextReplica::To(n) => n.hops + 1,
+            NextReplica::Tail(_) | NextReplica::Out => 0,
         });
         let u = UpdateChunk {
             chunk,

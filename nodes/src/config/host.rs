@@ -105,12 +105,12 @@ impl fmt::Display for Host {
 
 /// Where a mgmtd may be.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub struct MgmtdPlace {
     pub fabric: Fabric,
     pub host: Host,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for MgmtdPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let fabric = match self.fabric {
             Fabric::Rdma => "RDMA",

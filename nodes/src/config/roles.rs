@@ -23,7 +23,7 @@ const ROLES: [(Role, &str, u16); 5] = [
     (Role::Meta, "meta", 8001),
     (Role::Storage, "storage", 8002),
     (Role::Kv, "kv", 8003),
-    // It does not listen: nobody needs to find it.
+    // A client does not listen: nobody needs to find it.
     (Role::Client, "client", 0),
 ];
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use t3fs_transport::{Address, Fabric, FabricUse};
 
-use super::host::{Host, Place};
+use super::host::{Host, MgmtdPlace};
 use super::roles::{KV_PORT, MGMTD_PORT, Roles};
 use super::secret::Secret;
 use crate::failure::{Failure, refused};
@@ -38,7 +38,7 @@ pub struct Settings {
     pub roles: Roles,
     pub node_id: Option<u32>,
     /// Where mgmtds are.
-    pub cluster: Vec<Place>,
+    pub cluster: Vec<MgmtdPlace>,
     pub kv: Option<Host>,
     pub listen: Option<ListenAt>,
     /// Empty: what follows from `listen`.
@@ -234,7 +234,7 @@ fn leases(
 
 pub(super) fn check_cluster_id(name: &str) -> Result<(), Failure> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    // It becomes the name of a folder, so "." and ".." are out.
+    // The id becomes the name of a folder, so "." and ".." are out.
     let fine = (1..=CLUSTER_ID_MAX).contains(&name.len())
         && name.bytes().all(good)
         && !name.starts_with('.');
@@ -258,9 +258,9 @@ fn io_timeout(seconds: Option<u32>, hard: bool) -> Result<Option<Duration>, Fail
     Ok((!hard).then(|| Duration::from_secs(seconds.into())))
 }
 
-fn mgmtds(texts: &[String]) -> Result<Vec<Place>, Failure> {
+fn mgmtds(texts: &[String]) -> Result<Vec<MgmtdPlace>, Failure> {
     let texts = texts.iter().map(|t| t.trim()).filter(|t| !t.is_empty());
-    let mut all: Vec<Place> = texts.map(mgmtd_address).collect::<Result<_, _>>()?;
+    let mut all: Vec<MgmtdPlace> = texts.map(mgmtd_address).collect::<Result<_, _>>()?;
     all.sort();
     all.dedup();
     if all.len() > MGMTDS_MAX {
@@ -271,12 +271,12 @@ fn mgmtds(texts: &[String]) -> Result<Vec<Place>, Failure> {
 
 /// `TCP://host:port` or `RDMA://host:port`, or what is left of it without the parts that can be
 /// guessed.
-pub fn mgmtd_address(text: &str) -> Result<Place, Failure> {
+pub fn mgmtd_address(text: &str) -> Result<MgmtdPlace, Failure> {
     let (fabric, rest) = match text.strip_prefix("RDMA://") {
         Some(rest) => (Fabric::Rdma, rest),
         None => (Fabric::Tcp, text.strip_prefix("TCP://").unwrap_or(text)),
     };
-    Host::parse(rest, MGMTD_PORT).map(|host| Place { fabric, host }).ok_or_else(|| {
+    Host::parse(rest, MGMTD_PORT).map(|host| MgmtdPlace { fabric, host }).ok_or_else(|| {
         refused(format!(
             "cluster names {text:?}, which is no address; write TCP://HOST:PORT or \
              RDMA://HOST:PORT"

@@ -1,10 +1,10 @@
 //! The doctor's answer for people.
 
-use super::view::{Host, Link, Peer, Process, View};
+use crate::node::doctor::view::{DoctorView, HostReport, LinkReport, PeerReport, ProcessReport};
 use crate::service::bytes;
 
 /// Lines without their ends.
-pub fn render(view: &View) -> Vec<String> {
+pub fn render(view: &DoctorView) -> Vec<String> {
     let mut out = vec![format!("t3fs-node {}", view.version)];
     host(&view.host, &mut out);
     if let Some(process) = &view.process {
@@ -27,7 +27,7 @@ pub fn render(view: &View) -> Vec<String> {
     out
 }
 
-fn host(host: &Host, out: &mut Vec<String>) {
+fn host(host: &HostReport, out: &mut Vec<String>) {
     let built = if host.built_with_rdma { "built with RDMA" } else { "built without RDMA" };
     out.push(format!("fabric     {}; {built}", host.fabric));
     out.push(match &host.why_not_rdma {
@@ -43,8 +43,8 @@ fn host(host: &Host, out: &mut Vec<String>) {
     }
 }
 
-fn about(p: &Process, out: &mut Vec<String>) {
-    let Process { pid, node, roles, cluster, .. } = p;
+fn about(p: &ProcessReport, out: &mut Vec<String>) {
+    let ProcessReport { pid, node, roles, cluster, .. } = p;
     out.push(format!("process    {pid}: node {node} ({roles}) of cluster {cluster}"));
     if !p.linked {
         out.push("addresses  none: a cluster of one process, which nobody else can reach".into());
@@ -61,7 +61,7 @@ fn about(p: &Process, out: &mut Vec<String>) {
     }
 }
 
-fn describe(peer: &Peer, out: &mut Vec<String>) {
+fn describe(peer: &PeerReport, out: &mut Vec<String>) {
     let state = if peer.reachable { "" } else { ": CANNOT BE REACHED" };
     let at = match peer.addresses.as_slice() {
         [] => "does not listen".into(),
@@ -91,13 +91,13 @@ fn describe(peer: &Peer, out: &mut Vec<String>) {
     out.extend(peer.links.iter().map(row));
     for link in &peer.links {
         if let Some(error) = &link.last_error {
-            let Link { shard, remote_shard, .. } = link;
+            let LinkReport { shard, remote_shard, .. } = link;
             out.push(format!("  last error of {shard}-{remote_shard}: {error}"));
         }
     }
 }
 
-fn row(l: &Link) -> String {
+fn row(l: &LinkReport) -> String {
     let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
     let carrier = l.carrier.clone().unwrap_or_else(|| l.state.clone());
     let up_for = l.up_seconds.map(|s| format!("{s} s"));
@@ -117,36 +117,46 @@ fn row(l: &Link) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::view::Why;
     use super::*;
+    use crate::node::doctor::view::NoRdma;
 
     /// Goal: what decides is in the text. Method: one link of each kind.
     #[test]
     fn a_view_is_readable() {
-        let link = |carrier: &str| Link {
+        let link = |carrier: &str| LinkReport {
             state: "up".into(),
             carrier: Some(carrier.into()),
             address: Some("10.8.0.2:8000".into()),
             epoch: 2,
             up_seconds: Some(61),
             read_bytes: 3 << 20,
-            ..Link::default()
+            ..LinkReport::default()
         };
-        let not_rdma = Some(Why { reason: "port down".into(), change: "plug it in".into() });
-        let down = Link { state: "down".into(), last_error: Some("refused".into()), ..link("x") };
+        let not_rdma = Some(NoRdma { reason: "port down".into(), change: "plug it in".into() });
+        let down =
+            LinkReport { state: "down".into(), last_error: Some("refused".into()), ..link("x") };
         let peers = vec![
-            Peer { node: 2, reachable: true, links: vec![link("RDMA")], ..Peer::default() },
-            Peer {
+            PeerReport {
+                node: 2,
+                reachable: true,
+                links: vec![link("RDMA")],
+                ..PeerReport::default()
+            },
+            PeerReport {
                 node: 3,
                 reachable: true,
                 links: vec![link("TCP")],
                 not_rdma,
-                ..Peer::default()
+                ..PeerReport::default()
             },
-            Peer { node: 4, links: vec![Link { carrier: None, ..down }], ..Peer::default() },
+            PeerReport {
+                node: 4,
+                links: vec![LinkReport { carrier: None, ..down }],
+                ..PeerReport::default()
+            },
         ];
-        let process = Process { node: 1, linked: true, peers, ..Process::default() };
-        let view = View { process: Some(process), ..View::default() };
+        let process = ProcessReport { node: 1, linked: true, peers, ..ProcessReport::default() };
+        let view = DoctorView { process: Some(process), ..DoctorView::default() };
         assert_eq!(view.unreachable(), [4]);
         let text = render(&view).join("\n");
         for part in [
@@ -161,6 +171,6 @@ mod tests {
             assert!(text.contains(part), "{part:?} in\n{text}");
         }
         let json = serde_json::to_string(&view).unwrap();
-        assert_eq!(serde_json::from_str::<View>(&json).unwrap(), view, "it travels whole");
+        assert_eq!(serde_json::from_str::<DoctorView>(&json).unwrap(), view, "it travels whole");
     }
 }

@@ -127,7 +127,7 @@ impl Admission {
     ) {
         self.count();
         let mut writes = self.lock();
-        // Whoever was parked first starts first.
+        // The request that was parked first starts first.
         if writes.parked.is_empty() && writes.fits(bytes, self.bytes_max) {
             writes.bytes += bytes;
             drop(writes);

@@ -5,26 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use t3fs_actors::client::{Attr, FileType, SetTime};
 use t3fs_actors::proto::ids::InodeId;
 
-use super::hub::Here;
 use super::kernel::{self, FileAttr, INodeNo, TimeOrNow};
 use super::options::PREFERRED_IO_BYTES;
 
 /// The unit of `st_blocks`.
-const BLOCK_BYTES: u64 = 512;
-
-/// How long attributes wait for a chain that says how much a file takes.
-const STORED_MAX: Duration = Duration::from_secs(1);
-
-/// With what a sparse file really takes. If storage does not say it now, its length counts.
-pub async fn told(here: &Here, a: &Attr) -> FileAttr {
-    let mut told = to_kernel(a);
-    if a.sparse
-        && let Ok(stored) = here.client.stored(&here.cx.within(STORED_MAX), a).await
-    {
-        told.blocks = stored.min(a.length).div_ceil(BLOCK_BYTES);
-    }
-    told
-}
+pub const BLOCK_BYTES: u64 = 512;
 
 pub fn to_kernel(a: &Attr) -> FileAttr {
     let (kind, rdev) = kind_to_kernel(a.kind);

@@ -11,23 +11,13 @@ use t3fs_actors::proto::ids::InodeId;
 use super::attr::{Atime, wants_atime};
 use super::hub::Here;
 use super::names;
+use super::open_flags::writes;
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
 /// How often others may make and remove a file while it is to be created.
 const ATTEMPTS: u32 = 20;
-
-/// Whether a file that is opened so can be written.
-pub fn writes(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_RDONLY
-}
-
-/// Whether reads and writes through a file that is opened so go past the page cache. Appends do:
-/// the kernel would put them into its cache where it believes the end to be.
-pub fn is_direct(flags: i32) -> bool {
-    flags & libc::O_DIRECT != 0 || writes(flags) && flags & libc::O_APPEND != 0
-}
 
 /// Opens, and empties the file if asked to.
 pub async fn open(
@@ -261,11 +251,5 @@ mod tests {
         let may = |uid, gid, flags| may_open(&attr, Owner { uid, gid, mode: 0 }, flags);
         assert!(may(0, 0, libc::O_RDWR) && may(7, 1, libc::O_RDWR) && may(1, 8, libc::O_RDONLY));
         assert!(!may(1, 8, libc::O_WRONLY) && !may(1, 1, libc::O_RDONLY));
-    }
-
-    #[test]
-    fn only_read_only_opens_do_not_write() {
-        assert!(!writes(libc::O_RDONLY | libc::O_DIRECT));
-        assert!(writes(libc::O_WRONLY) && writes(libc::O_RDWR | libc::O_APPEND));
     }
 }

@@ -18,8 +18,8 @@ use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
 use super::admit::{Admission, Permit};
-use super::attr::Atime;
-use super::kernel::{FopenFlags, INodeNo, Notifier, Ttl};
+use super::attr::{self, Atime, BLOCK_BYTES};
+use super::kernel::{FileAttr, FopenFlags, INodeNo, Notifier, Ttl};
 use super::options;
 
 /// How long an answer waits for the kernel to forget pages.
@@ -28,8 +28,11 @@ const FORGET_MAX: Duration = Duration::from_secs(1);
 /// as it may is to tell its caller why.
 const TELL_MAX: Duration = Duration::from_secs(10);
 
+/// How long attributes wait for a chain that says how much a file takes.
+const STORED_MAX: Duration = Duration::from_secs(1);
+
 thread_local! {
-    /// This shard's client; `None` before it started and after it stopped.
+    /// The client of this shard; `None` before it started and after it stopped.
     static CLIENT: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
@@ -38,7 +41,7 @@ pub fn set_client(client: Option<Client>) {
     CLIENT.with(|c| *c.borrow_mut() = client);
 }
 
-/// This shard's client.
+/// The client of this shard.
 pub fn client() -> Option<Client> {
     CLIENT.with(|c| c.borrow().clone())
 }
@@ -147,7 +150,7 @@ impl Hub {
         }));
     }
 
-    /// It is open for writing, with these flags.
+    /// The inode is open for writing once more, with these flags.
     pub fn begin_writing(&self, inode: InodeId, flags: i32) {
         let mut writers = self.writers.entry(inode.0).or_default();
         writers.all += 1;
@@ -178,6 +181,18 @@ impl Here {
     /// How long the kernel may remember what it is told.
     pub fn ttl(&self) -> Ttl {
         Ttl::from(&self.client.cache_time(self.cx.now()))
+    }
+
+    /// Attributes for the kernel, with what a sparse file really takes. If storage does not say it
+    /// now, its length counts.
+    pub async fn told(&self, a: &Attr) -> FileAttr {
+        let mut told = attr::to_kernel(a);
+        if a.sparse
+            && let Ok(stored) = self.client.stored(&self.cx.within(STORED_MAX), a).await
+        {
+            told.blocks = stored.min(a.length).div_ceil(BLOCK_BYTES);
+        }
+        told
     }
 
     /// How the kernel caches a file that is opened with these flags. Appends move its idea of the

@@ -9,14 +9,15 @@
 //! A caller that is killed is answered EINTR while its request goes on. Whoever has opened
 //! something for it hears so from the reply, and releases it again: nobody else will.
 
-pub mod admit;
-pub mod attr;
-pub mod dir;
-pub mod errno;
-pub mod files;
-pub mod hub;
+mod admit;
+pub(crate) mod attr;
+mod dir;
+mod errno;
+mod files;
+pub(crate) mod hub;
 pub mod kernel;
-pub mod names;
+mod names;
+mod open_flags;
 pub mod options;
 
 use std::ffi::OsStr;
@@ -93,14 +94,14 @@ fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
 
 async fn answer_entry(here: &Here, reply: ReplyEntry, result: Result<Attr, FsError>) {
     match result {
-        Ok(a) => reply.entry(here.ttl(), &attr::told(here, &a).await, GENERATION),
+        Ok(a) => reply.entry(here.ttl(), &here.told(&a).await, GENERATION),
         Err(e) => reply.error(errno(&e)),
     };
 }
 
 async fn answer_attr(here: &Here, reply: ReplyAttr, result: Result<Attr, FsError>) {
     match result {
-        Ok(a) => reply.attr(here.ttl(), &attr::told(here, &a).await),
+        Ok(a) => reply.attr(here.ttl(), &here.told(&a).await),
         Err(e) => reply.error(errno(&e)),
     };
 }
@@ -369,7 +370,7 @@ impl Filesystem for Fs {
         let data = Bytes::copy_from_slice(data);
         let size = data.len();
         // Past its cache the kernel leaves setuid bits to us.
-        let direct = files::is_direct(flags.0) && req.uid() != 0;
+        let direct = open_flags::is_direct(flags.0) && req.uid() != 0;
         let write = files::Write {
             inode: InodeId(ino.0),
             handle: HandleId(fh.0),
@@ -553,13 +554,13 @@ impl Filesystem for Fs {
                     }
                 };
             let open_flags = options::of_open(flags);
-            let told = attr::told(&here, &a).await;
+            let told = here.told(&a).await;
             if !reply.created(here.ttl(), &told, GENERATION, FileHandle(handle.0), open_flags) {
                 let close = async move |there: &Here| {
                     files::close_unheard(there, a.inode, handle, flags).await;
                     Ok(())
                 };
-                // It fails only where everything ends.
+                // The close fails only where everything ends.
                 let _ = here.at(a.inode, close).await;
             }
         });

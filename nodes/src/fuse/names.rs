@@ -7,9 +7,9 @@
 use t3fs_actors::client::{Attr, FileType, FsError, HandleId, Owner, RenameMode};
 use t3fs_actors::proto::ids::InodeId;
 
-use super::files;
 use super::hub::Here;
 use super::kernel::RenameFlags;
+use super::open_flags::writes;
 
 pub async fn lookup(here: &Here, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
     let attr = here.client.lookup(&here.cx, parent, name).await?;
@@ -28,7 +28,7 @@ pub async fn create(
     let kind = FileType::File;
     let (attr, session) = here.client.make(&here.cx, parent, name, owner, kind, true).await?;
     let inode = attr.inode;
-    if files::writes(flags) {
+    if writes(flags) {
         here.hub.begin_writing(inode, flags);
     }
     here.at(inode, async move |there: &Here| Ok(there.client.adopt(&there.cx, attr, session))).await

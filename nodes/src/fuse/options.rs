@@ -8,6 +8,7 @@
 //! own writes), `POSIX_LOCKS` and `FLOCK_LOCKS` (locks are the kernel's, local), `EXPORT_SUPPORT`.
 
 use super::kernel::{FopenFlags, InitFlags, KernelConfig, SessionAcl};
+use super::open_flags::is_direct;
 
 /// Largest read or write in one request.
 pub const IO_BYTES_MAX: u32 = 1 << 20;
@@ -36,7 +37,7 @@ pub fn event_loops() -> usize {
     crate::limits::cores().max(2)
 }
 
-/// Who may use the mount.
+/// The users that may use the mount.
 pub fn acl(allow_other: bool) -> SessionAcl {
     if allow_other { SessionAcl::All } else { SessionAcl::Owner }
 }
@@ -59,7 +60,7 @@ pub fn configure(kernel: &mut KernelConfig) -> std::io::Result<()> {
 /// How a file that is opened with these flags is cached.
 pub fn of_open(flags: i32) -> FopenFlags {
     let mut f = FopenFlags::empty();
-    if super::files::is_direct(flags) {
+    if is_direct(flags) {
         f |= FopenFlags::FOPEN_DIRECT_IO;
     }
     if flags & libc::O_DIRECT != 0 {

@@ -1,4 +1,4 @@
-//! Who holds a mount: found in /proc alone, so it works while the file system hangs.
+//! The processes that hold a mount: found in /proc alone, so it works while the file system hangs.
 //!
 //! Folders and programs are compared by the path that the kernel shows, open files by the mount in
 //! `fdinfo`, memory maps by device number. Links in /proc are read, never followed.
@@ -54,7 +54,7 @@ pub fn find(point: &Path) -> Holders {
     });
     let processes = pids.filter_map(|pid| {
         let how = how_held(pid, point, mount.device)?;
-        // It may end while we look; then it holds nothing any more.
+        // The process may end while we look; then it holds nothing any more.
         let command = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
         Some(Holder { pid, command: command.trim_end().to_owned(), how })
     });

@@ -48,7 +48,7 @@ const WORDS: [Word; 26] = [
     ("async", NONE, MountFlags::SYNCHRONOUS),
     ("dirsync", MountFlags::DIRSYNC, NONE),
     ("defaults", NONE, MountFlags::RDONLY.union(MountFlags::NOEXEC).union(MountFlags::SYNCHRONOUS)),
-    // Who may mount it is mount(8)'s matter; what such a mount allows is told here.
+    // Which users may mount is mount(8)'s matter; what such a mount allows is told here.
     ("user", NO_SUID_DEV.union(MountFlags::NOEXEC), NONE),
     ("users", NO_SUID_DEV.union(MountFlags::NOEXEC), NONE),
     ("owner", NO_SUID_DEV, NONE),

@@ -19,7 +19,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// What is at the mount point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum MountPlace {
     Free,
     /// Nothing; [`make`] makes the folder.
     Absent,
@@ -52,7 +52,7 @@ pub fn resolve(dir: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Looks at a resolved DIR. `source` is what our own mount would be called; its data lock is free.
-pub fn check(dir: &Path, source: &str) -> Result<Place, Failure> {
+pub fn check(dir: &Path, source: &str) -> Result<MountPlace, Failure> {
     let found = mountinfo::at(dir)
         .map_err(|e| refused(format!("/proc/self/mountinfo cannot be read: {e}; mount /proc")))?;
     match found {
@@ -61,7 +61,7 @@ pub fn check(dir: &Path, source: &str) -> Result<Place, Failure> {
     }
 }
 
-fn empty_folder(dir: &Path) -> Result<Place, Failure> {
+fn empty_folder(dir: &Path) -> Result<MountPlace, Failure> {
     let shown = dir.display();
     not_in_sources(dir)?;
     match std::fs::symlink_metadata(dir) {
@@ -75,7 +75,7 @@ fn empty_folder(dir: &Path) -> Result<Place, Failure> {
     // A folder that we may not read is somebody else's, which mounting itself refuses.
     let first = std::fs::read_dir(dir).ok().and_then(|mut entries| entries.next()?.ok());
     match first {
-        None => Ok(Place::Free),
+        None => Ok(MountPlace::Free),
         Some(entry) => Err(refused(format!(
             "{shown} is not empty (there is {:?} in it), and a mount would hide what it holds; \
              give an empty folder, or one that is not there",
@@ -85,10 +85,10 @@ fn empty_folder(dir: &Path) -> Result<Place, Failure> {
 }
 
 /// What would have to be made is below a folder in which this user may make something.
-fn can_be_made(dir: &Path) -> Result<Place, Failure> {
+fn can_be_made(dir: &Path) -> Result<MountPlace, Failure> {
     let above = dir.ancestors().skip(1).find(|a| a.exists()).unwrap_or(Path::new("/"));
     match rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) => Ok(Place::Absent),
+        Ok(()) => Ok(MountPlace::Absent),
         Err(e) => Err(refused(format!(
             "{} is not there, and cannot be made in {}: {e}; choose a place of yours",
             dir.display(),
@@ -150,10 +150,10 @@ fn answer(dir: &Path) -> Answer {
     }
 }
 
-fn mounted(dir: &Path, mount: &Mount, source: &str, answer: Answer) -> Result<Place, Failure> {
+fn mounted(dir: &Path, mount: &Mount, source: &str, answer: Answer) -> Result<MountPlace, Failure> {
     let ours = mount.is_fuse() && mount.source == source;
     if ours && answer == Answer::Dead {
-        return Ok(Place::Stale);
+        return Ok(MountPlace::Stale);
     }
     let shown = dir.display();
     let what = &mount.source;
@@ -195,8 +195,8 @@ mod tests {
     fn only_our_own_dead_mount_is_stale() {
         let dir = Path::new("/m");
         let look = |kind, source, answer| mounted(dir, &mount(kind, source), "hf3fs.a", answer);
-        assert_eq!(look("fuse", "hf3fs.a", Answer::Dead), Ok(Place::Stale));
-        assert_eq!(look("fuse.t3fs", "hf3fs.a", Answer::Dead), Ok(Place::Stale));
+        assert_eq!(look("fuse", "hf3fs.a", Answer::Dead), Ok(MountPlace::Stale));
+        assert_eq!(look("fuse.t3fs", "hf3fs.a", Answer::Dead), Ok(MountPlace::Stale));
         for (kind, source, answer, says) in [
             ("fuse", "hf3fs.b", Answer::Dead, "umount -l /m"),
             ("fuse", "hf3fs.a", Answer::Alive, "t3fs-node down /m"),
@@ -217,16 +217,16 @@ mod tests {
         assert!(check(&resolve(&file).unwrap(), "x").unwrap_err().line.contains("not a folder"));
         assert!(check(&resolve(dir.path()).unwrap(), "x").unwrap_err().line.contains("\"f\""));
         let new = resolve(&dir.path().join("not/there")).unwrap();
-        assert_eq!(check(&new, "x"), Ok(Place::Absent));
+        assert_eq!(check(&new, "x"), Ok(MountPlace::Absent));
         assert!(!new.exists(), "looking makes nothing");
         make(&new).unwrap();
-        assert_eq!(check(&new, "x"), Ok(Place::Free));
+        assert_eq!(check(&new, "x"), Ok(MountPlace::Free));
         assert!(resolve(&file.join("below")).is_err(), "a file has nothing below it");
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         for inside in [sources.to_owned(), sources.join("nodes/src/none")] {
             let why = check(&resolve(&inside).unwrap(), "x").unwrap_err().line;
             assert!(why.contains("sources of t3fs"), "{why}");
         }
-        assert_eq!(check(&sources.join("target/none"), "x"), Ok(Place::Absent));
+        assert_eq!(check(&sources.join("target/none"), "x"), Ok(MountPlace::Absent));
     }
 }

@@ -9,7 +9,7 @@ use t3fs_runtime::NodeId;
 use t3fs_transport::Address;
 
 use crate::config::Leases;
-use crate::config::host::{Host, Place};
+use crate::config::host::{Host, MgmtdPlace};
 use crate::config::roles::Roles;
 use crate::config::secret::Secret;
 use crate::data::Data;
@@ -50,7 +50,7 @@ pub struct LinkPlan {
     /// What others are told, best first; empty where nobody needs to find it.
     pub advertise: Vec<Address>,
     /// Where mgmtds may be, best first; this process's own may be among them.
-    pub mgmtds: Vec<Place>,
+    pub mgmtds: Vec<MgmtdPlace>,
     pub fabric: FabricPlan,
 }
 

@@ -70,7 +70,7 @@ impl Checker {
         self.remote.run(Box::new(move |shard| {
             let cx = shard.cx();
             cx.clone().spawn(async move {
-                // Who asked may have gone away: then the check has nobody to tell.
+                // The asker may have gone away: then the check has nobody to tell.
                 let tell = |said| _ = say.send(said);
                 let well = match check(&cx, agent, kv, &|line| tell(Said::Line(line))).await {
                     Ok(well) => well,

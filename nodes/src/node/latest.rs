@@ -14,10 +14,10 @@ struct Place<T> {
     ended: bool,
 }
 
-/// Who tells. Once it is dropped, the other hears what is left and then the end.
+/// The side that tells. Once it is dropped, the other hears what is left and then the end.
 pub(super) struct Teller<T>(Arc<Shared<T>>);
 
-/// Who hears.
+/// The side that hears.
 pub(super) struct Hearer<T>(Arc<Shared<T>>);
 
 pub(super) fn latest<T>() -> (Teller<T>, Hearer<T>) {

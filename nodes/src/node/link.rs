@@ -15,11 +15,11 @@ use t3fs_actors::proto::agent::SetMgmtds;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_runtime::glommio::Start;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
-use t3fs_transport::{Address, Config, NodeLinks, Peers};
+use t3fs_transport::{Address, LinkConfig, NodeLinks, Peers};
 
 use super::assembly::{Assembly, LinkPlan};
 use super::names::Names;
-use super::reach::Parts;
+use super::role_names::RoleNames;
 use crate::failure::{Failure, failed, refused};
 
 /// Services on a node's card (decision 007).
@@ -44,9 +44,9 @@ pub(super) fn peers(a: &Assembly, plan: &LinkPlan) -> Result<Peers, Failure> {
     let (secret, cluster) = (plan.secret.bytes().to_vec(), a.cluster.clone());
     let (node, incarnation) = (a.node, a.incarnation);
     let (fabric, device_ips) = (plan.fabric.wanted, plan.fabric.device_ips());
-    let who = Config { node, incarnation, shards, cluster, secret, ..Config::default() };
+    let who = LinkConfig { node, incarnation, shards, cluster, secret, ..LinkConfig::default() };
     let (nics, limits) = (plan.fabric.nics(), plan.fabric.limits());
-    Peers::new(Config { fabric, device_ips, nics, limits, ..who }).map_err(failed)
+    Peers::new(LinkConfig { fabric, device_ips, nics, limits, ..who }).map_err(failed)
 }
 
 /// What each shard does first.
@@ -204,17 +204,17 @@ pub(super) fn keep_finding_mgmtds(
 /// Takes addresses out of the routing.
 pub(super) struct Addresses {
     peers: Peers,
-    parts: Parts,
+    roles: RoleNames,
     known: RefCell<Vec<(NodeId, Vec<String>)>>,
 }
 
 impl Addresses {
-    pub(super) fn new(peers: Peers, parts: Parts) -> Addresses {
-        Addresses { peers, parts, known: RefCell::default() }
+    pub(super) fn new(peers: Peers, roles: RoleNames) -> Addresses {
+        Addresses { peers, roles, known: RefCell::default() }
     }
 
     pub(super) fn learn(&self, routing: &Routing) {
-        self.parts.learn(routing);
+        self.roles.learn(routing);
         let all: Vec<_> = routing.nodes.iter().map(|n| (n.node, n.addresses.clone())).collect();
         let mut known = self.known.borrow_mut();
         if *known == all {
@@ -224,7 +224,7 @@ impl Addresses {
             if known.iter().any(|(n, t)| n == node && t == texts) {
                 continue;
             }
-            // Those that this build cannot speak to are left out.
+            // Addresses that this build cannot speak to are left out.
             let addresses: Vec<Address> = texts.iter().filter_map(|t| t.parse().ok()).collect();
             if !addresses.is_empty() {
                 self.peers.set_addresses(*node, addresses);
@@ -243,14 +243,14 @@ mod tests {
     /// of it keeps what was known. Method: routings with addresses of three kinds.
     #[test]
     fn addresses_of_unknown_kinds_are_left_out() {
-        let config = Config {
+        let config = LinkConfig {
             node: NodeId(1),
             cluster: "c".into(),
             secret: vec![7; 16],
-            ..Config::default()
+            ..LinkConfig::default()
         };
         let peers = Peers::new(config).unwrap();
-        let addresses = Addresses::new(peers.clone(), Parts::default());
+        let addresses = Addresses::new(peers.clone(), RoleNames::default());
         let routing = |texts: &[&str]| Routing {
             nodes: vec![NodeInfo {
                 node: NodeId(2),

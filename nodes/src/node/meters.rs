@@ -1,12 +1,43 @@
 //! What the shards of this process have counted, for `t3fs-node stats`.
 
+use serde::{Deserialize, Serialize};
 use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::meter::Meters;
 
 use super::on_shard;
 use crate::failure::Failure;
-use crate::stats::{MessageRow, StageRow, Stats};
+
+/// Of one kind of message, over all shards since the process began. Times are from its arrival at
+/// the shard until its reply left; those within which half and 99 % were are up to twice the true
+/// ones. Bytes are of what came from other nodes and went back there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageRow {
+    pub message: String,
+    pub handled: u64,
+    pub failed: u64,
+    pub late: u64,
+    pub mean_us: u64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    pub max_us: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageRow {
+    pub stage: String,
+    pub count: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    pub version: String,
+    pub shards: usize,
+    pub messages: Vec<MessageRow>,
+    pub stages: Vec<StageRow>,
+}
 
 /// Looks from other threads.
 #[derive(Clone)]

@@ -18,6 +18,7 @@ mod names;
 mod news;
 mod parts;
 mod reach;
+mod role_names;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +40,7 @@ pub use assembly::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
 use keeper::Keeper;
 use link::{Addresses, Trouble};
 pub use parts::DISKS_TAG;
+use role_names::RoleNames;
 
 /// How long one step of the start may take on a shard.
 const STEP_MAX: Duration = Duration::from_secs(120);
@@ -135,7 +137,7 @@ impl Node {
             remotes: shards.remotes.clone(),
             peers: peers.clone(),
             trouble: Trouble::default(),
-            parts: reach::Parts::default(),
+            role_names: RoleNames::default(),
             kv_named: None,
             reach: None,
             about: String::new(),
@@ -239,7 +241,7 @@ struct Starting<'a> {
     remotes: Vec<Remote>,
     peers: Option<Peers>,
     trouble: Trouble,
-    parts: reach::Parts,
+    role_names: RoleNames,
     /// The node that is the store, and how it was named to us.
     kv_named: Option<(NodeId, Host)>,
     reach: Option<reach::Watch>,
@@ -251,7 +253,7 @@ impl Starting<'_> {
         let (local_kv, kv) = self.kv()?;
         let mgmtd = self.mgmtd(kv)?;
         let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
-        let addresses = self.peers.clone().map(|p| Addresses::new(p, self.parts.clone()));
+        let addresses = self.peers.clone().map(|p| Addresses::new(p, self.role_names.clone()));
         let hear = hear.then(|| {
             let (say, inbox) = latest::latest();
             news = Some(inbox);
@@ -263,8 +265,8 @@ impl Starting<'_> {
         })?;
         self.open_the_door(mgmtd.map(Addr::raw), agent, local_kv)?;
         if let Some(peers) = self.peers.clone().filter(|_| !self.a.roles.is_empty()) {
-            let (parts, named) = (self.parts.clone(), self.kv_named.take());
-            self.reach = Some(reach::watch(peers, parts, self.remotes[0].clone(), named));
+            let (roles, named) = (self.role_names.clone(), self.kv_named.take());
+            self.reach = Some(reach::watch(peers, roles, self.remotes[0].clone(), named));
         }
         let mut keeper = None;
         if let Some(news) = news {
@@ -297,7 +299,7 @@ impl Starting<'_> {
                         link::find_any(&all, link::KV).await
                     })?
                 })?;
-                self.parts.note(found.node, "kv");
+                self.role_names.note(found.node, "kv");
                 self.kv_named = Some((found.node, at));
                 Ok((None, Some(Addr::from_raw(found))))
             }
@@ -408,7 +410,7 @@ impl Starting<'_> {
                     let cx = cx.within(ATTEMPT);
                     parts::start_client(&cx, agent, &label, io_timeout, &budget).await
                 })?;
-                // Who finds no mgmtd need not hear what that has led to.
+                // A user whose process finds no mgmtd need not hear what that has led to.
                 started.map_err(|e| match self.trouble.hint() {
                     why if why.is_empty() => e,
                     why => failed(format!("no mgmtd can be used{why}")),

@@ -12,7 +12,7 @@ use t3fs_actors::proto::kv::Kv;
 use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::agent::{AgentConfig, NodeAgent, Seen, ServerInfo};
+use t3fs_actors::agent::{AgentConfig, AgentEvent, NodeAgent, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::meta::{MetaConfig, MetaServer};
@@ -63,7 +63,7 @@ impl Taken {
         TAKEN.with(|t| t.borrow_mut().insert(target)).then_some(Taken(target))
     }
 
-    /// It is open, until the process ends.
+    /// The target stays open until the process ends.
     fn keep(self) {
         std::mem::forget(self);
     }
@@ -128,8 +128,8 @@ pub fn start_agent(
     news: Option<Teller<Arc<Routing>>>,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
-    let watch = move |seen: &Seen<'_>| {
-        let Seen::View(view) = seen else { return };
+    let watch = move |seen: &AgentEvent<'_>| {
+        let AgentEvent::View(view) = seen else { return };
         if let Some(told) = &told {
             told.tell(view);
         }
@@ -187,7 +187,7 @@ pub async fn start_meta(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Started {
     Runs,
-    /// It is not there.
+    /// There is no data of the target.
     Absent,
     /// An earlier attempt, which nobody waited for any more, still opens it or has opened it.
     Already,
@@ -287,7 +287,7 @@ fn no_answer(e: AskError) -> Failure {
     failed(format!("the agent did not answer: {e}"))
 }
 
-/// This shard's client, for the FUSE threads.
+/// Starts the client of this shard, for the FUSE threads.
 pub async fn start_client(
     cx: &Cx,
     agent: Addr<Agent>,

@@ -6,14 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use t3fs_actors::proto::mgmtd::{Role as Part, Routing};
 use t3fs_runtime::NodeId;
 use t3fs_runtime::glommio::Remote;
 use t3fs_transport::{Address, Fabric, LinkState, PeerState, Peers};
 
+use super::role_names::RoleNames;
 use super::{ending, link};
 use crate::config::host::Host;
 
@@ -24,45 +23,18 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long one attempt may take: a connection that nobody answers, and its handshake.
 const TRY_MAX: Duration = Duration::from_secs(4);
 
-/// What servers are, for people. Shared with the one who hears of the routing.
-#[derive(Clone, Default)]
-pub(super) struct Parts(Arc<Mutex<BTreeMap<NodeId, String>>>);
-
-impl Parts {
-    pub(super) fn learn(&self, routing: &Routing) {
-        let name = |part: &Part| match part {
-            Part::Mgmtd => "mgmtd",
-            Part::Meta => "meta",
-            Part::Storage => "storage",
-            Part::Kv => "kv",
-        };
-        let names = |parts: &[Part]| parts.iter().map(name).collect::<Vec<_>>().join(",");
-        let mut all = self.0.lock().expect("no panic while held");
-        all.extend(routing.nodes.iter().map(|n| (n.node, names(&n.roles))));
-    }
-
-    pub(super) fn note(&self, node: NodeId, part: &str) {
-        self.0.lock().expect("no panic while held").insert(node, part.to_owned());
-    }
-
-    fn of(&self, node: NodeId) -> String {
-        let all = self.0.lock().expect("no panic while held");
-        all.get(&node).filter(|n| !n.is_empty()).cloned().unwrap_or_else(|| "a server".into())
-    }
-}
-
 /// Ends its thread when dropped.
 pub(super) struct Watch(#[expect(dead_code, reason = "its end is what is heard")] Sender<()>);
 
 /// Watches from a thread of its own. `named`: a server that is known by a name, which may move.
 pub(super) fn watch(
     peers: Peers,
-    parts: Parts,
+    roles: RoleNames,
     remote: Remote,
     named: Option<(NodeId, Host)>,
 ) -> Watch {
     let (leash, end) = channel();
-    let mut watcher = Watcher { peers, parts, remote, named, away: BTreeMap::new() };
+    let mut watcher = Watcher { peers, roles, remote, named, away: BTreeMap::new() };
     let run = move || watcher.run(&end);
     if let Err(e) = std::thread::Builder::new().name("t3fs-reach".into()).spawn(run) {
         tracing::error!("nobody will say who cannot be reached: {e}");
@@ -72,10 +44,10 @@ pub(super) fn watch(
 
 struct Watcher {
     peers: Peers,
-    parts: Parts,
+    roles: RoleNames,
     remote: Remote,
     named: Option<(NodeId, Host)>,
-    /// Those that were told, and when they were tried last.
+    /// The servers that were reported as away, and when each was tried last.
     away: BTreeMap<NodeId, Instant>,
 }
 
@@ -94,7 +66,7 @@ impl Watcher {
                 if end.try_recv() != Err(std::sync::mpsc::TryRecvError::Empty) {
                     return;
                 }
-                let who = format!("{} at {}", self.parts.of(peer.node), list(&peer.addresses));
+                let who = format!("{} at {}", self.roles.of(peer.node), list(&peer.addresses));
                 match (tried, told) {
                     (Ok(()), None) => {}
                     (Ok(()), Some(_)) => {

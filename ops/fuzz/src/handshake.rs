@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use t3fs_runtime::NodeId;
 use t3fs_transport::fuzzing::{accept, dial, proof};
-use t3fs_transport::{Config, Peers};
+use t3fs_transport::{LinkConfig, Peers};
 
 use crate::input::Input;
 use crate::memory::measured;
@@ -114,13 +114,13 @@ fn welcome(services: usize) -> Vec<u8> {
 }
 
 fn peers() -> Peers {
-    Peers::new(Config {
+    Peers::new(LinkConfig {
         node: NodeId(1),
         incarnation: 3,
         shards: 2,
         cluster: "c".into(),
         secret: vec![7; 16],
-        ..Config::default()
+        ..LinkConfig::default()
     })
     .expect("a right configuration")
 }

@@ -132,7 +132,7 @@ const SUMS: u8 = 8;
 const PAYLOADS: u8 = 16;
 
 /// Puts checksums, sequence numbers and sums right, frame by frame, as far as the lengths in the
-/// heads lead. The layout is drawn in `transport/src/tcp/frame.rs`.
+/// heads lead. The layout is drawn in `transport/src/frame.rs`.
 fn put_right(mut stream: &mut [u8], what: u8) {
     for sequence in 0u32.. {
         if stream.len() < HEAD {

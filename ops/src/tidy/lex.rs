@@ -27,9 +27,17 @@ pub struct CodePath {
     pub line: usize,
     /// Came from a `use` item, where a path of a single segment names a crate or a module.
     pub in_use: bool,
+    /// The name behind `as`.
+    pub alias: Option<String>,
+    /// Ends with `::*`.
+    pub glob: bool,
 }
 
 impl CodePath {
+    fn begin(segments: Vec<String>, line: usize, in_use: bool) -> CodePath {
+        CodePath { segments, line, in_use, alias: None, glob: false }
+    }
+
     /// True if the path begins with these segments.
     pub fn begins(&self, prefix: &[&str]) -> bool {
         self.segments.len() >= prefix.len()
@@ -174,7 +182,7 @@ pub fn paths(tokens: &[Token]) -> Vec<CodePath> {
         if tokens[at].text == "use" {
             at = use_tree(tokens, at + 1, &[], &mut found);
         } else if tokens[at].is_ident() {
-            let mut path = CodePath { segments: Vec::new(), line: tokens[at].line, in_use: false };
+            let mut path = CodePath::begin(Vec::new(), tokens[at].line, false);
             at = plain_path(tokens, at, &mut path);
             found.push(path);
         } else {
@@ -205,7 +213,7 @@ fn use_tree(tokens: &[Token], at: usize, prefix: &[String], found: &mut Vec<Code
     let text = |at: usize| tokens.get(at).map_or("", |t| t.text.as_str());
     let mut at = if text(at) == "::" { at + 1 } else { at };
     let line = tokens.get(at).map_or(1, |t| t.line);
-    let mut path = CodePath { segments: prefix.to_vec(), line, in_use: true };
+    let mut path = CodePath::begin(prefix.to_vec(), line, true);
     at = plain_path(tokens, at, &mut path);
     if text(at) == "::" {
         at += 1;
@@ -222,14 +230,18 @@ fn use_tree(tokens: &[Token], at: usize, prefix: &[String], found: &mut Vec<Code
             }
             return at + 1;
         }
-        "*" => at += 1,
+        "*" => {
+            path.glob = true;
+            at += 1;
+        }
         _ => {}
+    }
+    if text(at) == "as" {
+        path.alias = Some(text(at + 1).to_owned());
+        at += 2;
     }
     if !path.segments.is_empty() {
         found.push(path);
-    }
-    if text(at) == "as" {
-        at += 2;
     }
     at
 }

@@ -2,9 +2,10 @@
 //!
 //! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
 //! at tokens (`lex`), so comments and strings never trigger them. Rules about layers read the
-//! manifests. `check` never writes. Next: `source_rules.rs` and `manifest_rules.rs`, the rules
-//! themselves.
+//! manifests, and the one about circles (`circles`) reads all files of a crate together. `check`
+//! never writes. Next: `source_rules.rs` and `manifest_rules.rs`, the rules themselves.
 
+mod circles;
 pub mod lex;
 mod manifest_rules;
 mod reflow;
@@ -37,10 +38,13 @@ impl fmt::Display for Finding {
 /// Checks every member of the workspace at `root`; an empty answer means tidy.
 pub fn check(root: &Path) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    let mut files = Vec::new();
     for path in workspace::rust_files(root)? {
         let text = fs::read_to_string(root.join(&path))?;
         findings.extend(source_rules::check(&path, &text));
+        files.push((path, text));
     }
+    findings.extend(circles::check(&files));
     for member in workspace::MEMBERS {
         let path = Path::new(member).join("Cargo.toml");
         let text = fs::read_to_string(root.join(&path))?;

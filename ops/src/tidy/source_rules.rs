@@ -47,9 +47,10 @@ impl Source<'_> {
 
 type Rule = fn(&Source<'_>) -> Vec<Finding>;
 
-const RULES: [Rule; 11] = [
+const RULES: [Rule; 12] = [
     actors_one_door,
     actors_no_locks,
+    agents_ask_mgmtd,
     glommio_one_place,
     transport_no_messages,
     protocols_one_place,
@@ -106,6 +107,22 @@ fn actors_no_locks(source: &Source<'_>) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// An agent finds the primary, and finds the next one; an actor that asked mgmtd itself would have
+/// to do the same.
+fn agents_ask_mgmtd(source: &Source<'_>) -> Vec<Finding> {
+    let may = ["actors/src/agent", "actors/src/mgmtd"];
+    if !source.is_below("actors/src") || may.iter().any(|place| source.is_below(place)) {
+        return Vec::new();
+    }
+    let is_protocol = |path: &&CodePath| {
+        let segments: Vec<&str> = path.segments.iter().map(String::as_str).collect();
+        matches!(segments.as_slice(), ["Mgmtd"] | [.., "mgmtd", "Mgmtd"])
+    };
+    let message = "only an agent asks mgmtd; every other actor asks the agent of its process";
+    let named = source.paths.iter().filter(is_protocol);
+    named.map(|path| source.finding("agents-ask-mgmtd", path.line, message)).collect()
 }
 
 /// The executor can be replaced as long as one folder knows it.
@@ -259,6 +276,18 @@ mod tests {
     fn actors_no_locks() {
         good("actors/src/a.rs", "use std::sync::Arc;\n");
         bad("actors/src/a.rs", "use std::sync::{Arc, Mutex};\n", "actors-no-locks", 2);
+    }
+
+    #[test]
+    fn agents_ask_mgmtd() {
+        good("actors/src/agent/mod.rs", "use crate::proto::mgmtd::Mgmtd;\n");
+        good(
+            "actors/src/client/a.rs",
+            "use crate::proto::mgmtd::Role;\nconst R: Role = Role::Mgmtd;\n",
+        );
+        let path = "actors/src/client/a.rs";
+        bad(path, "use crate::proto::mgmtd::{Mgmtd, Role};\n", "agents-ask-mgmtd", 2);
+        bad(path, "use crate::proto::mgmtd::*;\nfn f(a: Addr<Mgmtd>) {}\n", "agents-ask-mgmtd", 3);
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::echo::{Echo, Ping, Seen, Slow, Store, pattern};
 use super::{Pair, Wire, is_not_sent, is_unknown, run};
-use crate::ask::{IN_FLIGHT_MAX, Lane};
+use crate::ask::IN_FLIGHT_MAX;
+use crate::lane::Lane;
 use crate::wire::BULK_MAX;
 use crate::{Addr, NodeId, join, join_all};
 

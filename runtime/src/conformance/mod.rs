@@ -22,14 +22,14 @@ pub mod links;
 use core::time::Duration;
 use std::sync::{Arc, Mutex};
 
-use crate::backend::LocalTask;
+use crate::shard::LocalTask;
 use crate::{Addr, AskError, Cx};
 use echo::{Echo, Order, Seen};
 
 /// Two ends of a way: a shard that asks, and an [`echo::Echoing`] elsewhere that answers.
 pub trait Pair {
     fn wire(&self) -> Wire;
-    /// Who answers now; another after [`Fault::Restart`].
+    /// The actor that answers now; another one after [`Fault::Restart`].
     fn to(&self) -> Addr<Echo>;
     /// Runs a task on the asking shard.
     fn spawn(&self, task: Job);
@@ -48,7 +48,7 @@ pub enum Fault {
     Cut,
     /// Nothing passes any more, either way, and nobody is told.
     Hold,
-    /// It passes again.
+    /// What was held up passes again.
     Release,
     /// One bit of what is sent next is wrong, about this many bytes in.
     Damage(usize),
@@ -64,9 +64,10 @@ pub struct Wire {
     pub in_order: bool,
     /// What was sent may come a second time, later.
     pub repeats: bool,
-    /// Who waits on a connection that ends is told within this long; else by the deadline.
+    /// An asker on a connection that ends is told within this long; else by the deadline.
     pub loss_told: Option<Duration>,
-    /// Who waits on one on which nothing passes is told within this long; else by the deadline.
+    /// An asker on a connection on which nothing passes is told within this long; else by the
+    /// deadline.
     pub silence_told: Option<Duration>,
     /// Payload that may wait to be sent; more is refused.
     pub queue_bytes: Option<usize>,
@@ -77,7 +78,7 @@ pub struct Begun<T>(Arc<Mutex<Option<T>>>);
 
 impl<T> Begun<T> {
     fn is_over(&self) -> bool {
-        // Who would fill it has a clone, unless it panicked or its shard has ended.
+        // The task that would fill the slot has a clone, unless it panicked or its shard has ended.
         self.0.lock().is_ok_and(|v| v.is_some()) || Arc::strong_count(&self.0) == 1
     }
 }

@@ -8,14 +8,14 @@ use ::glommio::{Latency, Shares, TaskQueueHandle};
 
 use super::disk::Disks;
 use super::net::Sockets;
-use super::timers::Timers;
+use super::timers::{Timers, boot_time_us};
 use super::turn::Turns;
 use super::{Item, Layout};
 use crate::addr::NodeId;
-use crate::backend::{Backend, LocalTask, Parcel};
 use crate::disk::{DiskId, DiskOp, DiskResult};
 use crate::inbox::Inbox;
 use crate::net::Net;
+use crate::shard::{Backend, LocalTask, Parcel};
 use crate::slot::Slot;
 use crate::time::Time;
 use crate::wire::Frame;
@@ -31,15 +31,6 @@ pub(super) struct Glommio {
     disk_work: Rc<Cell<usize>>,
     index: u16,
     peers: Vec<Inbox<Item>>,
-}
-
-/// Microseconds of CLOCK_BOOTTIME: goes on while the machine sleeps, as leases need.
-pub fn boot_time_us() -> u64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: a valid clock id and a pointer to a timespec of our own.
-    let rc = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t) };
-    assert_eq!(rc, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
-    t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000
 }
 
 impl Glommio {

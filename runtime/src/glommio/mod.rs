@@ -17,13 +17,12 @@ use std::time::Duration;
 
 use ::glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
-pub use backend::boot_time_us;
 pub use probe::{Probe, probe};
+pub use timers::boot_time_us;
 
 use crate::addr::NodeId;
-use crate::backend::Parcel;
 use crate::inbox::{Inbox, inbox};
-use crate::shard::Shard;
+use crate::shard::{Parcel, Shard};
 use crate::slot::Slot;
 
 /// A step for a shard, from any thread.

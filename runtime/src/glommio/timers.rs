@@ -17,10 +17,18 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use super::backend::boot_time_us;
 use super::net::Readable;
 use crate::slot::Slot;
 use crate::time::Time;
+
+/// Microseconds of CLOCK_BOOTTIME: goes on while the machine sleeps, as leases need.
+pub fn boot_time_us() -> u64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a valid clock id and a pointer to a timespec of our own.
+    let rc = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut t) };
+    assert_eq!(rc, 0, "CLOCK_BOOTTIME exists since Linux 2.6.39");
+    t.tv_sec as u64 * 1_000_000 + t.tv_nsec as u64 / 1_000
+}
 
 #[derive(Default)]
 pub(super) struct Timers(RefCell<State>);

@@ -5,7 +5,7 @@
 use core::time::Duration;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::client::Link;
+use t3fs_actors::client::ClusterSession;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId};
 use t3fs_actors::proto::mgmtd::Chain;
 use t3fs_actors::proto::storage::{
@@ -25,10 +25,16 @@ const LAST_CHUNKS: u32 = 8;
 /// Chunks removed at a time.
 const BITE: u32 = 3;
 
-async fn write(cx: &Cx, link: &Link, chain: ChainId, chunk: ChunkId, len: usize) -> bool {
+async fn write(
+    cx: &Cx,
+    cluster: &ClusterSession,
+    chain: ChainId,
+    chunk: ChunkId,
+    len: usize,
+) -> bool {
     let data = Bulk::from(vec![chunk.index as u8 + 1; len]);
     let kind = UpdateKind::Write { offset: 0 };
-    link.update(cx, chain, chunk, kind, data, link.request()).await.is_ok()
+    cluster.update(cx, chain, chunk, kind, data, cluster.request()).await.is_ok()
 }
 
 /// Cuts the head off from the next replica, writes many chunks there with little patience, and lets
@@ -36,7 +42,7 @@ async fn write(cx: &Cx, link: &Link, chain: ChainId, chunk: ChunkId, len: usize)
 pub(super) async fn burst(
     cx: Cx,
     sim: Sim,
-    link: Link,
+    cluster: ClusterSession,
     rng: Rng,
     chain: ChainId,
     head: [NodeId; 2],
@@ -45,7 +51,7 @@ pub(super) async fn burst(
     sim.part(&[head[0]], &[head[1]]);
     let hasty = cx.within(Duration::from_millis(200));
     let chunks = (0..WIDTH).map(|index| ChunkId { inode: BURST, index });
-    join_all(chunks.map(|c| write(&hasty, &link, chain, c, 600))).await;
+    join_all(chunks.map(|c| write(&hasty, &cluster, chain, c, 600))).await;
     let how = if rng.coin() { Crash::Power } else { Crash::Process };
     sim.crash(head[0], how);
     let back = sim.now_us() + 1 + rng.below(400_000);
@@ -55,11 +61,16 @@ pub(super) async fn burst(
 
 /// When all is well: what was written is told, as it is, by each replica, and what was removed is
 /// gone from all of them.
-pub(super) async fn write_and_remove(cx: &Cx, link: &Link, chain: ChainId) -> Result<(), String> {
+pub(super) async fn write_and_remove(
+    cx: &Cx,
+    cluster: &ClusterSession,
+    chain: ChainId,
+) -> Result<(), String> {
     for index in 0..LAST_CHUNKS {
         let mut tries = 0;
         // A target whose disk was full looks now and then whether it still is.
-        while !write(cx, link, chain, ChunkId { inode: LAST, index }, 100 + index as usize).await {
+        while !write(cx, cluster, chain, ChunkId { inode: LAST, index }, 100 + index as usize).await
+        {
             tries += 1;
             if tries == 100 {
                 return Err(format!("chunk {index} could not be written in the calm"));
@@ -68,28 +79,33 @@ pub(super) async fn write_and_remove(cx: &Cx, link: &Link, chain: ChainId) -> Re
         }
     }
     let want: Vec<(u32, u32)> = (0..LAST_CHUNKS).map(|i| (i, 100 + i)).collect();
-    extents(cx, link, chain, LAST, &want).await?;
+    extents(cx, cluster, chain, LAST, &want).await?;
     for inode in [BURST, LAST] {
-        remove(cx, link, chain, inode).await?;
-        extents(cx, link, chain, inode, &[]).await?;
+        remove(cx, cluster, chain, inode).await?;
+        extents(cx, cluster, chain, inode, &[]).await?;
     }
     Ok(())
 }
 
-async fn remove(cx: &Cx, link: &Link, chain: ChainId, inode: InodeId) -> Result<(), String> {
-    let mut request = link.request();
+async fn remove(
+    cx: &Cx,
+    cluster: &ClusterSession,
+    chain: ChainId,
+    inode: InodeId,
+) -> Result<(), String> {
+    let mut request = cluster.request();
     for _ in 0..100 {
-        let routing = link.routing();
+        let routing = cluster.routing();
         let chain = routing.chain(chain).ok_or("the chain is gone")?;
         let head = chain.targets[0].addr.ok_or("the head is nowhere")?;
         let (inodes, chain_version) = (vec![inode], chain.version);
         let m = RemoveChunks { inodes, chain_version, from: 0, limit: BITE, request };
         match cx.ask(Addr::<Storage>::from_raw(head), m).await {
             Ok(Ok(r)) if r.left.is_empty() => return Ok(()),
-            Ok(Ok(_)) => request = link.request(), // of the next page
+            Ok(Ok(_)) => request = cluster.request(), // of the next page
             _ => {
                 cx.sleep(Duration::from_millis(100)).await;
-                link.refresh(cx).await;
+                cluster.refresh(cx).await;
             }
         }
     }
@@ -99,25 +115,25 @@ async fn remove(cx: &Cx, link: &Link, chain: ChainId, inode: InodeId) -> Result<
 /// Whether every replica says that the file has just these chunks.
 async fn extents(
     cx: &Cx,
-    link: &Link,
+    cluster: &ClusterSession,
     chain: ChainId,
     inode: InodeId,
     want: &[(u32, u32)],
 ) -> Result<(), String> {
-    let replicas = link.routing().chain(chain).ok_or("the chain is gone")?.targets.len();
+    let replicas = cluster.routing().chain(chain).ok_or("the chain is gone")?.targets.len();
     for n in 0..replicas {
         let ask = async |c: &Chain, target| {
             let m = FileExtents { inode, chain_version: c.version, from: 0, limit: 100 };
             cx.ask(target, m).await.ok()
         };
-        let told = patient(cx, link, chain, n, ask).await?;
+        let told = patient(cx, cluster, chain, n, ask).await?;
         let stored = want.iter().map(|c| u64::from(c.1)).sum::<u64>();
         if (&told.chunks[..], told.stored, told.last) != (want, stored, want.last().copied()) {
             return Err(format!("replica {n} has {told:?} of inode {inode}, not {want:?}"));
         }
         let m = ListInodes { from: InodeId(0), limit: 100 };
         let ask = async |_: &Chain, target| cx.ask(target, m).await.ok();
-        let listed = patient(cx, link, chain, n, ask).await?;
+        let listed = patient(cx, cluster, chain, n, ask).await?;
         if listed.contains(&inode) == want.is_empty() {
             return Err(format!("replica {n} lists {listed:?}, inode {inode} {want:?}"));
         }
@@ -128,14 +144,14 @@ async fn extents(
 /// Asks a replica, wherever it is by now, until there is an answer.
 async fn patient<T>(
     cx: &Cx,
-    link: &Link,
+    cluster: &ClusterSession,
     chain: ChainId,
     replica: usize,
     ask: impl AsyncFn(&Chain, Addr<Storage>) -> Option<Result<T, StorageError>>,
 ) -> Result<T, String> {
     let mut last = None;
     for _ in 0..100 {
-        let routing = link.routing();
+        let routing = cluster.routing();
         let chain = routing.chain(chain).ok_or("the chain is gone")?;
         if let Some(addr) = chain.targets[replica].addr {
             match ask(chain, Addr::from_raw(addr)).await {
@@ -145,7 +161,7 @@ async fn patient<T>(
             }
         }
         cx.sleep(Duration::from_millis(100)).await;
-        link.refresh(cx).await;
+        cluster.refresh(cx).await;
     }
     Err(format!("no answer in the calm: {last:?}"))
 }

@@ -10,7 +10,7 @@ use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
-use t3fs_actors::client::{FsError, Link};
+use t3fs_actors::client::{ClusterSession, FsError};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
@@ -26,10 +26,10 @@ use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 use super::mutants::planted;
 use super::{Check, Run, bursts};
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::oracles::history::History;
 use crate::rng::Rng;
 use crate::workloads::chunks::{ChunkClient, check};
+use crate::world::{Boot, NodeSpec};
 use crate::world::{Crash, Sim};
 
 pub(super) const CHECK: Check = Check {
@@ -206,14 +206,14 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         let (sim, head) = (world.handle(), [servers[0], servers[1]]);
         world.spawn(clients[0], 0, move |cx| async move {
             let agent = agent_addr(cx.node());
-            if let Ok(link) = Link::open_chains(&cx, agent, "burst").await {
-                bursts::burst(cx, sim, link, rng, CHAIN, head).await;
+            if let Ok(cluster) = ClusterSession::open_chains(&cx, agent, "burst").await {
+                bursts::burst(cx, sim, cluster, rng, CHAIN, head).await;
             }
         });
     }
     let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
     if let Err(h) = world.run_until(finished, STORM)
-        && h != crate::drive::Halt::Late
+        && h != crate::world::Halt::Late
     {
         return Err(format!("the storm ended with {h:?}"));
     }
@@ -240,9 +240,9 @@ fn run(run: &Run<'_>) -> Result<(), String> {
 /// One client: draws actions on a few chunks, one after another, and records what it was told.
 async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Result<(), String> {
     let agent = agent_addr(cx.node());
-    let link = loop {
+    let cluster = loop {
         // The storm may outlast one attempt's patience.
-        match Link::open_chains(cx, agent, "sim").await {
+        match ClusterSession::open_chains(cx, agent, "sim").await {
             Ok(l) => break l,
             Err(FsError::Unavailable(_)) => {}
             Err(e) => return Err(format!("client {me} found no cluster: {e}")),
@@ -251,18 +251,18 @@ async fn client(cx: &Cx, sim: &Sim, me: u32, rng: Rng, history: History) -> Resu
     let pause = Duration::from_millis(200);
     let client =
         ChunkClient { me, chains: vec![CHAIN], chunks: CHUNKS, ops: OPS, pause, cell_bytes: 2048 };
-    client.run(cx, sim, &link, &rng, &history).await
+    client.run(cx, sim, &cluster, &rng, &history).await
 }
 
 /// All replicas serve and list the same chunks, nothing pending, within bounded time; and go on as
 /// they should.
 async fn converge(cx: &Cx) -> Result<(), String> {
-    let opened = Link::open_chains(cx, agent_addr(cx.node()), "check").await;
-    let link = opened.map_err(|e| e.to_string())?;
+    let opened = ClusterSession::open_chains(cx, agent_addr(cx.node()), "check").await;
+    let cluster = opened.map_err(|e| e.to_string())?;
     let mut last = String::new();
     for _ in 0..300 {
         let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();
-        let routing = link.routing();
+        let routing = cluster.routing();
         let chain = routing.chain(CHAIN).ok_or("the chain is gone")?;
         for t in &chain.targets {
             let Some(addr) = t.addr else { continue };
@@ -274,11 +274,11 @@ async fn converge(cx: &Cx) -> Result<(), String> {
         let serve = chain.targets.iter().all(|t| t.state == TargetState::Serving);
         let settled = serve && lists.iter().flatten().all(|c| !c.pending);
         if lists.len() == REPLICAS as usize && settled && lists.windows(2).all(|w| w[0] == w[1]) {
-            return bursts::write_and_remove(cx, &link, CHAIN).await;
+            return bursts::write_and_remove(cx, &cluster, CHAIN).await;
         }
         last = format!("{lists:?}");
         cx.sleep(Duration::from_millis(100)).await;
-        link.refresh(cx).await;
+        cluster.refresh(cx).await;
     }
     Err(format!("the replicas differ after the storm: {last}"))
 }

@@ -6,14 +6,14 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use t3fs_runtime::disk::{ALIGN, Disk, DiskError, OpenMode};
-use t3fs_runtime::{Cx, DiskId};
+use t3fs_runtime::disk::{ALIGN, DiskError, OpenMode};
+use t3fs_runtime::{Cx, Disk, DiskId};
 
 use super::{Check, Run};
-use crate::drive::Halt;
-use crate::node::NodeSpec;
 use crate::rng::Rng;
 use crate::world::Crash;
+use crate::world::Halt;
+use crate::world::NodeSpec;
 
 pub(super) const CHECK: Check = Check {
     name: "disk",
@@ -58,7 +58,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         }
         let crash = if rng.below(4) == 0 { Crash::Process } else { Crash::Power };
         world.crash(node, crash);
-        world.on_disk_event(|_| crate::crashpoints::Go::On);
+        world.on_disk_event(|_| crate::world::Go::On);
         world.run_for(Duration::from_millis(rng.below(100))).map_err(|e| format!("{e:?}"))?;
         world.restart(node);
         let k = Rc::clone(&known);

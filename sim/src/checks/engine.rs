@@ -22,11 +22,11 @@ use t3fs_runtime::{Cx, DiskId, join_all};
 
 use super::mutants::planted;
 use super::{Check, Run};
-use crate::crashpoints::Go;
 use crate::disk::SimDisk;
-use crate::drive::Halt;
-use crate::node::NodeSpec;
 use crate::rng::Rng;
+use crate::world::Go;
+use crate::world::Halt;
+use crate::world::NodeSpec;
 use crate::world::{Crash, World};
 
 pub(super) const CHECK: Check = Check {

@@ -14,7 +14,7 @@ use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::proto::storage::Storage;
 
 use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
-use t3fs_actors::client::{FsError, Link};
+use t3fs_actors::client::{ClusterSession, FsError};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer};
@@ -24,17 +24,17 @@ use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId, ViewVers
 use t3fs_actors::proto::mgmtd::{ClusterView, CreateChains, Role, TargetReport, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{ChunkInfo, Engine, EngineError, TargetIdentity};
-use t3fs_actors::storage::{Birth, RESYNC_PAGE, Seen, StorageConfig, Target, birth};
+use t3fs_actors::storage::{Birth, RESYNC_PAGE, StorageConfig, Target, TargetEvent, birth};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::chain::engine_config;
 use super::mutants::planted;
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::oracles::history::History;
 use crate::rng::Rng;
 use crate::workloads::chunks::{ChunkClient, check};
+use crate::world::{Boot, NodeSpec};
 use crate::world::{Crash, Sim};
 
 pub(super) const CHECK: Check = Check {
@@ -99,14 +99,14 @@ impl Watcher {
         }
     }
 
-    fn target(&mut self, seen: &Seen) {
+    fn target(&mut self, seen: &TargetEvent) {
         let (what, key) = match *seen {
-            Seen::Synced { target, chain, chain_version } => {
+            TargetEvent::Synced { target, chain, chain_version } => {
                 self.synced.insert((chain, target, chain_version));
                 return;
             }
-            Seen::Served { target, chain } => ("answers a read", (chain, target)),
-            Seen::AckedAlone { target, chain } => ("acknowledges alone", (chain, target)),
+            TargetEvent::Served { target, chain } => ("answers a read", (chain, target)),
+            TargetEvent::AckedAlone { target, chain } => ("acknowledges alone", (chain, target)),
         };
         self.served += 1;
         match self.stored.get(&key) {
@@ -168,12 +168,12 @@ impl Plan {
     fn boot_mgmtd(&self, cx: &Cx) {
         let watch = Rc::clone(&self.watch);
         let config = MgmtdConfig {
-            watch: Some(Rc::new(move |seen: &mgmtd::Seen<'_>| {
+            watch: Some(Rc::new(move |seen: &mgmtd::MgmtdEvent<'_>| {
                 let mut w = watch.borrow_mut();
                 match seen {
-                    mgmtd::Seen::Changed { before, after, .. } => w.view(Some(before), after),
-                    mgmtd::Seen::Leads { view, .. } => w.view(None, view),
-                    mgmtd::Seen::Acts { .. } | mgmtd::Seen::Decided { .. } => {}
+                    mgmtd::MgmtdEvent::Changed { before, after, .. } => w.view(Some(before), after),
+                    mgmtd::MgmtdEvent::Leads { view, .. } => w.view(None, view),
+                    mgmtd::MgmtdEvent::Acts { .. } | mgmtd::MgmtdEvent::Decided { .. } => {}
                 }
             })),
             ..MgmtdConfig::new(first_actor(self.kv), "sim")
@@ -284,7 +284,7 @@ impl Plan {
             disk,
             resync_page: self.resync_page,
             planted_bug: self.bug,
-            watch: Some(Rc::new(move |seen: &Seen| watch.borrow_mut().target(seen))),
+            watch: Some(Rc::new(move |seen: &TargetEvent| watch.borrow_mut().target(seen))),
         };
         Target::start(cx, config).raw()
     }
@@ -498,7 +498,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let finished =
         || done.get() == CLIENTS || wrong.borrow().is_some() || plan.watch.borrow().wrong.is_some();
     if let Err(h) = world.run_until(finished, STORM)
-        && h != crate::drive::Halt::Late
+        && h != crate::world::Halt::Late
     {
         return Err(format!("the storm ended with {h:?}"));
     }
@@ -542,7 +542,7 @@ async fn client(
     let agent = first_actor(cx.node());
     let link = loop {
         // The storm may outlast one attempt's patience.
-        match Link::open_chains(cx, agent, "sim").await {
+        match ClusterSession::open_chains(cx, agent, "sim").await {
             Ok(l) => break l,
             Err(FsError::Unavailable(_)) => {}
             Err(e) => return Err(format!("client {me} found no cluster: {e}")),
@@ -557,7 +557,7 @@ async fn client(
 /// All replicas of all chains serve and list the same chunks, nothing pending, within bounded time.
 async fn converge(cx: &Cx, plan: &Plan) -> Result<(), String> {
     let agent = first_actor(cx.node());
-    let link = Link::open_chains(cx, agent, "check").await.map_err(|e| e.to_string())?;
+    let link = ClusterSession::open_chains(cx, agent, "check").await.map_err(|e| e.to_string())?;
     let mut last = String::new();
     for _ in 0..300 {
         let mut same = true;

@@ -27,8 +27,8 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::rng::Rng;
+use crate::world::{Boot, NodeSpec};
 
 pub(super) const CHECK: Check = Check {
     name: "metas",
@@ -54,7 +54,7 @@ fn first_actor<A>(node: NodeId) -> Addr<A> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Has {
     Directory,
-    Link,
+    ClusterSession,
 }
 
 type Tree = BTreeMap<Vec<u8>, Has>;
@@ -139,7 +139,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     world.unleash(swarm, menu, STORM);
     let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
     if let Err(h) = world.run_until(finished, STORM)
-        && h != crate::drive::Halt::Late
+        && h != crate::world::Halt::Late
     {
         return Err(format!("the storm ended with {h:?}"));
     }
@@ -189,7 +189,7 @@ async fn user(cx: &Cx, me: u32, rng: &Rng) -> Result<Tree, String> {
                 let got = client.symlink(cx, ROOT, &a, b"x", OWNER).await.map(drop);
                 let want = if has.is_some() { Err(FsError::Exists) } else { Ok(()) };
                 if want.is_ok() {
-                    tree.insert(a.clone(), Has::Link);
+                    tree.insert(a.clone(), Has::ClusterSession);
                 }
                 ("symlink", got, want)
             }
@@ -197,7 +197,7 @@ async fn user(cx: &Cx, me: u32, rng: &Rng) -> Result<Tree, String> {
                 let got = client.rmdir(cx, ROOT, &a).await.map(drop);
                 let want = match has {
                     None => Err(FsError::NotFound),
-                    Some(Has::Link) => Err(FsError::NotDirectory),
+                    Some(Has::ClusterSession) => Err(FsError::NotDirectory),
                     Some(Has::Directory) => Ok(()),
                 };
                 if want.is_ok() {
@@ -210,7 +210,7 @@ async fn user(cx: &Cx, me: u32, rng: &Rng) -> Result<Tree, String> {
                 let want = match has {
                     None => Err(FsError::NotFound),
                     Some(Has::Directory) => Err(FsError::IsDirectory),
-                    Some(Has::Link) => Ok(()),
+                    Some(Has::ClusterSession) => Ok(()),
                 };
                 if want.is_ok() {
                     tree.remove(&a);

@@ -31,11 +31,11 @@ use t3fs_actors::proto::mgmtd::{
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Time};
 
 use super::{Check, Run};
-use crate::drive::Halt;
 use crate::faults::{Menu, Swarm};
-use crate::node::{Boot, NodeSpec};
 use crate::oracles::members::Members;
 use crate::rng::Rng;
+use crate::world::Halt;
+use crate::world::{Boot, NodeSpec};
 use crate::world::{Crash, Sim, World};
 
 pub(super) const CHECK: Check = Check {
@@ -99,7 +99,7 @@ fn nobody(node: NodeId, epoch: u32, t: TargetId) -> RawAddr {
 
 fn start_agent(b: &Boot, members: &Rc<Members>, server: Option<ServerInfo>) -> Addr<Agent> {
     let (node, seen) = (b.node, Rc::clone(members));
-    let watch = Rc::new(move |what: &agent::Seen<'_>| seen.agent(node, what));
+    let watch = Rc::new(move |what: &agent::AgentEvent<'_>| seen.agent(node, what));
     let config = AgentConfig {
         server,
         timing: timing(),
@@ -119,7 +119,7 @@ async fn play_target(cx: Cx, agent: Addr<Agent>, addr: RawAddr, rng: Rng, member
     let t = TargetId(u32::from(addr.slot) - 1000);
     let mut synced: Option<ChainVersion> = None;
     let mut away_until = Time::from_us(0);
-    // It said that it is away in this version of the chain, and stays so until that has an end.
+    // The target said that it is away in this version of the chain, and stays so until that ends.
     let mut away_in: Option<ChainVersion> = None;
     loop {
         cx.sleep(Duration::from_millis(50 + rng.below(100))).await;
@@ -245,9 +245,9 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
             let (node, seen) = (b.node, Rc::clone(&seen));
             let (sim, pauses) = (sim.clone(), pauses.fork(u64::from(b.epoch)));
             let beside = Rc::clone(&seen);
-            let watch = Rc::new(move |what: &mgmtd::Seen<'_>| {
+            let watch = Rc::new(move |what: &mgmtd::MgmtdEvent<'_>| {
                 seen.mgmtd(node, what);
-                let decided = matches!(what, mgmtd::Seen::Decided { .. });
+                let decided = matches!(what, mgmtd::MgmtdEvent::Decided { .. });
                 if decided && seen.storming() && pauses.chance(60_000) {
                     // Where it hurts: another may lead before this is written.
                     sim.pause(node, Duration::from_millis(1000 + pauses.below(3000)));

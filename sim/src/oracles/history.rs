@@ -9,8 +9,6 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::linear::{self, Verdict, Violation};
-
 /// A value of a cell that was never written.
 pub const BLANK: u64 = 0;
 
@@ -141,19 +139,8 @@ impl History {
         h.ops.get(&chunk).into_iter().flatten().flatten().cloned().collect()
     }
 
-    /// Checks every chunk on its own: linearizability is local (Herlihy and Wing, "Linearizability:
-    /// A Correctness Condition for Concurrent Objects", 1990, theorem 1). Gives how many chunks
-    /// were too hard to decide.
-    pub fn check(&self) -> Result<usize, Violation> {
-        let chunks: Vec<u64> = self.0.borrow().ops.keys().copied().collect();
-        let mut undecided = 0;
-        for chunk in chunks {
-            match linear::check(&self.chunk(chunk)) {
-                Verdict::Linearizable => {}
-                Verdict::Undecided => undecided += 1,
-                Verdict::Broken(v) => return Err(v.in_chunk(chunk)),
-            }
-        }
-        Ok(undecided)
+    /// The chunks that something was asked of.
+    pub fn chunks(&self) -> Vec<u64> {
+        self.0.borrow().ops.keys().copied().collect()
     }
 }

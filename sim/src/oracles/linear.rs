@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::history::{Action, BLANK, Op, Told};
+use super::history::{Action, BLANK, History, Op, Told};
 
 /// What can be said of a history.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -345,6 +345,23 @@ impl<'a> Search<'a> {
 /// A random word per operation: a set of them is the exclusive or (Zobrist hashing, 1970).
 fn name(op: usize) -> u64 {
     mix(mix(0x5851_F42D_4C95_7F2D, op as u64 + 1), 0x1405_7B7E_F767_814F)
+}
+
+impl History {
+    /// Checks every chunk on its own: linearizability is local (Herlihy and Wing, "Linearizability:
+    /// A Correctness Condition for Concurrent Objects", 1990, theorem 1). Gives how many chunks
+    /// were too hard to decide.
+    pub fn check(&self) -> Result<usize, Violation> {
+        let mut undecided = 0;
+        for chunk in self.chunks() {
+            match check(&self.chunk(chunk)) {
+                Verdict::Linearizable => {}
+                Verdict::Undecided => undecided += 1,
+                Verdict::Broken(v) => return Err(v.in_chunk(chunk)),
+            }
+        }
+        Ok(undecided)
+    }
 }
 
 /// Decides whether the operations of one chunk are linearizable.

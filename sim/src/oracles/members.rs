@@ -9,8 +9,8 @@ use t3fs_actors::proto::ids::{TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{Chain, ClusterView, NodeStatus, Routing, TargetState};
 use t3fs_runtime::{NodeId, Time};
 
-use crate::node::undrifted;
 use crate::world::Sim;
+use crate::world::undrifted;
 
 /// Collects, and keeps the first thing that is wrong.
 pub struct Members {
@@ -90,16 +90,16 @@ impl Members {
         self.state.borrow_mut().stopped.insert((node, target), stopped);
     }
 
-    pub fn agent(&self, node: NodeId, seen: &agent::Seen<'_>) {
+    pub fn agent(&self, node: NodeId, seen: &agent::AgentEvent<'_>) {
         match seen {
-            agent::Seen::View(view) => {
+            agent::AgentEvent::View(view) => {
                 let had = self.state.borrow_mut().agents.insert(node, view.version);
                 if had.is_some_and(|v| v >= view.version) {
                     self.fail(format!("agent {} went back to version {}", node.0, view.version));
                 }
                 self.content(&format!("agent {}", node.0), view);
             }
-            agent::Seen::Lease { targets, until } => {
+            agent::AgentEvent::Lease { targets, until } => {
                 let until = self.true_us(node, *until);
                 let mut s = self.state.borrow_mut();
                 s.leases.extend(targets.iter().map(|t| ((node, *t), until)));
@@ -107,18 +107,18 @@ impl Members {
         }
     }
 
-    pub fn mgmtd(&self, node: NodeId, seen: &mgmtd::Seen<'_>) {
+    pub fn mgmtd(&self, node: NodeId, seen: &mgmtd::MgmtdEvent<'_>) {
         match seen {
-            mgmtd::Seen::Acts { term, until } => self.acts(node, *term, *until),
-            mgmtd::Seen::Leads { term, view } => {
+            mgmtd::MgmtdEvent::Acts { term, until } => self.acts(node, *term, *until),
+            mgmtd::MgmtdEvent::Leads { term, view } => {
                 self.sim.note(&[40, *term], format_args!("n{} leads term {term}", node.0));
                 self.content(&format!("primary of term {term}"), view);
                 self.state.borrow_mut().terms.insert(*term, view.version);
             }
-            mgmtd::Seen::Decided { before, after, .. } => {
+            mgmtd::MgmtdEvent::Decided { before, after, .. } => {
                 self.served_out(&before.routing, &after.routing)
             }
-            mgmtd::Seen::Changed { term, before, after } => {
+            mgmtd::MgmtdEvent::Changed { term, before, after } => {
                 self.sim.note(
                     &[41, *term, after.version.0],
                     format_args!("n{} stored {}: {}", node.0, after.version, short(after)),
@@ -174,7 +174,7 @@ impl Members {
         }
     }
 
-    /// Who is taken out of service has stopped serving before.
+    /// A target that is taken out of service has stopped serving before.
     fn served_out(&self, before: &Routing, after: &Routing) {
         let now = self.sim.now_us();
         let s = self.state.borrow();
@@ -222,7 +222,7 @@ impl Members {
         self.state.borrow().terms.last_key_value().map_or(0, |(t, _)| *t)
     }
 
-    /// Who may act now.
+    /// The mgmtd that may act now.
     pub fn acting(&self) -> Option<NodeId> {
         let now = self.sim.now_us();
         let s = self.state.borrow();

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-use t3fs_actors::client::{FsError, Link};
+use t3fs_actors::client::{ClusterSession, FsError};
 use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId};
 use t3fs_actors::proto::storage::UpdateKind;
 use t3fs_runtime::{Bulk, Cx};
@@ -41,7 +41,7 @@ impl ChunkClient {
         &self,
         cx: &Cx,
         sim: &Sim,
-        link: &Link,
+        cluster: &ClusterSession,
         rng: &Rng,
         history: &History,
     ) -> Result<(), String> {
@@ -53,7 +53,7 @@ impl ChunkClient {
             let value = u64::from(me + 1) << 32 | (n + 1);
             let action = self.cells().draw(rng, value);
             let id = history.invoke(which, me, action.clone());
-            match self.act(cx, link, chain, chunk, &action).await {
+            match self.act(cx, cluster, chain, chunk, &action).await {
                 Ok(told) => {
                     sim.note(&[u64::from(me), n], format_args!("client {me} op {n}: {told:?}"));
                     history.returned(id, told);
@@ -73,7 +73,7 @@ impl ChunkClient {
     async fn act(
         &self,
         cx: &Cx,
-        link: &Link,
+        cluster: &ClusterSession,
         chain: ChainId,
         chunk: ChunkId,
         action: &Action,
@@ -85,9 +85,9 @@ impl ChunkClient {
                 let (from, len) = (bytes_of(cells.start), bytes_of(cells.len() as u32));
                 // Some reads were foreseen, some of those long before.
                 if cx.rand().is_multiple_of(3) {
-                    link.read_ahead(cx, chain, chunk, from, len);
+                    cluster.read_ahead(cx, chain, chunk, from, len);
                 }
-                let Some(d) = link.read(cx, chain, chunk, from, len).await? else {
+                let Some(d) = cluster.read(cx, chain, chunk, from, len).await? else {
                     return Ok(Told::absent());
                 };
                 let torn = |e| FsError::Io(format!("version {}: {e}", d.version));
@@ -105,9 +105,9 @@ impl ChunkClient {
             Action::Remove => (UpdateKind::Remove, Bulk::default()),
         };
         if cx.rand().is_multiple_of(3) {
-            link.read_ahead(cx, chain, chunk, 0, bytes_of(cells_of.cells_max));
+            cluster.read_ahead(cx, chain, chunk, 0, bytes_of(cells_of.cells_max));
         }
-        link.update(cx, chain, chunk, kind, data, link.request()).await?;
+        cluster.update(cx, chain, chunk, kind, data, cluster.request()).await?;
         Ok(Told::default())
     }
 }

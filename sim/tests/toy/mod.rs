@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize};
-use t3fs_runtime::disk::{ALIGN, Disk, OpenMode};
+use t3fs_runtime::disk::{ALIGN, OpenMode};
 use t3fs_runtime::wire::crc32c;
 use t3fs_runtime::{
-    Actor, Addr, Ask, Cx, DiskId, FileId, Handle, Me, NodeId, RawAddr, Slot, no_bulk, protocol,
+    Actor, Addr, Ask, Cx, Disk, DiskId, FileId, Handle, Me, NodeId, RawAddr, Slot, no_bulk,
+    protocol,
 };
 use t3fs_sim::checks::{Check, Run};
 use t3fs_sim::oracles::history::{Action, History, Told};

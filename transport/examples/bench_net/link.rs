@@ -17,7 +17,7 @@ use t3fs_runtime::{
     protocol,
 };
 use t3fs_transport::rdma::{Devices, Nics};
-use t3fs_transport::{Address, Config, Fabric, Limits, OneSided, Peers, links};
+use t3fs_transport::{Address, Fabric, LinkConfig, LinkLimits, OneSided, Peers, links};
 
 /// What is asked for by [`Get`].
 static ANSWER: LazyLock<Bulk> = LazyLock::new(|| vec![9; 1 << 20].into());
@@ -114,14 +114,14 @@ impl Pace {
         }
     }
 
-    fn limits(self) -> Limits {
-        let usual = Limits::default();
+    fn limits(self) -> LinkLimits {
+        let usual = LinkLimits::default();
         let rdma_spin = match self {
             Pace::Usual => usual.rdma_spin,
             Pace::Looking => Duration::from_secs(1),
             Pace::Asleep => Duration::ZERO,
         };
-        Limits { rdma_spin, ..usual }
+        LinkLimits { rdma_spin, ..usual }
     }
 
     fn name(self) -> String {
@@ -156,7 +156,7 @@ fn node(id: u32, core: usize, pace: Pace, fabric: Fabric, peer: Option<SocketAdd
         Fabric::Tcp => (Nics::None, IpAddr::V4(Ipv4Addr::LOCALHOST)),
         Fabric::Rdma => (Nics::Devices(Arc::new(devices)), device_ips[0]),
     };
-    let peers = Peers::new(Config {
+    let peers = Peers::new(LinkConfig {
         node: NodeId(id),
         incarnation: 1,
         shards: layout.shards as u16,
@@ -165,7 +165,7 @@ fn node(id: u32, core: usize, pace: Pace, fabric: Fabric, peer: Option<SocketAdd
         nics,
         device_ips,
         limits: pace.limits(),
-        ..Config::default()
+        ..LinkConfig::default()
     })
     .expect("a good configuration");
     if let Some(socket) = peer {

@@ -17,16 +17,10 @@ use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
 use super::agree::{self, Agreed};
-use super::handshake::{Guest, Talk, greet, refuse, welcome};
-use super::refusal::Refusal;
+use super::handshake::{Talk, greet, refuse, welcome};
+use crate::arrival::{Arrival, Guest};
 use crate::rdma::Ends;
-
-/// A proved connection on its way to its shard.
-pub(crate) struct Arrival {
-    guest: Guest,
-    socket: Socket,
-    from: SocketAddr,
-}
+use crate::refusal::HandshakeRefusal;
 
 /// Connections accepted at a stretch.
 const BURST: u64 = 16;
@@ -44,21 +38,21 @@ pub(super) struct Handshakes {
 struct Open {
     since: Time,
     end: Slot<()>,
-    why: Rc<Cell<Refusal>>,
+    why: Rc<Cell<HandshakeRefusal>>,
 }
 
 impl Handshakes {
     /// Makes room and takes the next place. The slot fills when the handshake is to end, and the
     /// cell then says why.
-    fn begin(&self, now: Time, max: usize) -> (u64, Slot<()>, Rc<Cell<Refusal>>) {
+    fn begin(&self, now: Time, max: usize) -> (u64, Slot<()>, Rc<Cell<HandshakeRefusal>>) {
         let mut open = self.open.borrow_mut();
         while open.len() >= max.max(1) {
             let (_, oldest) = open.pop_first().expect("more than the maximum");
-            oldest.end(Refusal::Full);
+            oldest.end(HandshakeRefusal::Full);
         }
         let id = self.next.get();
         self.next.set(id + 1);
-        let (end, why) = (Slot::new(), Rc::new(Cell::new(Refusal::Silent)));
+        let (end, why) = (Slot::new(), Rc::new(Cell::new(HandshakeRefusal::Silent)));
         open.insert(id, Open { since: now, end: end.clone(), why: Rc::clone(&why) });
         (id, end, why)
     }
@@ -73,7 +67,7 @@ impl Handshakes {
             if now.since(oldest.get().since) < limit {
                 return;
             }
-            oldest.remove().end(Refusal::Silent);
+            oldest.remove().end(HandshakeRefusal::Silent);
         }
     }
 
@@ -83,7 +77,7 @@ impl Handshakes {
 
     pub(super) fn end_all(&self) {
         for open in std::mem::take(&mut *self.open.borrow_mut()).into_values() {
-            open.end(Refusal::Left);
+            open.end(HandshakeRefusal::Left);
         }
         if let Some(listening) = self.listening.borrow_mut().take() {
             listening.fill(());
@@ -92,7 +86,7 @@ impl Handshakes {
 }
 
 impl Open {
-    fn end(self, why: Refusal) {
+    fn end(self, why: HandshakeRefusal) {
         self.why.set(why);
         self.end.fill(());
     }
@@ -135,14 +129,14 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
     cx.clone().spawn(async move {
         let Ok(stream) = me.net.adopt(socket) else {
             me.handshakes.done(id);
-            return note(&me, Refusal::Left, from); // closed before we looked
+            return note(&me, HandshakeRefusal::Left, from); // closed before we looked
         };
         let mut talk = Talk::new(stream);
         let greeted = before(greet(&mut talk, &me.peers), end).await;
         me.handshakes.done(id);
         match greeted {
             None => note(&me, why.get(), from),
-            Some(Err(Refusal::Myself)) => tell(&mut talk, Refusal::Myself).await,
+            Some(Err(HandshakeRefusal::Myself)) => tell(&mut talk, HandshakeRefusal::Myself).await,
             Some(Err(why)) => {
                 note(&me, why, from);
                 tell(&mut talk, why).await;
@@ -156,13 +150,14 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
 }
 
 /// Strangers and those who have left are told nothing.
-async fn tell(talk: &mut Talk, why: Refusal) {
-    if !matches!(why, Refusal::Garbage | Refusal::Silent | Refusal::Left) {
+async fn tell(talk: &mut Talk, why: HandshakeRefusal) {
+    if !matches!(why, HandshakeRefusal::Garbage | HandshakeRefusal::Silent | HandshakeRefusal::Left)
+    {
         refuse(talk, why).await;
     }
 }
 
-fn note(me: &Shared, why: Refusal, from: SocketAddr) {
+fn note(me: &Shared, why: HandshakeRefusal, from: SocketAddr) {
     me.peers.count_refused(why);
     if let Some(shard) = me.shard.upgrade() {
         me.log.say(shard.cx().now(), why, from);
@@ -171,12 +166,12 @@ fn note(me: &Shared, why: Refusal, from: SocketAddr) {
 
 async fn hand_over(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr) {
     let Ok(socket) = talk.stream.hand_over() else {
-        return note(me, Refusal::Full, from); // no descriptor left
+        return note(me, HandshakeRefusal::Full, from); // no descriptor left
     };
     let door = me.peers.door(guest.to_shard).expect("the hello was judged");
     if door.push(Arrival { guest, socket, from }).is_err() {
-        note(me, Refusal::Full, from);
-        tell(&mut talk, Refusal::Full).await;
+        note(me, HandshakeRefusal::Full, from);
+        tell(&mut talk, HandshakeRefusal::Full).await;
     }
 }
 
@@ -191,7 +186,7 @@ pub(super) fn take_arrivals(me: &Rc<Shared>, shard: &Rc<Shard>) {
             cx.spawn(async move {
                 match me.net.adopt(socket) {
                     Ok(stream) => arrive(&me, Talk::new(stream), guest, from).await,
-                    Err(_) => note(&me, Refusal::Left, from), // closed on the way
+                    Err(_) => note(&me, HandshakeRefusal::Left, from), // closed on the way
                 }
             });
         }
@@ -202,8 +197,10 @@ pub(super) fn take_arrivals(me: &Rc<Shared>, shard: &Rc<Shard>) {
 async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr) {
     let Some(shard) = me.shard.upgrade() else { return };
     let refused = match me.link(guest.node, guest.from_shard) {
-        None => Err(Refusal::Full),
-        Some(_) if me.peers.outdated(guest.node, guest.incarnation) => Err(Refusal::Incarnation),
+        None => Err(HandshakeRefusal::Full),
+        Some(_) if me.peers.outdated(guest.node, guest.incarnation) => {
+            Err(HandshakeRefusal::Incarnation)
+        }
         // The guest knows by its own link that this one is not needed.
         Some(link) if me.yields(&link, guest.incarnation, false, shard.cx().now()) => return,
         Some(link) => Ok(link),
@@ -218,7 +215,7 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
             drop(shard); // the guest may take its time
             let late = me.alarm(&cx, limit);
             let agreed = before(receive(me, &mut talk, &guest), late).await;
-            match agreed.unwrap_or(Err(Refusal::Silent)) {
+            match agreed.unwrap_or(Err(HandshakeRefusal::Silent)) {
                 // Which address of ours it knows is not known here.
                 Ok(agreed) => {
                     me.install(&link, talk, agreed, from.into(), guest.incarnation, false)
@@ -230,12 +227,16 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
 }
 
 /// Welcomes a guest and agrees with it on what carries the frames.
-async fn receive(me: &Rc<Shared>, talk: &mut Talk, guest: &Guest) -> Result<Agreed, Refusal> {
-    welcome(talk, &me.peers, guest).await.map_err(|_| Refusal::Left)?;
+async fn receive(
+    me: &Rc<Shared>,
+    talk: &mut Talk,
+    guest: &Guest,
+) -> Result<Agreed, HandshakeRefusal> {
+    welcome(talk, &me.peers, guest).await.map_err(|_| HandshakeRefusal::Left)?;
     if guest.version == 1 {
         return Ok(Agreed::tcp(guest.version, None));
     }
-    let local = talk.stream.local_addr().map_err(|_| Refusal::Left)?.ip();
+    let local = talk.stream.local_addr().map_err(|_| HandshakeRefusal::Left)?.ip();
     let ends = Ends { node: guest.node, shard: guest.from_shard, here: me.index };
     agree::accepted(talk, guest.version, || me.half(local), ends).await
 }
@@ -252,12 +253,12 @@ mod tests {
         let (_, _end, first) = h.begin(at(0), 2);
         let (second, ..) = h.begin(at(1), 2);
         let (_, _end, third) = h.begin(at(2), 2);
-        assert_eq!(first.get(), Refusal::Full);
+        assert_eq!(first.get(), HandshakeRefusal::Full);
         h.done(second);
         h.expire(at(3), Duration::from_micros(2));
         assert_eq!(h.open.borrow().len(), 1);
         h.expire(at(4), Duration::from_micros(2));
         assert!(h.is_empty());
-        assert_eq!(third.get(), Refusal::Silent);
+        assert_eq!(third.get(), HandshakeRefusal::Silent);
     }
 }

@@ -17,8 +17,8 @@ use bytes::{Buf, Bytes};
 
 use super::handshake::{DialError, Talk};
 use super::link::Carrier;
-use super::refusal::Refusal;
 use crate::rdma::{self, Endpoint, Ends, Half, Offer};
+use crate::refusal::HandshakeRefusal;
 
 const OFFER: u8 = 5;
 const ANSWER: u8 = 6;
@@ -72,9 +72,9 @@ pub(crate) fn again(body: Bytes) -> Option<Vec<u8>> {
 }
 
 /// A queue pair, or why there is none.
-fn decode(mut b: Bytes) -> Result<Result<Offer, String>, Refusal> {
+fn decode(mut b: Bytes) -> Result<Result<Offer, String>, HandshakeRefusal> {
     if b.is_empty() || b.len() > 1 + WHY_MAX {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     match b.get_u8() {
         0 => {
@@ -89,7 +89,7 @@ fn decode(mut b: Bytes) -> Result<Result<Offer, String>, Refusal> {
             let endpoint = Endpoint { queue_pair, first_packet, gid, lid, mtu_log2, reads_max };
             Ok(Ok(Offer { endpoint, credits: b.get_u16_le() }))
         }
-        _ => Err(Refusal::Garbage),
+        _ => Err(HandshakeRefusal::Garbage),
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) async fn dialed(
     talk.send(OFFER, &encode_offer(&half.offer())).await?;
     let (kind, body) = talk.receive().await?;
     if kind != ANSWER {
-        return Err(DialError::RefusedHere(Refusal::Garbage));
+        return Err(DialError::RefusedHere(HandshakeRefusal::Garbage));
     }
     let peer = match decode(body).map_err(DialError::RefusedHere)? {
         Ok(peer) => peer,
@@ -134,41 +134,41 @@ pub(crate) async fn accepted(
     spoken: u16,
     half: impl FnOnce() -> Result<Half, String>,
     ends: Ends,
-) -> Result<Agreed, Refusal> {
+) -> Result<Agreed, HandshakeRefusal> {
     let peer = match decode(expect(talk, OFFER).await?)? {
         Ok(peer) => peer,
         Err(why) => {
             return Ok(Agreed::tcp(spoken, (!why.is_empty()).then(|| format!("the peer: {why}"))));
         }
     };
-    let connected: Result<(Offer, rdma::Carrier), String> = half().and_then(|half| {
+    let connected: Result<(Offer, rdma::RdmaCarrier), String> = half().and_then(|half| {
         let offer = half.offer();
         half.connect(&peer, ends).map(|carrier| (offer, carrier))
     });
     let (offer, carrier) = match connected {
         Ok(connected) => connected,
         Err(why) => {
-            talk.send(ANSWER, &encode_no(&why)).await.map_err(|_| Refusal::Left)?;
+            talk.send(ANSWER, &encode_no(&why)).await.map_err(|_| HandshakeRefusal::Left)?;
             return Ok(Agreed::tcp(spoken, Some(why)));
         }
     };
-    talk.send(ANSWER, &encode_offer(&offer)).await.map_err(|_| Refusal::Left)?;
+    talk.send(ANSWER, &encode_offer(&offer)).await.map_err(|_| HandshakeRefusal::Left)?;
     let ready = expect(talk, READY).await?;
     if ready[..] == [1] {
         return Ok(Agreed { spoken, carrier: Carrier::Rdma(carrier), why_not_rdma: None });
     }
     match decode(ready)? {
         Err(why) => Ok(Agreed::tcp(spoken, Some(format!("the peer: {why}")))),
-        Ok(_) => Err(Refusal::Garbage),
+        Ok(_) => Err(HandshakeRefusal::Garbage),
     }
 }
 
-async fn expect(talk: &mut Talk, kind: u8) -> Result<Bytes, Refusal> {
+async fn expect(talk: &mut Talk, kind: u8) -> Result<Bytes, HandshakeRefusal> {
     match talk.receive().await {
         Ok((found, body)) if found == kind => Ok(body),
-        Ok(_) => Err(Refusal::Garbage),
+        Ok(_) => Err(HandshakeRefusal::Garbage),
         Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(why),
-        Err(DialError::Io(_)) => Err(Refusal::Left),
+        Err(DialError::Io(_)) => Err(HandshakeRefusal::Left),
     }
 }
 

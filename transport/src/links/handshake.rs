@@ -29,8 +29,9 @@ use t3fs_runtime::NodeId;
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{SPOKEN_MAX, SPOKEN_MIN};
 
-use super::refusal::Refusal;
-use crate::peers::{CLUSTER_MAX, Card, Known, Peers, SERVICES_MAX};
+use crate::arrival::Guest;
+use crate::peers::{CLUSTER_MAX, KnownNode, Peers, SERVICES_MAX, ServiceCard};
+use crate::refusal::HandshakeRefusal;
 
 const MAGIC: [u8; 4] = *b"t3hs";
 const HEAD: usize = 8;
@@ -55,9 +56,9 @@ pub(crate) const ACCEPTOR: &[u8] = b"acceptor";
 pub(crate) enum DialError {
     Io(io::Error),
     /// The acceptor said so.
-    RefusedThere(Refusal),
+    RefusedThere(HandshakeRefusal),
     /// We found so.
-    RefusedHere(Refusal),
+    RefusedHere(HandshakeRefusal),
 }
 
 impl std::fmt::Display for DialError {
@@ -74,19 +75,6 @@ impl From<io::Error> for DialError {
     fn from(e: io::Error) -> Self {
         DialError::Io(e)
     }
-}
-
-/// Who asks to come in, after it has proved that it may.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Guest {
-    pub(crate) node: NodeId,
-    pub(crate) incarnation: u32,
-    pub(crate) from_shard: u16,
-    pub(crate) to_shard: u16,
-    /// Of the link protocol, spoken from here on.
-    pub(crate) version: u16,
-    /// All bytes so far, hashed: the welcome proves them too.
-    transcript: [u8; 32],
 }
 
 /// A connection in its handshake.
@@ -126,7 +114,7 @@ impl Talk {
             let n =
                 poll_fn(|cx| self.stream.poll_fill(cx, &mut self.land, HEAD + BODY_MAX)).await?;
             if n == 0 {
-                return Err(DialError::RefusedHere(Refusal::Left));
+                return Err(DialError::RefusedHere(HandshakeRefusal::Left));
             }
         }
     }
@@ -153,17 +141,17 @@ fn message(kind: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// The length of the message that begins here, once enough is there to tell.
-fn message_length(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+fn message_length(bytes: &[u8]) -> Result<Option<usize>, HandshakeRefusal> {
     let magic = bytes.len().min(MAGIC.len());
     if bytes[..magic] != MAGIC[..magic] {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     if bytes.len() < HEAD {
         return Ok(None);
     }
     let body = usize::from(u16::from_le_bytes([bytes[6], bytes[7]]));
     if body > BODY_MAX || bytes[5] != 0 {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     Ok(Some(HEAD + body))
 }
@@ -203,10 +191,10 @@ impl Hello {
         o
     }
 
-    fn decode(mut b: Bytes) -> Result<Hello, Refusal> {
+    fn decode(mut b: Bytes) -> Result<Hello, HandshakeRefusal> {
         // A later version may say more; what it must begin with is this.
         if b.len() < HELLO_FIXED || b.len() > HELLO_FIXED + CLUSTER_MAX {
-            return Err(Refusal::Garbage);
+            return Err(HandshakeRefusal::Garbage);
         }
         Ok(Hello {
             lowest: b.get_u16_le(),
@@ -228,7 +216,7 @@ fn take_nonce(b: &mut Bytes) -> [u8; NONCE] {
     nonce
 }
 
-fn encode_welcome(me: &Known) -> Vec<u8> {
+fn encode_welcome(me: &KnownNode) -> Vec<u8> {
     let mut o = Vec::new();
     o.extend_from_slice(&me.node.0.to_le_bytes());
     o.extend_from_slice(&me.incarnation.to_le_bytes());
@@ -242,18 +230,18 @@ fn encode_welcome(me: &Known) -> Vec<u8> {
     o
 }
 
-fn decode_welcome(mut b: Bytes) -> Result<Known, Refusal> {
+fn decode_welcome(mut b: Bytes) -> Result<KnownNode, HandshakeRefusal> {
     if b.len() < WELCOME_FIXED {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     let (node, incarnation) = (NodeId(b.get_u32_le()), b.get_u32_le());
     let (shards, services) = (b.get_u16_le(), usize::from(b.get_u16_le()));
     if services > SERVICES_MAX || b.len() != 6 * services {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     let one = |_| (b.get_u16_le(), b.get_u16_le(), b.get_u16_le());
-    let card = Card { services: (0..services).map(one).collect() };
-    Ok(Known { node, incarnation, shards, card })
+    let card = ServiceCard { services: (0..services).map(one).collect() };
+    Ok(KnownNode { node, incarnation, shards, card })
 }
 
 /// The dialer's side: who is there, and the version that is spoken. `wanted` is the node that is
@@ -264,7 +252,7 @@ pub(crate) async fn dial(
     from_shard: u16,
     to_shard: u16,
     wanted: Option<NodeId>,
-) -> Result<(Known, u16), DialError> {
+) -> Result<(KnownNode, u16), DialError> {
     let me = peers.config();
     let hello = Hello {
         lowest: SPOKEN_MIN,
@@ -281,11 +269,11 @@ pub(crate) async fn dial(
     talk.send(HELLO, &hello.encode()).await?;
     let mut challenge = expect(talk, CHALLENGE).await?;
     if challenge.len() != 2 + NONCE {
-        return Err(DialError::RefusedHere(Refusal::Garbage));
+        return Err(DialError::RefusedHere(HandshakeRefusal::Garbage));
     }
     let version = challenge.get_u16_le();
     if !(SPOKEN_MIN..=SPOKEN_MAX).contains(&version) {
-        return Err(DialError::RefusedHere(Refusal::Version));
+        return Err(DialError::RefusedHere(HandshakeRefusal::Version));
     }
     let proof = talk.proof(peers.key(), DIALER);
     talk.send(PROVE, proof.as_bytes()).await?;
@@ -293,9 +281,9 @@ pub(crate) async fn dial(
     let welcome = expect(talk, WELCOME).await?;
     let known = check_welcome(peers.key(), before.as_bytes(), welcome)
         .and_then(|known| match wanted {
-            Some(wanted) if wanted != known.node => Err(Refusal::OtherNode),
-            _ if known.node == me.node => Err(Refusal::SameNode),
-            _ if to_shard >= known.shards => Err(Refusal::NoShard),
+            Some(wanted) if wanted != known.node => Err(HandshakeRefusal::OtherNode),
+            _ if known.node == me.node => Err(HandshakeRefusal::SameNode),
+            _ if to_shard >= known.shards => Err(HandshakeRefusal::NoShard),
             _ => peers.admit(known.node, known.incarnation).map(|()| known),
         })
         .map_err(DialError::RefusedHere)?;
@@ -303,12 +291,16 @@ pub(crate) async fn dial(
     Ok((known, version))
 }
 
-fn check_welcome(key: &[u8; 32], before: &[u8; 32], body: Bytes) -> Result<Known, Refusal> {
-    let said = body.len().checked_sub(PROOF).ok_or(Refusal::Garbage)?;
+fn check_welcome(
+    key: &[u8; 32],
+    before: &[u8; 32],
+    body: Bytes,
+) -> Result<KnownNode, HandshakeRefusal> {
+    let said = body.len().checked_sub(PROOF).ok_or(HandshakeRefusal::Garbage)?;
     let proof = blake3::Hash::from_slice(&body[said..]).expect("32 bytes");
     // Hash comparison takes the same time wherever they differ.
     if proof != prove_welcome(key, before, &body[..said]) {
-        return Err(Refusal::Secret);
+        return Err(HandshakeRefusal::Secret);
     }
     decode_welcome(body.slice(..said))
 }
@@ -324,34 +316,34 @@ async fn expect(talk: &mut Talk, kind: u8) -> Result<Bytes, DialError> {
     match talk.receive().await? {
         (found, body) if found == kind => Ok(body),
         (REFUSE, body) => {
-            let why = body.first().and_then(|code| Refusal::from_code(*code));
-            Err(DialError::RefusedThere(why.unwrap_or(Refusal::Garbage)))
+            let why = body.first().and_then(|code| HandshakeRefusal::from_code(*code));
+            Err(DialError::RefusedThere(why.unwrap_or(HandshakeRefusal::Garbage)))
         }
-        _ => Err(DialError::RefusedHere(Refusal::Garbage)),
+        _ => Err(DialError::RefusedHere(HandshakeRefusal::Garbage)),
     }
 }
 
 /// The acceptor's side up to the proof. What is refused here has cost one small buffer.
-pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, Refusal> {
+pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, HandshakeRefusal> {
     let (kind, body) = receive(talk).await?;
     if kind != HELLO {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     let hello = Hello::decode(body)?;
     let version = judge(&hello, peers)?;
     let mut challenge = version.to_le_bytes().to_vec();
     challenge.extend_from_slice(&nonce());
-    talk.send(CHALLENGE, &challenge).await.map_err(|_| Refusal::Left)?;
+    talk.send(CHALLENGE, &challenge).await.map_err(|_| HandshakeRefusal::Left)?;
     let right = talk.proof(peers.key(), DIALER);
     let (kind, body) = receive(talk).await?;
     if kind != PROVE || body.len() != PROOF {
-        return Err(Refusal::Garbage);
+        return Err(HandshakeRefusal::Garbage);
     }
     if blake3::Hash::from_slice(&body).expect("32 bytes") != right {
-        return Err(Refusal::Secret);
+        return Err(HandshakeRefusal::Secret);
     }
     if !talk.land.is_empty() {
-        return Err(Refusal::Garbage); // it may not speak before it is welcome
+        return Err(HandshakeRefusal::Garbage); // it may not speak before it is welcome
     }
     peers.admit(hello.node, hello.incarnation)?;
     Ok(Guest {
@@ -364,31 +356,31 @@ pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, Refus
     })
 }
 
-async fn receive(talk: &mut Talk) -> Result<(u8, Bytes), Refusal> {
+async fn receive(talk: &mut Talk) -> Result<(u8, Bytes), HandshakeRefusal> {
     talk.receive().await.map_err(|e| match e {
         DialError::RefusedHere(why) | DialError::RefusedThere(why) => why,
-        DialError::Io(_) => Refusal::Left,
+        DialError::Io(_) => HandshakeRefusal::Left,
     })
 }
 
 /// What can be judged before anything is proved. Returns the version to speak.
-fn judge(hello: &Hello, peers: &Peers) -> Result<u16, Refusal> {
+fn judge(hello: &Hello, peers: &Peers) -> Result<u16, HandshakeRefusal> {
     let me = peers.config();
     if hello.lowest > SPOKEN_MAX || hello.highest < SPOKEN_MIN {
-        return Err(Refusal::Version);
+        return Err(HandshakeRefusal::Version);
     }
     if hello.cluster != me.cluster.as_bytes() {
-        return Err(Refusal::Cluster);
+        return Err(HandshakeRefusal::Cluster);
     }
     if hello.node == me.node || hello.node == NodeId(0) {
         let myself = peers.is_dialing(&hello.nonce);
-        return Err(if myself { Refusal::Myself } else { Refusal::SameNode });
+        return Err(if myself { HandshakeRefusal::Myself } else { HandshakeRefusal::SameNode });
     }
     if hello.wanted != NodeId(0) && hello.wanted != me.node {
-        return Err(Refusal::OtherNode);
+        return Err(HandshakeRefusal::OtherNode);
     }
     if hello.to_shard >= me.shards {
-        return Err(Refusal::NoShard);
+        return Err(HandshakeRefusal::NoShard);
     }
     Ok(hello.highest.min(SPOKEN_MAX))
 }
@@ -403,8 +395,8 @@ pub(crate) async fn welcome(talk: &mut Talk, peers: &Peers, guest: &Guest) -> io
 }
 
 /// Tells the other side why, once, without waiting for room.
-pub(crate) async fn refuse(talk: &mut Talk, why: Refusal) {
-    // It has left, or hears of it by the end of the stream.
+pub(crate) async fn refuse(talk: &mut Talk, why: HandshakeRefusal) {
+    // A peer that has left needs no answer; another hears of it by the end of the stream.
     let _ = talk.send(REFUSE, &[why as u8]).await;
 }
 
@@ -413,7 +405,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::peers::Config;
+    use crate::peers::LinkConfig;
 
     fn hello() -> Hello {
         Hello {
@@ -430,11 +422,11 @@ mod tests {
     }
 
     fn peers() -> Peers {
-        Peers::new(Config {
+        Peers::new(LinkConfig {
             node: NodeId(1),
             cluster: "c".into(),
             secret: vec![1; 16],
-            ..Config::default()
+            ..LinkConfig::default()
         })
         .unwrap()
     }
@@ -442,11 +434,11 @@ mod tests {
     #[test]
     fn messages_come_back() {
         assert_eq!(Hello::decode(hello().encode().into()), Ok(hello()));
-        let known = Known {
+        let known = KnownNode {
             node: NodeId(3),
             incarnation: 4,
             shards: 5,
-            card: Card { services: vec![(1, 2, 3), (4, 5, 6)] },
+            card: ServiceCard { services: vec![(1, 2, 3), (4, 5, 6)] },
         };
         assert_eq!(decode_welcome(encode_welcome(&known).into()), Ok(known));
     }
@@ -458,12 +450,12 @@ mod tests {
         assert_eq!(judge(&hello(), &p), Ok(1));
         assert_eq!(judge(&Hello { lowest: 1, highest: 7, ..hello() }, &p), Ok(SPOKEN_MAX));
         let refused = [
-            (Hello { lowest: 0, highest: 0, ..hello() }, Refusal::Version),
-            (Hello { lowest: 3, highest: 4, ..hello() }, Refusal::Version),
-            (Hello { cluster: b"d".to_vec(), ..hello() }, Refusal::Cluster),
-            (Hello { node: NodeId(1), ..hello() }, Refusal::SameNode),
-            (Hello { wanted: NodeId(7), ..hello() }, Refusal::OtherNode),
-            (Hello { to_shard: 1, ..hello() }, Refusal::NoShard),
+            (Hello { lowest: 0, highest: 0, ..hello() }, HandshakeRefusal::Version),
+            (Hello { lowest: 3, highest: 4, ..hello() }, HandshakeRefusal::Version),
+            (Hello { cluster: b"d".to_vec(), ..hello() }, HandshakeRefusal::Cluster),
+            (Hello { node: NodeId(1), ..hello() }, HandshakeRefusal::SameNode),
+            (Hello { wanted: NodeId(7), ..hello() }, HandshakeRefusal::OtherNode),
+            (Hello { to_shard: 1, ..hello() }, HandshakeRefusal::NoShard),
         ];
         for (hello, why) in refused {
             assert_eq!(judge(&hello, &p), Err(why));

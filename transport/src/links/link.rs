@@ -2,47 +2,39 @@
 //! frames that wait for it.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Time};
 
-use super::lanes::Lanes;
 use super::silence::Silence;
 use crate::address::Fabric;
-use crate::peers::{Limits, LinkState, LinkStats, OneSided};
+use crate::flow::{Flow, Traffic};
+use crate::lanes::Lanes;
+use crate::limits::LinkLimits;
+use crate::peers::{LinkState, LinkStats, OneSided};
 use crate::{rdma, tcp};
 
 /// What moves the frames of a connection.
 pub(crate) enum Carrier {
-    Tcp(Box<tcp::Carrier>),
+    Tcp(Box<tcp::TcpCarrier>),
     /// The stream carries nothing; its end ends the connection.
-    Rdma(rdma::Carrier),
+    Rdma(rdma::RdmaCarrier),
 }
 
 /// A connection that has passed its handshake.
 pub(crate) struct Connection {
-    pub(crate) stream: Rc<dyn Stream>,
+    pub(super) flow: Rc<Flow>,
     pub(super) peer: SocketAddr,
     /// The peer's incarnation.
     pub(super) incarnation: u32,
     pub(super) dialed: bool,
     pub(super) since: Time,
-    /// What it has to send.
-    pub(crate) lanes: Rc<RefCell<Lanes>>,
     pub(super) carrier: Carrier,
     pub(super) silence: RefCell<Silence>,
-    /// Bytes received over the stream so far.
-    pub(crate) received: Rc<Cell<u64>>,
-    ended: Cell<bool>,
-    /// The task that sends, while there is nothing to send.
-    sender: RefCell<Option<Waker>>,
-    poked: Cell<bool>,
 }
 
 /// What a connection keeps count of by itself: what a stream sends is counted by the link.
@@ -54,7 +46,7 @@ struct Counts {
     one_sided: OneSided,
 }
 
-pub(super) enum State {
+pub(super) enum LinkPhase {
     /// An attempt is under way; frames wait.
     Connecting,
     Up(Rc<Connection>),
@@ -64,9 +56,8 @@ pub(super) enum State {
 }
 
 pub(crate) struct Link {
-    pub(crate) node: NodeId,
-    pub(crate) shard: u16,
-    pub(super) state: RefCell<State>,
+    pub(super) traffic: Rc<Traffic>,
+    pub(super) state: RefCell<LinkPhase>,
     /// Frames for the connection that is up, or for the one being made.
     pub(super) lanes: RefCell<Rc<RefCell<Lanes>>>,
     pub(super) epoch: Cell<u64>,
@@ -79,20 +70,15 @@ pub(crate) struct Link {
     one_sided: Cell<OneSided>,
     /// Where the last connection of ours was made, and which incarnation answered.
     pub(super) answered: Cell<Option<(SocketAddr, u32)>>,
-    pub(crate) frames_received: Cell<u64>,
-    /// Over streams, and over queue pairs that have ended.
-    frames_sent: Cell<u64>,
-    bytes_sent: Cell<u64>,
     /// Of connections that have ended.
     bytes_received: Cell<u64>,
 }
 
 impl Link {
-    pub(super) fn new(node: NodeId, shard: u16, limits: &Limits) -> Rc<Link> {
+    pub(super) fn new(node: NodeId, shard: u16, limits: &LinkLimits) -> Rc<Link> {
         Rc::new(Link {
-            node,
-            shard,
-            state: RefCell::new(State::Down { retry_at: Time::default() }),
+            traffic: Traffic::new(node, shard),
+            state: RefCell::new(LinkPhase::Down { retry_at: Time::default() }),
             lanes: RefCell::new(Rc::new(RefCell::new(Lanes::new(limits)))),
             epoch: Cell::default(),
             backoff: Cell::default(),
@@ -100,16 +86,13 @@ impl Link {
             why_not_rdma: RefCell::default(),
             one_sided: Cell::default(),
             answered: Cell::default(),
-            frames_received: Cell::default(),
-            frames_sent: Cell::default(),
-            bytes_sent: Cell::default(),
             bytes_received: Cell::default(),
         })
     }
 
     pub(super) fn connection(&self) -> Option<Rc<Connection>> {
         match &*self.state.borrow() {
-            State::Up(c) => Some(Rc::clone(c)),
+            LinkPhase::Up(c) => Some(Rc::clone(c)),
             _ => None,
         }
     }
@@ -119,13 +102,13 @@ impl Link {
         if let Some(spoken) = self.lanes.borrow().borrow().spoken() {
             frame.settle(spoken);
         }
-        if let State::Up(c) = &*self.state.borrow()
+        if let LinkPhase::Up(c) = &*self.state.borrow()
             && c.send_alone(&frame)
         {
             return Ok(());
         }
         self.lanes.borrow().borrow_mut().push(frame)?;
-        if let State::Up(c) = &*self.state.borrow() {
+        if let LinkPhase::Up(c) = &*self.state.borrow() {
             c.has_frames();
         }
         Ok(())
@@ -133,20 +116,15 @@ impl Link {
 
     /// Gives the link empty lanes; returns the asks that no carrier has taken out of the old ones,
     /// so certainly not sent.
-    pub(super) fn take_unsent(&self, limits: &Limits) -> Vec<u64> {
+    pub(super) fn take_unsent(&self, limits: &LinkLimits) -> Vec<u64> {
         let old = self.lanes.replace(Rc::new(RefCell::new(Lanes::new(limits))));
         old.borrow_mut().take_unsent()
-    }
-
-    pub(crate) fn count_sent(&self, frames: u64, bytes: u64) {
-        self.frames_sent.set(self.frames_sent.get() + frames);
-        self.bytes_sent.set(self.bytes_sent.get() + bytes);
     }
 
     /// What a connection that has ended did stays counted.
     pub(super) fn keep_counts(&self, of: &Connection) {
         let counts = of.counts();
-        self.count_sent(counts.frames_sent, counts.bytes_sent);
+        self.traffic.count_sent(counts.frames_sent, counts.bytes_sent);
         self.bytes_received.set(self.bytes_received.get() + counts.bytes_received);
         self.one_sided.set(self.one_sided.get() + counts.one_sided);
     }
@@ -158,18 +136,18 @@ impl Link {
         let counts = connection.as_ref().map(|c| c.counts()).unwrap_or_default();
         LinkStats {
             local_shard,
-            remote_shard: self.shard,
+            remote_shard: self.traffic.shard,
             state: match &*self.state.borrow() {
-                State::Connecting => LinkState::Connecting,
-                State::Up(_) => LinkState::Up,
-                State::Down { .. } => LinkState::Down,
+                LinkPhase::Connecting => LinkState::Connecting,
+                LinkPhase::Up(_) => LinkState::Up,
+                LinkPhase::Down { .. } => LinkState::Down,
             },
             epoch: self.epoch.get(),
             socket: connection.as_ref().map(|c| c.peer),
             since: connection.as_ref().map(|c| c.since),
-            frames_sent: self.frames_sent.get() + counts.frames_sent,
-            frames_received: self.frames_received.get(),
-            bytes_sent: self.bytes_sent.get() + counts.bytes_sent,
+            frames_sent: self.traffic.frames_sent.get() + counts.frames_sent,
+            frames_received: self.traffic.frames_received.get(),
+            bytes_sent: self.traffic.bytes_sent.get() + counts.bytes_sent,
             bytes_received: self.bytes_received.get() + counts.bytes_received,
             queued_frames: load.frames,
             queued_bytes: load.bytes,
@@ -192,25 +170,20 @@ impl Connection {
         carrier: Carrier,
     ) -> Rc<Connection> {
         Rc::new(Connection {
-            stream,
+            flow: Flow::new(stream, lanes),
             peer,
             incarnation,
             dialed,
             since,
-            lanes,
             carrier,
             silence: RefCell::default(),
-            received: Rc::default(),
-            ended: Cell::default(),
-            sender: RefCell::default(),
-            poked: Cell::default(),
         })
     }
 
     /// A number that grows with every sign that the peer lives.
     pub(super) fn signs_of_life(&self) -> u64 {
         match &self.carrier {
-            Carrier::Tcp(tcp) => self.received.get() + tcp.signs_of_life(),
+            Carrier::Tcp(tcp) => self.flow.received.get() + tcp.signs_of_life(),
             Carrier::Rdma(rdma) => rdma.signs_of_life(),
         }
     }
@@ -221,7 +194,7 @@ impl Connection {
             Carrier::Tcp(tcp) => tcp.is_idle(),
             Carrier::Rdma(rdma) => rdma.is_idle(),
         };
-        idle && self.lanes.borrow().is_empty()
+        idle && self.flow.lanes.borrow().is_empty()
     }
 
     pub(super) fn fabric(&self) -> Fabric {
@@ -233,7 +206,9 @@ impl Connection {
 
     fn counts(&self) -> Counts {
         match &self.carrier {
-            Carrier::Tcp(_) => Counts { bytes_received: self.received.get(), ..Counts::default() },
+            Carrier::Tcp(_) => {
+                Counts { bytes_received: self.flow.received.get(), ..Counts::default() }
+            }
             Carrier::Rdma(rdma) => {
                 let c = rdma.counts();
                 Counts {
@@ -255,55 +230,29 @@ impl Connection {
     fn send_alone(&self, frame: &Frame) -> bool {
         match &self.carrier {
             Carrier::Tcp(_) => false,
-            Carrier::Rdma(rdma) => self.lanes.borrow().is_empty() && rdma.send_alone(self, frame),
+            Carrier::Rdma(rdma) => {
+                self.flow.lanes.borrow().is_empty() && rdma.send_alone(&self.flow, frame)
+            }
         }
     }
 
     /// There is something to send: it goes at once, or when the task that sends has its turn.
     fn has_frames(&self) {
         match &self.carrier {
-            Carrier::Rdma(rdma) if rdma.send_at_once(self) => {}
-            _ => self.wake_sender(),
-        }
-    }
-
-    pub(crate) fn wake_sender(&self) {
-        self.poked.set(true);
-        if let Some(w) = self.sender.borrow_mut().take() {
-            w.wake();
+            Carrier::Rdma(rdma) if rdma.send_at_once(&self.flow) => {}
+            _ => self.flow.wake_sender(),
         }
     }
 
     /// Ends its tasks; false when that was done before.
     pub(super) fn end(&self) -> bool {
-        if self.ended.replace(true) {
+        if !self.flow.end() {
             return false;
         }
-        self.stream.shutdown();
         if let Carrier::Rdma(rdma) = &self.carrier {
             rdma.end();
         }
-        self.wake_sender();
+        self.flow.wake_sender();
         true
-    }
-
-    pub(crate) fn set_sender(&self, waker: Waker) {
-        *self.sender.borrow_mut() = Some(waker);
-    }
-
-    /// Waits until the sender was woken since the last time.
-    pub(super) async fn poked(&self) {
-        poll_fn(|cx| {
-            if self.poked.take() {
-                return Poll::Ready(());
-            }
-            self.set_sender(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    pub(crate) fn ended(&self) -> bool {
-        self.ended.get()
     }
 }

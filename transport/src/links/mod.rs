@@ -10,17 +10,13 @@
 mod accept;
 pub(crate) mod agree;
 pub(crate) mod handshake;
-pub(crate) mod lanes;
 pub(crate) mod link;
-mod refusal;
 mod silence;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::{Rc, Weak};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -29,19 +25,18 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::wire::{Frame, FrameKind};
 use t3fs_runtime::{AskError, Cx, Links, NodeId, Shard, Slot, Time};
 
-pub(crate) use accept::Arrival;
 use accept::Handshakes;
 use handshake::{DialError, Talk, dial};
-use link::{Carrier, Connection, Link, State};
-pub use refusal::Refusal;
-use refusal::RefusalLog;
-use silence::Verdict;
+use link::{Carrier, Connection, Link, LinkPhase};
+use silence::SilenceVerdict;
 
 use crate::address::{Address, Fabric};
 use crate::choice::FabricUse;
-use crate::peers::{Known, Peers, RdmaMemory};
-use crate::pool::Pool;
+use crate::flow::yield_now;
+use crate::peers::{KnownNode, Peers, RdmaMemory};
+use crate::pool::HeapPool;
 use crate::rdma::{self, Broken, Ends, Half, Ports};
+use crate::refusal::{HandshakeRefusal, RefusalLog};
 use crate::tcp;
 use agree::Agreed;
 
@@ -53,38 +48,15 @@ const TRIM: u32 = 20;
 /// Two connections of one pair of shards that are made within this long have crossed.
 const CROSSING: Duration = Duration::from_secs(1);
 
-/// What came.
-pub(crate) enum Incoming {
-    Frame(Frame),
-    Ping,
-    Pong,
-}
-
 /// See `Shared::queue_pair_lost`.
 const YOUNG: Duration = Duration::from_secs(5);
-
-/// Why a connection ended: a few words for the log and for the doctor.
-pub(crate) type Lost = String;
-
-/// Lets other tasks of the shard run.
-pub(crate) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
 
 /// Installs links on a shard. Call it on every shard, once, before anything is asked of a node.
 pub fn start(shard: &Rc<Shard>, peers: &Peers) -> NodeLinks {
     let net = shard.net().expect("links need a backend with byte streams");
     let here = shard.addr_of::<()>(0, 0).raw();
     assert_eq!((here.node, here.epoch), (peers.config().node, peers.config().incarnation));
-    let (config, pool) = (peers.config(), Pool::default());
+    let (config, pool) = (peers.config(), HeapPool::default());
     let ports =
         Ports::new(config.nics.clone(), &config.limits, shard, Rc::clone(&net), pool.clone());
     let links = Rc::new(Shared {
@@ -138,7 +110,7 @@ struct Shared {
     links: RefCell<BTreeMap<(NodeId, u16), Rc<Link>>>,
     handshakes: Handshakes,
     /// Where received payloads lie.
-    pool: Pool,
+    pool: HeapPool,
     ports: Ports,
     log: RefusalLog,
     dial_log: RefusalLog,
@@ -157,7 +129,7 @@ impl NodeLinks {
     /// address becomes the node's, unless others are known for it. One of this process's own
     /// addresses answers with this process. While the process that answered there has a link, by
     /// whomever it was made, the address is not dialled again: a new connection would end that one.
-    pub async fn resolve(&self, at: SocketAddr) -> Result<Known, Unreached> {
+    pub async fn resolve(&self, at: SocketAddr) -> Result<KnownNode, Unreached> {
         let me = &self.0;
         if let Some(known) = me.still_linked(at) {
             return Ok(known);
@@ -165,7 +137,7 @@ impl NodeLinks {
         let fabric = if me.peers.reaches(at.ip()) { Fabric::Rdma } else { Fabric::Tcp };
         let address = Address { fabric, socket: at };
         let (talk, known, agreed) = match me.dial(address, 0, None).await {
-            Err(DialError::RefusedThere(Refusal::Myself)) => return Ok(me.peers.myself()),
+            Err(DialError::RefusedThere(HandshakeRefusal::Myself)) => return Ok(me.peers.myself()),
             Err(e) => {
                 let refused_there = matches!(e, DialError::RefusedThere(_));
                 return Err(Unreached { refused_there, why: format!("{at}: {e}") });
@@ -189,7 +161,7 @@ impl NodeLinks {
         let links: Vec<_> = self.0.links.borrow().range(range).map(|l| Rc::clone(l.1)).collect();
         for link in links {
             self.0.lose_current(&link, "closed");
-            if let State::Down { retry_at } = &mut *link.state.borrow_mut() {
+            if let LinkPhase::Down { retry_at } = &mut *link.state.borrow_mut() {
                 *retry_at = shard.cx().now();
                 link.backoff.set(Duration::ZERO);
             }
@@ -221,7 +193,7 @@ impl Links for NodeLinks {
         let me = &self.0;
         let known = me.links.borrow().get(&(to, frame.shard)).cloned();
         if let Some(link) = &known
-            && !matches!(*link.state.borrow(), State::Down { .. })
+            && !matches!(*link.state.borrow(), LinkPhase::Down { .. })
         {
             return link.push(frame);
         }
@@ -238,14 +210,14 @@ impl Links for NodeLinks {
         }
         let link = me.link(to, frame.shard).ok_or("this shard has too many links")?;
         let paused = match *link.state.borrow() {
-            State::Down { retry_at } => shard.cx().now() < retry_at,
+            LinkPhase::Down { retry_at } => shard.cx().now() < retry_at,
             _ => false,
         };
         if paused {
             return Err("the node was not reachable a moment ago");
         }
         link.push(frame)?;
-        *link.state.borrow_mut() = State::Connecting;
+        *link.state.borrow_mut() = LinkPhase::Connecting;
         let me = Rc::clone(me);
         shard.cx().spawn(async move { me.connect(&link).await });
         Ok(())
@@ -261,7 +233,7 @@ impl Shared {
             return Some(Rc::clone(link));
         }
         if links.len() >= limits.links_max {
-            links.retain(|_, l| !matches!(*l.state.borrow(), State::Down { .. }));
+            links.retain(|_, l| !matches!(*l.state.borrow(), LinkPhase::Down { .. }));
         }
         if links.len() >= limits.links_max {
             return None;
@@ -274,15 +246,17 @@ impl Shared {
     /// A link that was down may have been forgotten while a handshake went on.
     fn still_known(&self, link: &Rc<Link>) -> Rc<Link> {
         let mut links = self.links.borrow_mut();
-        Rc::clone(links.entry((link.node, link.shard)).or_insert_with(|| Rc::clone(link)))
+        Rc::clone(
+            links.entry((link.traffic.node, link.traffic.shard)).or_insert_with(|| Rc::clone(link)),
+        )
     }
 
-    /// Who answered at an address, if that process has a link to its shard 0.
-    fn still_linked(&self, at: SocketAddr) -> Option<Known> {
+    /// The node that answered at an address, if there is a link to its shard 0.
+    fn still_linked(&self, at: SocketAddr) -> Option<KnownNode> {
         let links = self.links.borrow();
-        links.values().filter(|l| l.shard == 0).find_map(|l| {
+        links.values().filter(|l| l.traffic.shard == 0).find_map(|l| {
             let incarnation = l.connection()?.incarnation;
-            let known = self.peers.known(l.node)?;
+            let known = self.peers.known(l.traffic.node)?;
             let same = known.incarnation == incarnation;
             (same && l.answered.get() == Some((at, incarnation))).then_some(known)
         })
@@ -294,7 +268,7 @@ impl Shared {
         at: Address,
         to_shard: u16,
         wanted: Option<NodeId>,
-    ) -> Result<(Talk, Known, Agreed), DialError> {
+    ) -> Result<(Talk, KnownNode, Agreed), DialError> {
         let gone = || DialError::Io(std::io::Error::other("this shard has ended"));
         let cx = self.shard.upgrade().ok_or_else(gone)?.cx();
         let limits = &self.peers.config().limits;
@@ -309,7 +283,8 @@ impl Shared {
             Ok((known, agreed))
         };
         let done = before(shake, self.alarm(&cx, limits.handshake)).await;
-        let (known, agreed) = done.unwrap_or(Err(DialError::RefusedHere(Refusal::Silent)))?;
+        let (known, agreed) =
+            done.unwrap_or(Err(DialError::RefusedHere(HandshakeRefusal::Silent)))?;
         Ok((talk, known, agreed))
     }
 
@@ -363,28 +338,28 @@ impl Shared {
         let Some(shard) = self.shard.upgrade() else { return };
         let (cx, worked) = (shard.cx(), link.answered.get().map(|(at, _)| at));
         drop(shard);
-        let pair = (self.index, link.shard);
+        let pair = (self.index, link.traffic.shard);
         let mut failed = Vec::new();
-        for address in self.peers.candidates(link.node, pair, worked, cx.now()) {
+        for address in self.peers.candidates(link.traffic.node, pair, worked, cx.now()) {
             let at = address.socket;
-            if !matches!(*link.state.borrow(), State::Connecting) {
+            if !matches!(*link.state.borrow(), LinkPhase::Connecting) {
                 return; // the peer was faster
             }
-            match self.dial(address, link.shard, Some(link.node)).await {
+            match self.dial(address, link.traffic.shard, Some(link.traffic.node)).await {
                 Ok((talk, known, agreed)) => {
                     link.answered.set(Some((at, known.incarnation)));
-                    self.peers.note_worked(link.node, address, &failed, cx.now());
+                    self.peers.note_worked(link.traffic.node, address, &failed, cx.now());
                     return self.install(link, talk, agreed, address, known.incarnation, true);
                 }
                 Err(e) => {
-                    self.say_not_connected(&e, link.node, at);
+                    self.say_not_connected(&e, link.traffic.node, at);
                     last = format!("{address}: {e}");
                     failed.push(address);
                 }
             }
         }
         let Some(shard) = self.shard.upgrade() else { return };
-        if !matches!(*link.state.borrow(), State::Connecting) {
+        if !matches!(*link.state.borrow(), LinkPhase::Connecting) {
             return;
         }
         *link.last_error.borrow_mut() = Some(last);
@@ -399,7 +374,7 @@ impl Shared {
             return tracing::debug!("node {} at {at}: {e}", node.0);
         };
         if let Some(shard) = self.shard.upgrade()
-            && *why != Refusal::Left
+            && *why != HandshakeRefusal::Left
         {
             self.dial_log.say(shard.cx().now(), *why, format_args!("node {} at {at}", node.0));
         }
@@ -413,13 +388,13 @@ impl Shared {
         // Between half of it and all of it, so that many clients do not come back in step.
         let us = pause.as_micros() as u64;
         let jitter = Duration::from_micros(us / 2 + shard.cx().rand() % (us / 2 + 1));
-        *link.state.borrow_mut() = State::Down { retry_at: shard.cx().now() + jitter };
+        *link.state.borrow_mut() = LinkPhase::Down { retry_at: shard.cx().now() + jitter };
     }
 
     /// Whether a new connection has crossed one that both sides keep: of two made at the same time,
     /// the one that the lower node dialled stays.
     fn yields(&self, link: &Link, incarnation: u32, dialed: bool, now: Time) -> bool {
-        let by_lower = dialed == (self.peers.config().node < link.node);
+        let by_lower = dialed == (self.peers.config().node < link.traffic.node);
         link.connection().is_some_and(|old| {
             let crossed = old.dialed != dialed
                 && old.incarnation == incarnation
@@ -459,8 +434,12 @@ impl Shared {
             lanes,
             agreed.carrier,
         );
-        *link.state.borrow_mut() = State::Up(Rc::clone(&connection));
-        tracing::debug!("link to node {} shard {} is up at {peer}", link.node.0, link.shard);
+        *link.state.borrow_mut() = LinkPhase::Up(Rc::clone(&connection));
+        tracing::debug!(
+            "link to node {} shard {} is up at {peer}",
+            link.traffic.node.0,
+            link.traffic.shard
+        );
         self.note_carrier(link, agreed.why_not_rdma);
         self.start_carrier(link, &connection, at, talk.land, &cx);
         self.tick();
@@ -472,7 +451,7 @@ impl Shared {
             return;
         }
         if let Some(why) = &why_not {
-            let (node, shard) = (link.node.0, link.shard);
+            let (node, shard) = (link.traffic.node.0, link.traffic.shard);
             tracing::info!("the link to node {node} shard {shard} uses TCP, not RDMA: {why}");
         }
         *link.why_not_rdma.borrow_mut() = why_not;
@@ -490,16 +469,18 @@ impl Shared {
         let (me, l, c) = (Rc::clone(self), Rc::clone(link), Rc::clone(connection));
         cx.spawn(async move {
             let why = match &c.carrier {
-                Carrier::Tcp(_) => tcp::read(&me.shard, &l, &c, land, me.pool.clone()).await,
-                Carrier::Rdma(_) => rdma::watch(&c, land).await,
+                Carrier::Tcp(_) => {
+                    tcp::read(&me.shard, &l.traffic, &c.flow, land, me.pool.clone()).await
+                }
+                Carrier::Rdma(_) => rdma::watch(&c.flow, land).await,
             };
             me.lose(&l, &c, &why);
         });
         if let Carrier::Rdma(rdma) = &connection.carrier {
             let (me, l, c) = (Rc::downgrade(self), Rc::clone(link), Rc::downgrade(connection));
             rdma.install(
-                link,
-                connection,
+                &link.traffic,
+                &connection.flow,
                 Box::new(move |broken| {
                     if let (Some(me), Some(c)) = (me.upgrade(), c.upgrade()) {
                         me.queue_pair_lost(&l, &c, at, broken);
@@ -511,15 +492,15 @@ impl Shared {
         cx.spawn(async move {
             match &c.carrier {
                 Carrier::Tcp(tcp) => {
-                    if let Err(why) = tcp.write(&l, &c).await {
+                    if let Err(why) = tcp.write(&l.traffic, &c.flow).await {
                         me.lose(&l, &c, &why);
                     }
                 }
                 Carrier::Rdma(rdma) => {
-                    while !c.ended() {
+                    while !c.flow.ended() {
                         rdma.turn();
                         yield_now().await;
-                        c.poked().await;
+                        c.flow.poked().await;
                     }
                 }
             }
@@ -532,7 +513,7 @@ impl Shared {
         if let Some(shard) = self.shard.upgrade() {
             let now = shard.cx().now();
             if broken.by_device && c.dialed && now.since(c.since) < YOUNG {
-                self.peers.avoid(link.node, at, now);
+                self.peers.avoid(link.traffic.node, at, now);
             }
         }
         self.lose(link, c, &broken.why);
@@ -565,11 +546,15 @@ impl Shared {
             self.pause(link, &shard); // it did not even last: do not try again in a circle
         } else {
             link.backoff.set(Duration::ZERO);
-            *link.state.borrow_mut() = State::Down { retry_at: now };
+            *link.state.borrow_mut() = LinkPhase::Down { retry_at: now };
         }
-        tracing::debug!("link to node {} shard {} is lost: {why}", link.node.0, link.shard);
+        tracing::debug!(
+            "link to node {} shard {} is lost: {why}",
+            link.traffic.node.0,
+            link.traffic.shard
+        );
         self.give_up_unsent(link, "the link broke before it was sent");
-        shard.fail_asks(link.node, link.shard, AskError::Unknown("link lost"));
+        shard.fail_asks(link.traffic.node, link.traffic.shard, AskError::Unknown("link lost"));
     }
 
     /// Looks at everything regularly, as long as there is something to look at.
@@ -608,13 +593,13 @@ impl Shared {
         let links: Vec<_> = self.links.borrow().values().cloned().collect();
         for link in links {
             let Some(connection) = link.connection() else {
-                let down = matches!(*link.state.borrow(), State::Down { .. });
-                if down && self.peers.addresses(link.node).is_empty() {
-                    self.links.borrow_mut().remove(&(link.node, link.shard));
+                let down = matches!(*link.state.borrow(), LinkPhase::Down { .. });
+                if down && self.peers.addresses(link.traffic.node).is_empty() {
+                    self.links.borrow_mut().remove(&(link.traffic.node, link.traffic.shard));
                 }
                 continue;
             };
-            if self.peers.outdated(link.node, connection.incarnation) {
+            if self.peers.outdated(link.traffic.node, connection.incarnation) {
                 self.lose(&link, &connection, "a later incarnation of the node is known");
                 continue;
             }
@@ -623,21 +608,22 @@ impl Shared {
                 if let Some(why) = rdma.overstretched() {
                     self.lose(&link, &connection, why);
                 }
-                if connection.ended() {
+                if connection.flow.ended() {
                     continue;
                 }
             }
-            let waited_for = asked.contains(&(link.node, link.shard)) || !connection.is_idle();
+            let waited_for =
+                asked.contains(&(link.traffic.node, link.traffic.shard)) || !connection.is_idle();
             let signs = connection.signs_of_life();
             let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
             match verdict {
-                Verdict::Fine => {}
-                Verdict::Ping => {
-                    connection.lanes.borrow_mut().ping();
-                    connection.wake_sender();
+                SilenceVerdict::Fine => {}
+                SilenceVerdict::Ping => {
+                    connection.flow.lanes.borrow_mut().ping();
+                    connection.flow.wake_sender();
                 }
-                Verdict::Dead => {
-                    tracing::warn!("node {} at {} is silent", link.node.0, connection.peer);
+                SilenceVerdict::Dead => {
+                    tracing::warn!("node {} at {} is silent", link.traffic.node.0, connection.peer);
                     self.lose(&link, &connection, "the peer was silent for too long");
                 }
             }
@@ -646,7 +632,7 @@ impl Shared {
 
     fn report(&self) {
         let links = self.links.borrow();
-        let stats = links.values().map(|l| (l.node, l.stats(self.index))).collect();
+        let stats = links.values().map(|l| (l.traffic.node, l.stats(self.index))).collect();
         self.peers.report(self.index, stats);
         let (pinned, used) = self.ports.memory();
         self.peers.report_rdma(self.index, RdmaMemory { pinned, used });

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::peers::Limits;
+use crate::limits::LinkLimits;
 
 /// For how long there was no sign of life, in this shard's own running time.
 #[derive(Default)]
@@ -14,7 +14,7 @@ pub(super) struct Silence {
 
 /// What silence calls for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum SilenceVerdict {
     Fine,
     Ping,
     Dead,
@@ -28,11 +28,11 @@ impl Silence {
         signs: u64,
         tick: Duration,
         waited_for: bool,
-        limits: &Limits,
-    ) -> Verdict {
+        limits: &LinkLimits,
+    ) -> SilenceVerdict {
         if signs != self.signs {
             *self = Silence { signs, ..Silence::default() };
-            return Verdict::Fine;
+            return SilenceVerdict::Fine;
         }
         self.silent += tick;
         let (ping, dead) = match waited_for {
@@ -40,13 +40,13 @@ impl Silence {
             false => (limits.idle_ping_after, limits.idle_dead_after),
         };
         if self.silent >= dead && self.pinged {
-            return Verdict::Dead;
+            return SilenceVerdict::Dead;
         }
         if self.silent >= ping && !self.pinged {
             self.pinged = true;
-            return Verdict::Ping;
+            return SilenceVerdict::Ping;
         }
-        Verdict::Fine
+        SilenceVerdict::Fine
     }
 }
 
@@ -57,7 +57,7 @@ mod tests {
     /// Goal: silence is noticed sooner when somebody waits, and never without a ping before.
     #[test]
     fn silence_is_judged() {
-        let limits = Limits::default();
+        let limits = LinkLimits::default();
         let tick = Duration::from_millis(250);
         let after = |waited_for| {
             let mut s = Silence::default();
@@ -65,9 +65,9 @@ mod tests {
             loop {
                 ticks += 1;
                 match s.judge(0, tick, waited_for, &limits) {
-                    Verdict::Fine => {}
-                    Verdict::Ping => pings += 1,
-                    Verdict::Dead => return (pings, tick * ticks),
+                    SilenceVerdict::Fine => {}
+                    SilenceVerdict::Ping => pings += 1,
+                    SilenceVerdict::Dead => return (pings, tick * ticks),
                 }
             }
         };
@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(after(false), (1, limits.idle_dead_after));
         let mut s = Silence::default();
         for i in 0..100 {
-            assert_ne!(s.judge(i / 4, tick, true, &limits), Verdict::Dead);
+            assert_ne!(s.judge(i / 4, tick, true, &limits), SilenceVerdict::Dead);
         }
     }
 }

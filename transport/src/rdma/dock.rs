@@ -7,9 +7,9 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use super::memory::{PIECE_MAX, Piece, Pool};
+use super::memory::{PIECE_MAX, PoolPiece, RdmaPool};
 use super::nic::{Nic, Window};
-use crate::pool::Pool as Heap;
+use crate::pool::HeapPool;
 
 /// What memory is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +28,20 @@ pub(crate) enum Purpose {
 const SMALLEST: usize = 16 << 10;
 
 pub(crate) struct Dock {
-    pub(crate) pool: Pool,
+    pub(crate) pool: RdmaPool,
     /// Where payloads are copied to when the pool is scarce.
-    pub(crate) heap: Heap,
+    pub(crate) heap: HeapPool,
     nic: Rc<dyn Nic>,
     windows: RefCell<Vec<Box<dyn Window>>>,
 }
 
 impl Dock {
-    pub(crate) fn new(nic: Rc<dyn Nic>, pool: Pool, heap: Heap) -> Dock {
+    pub(crate) fn new(nic: Rc<dyn Nic>, pool: RdmaPool, heap: HeapPool) -> Dock {
         Dock { pool, heap, nic, windows: RefCell::default() }
     }
 
     /// A piece with room for so many bytes, if that leaves enough for more urgent purposes.
-    pub(crate) fn take(&self, purpose: Purpose, len: usize) -> Option<Piece> {
+    pub(crate) fn take(&self, purpose: Purpose, len: usize) -> Option<PoolPiece> {
         let stays = match purpose {
             Purpose::Packet | Purpose::Fetch => 0,
             Purpose::Segment => self.pool.bytes() / 4,
@@ -54,7 +54,7 @@ impl Dock {
     }
 
     /// The same, or a smaller piece when there is none of that size: free memory may be scattered.
-    pub(crate) fn take_some(&self, purpose: Purpose, len: usize) -> Option<Piece> {
+    pub(crate) fn take_some(&self, purpose: Purpose, len: usize) -> Option<PoolPiece> {
         let mut want = len.min(PIECE_MAX);
         loop {
             if let Some(piece) = self.take(purpose, want) {

@@ -23,12 +23,12 @@ const ORDERS: usize = 9;
 const PAGES_OF_BLOCK: usize = PIECE_MAX / PAGE;
 /// End of a list of free pieces.
 const NONE: u32 = u32::MAX;
-/// This page does not begin a free piece.
+/// Of a page that does not begin a free piece.
 const TAKEN: u8 = u8::MAX;
 
 /// Registered memory of one shard; clones are the same. Pieces may be dropped on any thread.
 #[derive(Clone)]
-pub(crate) struct Pool(Arc<Shared>);
+pub(crate) struct RdmaPool(Arc<Shared>);
 
 struct Shared {
     map: Mapping,
@@ -48,7 +48,8 @@ unsafe impl Sync for Mapping {}
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: mapped by `Pool::new` with this length; no piece is left, as each holds the pool.
+        // SAFETY: mapped by `RdmaPool::new` with this length; no piece is left, as each holds the
+        // pool.
         let gone = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         gone.expect("our own mapping");
     }
@@ -69,9 +70,9 @@ struct Page {
     before: u32,
 }
 
-impl Pool {
+impl RdmaPool {
     /// Maps so many bytes, rounded up to whole blocks of 1 MiB. The error is a sentence.
-    pub(crate) fn new(bytes: usize) -> Result<Pool, String> {
+    pub(crate) fn new(bytes: usize) -> Result<RdmaPool, String> {
         let bytes = bytes.max(1).next_multiple_of(PIECE_MAX);
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new private mapping at an address of the kernel's choice.
@@ -86,19 +87,19 @@ impl Pool {
             .map_err(|e| format!("memory for RDMA transfers cannot be kept out of forks: {e}"))?;
         // SAFETY: as above.
         let _ = unsafe { madvise(base, bytes, Advice::LinuxHugepage) };
-        Ok(Pool(Arc::new(Shared { map, free: Mutex::new(Free::new(bytes / PAGE)) })))
+        Ok(RdmaPool(Arc::new(Shared { map, free: Mutex::new(Free::new(bytes / PAGE)) })))
     }
 
     /// A piece with room for `len` bytes, at most `PIECE_MAX`; what was in the memory before is
     /// still there. `None`: there is none now.
-    pub(crate) fn take(&self, len: usize) -> Option<Piece> {
+    pub(crate) fn take(&self, len: usize) -> Option<PoolPiece> {
         assert!(len <= PIECE_MAX, "no piece has {len} bytes");
         let order = len.div_ceil(PAGE).max(1).next_power_of_two().ilog2() as u8;
         let page = self.free().take(order)?;
         // SAFETY: the page lies in the mapping.
         let start = unsafe { self.0.map.base.add(page as usize * PAGE) };
         let owner = Owner::Pool { pool: self.clone(), page, order };
-        Some(Piece { start, capacity: PAGE << order, len, owner })
+        Some(PoolPiece { start, capacity: PAGE << order, len, owner })
     }
 
     /// Bytes in no piece, in pieces of whatever size.
@@ -188,7 +189,7 @@ impl Free {
 }
 
 /// Memory of a pool that one owner has; it goes back when this is dropped.
-pub(crate) struct Piece {
+pub(crate) struct PoolPiece {
     start: NonNull<u8>,
     capacity: usize,
     len: usize,
@@ -197,7 +198,7 @@ pub(crate) struct Piece {
 
 enum Owner {
     Pool {
-        pool: Pool,
+        pool: RdmaPool,
         page: u32,
         order: u8,
     },
@@ -208,19 +209,19 @@ enum Owner {
 }
 
 // SAFETY: a piece is the only way to its memory, as a `Vec` is, or shares it read-only.
-unsafe impl Send for Piece {}
+unsafe impl Send for PoolPiece {}
 // SAFETY: as above; a shared piece only reads.
-unsafe impl Sync for Piece {}
+unsafe impl Sync for PoolPiece {}
 
-impl Piece {
+impl PoolPiece {
     /// Bytes that lie in the pool, as a piece that keeps them alive and is only read.
-    pub(crate) fn borrowed(pool: &Pool, bytes: Bytes) -> Option<Piece> {
+    pub(crate) fn borrowed(pool: &RdmaPool, bytes: Bytes) -> Option<PoolPiece> {
         if bytes.is_empty() || !pool.locate(&bytes) {
             return None;
         }
         let start = NonNull::new(bytes.as_ptr().cast_mut()).expect("not empty");
         let len = bytes.len();
-        Some(Piece { start, capacity: len, len, owner: Owner::Bytes { _keep: bytes } })
+        Some(PoolPiece { start, capacity: len, len, owner: Owner::Bytes { _keep: bytes } })
     }
 
     /// All of it, beyond the filled part too. Not of a borrowed piece.
@@ -252,14 +253,14 @@ impl Piece {
     }
 }
 
-impl AsRef<[u8]> for Piece {
+impl AsRef<[u8]> for PoolPiece {
     fn as_ref(&self) -> &[u8] {
         // SAFETY: as in `as_mut_slice`; borrowed bytes are kept alive by the piece.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
-impl Drop for Piece {
+impl Drop for PoolPiece {
     fn drop(&mut self) {
         if let Owner::Pool { pool, page, order } = &self.owner {
             pool.free().give_back(*page, *order);
@@ -279,8 +280,8 @@ mod tests {
     fn pieces_do_not_overlap_and_merge_again() {
         let steps = proptest::collection::vec((any::<bool>(), 0..=PIECE_MAX, any::<u16>()), 1..200);
         proptest!(ProptestConfig::with_cases(32), |(steps in steps)| {
-            let pool = Pool::new(3 * PIECE_MAX).unwrap();
-            let mut held: Vec<(Piece, u8)> = Vec::new();
+            let pool = RdmaPool::new(3 * PIECE_MAX).unwrap();
+            let mut held: Vec<(PoolPiece, u8)> = Vec::new();
             for (i, (take, len, which)) in steps.into_iter().enumerate() {
                 let len = len >> (which % 16);
                 if take && let Some(mut piece) = pool.take(len) {
@@ -308,7 +309,7 @@ mod tests {
     /// bytes, the last dropped on another thread after the pool.
     #[test]
     fn a_piece_comes_back_with_the_last_of_its_bytes() {
-        let pool = Pool::new(1).unwrap();
+        let pool = RdmaPool::new(1).unwrap();
         let mut piece = pool.take(PIECE_MAX).unwrap();
         piece.as_mut_slice()[..5].copy_from_slice(b"hello");
         piece.set_len(5);
@@ -324,15 +325,15 @@ mod tests {
     /// parts of a piece, bytes of the heap, and bytes of another pool.
     #[test]
     fn borrowed_memory_is_found_and_kept() {
-        let (pool, other) = (Pool::new(1).unwrap(), Pool::new(1).unwrap());
+        let (pool, other) = (RdmaPool::new(1).unwrap(), RdmaPool::new(1).unwrap());
         let mut piece = pool.take(PIECE_MAX).unwrap();
         piece.as_mut_slice()[7] = 77;
         let bytes = piece.into_bytes();
         let address = bytes.as_ptr() as u64;
-        assert!(Piece::borrowed(&other, bytes.clone()).is_none());
-        assert!(Piece::borrowed(&pool, Bytes::from(vec![1; 100])).is_none());
-        assert!(Piece::borrowed(&pool, Bytes::new()).is_none());
-        let part = Piece::borrowed(&pool, bytes.slice(7..)).unwrap();
+        assert!(PoolPiece::borrowed(&other, bytes.clone()).is_none());
+        assert!(PoolPiece::borrowed(&pool, Bytes::from(vec![1; 100])).is_none());
+        assert!(PoolPiece::borrowed(&pool, Bytes::new()).is_none());
+        let part = PoolPiece::borrowed(&pool, bytes.slice(7..)).unwrap();
         drop(bytes);
         assert_eq!((part.address(), part.as_ref()[0]), (address + 7, 77));
         assert_eq!(pool.free_bytes(), 0);

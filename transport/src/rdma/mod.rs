@@ -1,7 +1,7 @@
 //! RDMA as a carrier: frames in packets between queue pairs, payloads one-sided.
 //!
-//! - `devices.rs`: which devices there are; `nic.rs`: what is needed of one, by `verbs/`
-//!   (libibverbs) or `soft.rs` (a stand-in for tests);
+//! - `devices.rs`: which devices there are; `report.rs`: what they are like; `nic.rs`: what is
+//!   needed of one, by `verbs/` (libibverbs) or `soft.rs` (a stand-in for tests);
 //! - `memory.rs`: memory that devices reach; `dock.rs`: who may have how much of it;
 //! - `packet.rs`: what one SEND carries; `engine/`: the protocol of one connection, no runtime;
 //! - `shell.rs`: completions, tasks and the end of connections; `ports.rs`: what a shard has open.
@@ -17,6 +17,7 @@ mod memory;
 mod nic;
 pub(crate) mod packet;
 mod ports;
+mod report;
 mod shell;
 #[doc(hidden)]
 pub mod soft;
@@ -25,15 +26,16 @@ mod verbs;
 
 use std::sync::Arc;
 
-pub use devices::{DeviceReport, Devices, Gid, LinkLayer, PortRef};
+pub use devices::Devices;
 pub(crate) use dock::Dock;
 pub use engine::FOREIGN;
 pub(crate) use engine::{Ends, Engine, Terms};
-pub(crate) use memory::Pool;
+pub(crate) use memory::RdmaPool;
 pub(crate) use nic::Endpoint;
 pub(crate) use nic::{Nic, PACKET};
 pub(crate) use ports::Ports;
-pub(crate) use shell::{Broken, Carrier, Half, Port, watch};
+pub use report::{DeviceReport, Gid, LinkLayer, PortRef};
+pub(crate) use shell::{Broken, Half, Port, RdmaCarrier, watch};
 
 /// Where queue pairs come from.
 #[derive(Clone, Default)]

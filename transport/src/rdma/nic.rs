@@ -1,7 +1,7 @@
 //! What a link needs of an RDMA device, and nothing more: reliable connected queue pairs with a
 //! shared receive queue, one-sided transfers, memory windows, and completions.
 //!
-//! One [`Nic`] a shard and device port in use; nothing of it leaves the shard but [`Piece`]s of
+//! One [`Nic`] a shard and device port in use; nothing of it leaves the shard but pieces of
 //! memory. `verbs/` is the real one; `soft.rs` moves bytes within this process for tests that run
 //! without a device.
 
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
-use super::memory::Piece;
+use super::memory::PoolPiece;
 
 /// Size of a packet, and so of a receive buffer.
 pub(crate) const PACKET: usize = 8 << 10;
@@ -39,7 +39,7 @@ pub(crate) struct Remote {
 /// Part of a piece of registered memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Local<'a> {
-    pub(crate) piece: &'a Piece,
+    pub(crate) piece: &'a PoolPiece,
     pub(crate) at: u32,
     pub(crate) len: u32,
 }

@@ -23,7 +23,7 @@ use t3fs_runtime::Lane;
 use t3fs_runtime::wire::crc32c;
 
 use super::nic::{PACKET, Remote};
-use crate::tcp::frame::{self, Head};
+use crate::frame::{self, Head};
 
 pub(crate) const HEAD: usize = 16;
 /// A frame without its bytes.
@@ -285,7 +285,7 @@ mod tests {
     use t3fs_runtime::wire::FrameKind;
 
     use super::*;
-    use crate::tcp::frame::Kind;
+    use crate::frame::Kind;
 
     fn head(body: u32, bulks: u32, bulk_bytes: u32) -> Head {
         Head {

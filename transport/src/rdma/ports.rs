@@ -10,22 +10,22 @@ use t3fs_runtime::{Shard, Time};
 
 use super::Nics;
 use super::dock::Dock;
-use super::memory::Pool;
+use super::memory::RdmaPool;
 use super::nic::{Nic, PACKET};
 use super::shell::{Half, Port};
-use crate::peers::Limits;
-use crate::pool::Pool as Heap;
+use crate::limits::LinkLimits;
+use crate::pool::HeapPool;
 
 /// A port that could not be opened is tried again after this long.
 const AGAIN: Duration = Duration::from_secs(10);
 
 pub(crate) struct Ports {
     nics: Nics,
-    limits: Limits,
-    heap: Heap,
+    limits: LinkLimits,
+    heap: HeapPool,
     shard: Weak<Shard>,
     net: Rc<dyn Net>,
-    pool: OnceCell<Pool>,
+    pool: OnceCell<RdmaPool>,
     opened: RefCell<Vec<(IpAddr, Opened)>>,
     stopped: Cell<bool>,
 }
@@ -38,10 +38,10 @@ enum Opened {
 impl Ports {
     pub(crate) fn new(
         nics: Nics,
-        limits: &Limits,
+        limits: &LinkLimits,
         shard: &Rc<Shard>,
         net: Rc<dyn Net>,
-        heap: Heap,
+        heap: HeapPool,
     ) -> Ports {
         let (limits, shard) = (limits.clone(), Rc::downgrade(shard));
         let (pool, opened, stopped) = (OnceCell::new(), RefCell::default(), Cell::new(false));
@@ -94,7 +94,7 @@ impl Ports {
         }
     }
 
-    fn open_nic(&self, nics: &Nics, local: IpAddr) -> Result<(Rc<dyn Nic>, Pool), String> {
+    fn open_nic(&self, nics: &Nics, local: IpAddr) -> Result<(Rc<dyn Nic>, RdmaPool), String> {
         let buffers = self.limits.rdma_receive_buffers;
         match nics {
             Nics::None => Err("this process uses no RDMA devices".into()),
@@ -115,12 +115,12 @@ impl Ports {
     }
 
     /// The memory of this shard; taken when the first device is opened.
-    fn pool(&self) -> Result<Pool, String> {
+    fn pool(&self) -> Result<RdmaPool, String> {
         if let Some(pool) = self.pool.get() {
             return Ok(pool.clone());
         }
         let buffers = self.limits.rdma_receive_buffers * PACKET;
-        let pool = Pool::new(self.limits.rdma_memory.saturating_sub(buffers))?;
+        let pool = RdmaPool::new(self.limits.rdma_memory.saturating_sub(buffers))?;
         Ok(self.pool.get_or_init(|| pool).clone())
     }
 
@@ -147,8 +147,12 @@ impl Ports {
 }
 
 #[cfg(feature = "rdma")]
-fn open_device(port: &super::PortRef, pool: &Pool, limits: &Limits) -> Result<Rc<dyn Nic>, String> {
-    let settings = super::verbs::Settings {
+fn open_device(
+    port: &super::PortRef,
+    pool: &RdmaPool,
+    limits: &LinkLimits,
+) -> Result<Rc<dyn Nic>, String> {
+    let settings = super::verbs::NicSettings {
         receive_buffers: limits.rdma_receive_buffers,
         send_queue: limits.rdma_send_queue,
         queue_pairs: limits.rdma_connections,
@@ -157,6 +161,6 @@ fn open_device(port: &super::PortRef, pool: &Pool, limits: &Limits) -> Result<Rc
 }
 
 #[cfg(not(feature = "rdma"))]
-fn open_device(_: &super::PortRef, _: &Pool, _: &Limits) -> Result<Rc<dyn Nic>, String> {
+fn open_device(_: &super::PortRef, _: &RdmaPool, _: &LinkLimits) -> Result<Rc<dyn Nic>, String> {
     Err("this binary was built without RDMA (cargo feature rdma)".into())
 }

@@ -22,11 +22,11 @@ use super::dock::Dock;
 use super::engine::{Counts, Ends, Engine, Terms};
 use super::nic::{Completion, Nic, Outcome, QueuePair};
 use super::packet;
-use crate::links::link::{Connection, Link};
-use crate::links::{Incoming, Lost, yield_now};
-use crate::peers::Limits;
+use crate::flow::{Flow, Incoming, Lost, Traffic, yield_now};
+use crate::limits::LinkLimits;
 
-/// Who found no memory looks again after this long: memory may come back on any thread.
+/// A connection that found no memory looks again after this long: memory may come back on any
+/// thread.
 const LOOK_AGAIN: Duration = Duration::from_micros(200);
 /// How long the shard does without a turn while I/O may wait for one; as long as a turn takes, if
 /// that is longer.
@@ -98,8 +98,8 @@ pub(crate) struct Broken {
 
 /// Whose connection it is.
 struct Owner {
-    link: Rc<Link>,
-    connection: Weak<Connection>,
+    traffic: Rc<Traffic>,
+    flow: Weak<Flow>,
     lose: Box<dyn Fn(&Broken)>,
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Half {
 }
 
 /// What a connection carried by a queue pair has beside the stream.
-pub(crate) struct Carrier {
+pub(crate) struct RdmaCarrier {
     port: Rc<Port>,
     number: u32,
     joint: Rc<Joint>,
@@ -124,7 +124,7 @@ impl Half {
     }
 
     /// Joins it to the other side's.
-    pub(crate) fn connect(self, peer: &Offer, ends: Ends) -> Result<Carrier, String> {
+    pub(crate) fn connect(self, peer: &Offer, ends: Ends) -> Result<RdmaCarrier, String> {
         let ours = self.pair.endpoint();
         if (ours.lid == 0) != (peer.endpoint.lid == 0) {
             return Err("one side has InfiniBand, the other Ethernet".into());
@@ -152,22 +152,22 @@ impl Half {
         let number = self.pair.number();
         self.port.joints.borrow_mut().insert(number, Rc::clone(&joint));
         // From here on its end takes it out again.
-        let carrier = Carrier { port: self.port, number, joint };
+        let carrier = RdmaCarrier { port: self.port, number, joint };
         self.pair.connect(&peer.endpoint)?;
         Ok(carrier)
     }
 }
 
-impl Carrier {
+impl RdmaCarrier {
     /// The connection is up: what has come is delivered, and what waits is sent. `lose` ends it.
     pub(crate) fn install(
         &self,
-        link: &Rc<Link>,
-        connection: &Rc<Connection>,
+        traffic: &Rc<Traffic>,
+        flow: &Rc<Flow>,
         lose: Box<dyn Fn(&Broken)>,
     ) {
-        let (link, connection) = (Rc::clone(link), Rc::downgrade(connection));
-        *self.joint.owner.borrow_mut() = Some(Rc::new(Owner { link, connection, lose }));
+        let (traffic, flow) = (Rc::clone(traffic), Rc::downgrade(flow));
+        *self.joint.owner.borrow_mut() = Some(Rc::new(Owner { traffic, flow, lose }));
         self.turn();
     }
 
@@ -178,7 +178,7 @@ impl Carrier {
 
     /// Sends a small frame at once, where no other waits: the same without a queue. False: it is to
     /// be queued.
-    pub(crate) fn send_alone(&self, connection: &Connection, frame: &Frame) -> bool {
+    pub(crate) fn send_alone(&self, flow: &Flow, frame: &Frame) -> bool {
         let (joint, pass) = (&self.joint, self.port.pass.get());
         if joint.sent_in.get() == pass || joint.lost.borrow().is_some() {
             return false;
@@ -194,7 +194,7 @@ impl Carrier {
             Ok(true) => self.port.posted.set(true),
             Err(why) => {
                 joint.fail(Broken { why, by_device: false });
-                connection.wake_sender();
+                flow.wake_sender();
             }
         }
         joint.sent_in.set(pass);
@@ -203,7 +203,7 @@ impl Carrier {
 
     /// Sends a frame that was just queued, unless others were in the same pass of the shard: those
     /// share packets. False: it is left to the task that sends.
-    pub(crate) fn send_at_once(&self, connection: &Connection) -> bool {
+    pub(crate) fn send_at_once(&self, flow: &Flow) -> bool {
         let (joint, pass) = (&self.joint, self.port.pass.get());
         if joint.delivering.get() {
             return true;
@@ -212,8 +212,8 @@ impl Carrier {
             return false;
         }
         let Some(shard) = self.port.shard.upgrade() else { return false };
-        joint.send(connection, &self.port, &shard);
-        joint.lost.borrow().is_none() && connection.lanes.borrow().is_empty()
+        joint.send(flow, &self.port, &shard);
+        joint.lost.borrow().is_none() && flow.lanes.borrow().is_empty()
     }
 
     /// Whether nothing is on its way out.
@@ -261,7 +261,7 @@ impl Carrier {
     }
 }
 
-impl Drop for Carrier {
+impl Drop for RdmaCarrier {
     fn drop(&mut self) {
         self.end();
     }
@@ -285,16 +285,16 @@ impl Joint {
     /// Delivers what has come and sends what can be sent; ends the connection when it is lost.
     fn turn(&self, port: &Rc<Port>) {
         let Some(owner) = self.owner.borrow().clone() else { return };
-        let Some(connection) = owner.connection.upgrade().filter(|c| !c.ended()) else { return };
+        let Some(flow) = owner.flow.upgrade().filter(|c| !c.ended()) else { return };
         if self.lost.borrow().is_none()
             && let Some(shard) = port.shard.upgrade()
         {
             self.delivering.set(true);
-            self.deliver(&owner, &connection, &shard);
+            self.deliver(&owner, &flow, &shard);
             self.delivering.set(false);
             let rests = self.engine.borrow().as_ref().is_none_or(Engine::is_at_rest);
-            if !rests || !connection.lanes.borrow().is_empty() {
-                self.send(&connection, port, &shard);
+            if !rests || !flow.lanes.borrow().is_empty() {
+                self.send(&flow, port, &shard);
             }
         }
         let lost = self.lost.borrow().clone();
@@ -303,27 +303,27 @@ impl Joint {
         }
     }
 
-    fn deliver(&self, owner: &Owner, connection: &Connection, shard: &Rc<Shard>) {
+    fn deliver(&self, owner: &Owner, flow: &Flow, shard: &Rc<Shard>) {
         loop {
             let next = self.engine.borrow_mut().as_mut().and_then(Engine::arrived);
             match next {
                 None => return,
                 Some(Incoming::Frame(frame)) => {
-                    let link = &owner.link;
-                    link.frames_received.set(link.frames_received.get() + 1);
+                    let received = &owner.traffic.frames_received;
+                    received.set(received.get() + 1);
                     shard.on_frame(frame);
                 }
-                Some(Incoming::Ping) => connection.lanes.borrow_mut().pong(),
+                Some(Incoming::Ping) => flow.lanes.borrow_mut().pong(),
                 Some(Incoming::Pong) => {}
             }
         }
     }
 
-    fn send(&self, c: &Connection, port: &Rc<Port>, shard: &Rc<Shard>) {
+    fn send(&self, flow: &Flow, port: &Rc<Port>, shard: &Rc<Shard>) {
         let mut sent_before = 0;
         self.with(|engine| {
             sent_before = engine.counts().packets_sent;
-            engine.pump(&mut c.lanes.borrow_mut(), &port.dock, &|| shard.cx().now());
+            engine.pump(&mut flow.lanes.borrow_mut(), &port.dock, &|| shard.cx().now());
             match &*self.pair.borrow() {
                 Some(pair) => engine.post(&**pair),
                 None => Ok(()),
@@ -341,7 +341,7 @@ impl Joint {
             woken.fill(());
         }
         if engine.has_more() {
-            c.wake_sender();
+            flow.wake_sender();
         }
     }
 }
@@ -387,7 +387,7 @@ impl Port {
     }
 
     /// A queue pair to be connected.
-    pub(crate) fn half(self: &Rc<Self>, limits: &Limits) -> Result<Half, String> {
+    pub(crate) fn half(self: &Rc<Self>, limits: &LinkLimits) -> Result<Half, String> {
         let pair = self.nic.queue_pair()?;
         let credits = limits.rdma_credits.max(CREDITS_MIN);
         Ok(Half { port: Rc::clone(self), pair, credits })
@@ -579,10 +579,10 @@ impl Port {
 
 /// Watches the stream beside a queue pair, which carries nothing: its end, or a byte, is the end of
 /// the connection. Says why.
-pub(crate) async fn watch(connection: &Connection, land: BytesMut) -> Lost {
+pub(crate) async fn watch(flow: &Flow, land: BytesMut) -> Lost {
     let mut land = land;
     if land.is_empty() {
-        match poll_fn(|cx| connection.stream.poll_fill(cx, &mut land, 16)).await {
+        match poll_fn(|cx| flow.stream.poll_fill(cx, &mut land, 16)).await {
             Ok(0) => return "the peer has closed the connection".into(),
             Err(e) => return e.to_string(),
             Ok(_) => {}

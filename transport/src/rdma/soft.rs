@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::memory::Pool;
+use super::memory::RdmaPool;
 use super::nic::{
     Access, Completion, Endpoint, Local, Nic, Outcome, PACKET, QueuePair, Remote, Window, Work,
 };
@@ -93,9 +93,9 @@ enum What {
 /// What becomes of the first work of a pair.
 enum Step {
     Done,
-    /// It has to wait for the other side.
+    /// The work has to wait for the other side.
     Wait,
-    /// This side's pair is lost.
+    /// The queue pair of this side is lost.
     Lost(&'static str),
     /// Both sides' pairs are lost: the other side was reached in a way that it did not allow.
     BothLost(&'static str),
@@ -103,8 +103,8 @@ enum Step {
 
 impl Wire {
     /// A device of one shard, for the memory of this pool.
-    pub(crate) fn nic(&self, pool: &Pool, slots: usize) -> Result<SoftNic, String> {
-        let memory = Pool::new(slots * PACKET)?;
+    pub(crate) fn nic(&self, pool: &RdmaPool, slots: usize) -> Result<SoftNic, String> {
+        let memory = RdmaPool::new(slots * PACKET)?;
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
             .map_err(|e| format!("no descriptor for events: {e}"))?;
         let event = Arc::new(event);
@@ -167,7 +167,7 @@ impl State {
         port.completions.push_back(completion);
         if port.armed == Armed::All || (solicited && port.armed == Armed::Solicited) {
             port.armed = Armed::Nothing;
-            // It is full only when nobody reads it, and then it is readable all the same.
+            // The event counter is full only when nobody reads it, and is readable all the same.
             let _ = rustix::io::write(&port.event, &1u64.to_ne_bytes());
         }
     }
@@ -251,7 +251,7 @@ impl State {
         }
         let pair = &self.pairs[&number];
         let Some(peer) = pair.peer else { return Step::Lost("not connected") };
-        // Who is not there does not answer. A device would give up after some seconds.
+        // A peer that is not there does not answer. A device would give up after some seconds.
         let Some(other) = self.pairs.get(&peer.queue_pair) else { return Step::Wait };
         if other.failed || other.peer.is_none() || other.first_packet != peer.first_packet {
             return Step::Wait;
@@ -324,8 +324,8 @@ impl Pair {
 pub(crate) struct SoftNic {
     id: u64,
     wire: Wire,
-    pool: Pool,
-    memory: Pool,
+    pool: RdmaPool,
+    memory: RdmaPool,
     slots: usize,
     event: Arc<OwnedFd>,
 }
@@ -334,7 +334,7 @@ struct SoftPair {
     number: u32,
     endpoint: Endpoint,
     wire: Wire,
-    pool: Pool,
+    pool: RdmaPool,
 }
 
 struct SoftWindow(Cell<u32>);

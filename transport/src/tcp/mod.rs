@@ -1,8 +1,8 @@
 //! TCP as a carrier: frames as bytes of the connection's own stream.
 //!
-//! Two tasks a connection, one that reads and one that writes. The format is drawn in `frame.rs`.
+//! Two tasks a connection, one that reads and one that writes. The format is drawn in
+//! `../frame.rs`.
 
-pub(crate) mod frame;
 pub(crate) mod outbox;
 pub(crate) mod reader;
 
@@ -14,9 +14,8 @@ use std::task::Poll;
 use bytes::BytesMut;
 use t3fs_runtime::{Shard, Slot};
 
-use crate::links::link::{Connection, Link};
-use crate::links::{Incoming, Lost, yield_now};
-use crate::pool::Pool;
+use crate::flow::{Flow, Incoming, Lost, Traffic, yield_now};
+use crate::pool::HeapPool;
 use outbox::Outbox;
 use reader::{Reader, Turn};
 
@@ -29,13 +28,13 @@ const IO_EVERY: u32 = 4;
 
 /// What a connection carried by TCP has beside the stream.
 #[derive(Default)]
-pub(crate) struct Carrier {
+pub(crate) struct TcpCarrier {
     outbox: RefCell<Outbox>,
     /// How often the socket was full and took bytes again.
     drained: Cell<u64>,
 }
 
-impl Carrier {
+impl TcpCarrier {
     /// Whether nothing is on its way to the socket.
     pub(crate) fn is_idle(&self) -> bool {
         self.outbox.borrow().is_empty()
@@ -50,7 +49,7 @@ impl Carrier {
     }
 
     /// Writes what is queued, as it comes, until the connection ends.
-    pub(crate) async fn write(&self, link: &Link, c: &Connection) -> Result<(), Lost> {
+    pub(crate) async fn write(&self, traffic: &Traffic, c: &Flow) -> Result<(), Lost> {
         loop {
             self.work(c).await;
             if c.ended() {
@@ -69,12 +68,12 @@ impl Carrier {
             self.drained.set(self.drained.get() + u64::from(full));
             let mut outbox = self.outbox.borrow_mut();
             outbox.written(sent);
-            link.count_sent(outbox.frames_staged - before, sent as u64);
+            traffic.count_sent(outbox.frames_staged - before, sent as u64);
         }
     }
 
     /// Waits until there is something to write, or the end.
-    async fn work(&self, c: &Connection) {
+    async fn work(&self, c: &Flow) {
         poll_fn(|cx| {
             if c.ended() || !self.is_idle() || !c.lanes.borrow().is_empty() {
                 return Poll::Ready(());
@@ -90,10 +89,10 @@ impl Carrier {
 /// handshake has read too far.
 pub(crate) async fn read(
     shard: &Weak<Shard>,
-    link: &Link,
-    c: &Connection,
+    traffic: &Traffic,
+    c: &Flow,
     land: BytesMut,
-    pool: Pool,
+    pool: HeapPool,
 ) -> Lost {
     let Some(to_shard) = shard.upgrade().map(|s| s.cx().shard_index()) else {
         return "this shard has ended".into();
@@ -103,7 +102,7 @@ pub(crate) async fn read(
         Some(shard) => shard.cx().turn(),
         None => Slot::new(), // the task ends with the shard
     });
-    let (stream, from) = (Rc::clone(&c.stream), (link.node, link.shard));
+    let (stream, from) = (Rc::clone(&c.stream), (traffic.node, traffic.shard));
     let received = Rc::clone(&c.received);
     let mut reader = Reader::new(stream, land, from, to_shard, received, pool, Rc::clone(&turn));
     let (mut burst, mut bytes, mut bursts) = (0, 0, 0);
@@ -117,7 +116,7 @@ pub(crate) async fn read(
         };
         match incoming {
             Incoming::Frame(frame) => {
-                link.frames_received.set(link.frames_received.get() + 1);
+                traffic.frames_received.set(traffic.frames_received.get() + 1);
                 bytes += frame.payload.bulks.iter().map(|b| b.len()).sum::<usize>();
                 shard.on_frame(frame);
             }

@@ -11,8 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Crc32c, Frame};
 
-use super::frame::{Head, Kind};
-use crate::links::lanes::{Lanes, bulk_bytes};
+use crate::frame::{Head, Kind};
+use crate::lanes::{Lanes, bulk_bytes};
 
 /// Bytes staged ahead of the socket.
 const STAGE: usize = 512 << 10;
@@ -177,9 +177,9 @@ mod tests {
     use t3fs_runtime::wire::{FrameKind, Payload, crc32c};
     use t3fs_runtime::{Bulk, NodeId};
 
-    use super::super::frame::HEAD;
     use super::*;
-    use crate::peers::Limits;
+    use crate::frame::HEAD;
+    use crate::limits::LinkLimits;
 
     fn frame(kind: FrameKind, lane: Lane, ask: u64, bulk: usize) -> Frame {
         let bulks = if bulk > 0 { vec![Bulk::from(vec![ask as u8; bulk])] } else { vec![] };
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn control_goes_first_and_bytes_are_whole() {
         for step in [1 << 20, 100_000, 4096, 17] {
-            let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+            let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&LinkLimits::default()));
             lanes.push(frame(FrameKind::Ask, Lane::Bulk, 1, 300_000)).unwrap();
             lanes.push(frame(FrameKind::Ask, Lane::Bulk, 2, 4096)).unwrap();
             lanes.push(frame(FrameKind::Reply, Lane::Control, 3, 0)).unwrap();

@@ -12,10 +12,10 @@ use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{Crc32c, Frame, Payload, crc32c};
 use t3fs_runtime::{Bulk, NodeId, Slot};
 
-use super::frame::{HEAD, Head, Kind, lengths};
+use crate::flow::{Incoming, Lost};
+use crate::frame::{HEAD, Head, Kind, lengths};
 use crate::linger::Linger;
-use crate::links::{Incoming, Lost};
-use crate::pool::Pool;
+use crate::pool::HeapPool;
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
 const SMALL_MAX: usize = 16 << 10;
@@ -43,7 +43,7 @@ pub(crate) struct Reader {
     sequence: u32,
     linger: Linger,
     turn: Turn,
-    pool: Pool,
+    pool: HeapPool,
     /// Bytes received so far, also of a frame that is not whole yet.
     received: Rc<Cell<u64>>,
 }
@@ -56,7 +56,7 @@ impl Reader {
         (from_node, from_shard): (NodeId, u16),
         to_shard: u16,
         received: Rc<Cell<u64>>,
-        pool: Pool,
+        pool: HeapPool,
         turn: Turn,
     ) -> Reader {
         Reader {
@@ -220,8 +220,8 @@ mod tests {
 
     use super::super::outbox::Outbox;
     use super::*;
-    use crate::links::lanes::Lanes;
-    use crate::peers::Limits;
+    use crate::lanes::Lanes;
+    use crate::limits::LinkLimits;
 
     /// A connection whose bytes are all there, and come in pieces.
     struct Tape {
@@ -272,7 +272,7 @@ mod tests {
             from,
             3,
             Rc::default(),
-            Pool::default(),
+            HeapPool::default(),
             Rc::new(full),
         );
         let mut frames = Vec::new();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     fn written(frames: &[Frame]) -> Vec<u8> {
-        let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&Limits::default()));
+        let (mut o, mut lanes) = (Outbox::default(), Lanes::new(&LinkLimits::default()));
         for f in frames {
             lanes.push(f.clone()).unwrap();
         }

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub use t3fs_runtime::conformance::echo::{Echo, Echoing, Ping, Slow, Store, pattern};
 use t3fs_runtime::glommio::{Layout, Shards, launch};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
-use t3fs_transport::{Config, NodeLinks, Peers, links as node_links};
+use t3fs_transport::{LinkConfig, NodeLinks, Peers, links as node_links};
 
 thread_local! {
     static LINKS: RefCell<Option<NodeLinks>> = const { RefCell::new(None) };
@@ -41,14 +41,14 @@ pub struct Node {
 
 pub const SECRET: &[u8] = b"a secret of the test cluster";
 
-pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
-    let mut config = Config {
+pub fn config(node: u32, incarnation: u32, shards: u16) -> LinkConfig {
+    let mut config = LinkConfig {
         node: NodeId(node),
         incarnation,
         shards,
         cluster: "test".into(),
         secret: SECRET.to_vec(),
-        ..Config::default()
+        ..LinkConfig::default()
     };
     let limits = &mut config.limits;
     for limit in
@@ -60,7 +60,7 @@ pub fn config(node: u32, incarnation: u32, shards: u16) -> Config {
 }
 
 /// Starts a node with an [`Echo`] in slot 0 of each shard.
-pub fn node(config: Config, listen: bool) -> Node {
+pub fn node(config: LinkConfig, listen: bool) -> Node {
     if std::env::var_os("RUST_LOG").is_some() {
         // Another test of this process may have done it.
         let filter = tracing_subscriber::EnvFilter::from_default_env();

@@ -8,7 +8,7 @@ use t3fs_runtime::conformance::{self, Fault, Job, Wire};
 use t3fs_runtime::{Addr, NodeId};
 use t3fs_transport::rdma::faults::Faults;
 use t3fs_transport::rdma::{Devices, Nics, soft};
-use t3fs_transport::{Address, Config, Fabric};
+use t3fs_transport::{Address, Fabric, LinkConfig};
 
 use super::places::usually;
 use super::{Echo, Node, Proxy, config, node};
@@ -136,7 +136,7 @@ fn receiver(incarnation: u32, shards: u16, nics: &Nics) -> Node {
 }
 
 /// With these devices where the node lives.
-pub fn with_nics(mut config: Config, nics: &Nics) -> Config {
+pub fn with_nics(mut config: LinkConfig, nics: &Nics) -> LinkConfig {
     if !matches!(nics, Nics::None) {
         config.device_ips = vec![super::places::of(config.node).ip];
         config.limits.rdma_memory = 16 << 20;
@@ -145,7 +145,7 @@ pub fn with_nics(mut config: Config, nics: &Nics) -> Config {
         config.limits.handshake = usually(config.limits.handshake);
         config.limits.dead_after = usually(config.limits.dead_after);
     }
-    Config { nics: nics.clone(), ..config }
+    LinkConfig { nics: nics.clone(), ..config }
 }
 
 impl conformance::Pair for Pair {

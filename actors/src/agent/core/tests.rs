@@ -44,8 +44,8 @@ fn it_finds_the_primary() {
     assert_eq!(asked(&mut c), [mgmtd(1), mgmtd(2), mgmtd(3)]);
     assert_eq!(asked(&mut c), [], "nobody is asked twice while nobody leads");
     let other = MgmtdError::NotPrimary { hint: Some(NodeId(2)) };
-    assert_eq!(c.refused(mgmtd(1), other.clone()), Next::Wait);
-    assert_eq!(c.refused(mgmtd(2), MgmtdError::OtherTerm { term: 7 }), Next::Now);
+    assert_eq!(c.refused(mgmtd(1), other.clone()), AskAgain::Wait);
+    assert_eq!(c.refused(mgmtd(2), MgmtdError::OtherTerm { term: 7 }), AskAgain::Now);
     assert_eq!(asked(&mut c), [mgmtd(2)]);
     c.answered(mgmtd(2), reply(7, full(1)), &[], at(0));
     assert_eq!((c.primary(), c.term), (Some(mgmtd(2)), 7));
@@ -53,9 +53,9 @@ fn it_finds_the_primary() {
     c.answered(mgmtd(1), reply(6, None), &[], at(0));
     assert_eq!(c.primary(), Some(mgmtd(2)));
     let gone = MgmtdError::NotPrimary { hint: Some(NodeId(3)) };
-    assert_eq!(c.refused(mgmtd(2), gone), Next::Now);
+    assert_eq!(c.refused(mgmtd(2), gone), AskAgain::Now);
     assert_eq!(c.primary(), Some(mgmtd(3)));
-    assert_eq!(c.unanswered(mgmtd(3)), Next::Now);
+    assert_eq!(c.unanswered(mgmtd(3)), AskAgain::Now);
     assert_eq!(c.primary(), None);
 }
 

@@ -1,4 +1,4 @@
-//! Who wrote what lately: the conflict window of the resolver.
+//! The conflict window of the resolver: which commit wrote what lately.
 //!
 //! Recent writes are kept as *generations*, oldest first, each covering a run of commits. Within
 //! one, the last writer of single keys is an ordered map and that of ranges a step function, so a

@@ -80,7 +80,7 @@ impl Resolver {
     }
 
     /// Gives the store back, without what the resolver remembered.
-    pub fn into_store(self) -> Box<dyn Store> {
+    pub(crate) fn into_store(self) -> Box<dyn Store> {
         self.store
     }
 

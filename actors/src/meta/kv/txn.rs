@@ -32,7 +32,7 @@ pub struct TxnBuffer {
 #[derive(Clone, Debug)]
 enum Written {
     Value(Option<Bytes>),
-    /// This much more than the store holds.
+    /// So much more than the store holds.
     Added(u64),
     /// Holds a versionstamp.
     Unknown,
@@ -156,11 +156,6 @@ impl TxnBuffer {
             begin = begin.max(own.end);
         }
         self.read_ranges.insert(KeyRange::new(begin, range.end.clone()));
-    }
-
-    /// Makes others' reads of `range` conflict with this commit, as if it had been written.
-    pub fn add_write_conflict_range(&mut self, range: KeyRange) {
-        self.write_conflicts.push(range);
     }
 
     /// What a read of `range` returns, if `page` is a page of it as the store holds it at the read

@@ -10,10 +10,10 @@
 //! writes is told apart by `times_set`.
 
 use super::create::MODE_BITS;
-use super::turns::{self, Ended, Over, Turns};
+use super::turns::{self, Ended, IsOver, Turns};
 use super::*;
 use crate::proto::meta::{
-    Changed, EndTurn, Layout, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
+    Changed, EndTurn, ReportWrite, Reported, SeenContent, SetAttr, SetLength, SetTime,
 };
 
 const SETUID: u32 = 0o4000;
@@ -25,7 +25,7 @@ pub async fn set_attr(
     txn: &mut Txn<'_>,
     m: &SetAttr,
     now_ns: i64,
-    over: Over<'_>,
+    over: IsOver<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Attr> {
     let (key, recent) = (inode_key(m.inode), recent_key(m.op));
@@ -72,7 +72,7 @@ async fn take_turn(
     txn: &mut Txn<'_>,
     attr: &mut Attr,
     turn: Option<RequestId>,
-    over: Over<'_>,
+    over: IsOver<'_>,
 ) -> Done<()> {
     let inode = attr.inode;
     let [stored] = txn.read([&turns_key(inode)]).await?;
@@ -99,14 +99,6 @@ fn written(inode: &mut Inode, mtime_ns: i64) {
     set_mtime(inode, mtime_ns.max(before), false);
 }
 
-/// The layout of something that has content.
-pub(super) fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
-    attr.layout.as_ref().ok_or_else(|| match attr.kind {
-        FileType::Directory => MetaError::IsDirectory,
-        _ => MetaError::InvalidArgument("only a file has content".into()),
-    })
-}
-
 fn set_length(
     txn: &Txn<'_>,
     attr: &mut Attr,
@@ -120,14 +112,6 @@ fn set_length(
     attr.truncations = next_number(txn, attr.truncations);
     attr.sparse = m.length > 0 && (attr.sparse || m.length > attr.length);
     attr.length = m.length;
-    Ok(())
-}
-
-pub(super) fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
-    let chunks = length.div_ceil(u64::from(layout.chunk_size.max(1)));
-    if chunks > u64::from(u32::MAX) || i64::try_from(length).is_err() {
-        return Err(MetaError::FileTooLarge);
-    }
     Ok(())
 }
 
@@ -164,7 +148,7 @@ pub async fn report_write(
     txn: &mut Txn<'_>,
     m: &ReportWrite,
     now_ns: i64,
-    over: Over<'_>,
+    over: IsOver<'_>,
     bug: Option<PlantedBug>,
 ) -> Done<Reported> {
     let key = inode_key(m.inode);
@@ -218,7 +202,7 @@ pub async fn report_write(
 /// What became of a dead writer's hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Writer {
-    /// It is cleared.
+    /// The hold is cleared.
     Cleared,
     /// The file was cut since the end of what is stored was asked for.
     Cut,
@@ -233,7 +217,7 @@ pub async fn end_writer(
     session: SessionId,
     end: u64,
     truncations: u64,
-    over: Over<'_>,
+    over: IsOver<'_>,
     now_ns: i64,
 ) -> Done<Writer> {
     let (key, hold_key) = (inode_key(inode), hold_key(inode, session));

@@ -31,7 +31,7 @@ pub async fn lookup(txn: &mut Txn<'_>, parent: InodeId, name: &[u8]) -> Done<Att
 
 /// Also of an inode that has lost its last name but not its content.
 pub async fn get_attr(txn: &mut Txn<'_>, inode: InodeId) -> Done<Attr> {
-    // It may be a directory: two keys more in the one message cost less than a second message.
+    // The inode may be a directory: two more keys in one message cost less than a second message.
     let keys = [&inode_key(inode), &times_key(inode), &subdirs_key(inode)];
     let [found, times, subdirs] = txn.fetch(keys).await?;
     let mut found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;

@@ -15,7 +15,7 @@ use super::kv::client::{Stop, Txn};
 use super::schema::*;
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, RequestId, SessionId};
-use crate::proto::meta::{Attr, FileType, Gone, MetaError, NAME_MAX, Stamp};
+use crate::proto::meta::{Attr, FileType, Gone, Layout, MetaError, NAME_MAX, Stamp};
 
 pub mod attr;
 pub mod create;
@@ -45,6 +45,22 @@ pub fn check_name(name: &[u8]) -> Result<(), MetaError> {
         _ if name.contains(&b'/') || name.contains(&0) => bad("a name with `/` or a zero byte"),
         _ => Ok(()),
     }
+}
+
+/// The layout of something that has content.
+fn layout_of(attr: &Attr) -> Result<&Layout, MetaError> {
+    attr.layout.as_ref().ok_or_else(|| match attr.kind {
+        FileType::Directory => MetaError::IsDirectory,
+        _ => MetaError::InvalidArgument("only a file has content".into()),
+    })
+}
+
+fn check_length(layout: &Layout, length: u64) -> Result<(), MetaError> {
+    let chunks = length.div_ceil(u64::from(layout.chunk_size.max(1)));
+    if chunks > u64::from(u32::MAX) || i64::try_from(length).is_err() {
+        return Err(MetaError::FileTooLarge);
+    }
+    Ok(())
 }
 
 /// The directory that an op names, or why it is none.

@@ -1,4 +1,4 @@
-//! Who has files open: holds of sessions, and which sessions make them.
+//! Holds: which sessions have a file open, and which sessions make holds.
 //!
 //! A file without a name can be opened with a hold until a collector condemns it (`garbage`): who
 //! has looked a name up opens what was there, though another has replaced it meanwhile. The hold

@@ -22,7 +22,7 @@ use super::*;
 use crate::proto::meta::{Append, Appended, BeginCut};
 
 /// Whether a session is over: nothing of it reaches storage any more.
-pub type Over<'a> = &'a dyn Fn(SessionId) -> bool;
+pub type IsOver<'a> = &'a dyn Fn(SessionId) -> bool;
 
 /// The turns at one file, as a transaction changes them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -139,7 +139,7 @@ impl Turns {
 
     /// Takes what is done from the front, and moves the end of the file over it. Whether that
     /// leaves a hole.
-    fn pass(&mut self, length: &mut u64, over: Over<'_>) -> bool {
+    fn pass(&mut self, length: &mut u64, over: IsOver<'_>) -> bool {
         let mut hole = false;
         while let Some(turn) = self.now.first() {
             match turn.at {
@@ -157,7 +157,7 @@ impl Turns {
     }
 
     /// The same with the attributes of the file. Whether they have changed.
-    pub fn settle(&mut self, attr: &mut Attr, over: Over<'_>) -> bool {
+    pub fn settle(&mut self, attr: &mut Attr, over: IsOver<'_>) -> bool {
         let before = attr.length;
         attr.sparse |= self.pass(&mut attr.length, over);
         attr.length != before
@@ -217,7 +217,7 @@ async fn read(
     let keys = [&inode_key(inode), &turns_key(inode), &recent_key(op)];
     let [found, turns, recent] = txn.read(keys).await?;
     let found = Inode::open(inode, found.as_ref().ok_or(MetaError::Stale)?)?;
-    attr::layout_of(&found.attr)?;
+    layout_of(&found.attr)?;
     let mut turns = Turns::open(inode, turns.as_ref())?;
     if !turns.has(op) && Ended::of(op, recent.as_ref())?.is_some() {
         return Err(MetaError::Stale.into()); // nobody waits for it
@@ -237,7 +237,7 @@ async fn read(
 pub async fn append(
     txn: &mut Txn<'_>,
     m: &Append,
-    over: Over<'_>,
+    over: IsOver<'_>,
     kept: bool,
     bug: Option<PlantedBug>,
 ) -> Done<Appended> {
@@ -262,7 +262,7 @@ pub async fn append(
         return Ok(Appended::Stale(inode.attr));
     }
     let to = from.checked_add(m.len).ok_or(MetaError::FileTooLarge)?;
-    attr::check_length(attr::layout_of(&inode.attr)?, to)?;
+    check_length(layout_of(&inode.attr)?, to)?;
     let waits = turns.is_cutting() || kept;
     if !waits {
         turns.begin(m.op, AtEndV1::Append { from, to, stored: None });
@@ -272,7 +272,7 @@ pub async fn append(
 }
 
 /// Has the sender wait for its turn to cut.
-pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, over: Over<'_>) -> Done<bool> {
+pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, over: IsOver<'_>) -> Done<bool> {
     let (mut inode, mut turns) = read(txn, m.inode, m.op, None).await?;
     if turns.settle(&mut inode.attr, over) {
         store(txn, &mut inode);
@@ -289,7 +289,7 @@ pub async fn begin_cut(txn: &mut Txn<'_>, m: &BeginCut, over: Over<'_>) -> Done<
 mod tests {
     use super::*;
 
-    const NONE: Over<'_> = &|_| false;
+    const NONE: IsOver<'_> = &|_| false;
 
     fn op(session: u64, seq: u64) -> RequestId {
         RequestId { session: SessionId(session), seq }

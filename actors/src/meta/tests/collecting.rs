@@ -6,7 +6,7 @@ use super::*;
 use crate::meta::garbage::GRACE;
 
 /// Waits until nothing is left to collect.
-pub(super) async fn settle(w: &World) -> Report {
+pub(super) async fn settle(w: &World) -> FsckReport {
     for _ in 0..1000 {
         let report = fsck(&w.cx, w.kv).await.unwrap();
         if report.garbage == 0 {

@@ -12,7 +12,7 @@ use futures::future::LocalBoxFuture;
 use t3fs_runtime::glommio::run_alone;
 use t3fs_runtime::{Addr, AskError, Cx, NodeId, RawAddr, Slot};
 
-use super::fsck::{Report, fsck};
+use super::fsck::{FsckReport, fsck};
 use super::kv::MemoryDisk;
 use super::kv::actor::KvServer;
 use super::place::Outside;
@@ -290,7 +290,7 @@ impl World {
     }
 
     /// The store is whole.
-    async fn check(&self) -> Report {
+    async fn check(&self) -> FsckReport {
         let report = fsck(&self.cx, self.kv).await.unwrap();
         assert_eq!(report.problems, Vec::<String>::new());
         report

@@ -19,7 +19,7 @@ enum Step {
     Rmdir { at: usize, name: usize },
     Rename { from: (usize, usize), to: (usize, usize), mode: RenameMode },
     Cut { at: usize, name: usize, length: u64 },
-    Report { at: usize, name: usize, length: u64, late: bool },
+    FsckReport { at: usize, name: usize, length: u64, late: bool },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -37,7 +37,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (place(), 0u64..9)
             .prop_map(|((at, name), length)| Step::Cut { at, name, length }),
         1 => (place(), 0u64..9, any::<bool>())
-            .prop_map(|((at, name), length, late)| Step::Report { at, name, length, late }),
+            .prop_map(|((at, name), length, late)| Step::FsckReport { at, name, length, late }),
     ];
     prop::collection::vec(step, 1..80)
 }
@@ -263,7 +263,7 @@ async fn step(w: &World, model: &mut Model, step: &Step) {
             let told = w.ask(m).await.unwrap().attr;
             assert_eq!((told.length, told.truncations), (node.length, node.truncations));
         }
-        Step::Report { at, name: n, length, late } => {
+        Step::FsckReport { at, name: n, length, late } => {
             let Ok(node) = model.find(model.dir(at), &name(n)) else { return };
             let node = &mut model.0[node];
             if node.kind != FileType::File {

@@ -5,7 +5,6 @@ use proptest::prelude::*;
 
 use super::super::store::{changes, from_rows};
 use super::*;
-use crate::proto::storage::TargetSpace;
 
 const NODE_LEASE: Duration = Duration::from_millis(1500);
 const SESSION_LEASE: Duration = Duration::from_secs(60);

@@ -26,10 +26,10 @@ fn lasting(node: u32, life_ms: u64, node_lease_ms: u64) -> Lease {
     with_timing(node, 1, &timing)
 }
 
-fn written(s: Step) -> LeaseV3 {
+fn written(s: LeaseStep) -> LeaseV3 {
     match s {
-        Step::Write(r) => r,
-        Step::Watch => panic!("it should have written"),
+        LeaseStep::Write(r) => r,
+        LeaseStep::Watch => panic!("it should have written"),
     }
 }
 
@@ -41,12 +41,12 @@ fn takeover_comes_after_the_end() {
     let r = written(a.step(None, at(0)));
     assert!(a.acknowledged(&r, at(0), at(5)));
     assert!(a.acts(at(999)) && !a.acts(at(1000)));
-    assert_eq!(b.step(Some(r.clone()), at(10)), Step::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(10)), LeaseStep::Watch);
     assert_eq!(b.hint(at(20)), Some(NodeId(1)));
-    assert_eq!(b.step(Some(r.clone()), at(1509)), Step::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(1509)), LeaseStep::Watch);
     let taken = written(b.step(Some(r.clone()), at(1510)));
     assert_eq!((taken.term, taken.holder), (r.term + 1, NodeId(2)));
-    assert_eq!(a.step(Some(taken.clone()), at(1600)), Step::Watch);
+    assert_eq!(a.step(Some(taken.clone()), at(1600)), LeaseStep::Watch);
     assert_eq!((a.term(), a.acts(at(1))), (None, false));
     let mut again = lease(2, 2);
     assert_eq!(written(again.step(Some(taken.clone()), at(3))).term, taken.term + 1);
@@ -75,21 +75,21 @@ fn a_challenger_waits_for_what_the_holder_was_told() {
     let r = written(long.step(None, at(0)));
     assert!(long.acknowledged(&r, at(0), at(1)) && long.acts(at(6000)));
     let mut short = lasting(2, 1500, 1500);
-    assert_eq!(short.step(Some(r.clone()), at(0)), Step::Watch);
-    assert_eq!(short.step(Some(r.clone()), at(9_999)), Step::Watch);
+    assert_eq!(short.step(Some(r.clone()), at(0)), LeaseStep::Watch);
+    assert_eq!(short.step(Some(r.clone()), at(9_999)), LeaseStep::Watch);
     written(short.step(Some(r.clone()), at(10_000)));
     // Longer leases of nodes are waited for too, after a restart with another length as well.
     let granted = LeaseV3 { life_us: 1_500_000, node_lease_us: 9_000_000, ..r };
     let mut short = lasting(2, 1500, 1500);
-    assert_eq!(short.step(Some(granted.clone()), at(0)), Step::Watch);
-    assert_eq!(short.step(Some(granted.clone()), at(10_499)), Step::Watch);
+    assert_eq!(short.step(Some(granted.clone()), at(0)), LeaseStep::Watch);
+    assert_eq!(short.step(Some(granted.clone()), at(10_499)), LeaseStep::Watch);
     written(short.step(Some(granted.clone()), at(10_500)));
     let mut again = lease(1, 2);
-    assert_eq!(again.step(Some(granted.clone()), at(0)), Step::Watch);
+    assert_eq!(again.step(Some(granted.clone()), at(0)), LeaseStep::Watch);
     written(again.step(Some(granted.clone()), at(9_000)));
     // The other way round there is nothing more to wait for.
     let mut longer = lasting(2, 1500, 20_000);
-    assert_eq!(longer.step(Some(granted.clone()), at(0)), Step::Watch);
+    assert_eq!(longer.step(Some(granted.clone()), at(0)), LeaseStep::Watch);
     written(longer.step(Some(granted.clone()), at(1500)));
 }
 
@@ -108,8 +108,8 @@ fn promises_bridge_a_pause() {
     assert!(a.promised(at(700), at(710)));
     assert!(a.acts(at(1699)) && !a.acts(at(1700)));
     // The watch is over at 1600, the promise at 2201.
-    assert_eq!(b.step(Some(r.clone()), at(1600)), Step::Watch);
-    assert_eq!(b.step(Some(r.clone()), at(2200)), Step::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(1600)), LeaseStep::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(2200)), LeaseStep::Watch);
     assert_eq!(b.hint(at(2200)), Some(NodeId(1)));
     written(b.step(Some(r.clone()), at(2201)));
     // What has ended is not extended, and nothing is asked for.
@@ -150,10 +150,10 @@ fn promises_are_refused() {
 fn a_gap_starts_the_watch_anew() {
     let (mut a, mut b) = (lease(1, 1), lease(2, 1));
     let r = written(a.step(None, at(0)));
-    assert_eq!(b.step(Some(r.clone()), at(0)), Step::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(0)), LeaseStep::Watch);
     b.missed();
-    assert_eq!(b.step(Some(r.clone()), at(90_000)), Step::Watch);
-    assert_eq!(b.step(Some(r.clone()), at(91_499)), Step::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(90_000)), LeaseStep::Watch);
+    assert_eq!(b.step(Some(r.clone()), at(91_499)), LeaseStep::Watch);
     written(b.step(Some(r), at(91_500)));
 }
 
@@ -162,8 +162,8 @@ fn a_gap_starts_the_watch_anew() {
 fn a_stranger_waits_out_the_bridge() {
     let (mut a, mut stranger) = (lease(1, 1), lease(9, 1));
     let r = written(a.step(None, at(0)));
-    assert_eq!(stranger.step(Some(r.clone()), at(0)), Step::Watch);
-    assert_eq!(stranger.step(Some(r.clone()), at(46_499)), Step::Watch);
+    assert_eq!(stranger.step(Some(r.clone()), at(0)), LeaseStep::Watch);
+    assert_eq!(stranger.step(Some(r.clone()), at(46_499)), LeaseStep::Watch);
     let taken = written(stranger.step(Some(r.clone()), at(46_500)));
     assert_eq!(taken.voters, [1, 2, 3, 9].map(NodeId));
     // The holder asks everyone who may be named, until it knows what is stored.
@@ -223,7 +223,7 @@ proptest! {
                 Do::Look { who, reads: false, .. } => all[who].missed(),
                 Do::Look { who, reply_ms, told, .. } => {
                     let sent = local(who, now);
-                    if let Step::Write(r) = all[who].step(record.clone(), sent) {
+                    if let LeaseStep::Write(r) = all[who].step(record.clone(), sent) {
                         record = Some(r.clone());
                         now += reply_ms * 1000;
                         if told {

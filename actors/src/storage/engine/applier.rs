@@ -15,7 +15,7 @@ use super::layout::{Class, Extent, GRANULE, PAGE_GRANULES, Side};
 use super::read::Pin;
 use super::record::Record;
 use super::row::Sums;
-use super::state::{Inner, State};
+use super::state::{EngineState, Inner};
 use super::sums::{Page, encode_page};
 use crate::proto::ids::ChunkId;
 
@@ -38,7 +38,7 @@ struct Job {
 }
 
 impl Job {
-    fn of(s: &State, chunk: ChunkId) -> Option<Job> {
+    fn of(s: &EngineState, chunk: ChunkId) -> Option<Job> {
         let row = s.index.get(chunk)?;
         let layer = row.layer().filter(|l| !l.is_empty())?;
         let extent = row.base.extent?;

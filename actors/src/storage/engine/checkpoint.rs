@@ -28,7 +28,7 @@ use super::record::{
     put_base, put_patch, put_recents, put_request, take_base, take_patch, take_recents,
     take_request_if,
 };
-use super::row::{Change, Extra, Laid, Layer, Pending, Row, State, sound};
+use super::row::{Change, Extra, Laid, Layer, Pending, Row, StoredVersion, sound};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 
 const ROW: u8 = 1;
@@ -62,7 +62,7 @@ impl Start {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Item {
+pub enum CheckpointItem {
     Row(ChunkId, Row),
     Gone(ChunkId, u64),
 }
@@ -95,15 +95,15 @@ pub fn encode_gone(chunk: ChunkId, usn: u64, out: &mut Vec<u8>) {
     o.u64(usn);
 }
 
-pub fn decode_item(t: &mut Take<'_>) -> Result<Item, Malformed> {
+pub fn decode_item(t: &mut Take<'_>) -> Result<CheckpointItem, Malformed> {
     match t.u8()? {
         ROW => take_row(t),
-        GONE => Ok(Item::Gone(t.chunk()?, t.u64()?)),
+        GONE => Ok(CheckpointItem::Gone(t.chunk()?, t.u64()?)),
         _ => Err(Malformed("unknown kind of item")),
     }
 }
 
-fn take_row(t: &mut Take<'_>) -> Result<Item, Malformed> {
+fn take_row(t: &mut Take<'_>) -> Result<CheckpointItem, Malformed> {
     let flags = t.u8()?;
     let chunk = t.chunk()?;
     let usn = t.u64()?;
@@ -120,18 +120,18 @@ fn take_row(t: &mut Take<'_>) -> Result<Item, Malformed> {
     if extra != Extra::default() {
         row.extra = Some(Box::new(extra));
     }
-    Ok(Item::Row(chunk, row))
+    Ok(CheckpointItem::Row(chunk, row))
 }
 
-fn put_state(s: &State, o: &mut Put<'_>) {
+fn put_state(s: &StoredVersion, o: &mut Put<'_>) {
     o.u64(s.version.0);
     o.u32(s.chain_version.0);
     o.u32(s.len);
     o.u32(s.checksum);
 }
 
-fn take_state(t: &mut Take<'_>) -> Result<State, Malformed> {
-    Ok(State {
+fn take_state(t: &mut Take<'_>) -> Result<StoredVersion, Malformed> {
+    Ok(StoredVersion {
         version: ChunkVersion(t.u64()?),
         chain_version: ChainVersion(t.u32()?),
         len: t.u32()?,

@@ -75,7 +75,7 @@ impl Inner {
         let Some(groups) = groups else { return };
         let (me, cx) = (Rc::clone(self), cx.outlive());
         cx.clone().spawn(async move {
-            // Whoever needs the space will try again and have the error for an answer.
+            // An update that needs the space will try again and have the error for an answer.
             if let Err(e) = me.grow(&cx, groups, false).await {
                 tracing::debug!("a data file does not grow ahead: {e}");
             }

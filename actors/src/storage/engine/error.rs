@@ -19,7 +19,7 @@ pub enum EngineError {
         have: ChunkVersion,
         sent: ChunkVersion,
     },
-    /// This version or a later one is committed already.
+    /// The version that was sent, or a later one, is committed already.
     Stale {
         have: ChunkVersion,
     },

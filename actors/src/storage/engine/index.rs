@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::layout::Extent;
 use super::record::{Record, WriteRecord};
-use super::row::{Change, Layer, Pending, Row, State};
+use super::row::{Change, Layer, Pending, Row, StoredVersion};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, RequestId, SessionId};
 
 /// What an installed record leaves to do.
@@ -187,7 +187,7 @@ impl Index {
         commit: bool,
         request: Option<RequestId>,
     ) -> Effects {
-        let state = State { version, chain_version, len: 0, checksum: 0 };
+        let state = StoredVersion { version, chain_version, len: 0, checksum: 0 };
         let change = Change::Removed;
         let pending = Pending { state, change, request, recents: Vec::new(), committing: false };
         let superseded = self.set_pending(usn, chunk, pending);

@@ -55,7 +55,7 @@ pub struct Journal {
     pub writing: bool,
     /// A task will write what nobody waits for.
     pub lazy_armed: bool,
-    /// Who waits for a new segment, with everything older installed.
+    /// The tasks that wait for a new segment, with everything older installed.
     pub rotations: Vec<Slot<Result<(u32, Start), EngineError>>>,
     /// The segment that the newest checkpoint goes with.
     pub checkpoint: u32,

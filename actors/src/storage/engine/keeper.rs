@@ -11,7 +11,7 @@ use super::block::{self, CHECKPOINT};
 use super::checkpoint::{Start, encode_gone, encode_row};
 use super::error::EngineError;
 use super::layout::{Class, checkpoint_name, journal_name};
-use super::state::{Inner, State};
+use super::state::{EngineState, Inner};
 use crate::proto::ids::{ChunkId, InodeId};
 
 /// How long small updates and freed space wait for company.
@@ -31,7 +31,7 @@ const SHORT_GROUPS: u64 = 32;
 /// Freed bytes that are worth looking for wholly free groups.
 const FREED: u64 = 16 << 20;
 
-impl State {
+impl EngineState {
     fn apply_due(&self, overlay_bytes: usize) -> bool {
         let full = self.starved() || self.overlay() > overlay_bytes / 4;
         full && !self.applying && !self.apply_refused && !self.dirty.is_empty()
@@ -291,7 +291,11 @@ impl Inner {
     }
 
     /// Waits until a step finds what it waits for.
-    pub async fn until<R>(&self, cx: &Cx, mut step: impl FnMut(&mut State) -> Option<R>) -> R {
+    pub async fn until<R>(
+        &self,
+        cx: &Cx,
+        mut step: impl FnMut(&mut EngineState) -> Option<R>,
+    ) -> R {
         loop {
             if let Some(r) = self.with(&mut step) {
                 return r;
@@ -305,7 +309,7 @@ impl Inner {
         if self.with(|s| std::mem::replace(&mut s.closing, true)) {
             return Ok(());
         }
-        self.with(State::admit);
+        self.with(EngineState::admit);
         self.until(cx, |s| {
             s.shut |= s.busy.is_empty();
             (s.shut && s.pins.is_empty()).then_some(())
@@ -335,7 +339,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl EngineState {
     /// The next rows of a running checkpoint; returns how many. None are left when it is empty.
     fn slice(&mut self, out: &mut Vec<u8>) -> u64 {
         let first = ChunkId { inode: InodeId(0), index: 0 };

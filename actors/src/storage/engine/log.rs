@@ -12,7 +12,7 @@ use super::error::EngineError;
 use super::journal::{Done, Entry, Tail};
 use super::layout::journal_name;
 use super::record::Record;
-use super::state::{Inner, State};
+use super::state::{EngineState, Inner};
 
 /// How long a commit that nobody waits for stays in memory when no other record takes it along.
 const LAZY: Duration = Duration::from_millis(2);
@@ -228,7 +228,7 @@ impl Inner {
     }
 }
 
-impl State {
+impl EngineState {
     /// Whether the caller is the one to prepare the next segment. Claimed before any task for it
     /// runs, so that [`Inner::close`] can wait for all there will be.
     fn claim_preparation(&mut self) -> bool {

@@ -44,7 +44,7 @@ use bytes::Bytes;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use layout::{CHUNK_MAX, GRANULE};
-pub use row::{Recent, State};
+pub use row::{Recent, StoredVersion};
 pub use superblock::TargetIdentity;
 
 use crate::planted::PlantedBug;
@@ -140,7 +140,7 @@ pub struct Pending {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChunkInfo {
-    pub committed: Option<State>,
+    pub committed: Option<StoredVersion>,
     pub pending: Option<Pending>,
     /// The last update of each session, with that of the pending version.
     pub recent: Vec<Recent>,

@@ -1,4 +1,4 @@
-//! Who still reads an extent.
+//! Extents that somebody still reads.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -11,7 +11,7 @@ use t3fs_runtime::{Cx, DiskBuf, FileId, join, join_all};
 
 use super::error::EngineError;
 use super::layout::{Extent, GRANULE, PAGE_GRANULES, Side, granules};
-use super::row::{Row, Source, State, Sums, View};
+use super::row::{Row, RowView, Source, StoredVersion, Sums};
 use super::state::Inner;
 use super::sums::{Page, decode_page, granule_sum};
 use crate::planted::PlantedBug;
@@ -26,7 +26,7 @@ pub enum Which {
 }
 
 impl Which {
-    fn of(self, row: &Row) -> Option<View<'_>> {
+    fn of(self, row: &Row) -> Option<RowView<'_>> {
         match self {
             Which::Committed => row.view(),
             Which::Pending => row.pending_view(),
@@ -69,7 +69,7 @@ enum Known {
 
 /// What one read will do.
 struct Plan {
-    state: State,
+    state: StoredVersion,
     /// The granules asked for.
     range: std::ops::Range<u32>,
     /// From here on the base is not seen.
@@ -83,7 +83,11 @@ struct Plan {
     checked: bool,
 }
 
-fn plan(view: View<'_>, range: std::ops::Range<u32>, cached: impl Fn(u32) -> Option<Page>) -> Plan {
+fn plan(
+    view: RowView<'_>,
+    range: std::ops::Range<u32>,
+    cached: impl Fn(u32) -> Option<Page>,
+) -> Plan {
     let base_end = view.base_granules().clamp(range.start, range.end);
     let mut laid = Vec::new();
     if view.layers.iter().flatten().any(|l| !l.is_empty()) {
@@ -173,7 +177,7 @@ impl Inner {
         which: Which,
         offset: u32,
         len: u32,
-    ) -> Result<(State, Vec<u8>), EngineError> {
+    ) -> Result<(StoredVersion, Vec<u8>), EngineError> {
         self.with(|s| s.readable())?;
         let planned = self.with(|s| {
             let view = which.of(s.index.get(chunk)?)?;
@@ -279,7 +283,7 @@ impl Inner {
         cx: &Cx,
         chunk: ChunkId,
         which: Which,
-    ) -> Result<(State, Vec<u32>), EngineError> {
+    ) -> Result<(StoredVersion, Vec<u32>), EngineError> {
         self.with(|s| s.readable())?;
         let planned = self.with(|s| {
             let view = which.of(s.index.get(chunk)?)?;

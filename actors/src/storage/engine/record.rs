@@ -30,13 +30,13 @@ use bytes::Bytes;
 
 use super::codec::{Malformed, Put, Take};
 use super::layout::{Class, Extent, GRANULE};
-use super::row::{Base, Patch, Recent, State, Sums};
+use super::row::{Base, Patch, Recent, StoredVersion, Sums};
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, RequestId, SessionId};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WriteRecord {
     pub chunk: ChunkId,
-    pub state: State,
+    pub state: StoredVersion,
     pub commit: bool,
     pub request: Option<RequestId>,
     pub recents: Vec<Recent>,
@@ -214,7 +214,7 @@ fn encode_write(w: &WriteRecord, o: &mut Put<'_>) {
 fn decode_write(kind: u8, t: &mut Take<'_>) -> Result<WriteRecord, Malformed> {
     let flags = t.u8()?;
     let chunk = t.chunk()?;
-    let state = State {
+    let state = StoredVersion {
         version: ChunkVersion(t.u64()?),
         chain_version: ChainVersion(t.u32()?),
         len: t.u32()?,
@@ -338,7 +338,7 @@ mod tests {
         let request = Some(RequestId { session: SessionId(4), seq: 5 });
         let recents = vec![Recent { session: SessionId(6), seq: 8, version: ChunkVersion(5) }];
         let extent = Extent { class: Class::from_log2(12).expect("4 KiB"), slot: 9 };
-        let state = State { version, chain_version, len: 6, checksum: 0xabcd };
+        let state = StoredVersion { version, chain_version, len: 6, checksum: 0xabcd };
         let base = Base { extent: Some(extent), granules: 1, sums: Sums::Inline([0x55].into()) };
         let write = WriteRecord {
             chunk,

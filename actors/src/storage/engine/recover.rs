@@ -10,7 +10,7 @@ use t3fs_runtime::{Cx, Disk, DiskError, DiskId, FileId};
 use super::EngineConfig;
 use super::allocator::Allocator;
 use super::block::{self, CHECKPOINT, HEADER, Header, JOURNAL};
-use super::checkpoint::{Item, Start, decode_item};
+use super::checkpoint::{CheckpointItem, Start, decode_item};
 use super::codec::Take;
 use super::error::EngineError;
 use super::index::Index;
@@ -19,7 +19,7 @@ use super::layout::{Class, GRANULE, SUPERBLOCK, checkpoint_name, journal_name, n
 use super::log::fresh_segment;
 use super::record::Record;
 use super::row::Row;
-use super::state::{DataFile, Inner, State};
+use super::state::{DataFile, EngineState, Inner};
 use super::superblock::{TargetIdentity, check};
 use crate::proto::ids::ChunkId;
 
@@ -125,8 +125,8 @@ async fn load_checkpoint(
             let mut t = Take(payload);
             while !t.0.is_empty() {
                 match decode_item(&mut t)? {
-                    Item::Row(chunk, row) => out.rows.push((chunk, row)),
-                    Item::Gone(chunk, usn) => drop(out.gone.insert(chunk, usn)),
+                    CheckpointItem::Row(chunk, row) => out.rows.push((chunk, row)),
+                    CheckpointItem::Gone(chunk, usn) => drop(out.gone.insert(chunk, usn)),
                 }
             }
             Ok::<(), super::codec::Malformed>(())
@@ -276,7 +276,7 @@ pub async fn open(
     }
     let tail = Tail { segment, file, at: 0 };
     let journal = Journal::new(tail, log.epoch + 1, log.next, first);
-    let mut state = State::new(log.index, allocator, journal, &cfg);
+    let mut state = EngineState::new(log.index, allocator, journal, &cfg);
     state.dirty = dirty(&state.index);
     state.files = files;
     state.checkpoint_bytes = bytes;

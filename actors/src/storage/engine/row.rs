@@ -22,7 +22,7 @@ use crate::proto::ids::{ChainVersion, ChunkVersion, RequestId, SessionId};
 
 /// One version of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct State {
+pub struct StoredVersion {
     pub version: ChunkVersion,
     pub chain_version: ChainVersion,
     pub len: u32,
@@ -156,7 +156,7 @@ pub enum Change {
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pending {
-    pub state: State,
+    pub state: StoredVersion,
     pub change: Change,
     pub request: Option<RequestId>,
     /// Writers known to the sender of a whole replacement.
@@ -200,15 +200,15 @@ pub struct Row {
     /// The last record in it.
     pub usn: u64,
     /// Version 0: nothing committed yet.
-    pub state: State,
+    pub state: StoredVersion,
     pub base: Base,
     pub extra: Option<Box<Extra>>,
 }
 
 /// One version of a content, to read from.
 #[derive(Clone, Copy)]
-pub struct View<'a> {
-    pub state: State,
+pub struct RowView<'a> {
+    pub state: StoredVersion,
     pub base: &'a Base,
     /// Topmost first.
     pub layers: [Option<&'a Layer>; 2],
@@ -221,7 +221,7 @@ pub enum Source<'a> {
     Base,
 }
 
-impl<'a> View<'a> {
+impl<'a> RowView<'a> {
     pub fn source(&self, granule: u32) -> Source<'a> {
         for layer in self.layers.iter().flatten() {
             if let Some(l) = layer.patches.get(&granule) {
@@ -244,7 +244,7 @@ impl<'a> View<'a> {
 impl Row {
     /// A chunk that has no committed content.
     pub fn new() -> Row {
-        Row { usn: 0, state: State::default(), base: Base::fresh(None), extra: None }
+        Row { usn: 0, state: StoredVersion::default(), base: Base::fresh(None), extra: None }
     }
 
     pub fn pending(&self) -> Option<&Pending> {
@@ -298,7 +298,7 @@ impl Row {
     }
 
     /// The committed content as readers see it; `None` when there is none.
-    pub fn view(&self) -> Option<View<'_>> {
+    pub fn view(&self) -> Option<RowView<'_>> {
         match self.pending() {
             Some(p) if p.committing => self.pending_view(),
             _ => self.settled_view(),
@@ -306,20 +306,20 @@ impl Row {
     }
 
     /// The committed content without a commit that is on its way.
-    fn settled_view(&self) -> Option<View<'_>> {
-        let view = View { state: self.state, base: &self.base, layers: [self.layer(), None] };
+    fn settled_view(&self) -> Option<RowView<'_>> {
+        let view = RowView { state: self.state, base: &self.base, layers: [self.layer(), None] };
         (self.state.version.0 > 0).then_some(view)
     }
 
     /// The content of the pending version; `None` without one and for a removal.
-    pub fn pending_view(&self) -> Option<View<'_>> {
+    pub fn pending_view(&self) -> Option<RowView<'_>> {
         let p = self.pending()?;
         let (base, layers) = match &p.change {
             Change::Removed => return None,
             Change::Fresh(base, layer) => (base, [Some(layer), None]),
             Change::Patched(layer) => (&self.base, [Some(layer), self.layer()]),
         };
-        Some(View { state: p.state, base, layers })
+        Some(RowView { state: p.state, base, layers })
     }
 
     /// Drops the box when nothing is in it.
@@ -352,7 +352,7 @@ impl Row {
         if let Some(r) = p.request {
             remember(&mut x.recent, Recent::of(r, p.state.version));
         }
-        self.state = State { chain_version, ..p.state };
+        self.state = StoredVersion { chain_version, ..p.state };
         self.slim();
         Some(freed)
     }

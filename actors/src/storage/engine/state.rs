@@ -31,17 +31,17 @@ pub struct Inner {
     pub disk: DiskId,
     pub dir: String,
     pub cfg: EngineConfig,
-    state: RefCell<State>,
+    state: RefCell<EngineState>,
 }
 
 pub struct DataFile {
     pub file: FileId,
     pub syncing: bool,
-    /// Who waits for a sync that begins after now.
+    /// The tasks that wait for a sync that begins after now.
     pub waiting: Vec<Done>,
 }
 
-pub struct State {
+pub struct EngineState {
     pub index: Index,
     pub allocator: Allocator,
     pub pins: Pins,
@@ -89,12 +89,12 @@ pub struct State {
 }
 
 impl Inner {
-    pub fn new(disk: DiskId, dir: &str, cfg: EngineConfig, state: State) -> Rc<Inner> {
+    pub fn new(disk: DiskId, dir: &str, cfg: EngineConfig, state: EngineState) -> Rc<Inner> {
         Rc::new(Inner { disk, dir: dir.into(), cfg, state: RefCell::new(state) })
     }
 
     /// One whole, synchronous step.
-    pub fn with<R>(&self, step: impl FnOnce(&mut State) -> R) -> R {
+    pub fn with<R>(&self, step: impl FnOnce(&mut EngineState) -> R) -> R {
         step(&mut self.state.borrow_mut())
     }
 
@@ -116,9 +116,14 @@ impl Inner {
     }
 }
 
-impl State {
-    pub fn new(index: Index, allocator: Allocator, journal: Journal, cfg: &EngineConfig) -> State {
-        State {
+impl EngineState {
+    pub fn new(
+        index: Index,
+        allocator: Allocator,
+        journal: Journal,
+        cfg: &EngineConfig,
+    ) -> EngineState {
+        EngineState {
             index,
             allocator,
             pins: Pins::default(),
@@ -410,12 +415,12 @@ mod tests {
     const CHUNK: ChunkId = ChunkId { inode: crate::proto::ids::InodeId(1), index: 0 };
 
     /// An engine with nothing in it, whose overlay has room for ten bytes.
-    fn empty() -> (State, EngineConfig) {
+    fn empty() -> (EngineState, EngineConfig) {
         let cfg = EngineConfig { overlay_bytes: 10, ..EngineConfig::default() };
         let tail = Tail { segment: 1, file: FileId(0), at: 0 };
         let journal = Journal::new(tail, 1, Start { seq: 1, usn: 1, version: 0 }, 1);
         let allocator = Allocator::new(cfg.group_bytes);
-        (State::new(Index::default(), allocator, journal, &cfg), cfg)
+        (EngineState::new(Index::default(), allocator, journal, &cfg), cfg)
     }
 
     fn update(op: Op) -> Update {

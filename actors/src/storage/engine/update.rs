@@ -15,7 +15,7 @@ use super::error::EngineError;
 use super::layout::{Class, Extent, GRANULE, PAGE_GRANULES, Side, granules};
 use super::read::Which;
 use super::record::{Record, WriteRecord};
-use super::row::{Base, PATCH_COST, Patch, Recent, State, Sums, UNCUT};
+use super::row::{Base, PATCH_COST, Patch, Recent, StoredVersion, Sums, UNCUT};
 use super::state::{Inner, Room};
 use super::sums::{digest, encode_page, granule_sum};
 use super::{Applied, Op, Update};
@@ -135,7 +135,7 @@ struct Made {
 }
 
 impl Inner {
-    /// Carries out an update that [`super::state::State::begin`] let in.
+    /// Carries out an update that [`super::state::EngineState::begin`] let in.
     pub async fn update(
         self: &Rc<Self>,
         cx: &Cx,
@@ -161,7 +161,7 @@ impl Inner {
         });
         let edit = Edit::new(u, old_len, extent);
         let made = self.make(cx, &edit).await?;
-        let state = State {
+        let state = StoredVersion {
             version: u.version,
             chain_version: u.chain_version,
             len: edit.new_len,

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno as OsError;
 
 use super::abi::{INTERRUPT_BIT, out_header};
-use super::inflight::{Entry, InFlight};
+use super::inflight::{InFlight, PendingRequest};
 use super::interrupts::Interrupts;
 use super::types::Errno;
 
@@ -37,7 +37,7 @@ impl Channel {
     }
 
     /// Takes note of a request before it is worked on.
-    pub fn begin(&self, request: Entry, closes: bool) {
+    pub fn begin(&self, request: PendingRequest, closes: bool) {
         self.in_flight.begin(request);
         if closes && self.interrupts.any_ending() {
             self.interrupts.closing(&request);
@@ -73,6 +73,14 @@ impl Channel {
                 Err(e) => tracing::warn!("an interrupt of request {unique} was lost: {e}"),
             }
         }
+    }
+
+    /// Ends the calls of threads that die, until the mount ends.
+    pub fn watch_interrupts(&self) {
+        let waits = |unique| self.in_flight.get(unique).is_some();
+        self.interrupts.watch(waits, |unique| {
+            self.answer(unique, -Errno::EINTR.0, &[]);
+        });
     }
 
     /// A notification: something that no request has asked for.

@@ -19,11 +19,22 @@
 
 use std::time::Duration;
 
-use super::inflight::Fate;
-
 /// For how long a call goes on whose program was asked to end and handles that itself. Calls that
 /// the cluster answers in its usual time are never broken by a signal with a handler.
 pub const ASKED_MAX: Duration = Duration::from_millis(300);
+
+/// What is to become of a thread's call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The call goes on.
+    Lives,
+    /// The thread has been asked to end, and will handle that itself.
+    Asked,
+    /// The thread is about to die.
+    Dies,
+    /// The thread cannot be looked at.
+    Unseen,
+}
 
 /// What is to become of the call of this thread.
 pub fn fate(thread: u32) -> Fate {

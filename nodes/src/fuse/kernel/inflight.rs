@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::fatal::ASKED_MAX;
+use super::fatal::{ASKED_MAX, Fate};
 
 /// Between two looks at a thread that was interrupted. The kernel tells of the first signal only;
 /// the one that kills may come later.
@@ -22,7 +22,7 @@ const PARTS: usize = 64;
 
 /// A request that has not been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct PendingRequest {
     pub unique: u64,
     /// The thread that asks, 0 if not known.
     pub thread: u32,
@@ -35,7 +35,7 @@ pub struct Entry {
 /// Neighbours in time are in different parts, and a part holds few: it is searched from its start.
 #[derive(Default)]
 #[repr(align(64))]
-struct Part(Mutex<Vec<Entry>>);
+struct Part(Mutex<Vec<PendingRequest>>);
 
 /// All requests that have not been answered.
 pub struct InFlight {
@@ -54,42 +54,29 @@ impl Default for InFlight {
 }
 
 impl InFlight {
-    fn part(&self, unique: u64) -> MutexGuard<'_, Vec<Entry>> {
+    fn part(&self, unique: u64) -> MutexGuard<'_, Vec<PendingRequest>> {
         // The lowest bit tells interrupts from requests.
         locked(&self.parts[(unique >> 1) as usize % PARTS].0)
     }
 
-    pub fn begin(&self, entry: Entry) {
+    pub fn begin(&self, entry: PendingRequest) {
         self.part(entry.unique).push(entry);
     }
 
     /// Takes it out, for the one who will answer it. `None`: it has been answered.
-    pub fn end(&self, unique: u64) -> Option<Entry> {
+    pub fn end(&self, unique: u64) -> Option<PendingRequest> {
         let mut part = self.part(unique);
         let at = part.iter().position(|e| e.unique == unique)?;
         Some(part.swap_remove(at))
     }
 
-    pub fn get(&self, unique: u64) -> Option<Entry> {
+    pub fn get(&self, unique: u64) -> Option<PendingRequest> {
         self.part(unique).iter().find(|e| e.unique == unique).copied()
     }
 
     pub fn count(&self) -> usize {
         self.parts.iter().map(|part| locked(&part.0).len()).sum()
     }
-}
-
-/// What is to become of a thread's call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It goes on.
-    Lives,
-    /// The thread has been asked to end, and will handle that itself.
-    Asked,
-    /// The thread is about to die.
-    Dies,
-    /// The thread cannot be looked at.
-    Unseen,
 }
 
 /// An interrupted request.
@@ -113,20 +100,20 @@ pub struct Marks {
 
 impl Marks {
     /// The kernel says that a signal has come for the caller of this request.
-    pub fn interrupted(&mut self, request: &Entry, now: Instant) {
+    pub fn interrupted(&mut self, request: &PendingRequest, now: Instant) {
         self.mark(request, now, now, false);
     }
 
     /// A file is being closed. A thread whose call was just ended is on its way out, and its signal
     /// is no longer pending: closing must not hold it up for longer than the call did.
-    pub fn closing(&mut self, request: &Entry, now: Instant) {
+    pub fn closing(&mut self, request: &PendingRequest, now: Instant) {
         self.ending.retain(|(_, until)| *until > now);
         if self.ending.iter().any(|(thread, _)| *thread == request.thread) {
             self.mark(request, now, now + LOOK, true);
         }
     }
 
-    fn mark(&mut self, request: &Entry, since: Instant, look: Instant, closing: bool) {
+    fn mark(&mut self, request: &PendingRequest, since: Instant, look: Instant, closing: bool) {
         if request.may_end && self.marks.iter().all(|m| m.unique != request.unique) {
             let (unique, thread) = (request.unique, request.thread);
             self.marks.push(Mark { unique, thread, since, look, closing });
@@ -178,8 +165,8 @@ impl Marks {
 mod tests {
     use super::*;
 
-    fn entry(unique: u64, thread: u32) -> Entry {
-        Entry { unique, thread, device: 1, may_end: true }
+    fn entry(unique: u64, thread: u32) -> PendingRequest {
+        PendingRequest { unique, thread, device: 1, may_end: true }
     }
 
     /// Goal: of two who want to answer, one may.
@@ -255,7 +242,7 @@ mod tests {
         let (mut marks, now) = (Marks::default(), Instant::now());
         marks.interrupted(&entry(2, 7), now);
         assert!(!marks.looked(2, None, now));
-        marks.interrupted(&Entry { may_end: false, ..entry(4, 7) }, now);
+        marks.interrupted(&PendingRequest { may_end: false, ..entry(4, 7) }, now);
         assert_eq!(marks.next_look(), None);
         assert!(!marks.looked(6, Some(Fate::Dies), now), "of which nothing is known");
     }

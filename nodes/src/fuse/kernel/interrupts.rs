@@ -4,7 +4,7 @@
 //! the answer; only an answer lets even a killed process go. What the signal means is found out
 //! here, by one thread that sleeps while nothing is interrupted: [`super::fatal`] has the rules. A
 //! call that ends early is answered EINTR. What was begun on a shard goes on, and its answer is
-//! swallowed ([`super::channel::Channel::answer`] says so to the one who gives it).
+//! swallowed (`Channel::answer` says so to the one who gives it).
 //!
 //! What the kernel does by itself (fs/fuse/dev.c and file.c; seen on Linux 6.18):
 //! - A request that nobody has read yet is taken back when its caller is killed, unless it is
@@ -20,10 +20,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::channel::Channel;
 use super::fatal;
-use super::inflight::{Entry, Marks};
-use super::types::Errno;
+use super::inflight::{Marks, PendingRequest};
 
 #[derive(Default)]
 struct State {
@@ -44,7 +42,7 @@ impl Interrupts {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn interrupted(&self, request: &Entry) {
+    pub fn interrupted(&self, request: &PendingRequest) {
         self.lock().marks.interrupted(request, Instant::now());
         self.changed.notify_one();
     }
@@ -54,7 +52,7 @@ impl Interrupts {
         self.any_ending.load(Ordering::Relaxed)
     }
 
-    pub fn closing(&self, request: &Entry) {
+    pub fn closing(&self, request: &PendingRequest) {
         let mut state = self.lock();
         state.marks.closing(request, Instant::now());
         self.any_ending.store(state.marks.any_ending(), Ordering::Relaxed);
@@ -62,45 +60,42 @@ impl Interrupts {
         self.changed.notify_one();
     }
 
-    /// Lets [`watch`] return.
+    /// Lets [`Interrupts::watch`] return.
     pub fn end(&self) {
         self.lock().ended = true;
         self.changed.notify_one();
     }
-}
 
-/// Ends the calls of threads that die, until the mount ends.
-pub fn watch(channel: &Channel) {
-    let interrupts = channel.interrupts();
-    let mut state = interrupts.lock();
-    while !state.ended {
-        let now = Instant::now();
-        let Some(look) = state.marks.next_look() else {
-            let woken = interrupts.changed.wait(state);
-            state = woken.unwrap_or_else(PoisonError::into_inner);
-            continue;
-        };
-        if look > now {
-            let woken = interrupts.changed.wait_timeout(state, look - now);
-            state = woken.unwrap_or_else(PoisonError::into_inner).0;
-            continue;
+    /// Finds the calls of threads that die, until [`Interrupts::end`]: hands those that still wait
+    /// (`waits`) to the one who ends them (`end`).
+    pub fn watch(&self, waits: impl Fn(u64) -> bool, end: impl Fn(u64)) {
+        let mut state = self.lock();
+        while !state.ended {
+            let now = Instant::now();
+            let Some(look) = state.marks.next_look() else {
+                let woken = self.changed.wait(state);
+                state = woken.unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            if look > now {
+                let woken = self.changed.wait_timeout(state, look - now);
+                state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            let due = state.marks.due(now);
+            drop(state);
+            let looks = due
+                .into_iter()
+                .map(|(unique, thread)| (unique, waits(unique).then(|| fatal::fate(thread))));
+            let looks: Vec<_> = looks.collect();
+            state = self.lock();
+            let ended =
+                looks.into_iter().filter(|(unique, fate)| state.marks.looked(*unique, *fate, now));
+            let ended: Vec<u64> = ended.map(|(unique, _)| unique).collect();
+            self.any_ending.store(state.marks.any_ending(), Ordering::Relaxed);
+            drop(state);
+            ended.into_iter().for_each(&end);
+            state = self.lock();
         }
-        let due = state.marks.due(now);
-        drop(state);
-        let looks = due.into_iter().map(|(unique, thread)| {
-            let waits = channel.in_flight().get(unique).is_some();
-            (unique, waits.then(|| fatal::fate(thread)))
-        });
-        let looks: Vec<_> = looks.collect();
-        state = interrupts.lock();
-        let ended =
-            looks.into_iter().filter(|(unique, fate)| state.marks.looked(*unique, *fate, now));
-        let ended: Vec<u64> = ended.map(|(unique, _)| unique).collect();
-        interrupts.any_ending.store(state.marks.any_ending(), Ordering::Relaxed);
-        drop(state);
-        for unique in ended {
-            channel.answer(unique, -Errno::EINTR.0, &[]);
-        }
-        state = interrupts.lock();
     }
 }

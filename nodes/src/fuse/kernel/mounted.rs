@@ -158,7 +158,7 @@ impl Mounted {
     }
 
     fn program(&self, program: &str, args: &[&str]) -> Program {
-        // Whoever starts the tests in the background has them ignore SIGINT.
+        // A shell that starts the tests in the background has them ignore SIGINT.
         let mut command = Command::new("env");
         command
             .args(["--default-signal=INT,QUIT", program])

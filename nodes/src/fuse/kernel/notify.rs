@@ -93,7 +93,7 @@ impl Notifier {
         self.later(Notice::Entry { parent, name: name.to_owned() })
     }
 
-    /// This name is gone, and led to `child`: those who watch it with inotify are told. Soon.
+    /// A name that led to `child` is gone: programs that watch it with inotify are told. Soon.
     ///
     /// # Errors
     /// Too many wait.

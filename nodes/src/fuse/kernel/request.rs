@@ -9,7 +9,7 @@ use super::types::{
     TimeOrNow, WriteFlags,
 };
 
-/// Who asks (struct fuse_in_header).
+/// The thread and user that ask (struct fuse_in_header).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     unique: u64,

@@ -13,15 +13,15 @@ use rustix::io::Errno as OsError;
 
 use super::abi::{IN_HEADER_BYTES, MAJOR, READ_BUFFER_MIN, WRITE_IN_BYTES};
 use super::channel::Channel;
-use super::inflight::Entry;
+use super::inflight::PendingRequest;
 use super::init::{self, KernelConfig};
-use super::interrupts;
 use super::notify::Notifier;
 use super::request::{Init, Operation, Request};
 use super::types::Errno;
 use super::{Filesystem, dispatch};
 
-/// Who may use a mount. Without the option `allow_other` the kernel lets only the owner in; this
+/// The users that may use a mount. Without the option `allow_other` the kernel lets only the
+/// owner in; this
 /// is the second lock on that door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionAcl {
@@ -87,7 +87,7 @@ impl<F: Filesystem> Session<F> {
             loops.push(thread::Builder::new().name(format!("t3fs-fuse-{device}")).spawn(serve)?);
         }
         let watched = Arc::clone(&channel);
-        let watch = move || interrupts::watch(&watched);
+        let watch = move || watched.watch_interrupts();
         let watcher = thread::Builder::new().name("t3fs-interrupts".into()).spawn(watch)?;
         let ended = |thread: thread::JoinHandle<io::Result<()>>| {
             thread.join().unwrap_or_else(|_| Err(io::Error::other("an event loop has panicked")))
@@ -159,9 +159,9 @@ fn handshake<F: Filesystem>(
     }
 }
 
-fn entry(request: &Request, device: u16) -> Entry {
+fn entry(request: &Request, device: u16) -> PendingRequest {
     let may_end = dispatch::may_end(request.opcode());
-    Entry { unique: request.unique(), thread: request.pid(), device, may_end }
+    PendingRequest { unique: request.unique(), thread: request.pid(), device, may_end }
 }
 
 struct EventLoop<'a, F> {
@@ -190,7 +190,8 @@ impl<F: Filesystem> EventLoop<'_, F> {
                 tracing::warn!("the kernel sent {} bytes that are no request", bytes.len());
                 if let Some(unique) = unique {
                     let (device, may_end) = (self.device, false);
-                    self.channel.begin(Entry { unique, thread: 0, device, may_end }, false);
+                    self.channel
+                        .begin(PendingRequest { unique, thread: 0, device, may_end }, false);
                     self.channel.answer(unique, -Errno::EINVAL.0, &[]);
                 }
                 return;

@@ -149,7 +149,7 @@ async fn is_stored(cx: &Cx, routing: &Routing, inode: InodeId) -> Result<bool, S
     Ok(false)
 }
 
-/// Those that do not exist.
+/// The inodes of `all` that do not exist.
 async fn missing(cx: &Cx, inodes: Inodes, all: &[InodeId]) -> Result<Vec<InodeId>, String> {
     match inodes {
         Inodes::Store(kv) => {

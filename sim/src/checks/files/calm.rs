@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use t3fs_actors::proto::storage::Storage;
 
-use t3fs_actors::client::{FsError, Link};
+use t3fs_actors::client::{ClusterSession, FsError};
 use t3fs_actors::meta::fsck::fsck;
 use t3fs_actors::proto::ids::{ChunkId, InodeId};
 use t3fs_actors::proto::meta::{Attr, GetAttr};
@@ -60,7 +60,7 @@ struct Rest {
 async fn unrest(
     cx: &Cx,
     kv: NodeId,
-    link: &Link,
+    cluster: &ClusterSession,
     plan: &Plan,
     wanted: &Rest,
 ) -> Result<(), String> {
@@ -70,7 +70,7 @@ async fn unrest(
     }
     if report.garbage > 0 {
         let (holds, sharing) = (report.holds, report.sharing);
-        let living = &link.sessions().alive;
+        let living = &cluster.sessions().alive;
         return Err(format!(
             "{} files are garbage; sessions {living:?} live, {sharing:?} share, {holds:?}",
             report.garbage
@@ -78,14 +78,14 @@ async fn unrest(
     }
     let mut ends = BTreeMap::new();
     for inode in &wanted.files {
-        let attr: Attr = match link.meta(cx, GetAttr { inode: *inode }).await {
+        let attr: Attr = match cluster.meta(cx, GetAttr { inode: *inode }).await {
             // A removal of unknown outcome took its name after it was seen.
             Err(FsError::Stale) => continue,
             attr => attr.map_err(|e| e.to_string())?,
         };
         ends.insert(*inode, if wanted.loose { u64::MAX } else { attr.length });
     }
-    let routing = link.routing();
+    let routing = cluster.routing();
     for (id, members) in plan.chains() {
         let chain = routing.chain(id).ok_or("a chain is gone")?;
         let mut lists: Vec<Vec<ChunkSummary>> = Vec::new();
@@ -122,24 +122,30 @@ async fn unrest(
 }
 
 /// Waits until nothing is left over.
-async fn rest(cx: &Cx, kv: NodeId, link: &Link, plan: &Plan, wanted: &Rest) -> Result<(), String> {
+async fn rest(
+    cx: &Cx,
+    kv: NodeId,
+    cluster: &ClusterSession,
+    plan: &Plan,
+    wanted: &Rest,
+) -> Result<(), String> {
     let until = cx.now() + REST;
     let mut pause = LOOK_EVERY;
     loop {
-        let Err(why) = unrest(cx, kv, link, plan, wanted).await else { return Ok(()) };
+        let Err(why) = unrest(cx, kv, cluster, plan, wanted).await else { return Ok(()) };
         if cx.now() >= until {
             return Err(format!("the cluster does not come to rest: {why}"));
         }
         cx.sleep(pause).await;
         pause = (pause * 2).min(Duration::from_secs(5));
-        link.refresh(cx).await;
+        cluster.refresh(cx).await;
     }
 }
 
 /// Space that chunks hold, over all targets.
-async fn space_used(cx: &Cx, link: &Link) -> Result<u64, String> {
+async fn space_used(cx: &Cx, cluster: &ClusterSession) -> Result<u64, String> {
     let mut used = 0;
-    for t in link.routing().chains.iter().flat_map(|c| &c.targets) {
+    for t in cluster.routing().chains.iter().flat_map(|c| &c.targets) {
         let addr = t.addr.ok_or("a target has no address")?;
         let space = cx.ask(Addr::<Storage>::from_raw(addr), GetSpace).await;
         let space = space.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
@@ -163,19 +169,19 @@ pub(super) async fn settle(
     if !sound {
         return Ok(());
     }
-    let link = user.door().cluster().clone();
+    let cluster = user.door().cluster().clone();
     let files = found.iter().map(|e| InodeId(e.file)).collect();
     let wanted = Rest { files, loose: stage.options.leaves_bytes_behind() };
-    rest(&cx, kv, &link, &plan, &wanted).await?;
+    rest(&cx, kv, &cluster, &plan, &wanted).await?;
     // Listed anew: a rename whose outcome nobody knows may have come true while the cluster rested.
     for entry in list_all(&mut user).await? {
         user.unlink(entry.name).await;
     }
-    rest(&cx, kv, &link, &plan, &Rest { files: BTreeSet::new(), loose: false }).await?;
+    rest(&cx, kv, &cluster, &plan, &Rest { files: BTreeSet::new(), loose: false }).await?;
     // What somebody reads, and answers late, is freed after that.
     let until = cx.now() + REST;
     loop {
-        match space_used(&cx, &link).await? {
+        match space_used(&cx, &cluster).await? {
             0 => return Ok(()),
             used if cx.now() >= until => {
                 return Err(format!("all files are removed, and chunks hold {used} bytes"));

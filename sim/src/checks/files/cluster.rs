@@ -2,7 +2,6 @@
 //! nodes of clients.
 
 use core::time::Duration;
-use std::rc::Rc;
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::mgmtd::Mgmtd;
 
@@ -20,11 +19,10 @@ use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
 use super::door::first_actor;
-use super::user::Stage;
 use crate::checks::Run;
 use crate::checks::chain::engine_config;
-use crate::node::{Boot, NodeSpec};
 use crate::rng::Rng;
+use crate::world::{Boot, NodeSpec};
 
 /// Bytes of each storage node's disk.
 pub(super) const DISK_BYTES: u64 = 256 << 20;
@@ -225,7 +223,17 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    pub(super) fn build(run: &Run<'_>, sizes: Sizes, stage: &Rc<Stage>) -> Cluster {
+    /// `client` is what the node of a client does, from each of its starts on; there are so many.
+    pub(super) fn build<F>(
+        run: &Run<'_>,
+        sizes: Sizes,
+        bad_disks: bool,
+        clients: u32,
+        client: impl Fn(Cx, u32) -> F + Clone + 'static,
+    ) -> Cluster
+    where
+        F: Future<Output = ()> + 'static,
+    {
         let world = run.world;
         let store = MemoryDisk::new();
         let (disk, bug) = (store.clone(), mutant(run));
@@ -240,8 +248,7 @@ impl Cluster {
             }))
         };
         let mgmtds: Vec<NodeId> = (0..2).map(mgmtd).collect();
-        let plan =
-            Plan { sizes, kv, mgmtds: mgmtds.clone(), bug, bad_disks: stage.options.bad_disks() };
+        let plan = Plan { sizes, kv, mgmtds: mgmtds.clone(), bug, bad_disks };
         let meta = |_| {
             let p = plan.clone();
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {
@@ -257,13 +264,13 @@ impl Cluster {
         };
         let servers = (1..=plan.sizes.servers).map(server).collect();
         let client = |i: u32| {
-            let (p, stage, sim) = (plan.clone(), Rc::clone(stage), world.handle());
+            let (p, client) = (plan.clone(), client.clone());
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {
                 p.agent(&b.cx, None);
-                b.cx.spawn(Rc::clone(&stage).client(b.cx.clone(), sim.clone(), i));
+                b.cx.spawn(client(b.cx.clone(), i));
             }))
         };
-        let clients = (0..stage.options.clients).map(client).collect();
+        let clients = (0..clients).map(client).collect();
         let p = plan.clone();
         let outside = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
             p.agent(&b.cx, None);

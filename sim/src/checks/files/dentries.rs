@@ -19,9 +19,9 @@ pub(super) struct Dentries {
     known: BTreeMap<Key, (InodeId, Time)>,
     /// Changes of names that have begun.
     begun: u64,
-    /// Those of them that have not ended.
+    /// The changes that have not ended.
     under_way: u64,
-    /// Who makes a name or waits for that, in their order.
+    /// The tasks that make a name or wait for that, in their order.
     lines: BTreeMap<Key, VecDeque<u64>>,
     tickets: u64,
 }

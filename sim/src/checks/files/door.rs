@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_actors::client::{
-    At, Client, ClientConfig, DirEntry, FsError, HandleId, Link, Owner, RenameMode, SetAttrs,
-    Written,
+    At, Client, ClientConfig, ClusterSession, DirEntry, FsError, HandleId, Owner, RenameMode,
+    SetAttrs, Written,
 };
 use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::{ChainId, InodeId};
@@ -72,7 +72,7 @@ impl Door {
         }
     }
 
-    pub(super) fn cluster(&self) -> &Link {
+    pub(super) fn cluster(&self) -> &ClusterSession {
         self.client.cluster()
     }
 

@@ -8,6 +8,7 @@
 //! seeds play one of the `stories` instead, which chance would tell too seldom.
 
 mod calm;
+mod clients;
 mod cluster;
 mod dentries;
 mod door;
@@ -20,13 +21,15 @@ use core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_actors::proto::meta::ROOT;
+use t3fs_runtime::Cx;
 
 use super::{Check, Run};
-use crate::drive::Halt;
+use crate::world::Halt;
+use clients::Clients;
 use cluster::{Cluster, Sizes};
-use options::Options;
 pub(in crate::checks) use options::PARTS;
-use stories::{Levers, Story};
+use options::{Options, Story};
+use stories::{LeverSlot, Levers};
 use user::{Stage, User};
 
 pub(super) const CHECK: Check = Check {
@@ -52,10 +55,13 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     }
     world.note(&[], format_args!("{sizes:?} {options:?}"));
     let stage = Rc::new(Stage::new(options, cluster::mutant(run)));
-    let cluster = Cluster::build(run, sizes, &stage);
+    let (bad_disks, clients) = (stage.options.bad_disks(), stage.options.clients);
+    let (levers, sim) = (Rc::new(LeverSlot::default()), world.handle());
+    let each = Clients { stage: Rc::clone(&stage), levers: Rc::clone(&levers), sim };
+    let client = move |cx: Cx, number: u32| each.clone().client(cx, number);
+    let cluster = Cluster::build(run, sizes, bad_disks, clients, client);
     cluster.make_chains(run)?;
-    let levers = Levers::new(world, &cluster, &stage, STORM);
-    stage.levers.replace(Some(levers));
+    levers.put(Levers::new(world, &cluster, &stage, STORM));
     let (s, sim) = (Rc::clone(&stage), world.handle());
     let made = world.block_on(cluster.outside, |cx| async move {
         let user = User::outside(Rc::clone(&s), cx.clone(), sim).await;
@@ -81,7 +87,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         .run_until(|| stage.finished(), if sound { CALM } else { TRIED })
         .map_err(|h| format!("not all users got done: {h:?}\n{}", stage.waiting()))?;
     let done = world.now_us();
-    stage.levers.take();
+    levers.clear();
     let (s, sim, plan, kv) = (Rc::clone(&stage), world.handle(), cluster.plan.clone(), cluster.kv);
     world
         .block_on(cluster.outside, move |cx| calm::settle(s, cx, sim, plan, kv, sound))

@@ -3,13 +3,11 @@
 
 use core::time::Duration;
 
-use super::stories::Story;
 use crate::checks::Run;
 use crate::faults::{Menu, Swarm};
-use crate::net::NetFaults;
 use crate::oracles::files::Excuses;
 use crate::rng::Rng;
-use crate::world::ScheduleFaults;
+use crate::world::{NetFaults, ScheduleFaults};
 
 /// What a run may leave out. `faults` is all that stands before it.
 pub(in crate::checks) const PARTS: &[&str] = &[
@@ -107,6 +105,43 @@ pub(super) struct Options {
     kinds: Vec<(Kind, u64)>,
     pub(super) faults: Faults,
     pub(super) story: Option<Story>,
+}
+
+/// One seed of so many tells each story.
+const ONE_OF: u64 = 24;
+/// A run with a plot: users of all clients do what is written in `stories.rs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Story {
+    /// One user of a mount fills a chain that is dead. Another one of the same mount goes on with
+    /// other chains and with names: none of that takes long.
+    DeadChain,
+    /// A name is removed or replaced, and the store loses its power shortly after. The name may
+    /// come back; if so it has the content that was fsynced.
+    NameBack,
+    /// One mount writes a file and closes it, another cuts it before or just then: nothing is left
+    /// behind the end, and what comes after the cut shows.
+    CutBeside,
+    /// A file grows and meta is told, the store loses its power, and only then is the file fsynced:
+    /// the fsync fails or what was written is there.
+    LateFsync,
+    /// A mount is cut off in the middle of an append over two chunks, one of which waits for its
+    /// chain, and its session is ended. Another mount appends, at once or when the turn has passed
+    /// to it: that stays as it is, and its other programs read the file meanwhile.
+    LongAppend,
+}
+
+impl Story {
+    pub(super) fn draw(run: &Run<'_>) -> Option<Story> {
+        match run.world.rng(10).below(ONE_OF) {
+            _ if !run.with("stories") || !run.with("faults") => None,
+            0 => Some(Story::DeadChain),
+            1 => Some(Story::NameBack),
+            2 | 5..8 => Some(Story::CutBeside), // the moment is short
+            3 => Some(Story::LateFsync),
+            4 => Some(Story::LongAppend),
+            _ => None,
+        }
+    }
 }
 
 /// Which faults, beside those of a [`Swarm`].

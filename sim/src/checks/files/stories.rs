@@ -2,7 +2,7 @@
 //! tell. The judge hears everything, and the end is the same as that of other runs.
 
 use core::time::Duration;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -13,35 +13,12 @@ use t3fs_runtime::NodeId;
 
 use super::cluster::{Cluster, Sizes};
 use super::door::first_actor;
-use super::options::{Faults, Options};
+use super::options::{Faults, Options, Story};
 use super::storm::KvHost;
 use super::user::{Open, Stage, User};
-use crate::checks::Run;
 use crate::oracles::files::{Move, Name};
 use crate::world::{Crash, Sim};
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Story {
-    /// One user of a mount fills a chain that is dead. Another one of the same mount goes on with
-    /// other chains and with names: none of that takes long.
-    DeadChain,
-    /// A name is removed or replaced, and the store loses its power shortly after. The name may
-    /// come back; if so it has the content that was fsynced.
-    NameBack,
-    /// One mount writes a file and closes it, another cuts it before or just then: nothing is left
-    /// behind the end, and what comes after the cut shows.
-    CutBeside,
-    /// A file grows and meta is told, the store loses its power, and only then is the file fsynced:
-    /// the fsync fails or what was written is there.
-    LateFsync,
-    /// A mount is cut off in the middle of an append over two chunks, one of which waits for its
-    /// chain, and its session is ended. Another mount appends, at once or when the turn has passed
-    /// to it: that stays as it is, and its other programs read the file meanwhile.
-    LongAppend,
-}
-
-/// One seed of so many tells each story.
-const ONE_OF: u64 = 24;
 const CHUNK: u32 = 64 << 10;
 const SMALL_CHUNK: u32 = 8 << 10;
 /// Longer than a hold outlives the last close.
@@ -51,18 +28,6 @@ const PROMPT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(10);
 
 impl Story {
-    pub(super) fn draw(run: &Run<'_>) -> Option<Story> {
-        match run.world.rng(10).below(ONE_OF) {
-            _ if !run.with("stories") || !run.with("faults") => None,
-            0 => Some(Story::DeadChain),
-            1 => Some(Story::NameBack),
-            2 | 5..8 => Some(Story::CutBeside), // the moment is short
-            3 => Some(Story::LateFsync),
-            4 => Some(Story::LongAppend),
-            _ => None,
-        }
-    }
-
     /// What the story needs, instead of what was drawn.
     pub(super) fn set(self, sizes: &mut Sizes, options: &mut Options) {
         let mut faults = Faults { any: true, ..Faults::default() };
@@ -116,6 +81,25 @@ pub(super) struct Levers {
     ending: Cell<Option<Ending>>,
 }
 
+/// The levers of a run, once there is a cluster.
+#[derive(Default)]
+pub(super) struct LeverSlot(RefCell<Option<Levers>>);
+
+impl LeverSlot {
+    pub(super) fn put(&self, levers: Levers) {
+        self.0.replace(Some(levers));
+    }
+
+    /// The run is over.
+    pub(super) fn clear(&self) {
+        self.0.take();
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&Levers) -> T) -> T {
+        f(self.0.borrow().as_ref().expect("the run is not over"))
+    }
+}
+
 /// A session that is to end.
 #[derive(Clone, Copy)]
 struct Ending {
@@ -141,39 +125,33 @@ impl Levers {
     }
 }
 
-impl User {
-    fn lever<T>(&self, f: impl FnOnce(&Levers) -> T) -> T {
-        f(self.stage.levers.borrow().as_ref().expect("the run is not over"))
-    }
-}
-
 fn name(name: u8) -> Name {
     Name { dir: 0, name }
 }
 
 /// The part of user `number` of this user's client.
-pub(super) async fn play(story: Story, user: &mut User, number: u32) {
+pub(super) async fn play(story: Story, user: &mut User, number: u32, levers: &LeverSlot) {
     match (story, user.client, number) {
-        (Story::DeadChain, _, 0) => fill(user).await,
-        (Story::DeadChain, ..) => go_on(user).await,
-        (Story::NameBack, 0, _) => come_back(user).await,
+        (Story::DeadChain, _, 0) => fill(user, levers).await,
+        (Story::DeadChain, ..) => go_on(user, levers).await,
+        (Story::NameBack, 0, _) => come_back(user, levers).await,
         (Story::NameBack, ..) => watch(user).await,
         (Story::CutBeside, 0, _) => write_beside(user).await,
         (Story::CutBeside, ..) => cut_beside(user).await,
-        (Story::LateFsync, ..) => fsync_late(user).await,
-        (Story::LongAppend, 0, 0) => append_over_two(user).await,
+        (Story::LateFsync, ..) => fsync_late(user, levers).await,
+        (Story::LongAppend, 0, 0) => append_over_two(user, levers).await,
         (Story::LongAppend, 0, _) => {}
-        (Story::LongAppend, _, 0) => append_behind(user).await,
-        (Story::LongAppend, ..) => read_beside(user).await,
+        (Story::LongAppend, _, 0) => append_behind(user, levers).await,
+        (Story::LongAppend, ..) => read_beside(user, levers).await,
     }
 }
 
 /// Has a chain die and writes to it, more than there is room for.
-async fn fill(user: &mut User) {
+async fn fill(user: &mut User, levers: &LeverSlot) {
     let Some(attr) = user.create(name(0)).await else { return };
     let chain = user.door().chain(&attr, 0).expect("a file is on chains");
-    user.lever(|l| l.dying.set(Some(chain)));
-    while !user.lever(|l| l.dead.get()) {
+    levers.with(|l| l.dying.set(Some(chain)));
+    while !levers.with(|l| l.dead.get()) {
         user.cx.sleep(POLL).await;
     }
     let Some(file) = user.open.last().copied() else { return };
@@ -183,9 +161,9 @@ async fn fill(user: &mut User) {
 }
 
 /// Uses another chain meanwhile.
-async fn go_on(user: &mut User) {
+async fn go_on(user: &mut User, levers: &LeverSlot) {
     let dying = loop {
-        match user.lever(|l| l.dying.get()) {
+        match levers.with(|l| l.dying.get()) {
             Some(chain) => break chain,
             None => user.cx.sleep(POLL).await,
         }
@@ -197,7 +175,7 @@ async fn go_on(user: &mut User) {
         }
     }
     let long = Duration::from_millis(4_000 + user.rng.below(3_000));
-    user.lever(|l| l.kill(&user.sim, dying, long));
+    levers.with(|l| l.kill(&user.sim, dying, long));
     let Some(file) = user.open.last().copied() else { return };
     user.cx.sleep(Duration::from_millis(500)).await;
     user.due = Some(PROMPT);
@@ -225,7 +203,7 @@ async fn write_one(user: &mut User, name: Name) {
     user.close(file).await;
 }
 
-async fn come_back(user: &mut User) {
+async fn come_back(user: &mut User, levers: &LeverSlot) {
     let (taken, other) = (name(0), name(1));
     for _ in 0..2 {
         write_one(user, taken).await;
@@ -239,7 +217,7 @@ async fn come_back(user: &mut User) {
             false => user.unlink(taken).await,
         }
         user.cx.sleep(Duration::from_micros(user.rng.below(60_000))).await;
-        user.lever(|l| l.kv.outage(&user.sim, true));
+        levers.with(|l| l.kv.outage(&user.sim, true));
         for name in [taken, other] {
             let _ = user.read_all(name).await; // the judge has heard of it
         }
@@ -299,7 +277,7 @@ async fn cut_beside(user: &mut User) {
     }
 }
 
-async fn fsync_late(user: &mut User) {
+async fn fsync_late(user: &mut User, levers: &LeverSlot) {
     for i in 0..3 {
         user.create(name(i)).await;
         let Some(file) = user.open.pop() else { continue };
@@ -309,7 +287,7 @@ async fn fsync_late(user: &mut User) {
         user.write_at(file, most, 1 + user.rng.below(most)).await;
         user.push(file, false, false).await;
         user.cx.sleep(Duration::from_micros(user.rng.below(20_000))).await;
-        user.lever(|l| l.kv.outage(&user.sim, true));
+        levers.with(|l| l.kv.outage(&user.sim, true));
         user.push(file, true, false).await;
         user.close(file).await;
     }
@@ -326,7 +304,7 @@ const PASSED_OVER: Duration = Duration::from_millis(4_500);
 /// How long a mount is cut off: another has appended by then.
 const AWAY_US: u64 = 7_000_000;
 
-async fn append_over_two(user: &mut User) {
+async fn append_over_two(user: &mut User, levers: &LeverSlot) {
     let Some(attr) = user.create(name(0)).await else { return };
     let Some(file) = user.open.pop() else { return };
     let half = u64::from(SMALL_CHUNK) / 2;
@@ -335,9 +313,9 @@ async fn append_over_two(user: &mut User) {
     user.cx.sleep(BOTH_HERE).await;
     let (node, session) = (user.cx.node(), user.door().cluster().session());
     let passed = user.rng.coin();
-    user.lever(|l| l.ending.set(Some(Ending { session, passed })));
+    levers.with(|l| l.ending.set(Some(Ending { session, passed })));
     let second = user.door().chain(&attr, 1).expect("a file is on chains");
-    user.lever(|l| l.kill(&user.sim, second, CHAIN_AWAY));
+    levers.with(|l| l.kill(&user.sim, second, CHAIN_AWAY));
     let cut = user.sim.now_us() + LONG_APPEND_US;
     user.sim.at(cut, move |sim| sim.part(&[node], &sim.nodes()));
     user.sim.at(cut + AWAY_US, |sim| sim.rejoin());
@@ -347,13 +325,13 @@ async fn append_over_two(user: &mut User) {
 }
 
 /// Opens the file and waits until the session that is to end is cut off.
-async fn come_beside(user: &mut User) -> Option<(Open, Ending)> {
+async fn come_beside(user: &mut User, levers: &LeverSlot) -> Option<(Open, Ending)> {
     while user.open_name(name(0)).await.is_err() {
         user.cx.sleep(POLL).await;
     }
     let file = user.open.pop()?;
     let ending = loop {
-        match user.lever(|l| l.ending.get()) {
+        match levers.with(|l| l.ending.get()) {
             Some(ending) => break ending,
             None if user.stage.calm.get() => return None,
             None => user.cx.sleep(POLL).await,
@@ -371,8 +349,8 @@ async fn end_session(user: &User, session: SessionId) {
     }
 }
 
-async fn append_behind(user: &mut User) {
-    let Some((file, Ending { session, passed })) = come_beside(user).await else { return };
+async fn append_behind(user: &mut User, levers: &LeverSlot) {
+    let Some((file, Ending { session, passed })) = come_beside(user, levers).await else { return };
     if passed {
         end_session(user, session).await;
     }
@@ -384,8 +362,8 @@ async fn append_behind(user: &mut User) {
 }
 
 /// Reads while the append beside waits for the one that is cut off, and ends that at last.
-async fn read_beside(user: &mut User) {
-    let Some((file, Ending { session, passed })) = come_beside(user).await else { return };
+async fn read_beside(user: &mut User, levers: &LeverSlot) {
+    let Some((file, Ending { session, passed })) = come_beside(user, levers).await else { return };
     user.cx.sleep(CHAIN_AWAY + 20 * POLL).await;
     user.due = Some(PROMPT);
     for _ in 0..10 {

@@ -14,7 +14,6 @@ use t3fs_runtime::Cx;
 
 use super::door::{Door, Handle, Mount, failure};
 use super::options::{Kind, Options};
-use super::stories::{self, Levers};
 use crate::oracles::files::{Act, Entry, Files, HandleNo, Life, Move, Name, Told};
 use crate::rng::Rng;
 use crate::trace::digest;
@@ -27,14 +26,12 @@ const OPEN_MAX: usize = 4;
 pub(super) struct Stage {
     pub(super) options: Options,
     /// What clients do wrong on purpose.
-    bug: Option<PlantedBug>,
+    pub(super) bug: Option<PlantedBug>,
     pub(super) files: RefCell<Files>,
     /// The second directory, once users may begin.
     pub(super) dir: Cell<Option<InodeId>>,
     /// The storm is over.
     pub(super) calm: Cell<bool>,
-    /// What a story does to the cluster.
-    pub(super) levers: RefCell<Option<Levers>>,
     /// Of each client: operations left to begin.
     left: Vec<Cell<u32>>,
     /// Users of clients that have got done.
@@ -50,7 +47,6 @@ impl Stage {
             bug,
             dir: Cell::new(None),
             calm: Cell::new(false),
-            levers: RefCell::default(),
             left,
             done: RefCell::default(),
         }
@@ -65,46 +61,16 @@ impl Stage {
         self.files.borrow().waiting().join("\n")
     }
 
+    /// A user of a client has done all that it was to do.
+    pub(super) fn got_done(&self, client: u32, number: u32) {
+        self.done.borrow_mut().insert((client, number));
+    }
+
     fn take(&self, client: u32) -> bool {
         let left = &self.left[client as usize];
         let some = left.get() > 0;
         left.set(left.get().saturating_sub(1));
         some
-    }
-
-    /// A client, from its start to its end or its crash.
-    pub(super) async fn client(self: Rc<Self>, cx: Cx, sim: Sim, client: u32) {
-        let life = self.files.borrow_mut().life();
-        let Options { buffer, patience, deadline, .. } = self.options;
-        while self.dir.get().is_none() {
-            cx.sleep(Duration::from_millis(10)).await;
-        }
-        if client > 0 {
-            let late = sim.rng(20 + u64::from(client)).below(self.options.late_us + 1);
-            cx.sleep(Duration::from_micros(late)).await;
-        }
-        let door = Door::open(&cx, Mount { buffer, patience, deadline, bug: self.bug }).await;
-        for number in 0..self.options.users {
-            let mut user = User {
-                stage: Rc::clone(&self),
-                door: door.clone(),
-                cx: cx.clone(),
-                rng: sim.rng(1000 + u64::from(life) * 8 + u64::from(number)),
-                sim: sim.clone(),
-                life,
-                client,
-                due: self.options.due(),
-                open: Vec::new(),
-            };
-            cx.spawn(async move {
-                match user.stage.options.story {
-                    Some(story) => stories::play(story, &mut user, number).await,
-                    None => user.run().await,
-                }
-                user.close_all().await;
-                user.stage.done.borrow_mut().insert((client, number));
-            });
-        }
     }
 }
 
@@ -130,6 +96,27 @@ pub(super) struct User {
 }
 
 impl User {
+    /// User `number` of a client that has come `life`th.
+    pub(super) fn new(
+        stage: &Rc<Stage>,
+        door: &Door,
+        (cx, sim): (&Cx, &Sim),
+        life: Life,
+        (client, number): (u32, u32),
+    ) -> User {
+        User {
+            stage: Rc::clone(stage),
+            door: door.clone(),
+            cx: cx.clone(),
+            rng: sim.rng(1000 + u64::from(life) * 8 + u64::from(number)),
+            sim: sim.clone(),
+            life,
+            client,
+            due: stage.options.due(),
+            open: Vec::new(),
+        }
+    }
+
     /// One who looks from outside of the storm.
     pub(super) async fn outside(stage: Rc<Stage>, cx: Cx, sim: Sim) -> User {
         // A chain may never serve again where disks rot.
@@ -182,7 +169,7 @@ impl User {
         self.sim.note(&words, format_args!("life {} {text}", self.life));
     }
 
-    async fn run(&mut self) {
+    pub(super) async fn run(&mut self) {
         while self.stage.take(self.client) {
             let kind = self.stage.options.draw_kind(&self.rng);
             self.step(kind).await;
@@ -193,7 +180,7 @@ impl User {
         }
     }
 
-    async fn close_all(&mut self) {
+    pub(super) async fn close_all(&mut self) {
         while let Some(open) = self.open.pop() {
             if self.rng.coin() {
                 self.push(open, true, false).await;

@@ -273,7 +273,7 @@ impl View {
                 (Some(from), Some(reach)) => {
                     // Only part of it may have been stored.
                     let first = if whole { cut_to.unwrap_or(reach).min(reach) } else { from };
-                    // Who was behind an append that was cut short has kept its place.
+                    // An append behind one that was cut short has kept its place.
                     (first, reach.max(from + c.asked))
                 }
                 _ => (0, most + appended),

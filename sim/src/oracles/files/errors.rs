@@ -61,16 +61,6 @@ impl Files {
     }
 }
 
-/// Failures of writes that happened behind the users' backs. What did not end in time has not
-/// failed yet.
-pub(super) fn is_of_storage(failure: &Failure) -> bool {
-    match failure {
-        Failure::Unavailable { text } => text.starts_with("chain"),
-        Failure::NoSpace | Failure::Damaged { .. } => true,
-        _ => false,
-    }
-}
-
 impl View {
     /// Whether the store may have lost, with its power, a change of the file or of its names that
     /// this client was told of.
@@ -125,7 +115,7 @@ impl View {
                 Told::Failed(failure) => {
                     owed.remove(handle);
                     heard.insert(*handle, *ended);
-                    if owes.is_none() && is_of_storage(failure) {
+                    if owes.is_none() && failure.is_of_storage() {
                         self.owe(op, *file, *handle, *ended, &heard, &mut owed);
                     }
                 }

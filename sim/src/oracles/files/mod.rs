@@ -27,6 +27,7 @@
 
 mod content;
 mod errors;
+mod name_changes;
 mod names;
 mod settle;
 #[cfg(test)]
@@ -156,6 +157,18 @@ pub enum Failure {
     Other {
         text: String,
     },
+}
+
+impl Failure {
+    /// Of writes that happened behind the users' backs. What did not end in time has not failed
+    /// yet.
+    fn is_of_storage(&self) -> bool {
+        match self {
+            Failure::Unavailable { text } => text.starts_with("chain"),
+            Failure::NoSpace | Failure::Damaged { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 /// A listed name.
@@ -354,7 +367,7 @@ impl Files {
         }
         match (&op.act, told) {
             (Act::Create { name, .. }, Told::File { file, length }) => {
-                // Others may have found and written it before its maker was told.
+                // Other users may have found and written it before its maker was told.
                 view.name_may_be(self, *name, None, sight, i)?;
                 view.length_may_be(self, *file, (*length, *length), sight)
             }

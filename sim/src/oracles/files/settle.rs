@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{NameChange, name_changes};
+use super::name_changes::{self, NameChange, name_changes};
 use super::*;
 
 pub(super) enum Kind {
@@ -100,7 +100,7 @@ impl View {
             let unsaid = unsettled.filter(|c| crashed.contains(&c.life));
             unsaid.for_each(|c| c.doubtful = true);
         }
-        view.names = name_changes(files, &view);
+        view.names = name_changes(files, &view.made, &view.created_hard);
         Ok(view)
     }
 
@@ -141,7 +141,7 @@ impl View {
                 self.handles.insert(*handle, h);
             }
             (Act::Read { .. } | Act::Stat { .. } | Act::Look { .. }, _) => {}
-            // It says nothing of what was written before.
+            // A failed write says nothing of what was written before.
             (Act::Write { .. }, Told::Failed(_)) => {
                 let place = place.expect("a write is a change");
                 self.changes.entry(file).or_default()[place].doubtful = true;
@@ -228,7 +228,7 @@ impl View {
         let list = self.changes.entry(key.1).or_default();
         open.entry(key).or_default().retain(|p| {
             let c = &mut list[*p];
-            // Whoever opened later is not told of failures from before.
+            // A descriptor that was opened later is not told of failures from before.
             if c.ended.is_none_or(|e| e > begun) || opened > c.begun {
                 return true;
             }
@@ -271,7 +271,7 @@ impl View {
 /// of changes that were lost. Other failures leave things as they are: the next fsync answers for
 /// all.
 fn may_have_dropped(failure: &Failure) -> bool {
-    *failure == Failure::Lost || errors::is_of_storage(failure)
+    *failure == Failure::Lost || failure.is_of_storage()
 }
 
 fn change(i: usize, op: &Op) -> Option<(File, Change)> {
@@ -331,9 +331,9 @@ fn who_made(files: &Files) -> Result<(ByFile<usize>, BTreeSet<File>), String> {
         }
         let begun = |o: &&Op| o.begun.order <= op.told.as_ref().map_or(0, |t| t.0.order);
         // One that the store has lost may be carried out again by a late duplicate of its request.
-        let lost = |o: &Op| matches!(o.act, Act::Create { .. }) && names::was_lost(files, o);
+        let lost = |o: &Op| matches!(o.act, Act::Create { .. }) && name_changes::was_lost(files, o);
         let unheard = files.ops.iter().filter(begun);
-        let unheard = unheard.filter(|o| names::is_unheard_create(files, o) || lost(o));
+        let unheard = unheard.filter(|o| name_changes::is_unheard_create(files, o) || lost(o));
         if foundlings.len() > unheard.count() {
             return Err(format!("nobody made one of {foundlings:x?}: {}", files.line(i)));
         }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-use crate::pool::Pool as Heap;
+use crate::pool::HeapPool;
 
 /// Shorter payloads are copied: they would keep a whole piece.
 const KEEP_MIN: usize = 16 << 10;
@@ -34,7 +34,7 @@ impl Gather {
     }
 
     /// The next bytes, no more than are missing. Those of `shared` may stay where they are.
-    pub(super) fn feed_shared(&mut self, shared: &Bytes, heap: &Heap) {
+    pub(super) fn feed_shared(&mut self, shared: &Bytes, heap: &HeapPool) {
         let mut at = 0;
         while at < shared.len() {
             let len = self.lengths[0];
@@ -50,14 +50,14 @@ impl Gather {
     }
 
     /// The same, always copied.
-    pub(super) fn feed(&mut self, bytes: &[u8], heap: &Heap) {
+    pub(super) fn feed(&mut self, bytes: &[u8], heap: &HeapPool) {
         let mut at = 0;
         while at < bytes.len() {
             at += self.copy(&bytes[at..], heap);
         }
     }
 
-    fn copy(&mut self, bytes: &[u8], heap: &Heap) -> usize {
+    fn copy(&mut self, bytes: &[u8], heap: &HeapPool) -> usize {
         let len = self.lengths[0];
         if self.building.is_empty() {
             self.building = heap.take(len);
@@ -87,7 +87,7 @@ mod tests {
     /// Goal: payloads are the same however their bytes are cut, and only whole large ones stay.
     #[test]
     fn payloads_come_together() {
-        let heap = Heap::default();
+        let heap = HeapPool::default();
         let all: Bytes = (0..100_000u32).map(|n| n as u8).collect::<Vec<_>>().into();
         let lengths = [0, 10, 40_000, 0, 59_990, 0];
         for step in [7, 1000, 45_000, 100_000] {

@@ -28,11 +28,11 @@ use std::collections::{BTreeMap, VecDeque};
 use t3fs_runtime::{Lane, NodeId, Time};
 
 use super::dock::{Dock, Purpose};
-use super::memory::Piece;
+use super::memory::PoolPiece;
 use super::nic::{Access, Local, PACKET, QueuePair, Remote, Window, Work};
 use super::packet::{self, Builder, PacketHead, Region};
-use crate::links::lanes::Lanes;
-use crate::links::{Incoming, Lost};
+use crate::flow::{Incoming, Lost};
+use crate::lanes::Lanes;
 use receiving::LaneIn;
 use sending::Sending;
 
@@ -49,7 +49,7 @@ pub(crate) type Now<'a> = &'a dyn Fn() -> Time;
 
 /// Memory that a packet is laid out in.
 enum Room {
-    Piece(Piece),
+    Piece(PoolPiece),
     Copy(Vec<u8>),
 }
 
@@ -89,7 +89,7 @@ pub(crate) struct Terms {
     pub(crate) copied_max: usize,
 }
 
-/// Who is at the other end, and which shard of ours is at this one.
+/// The node and shard at the other end, and the shard of ours at this one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ends {
     pub(crate) node: NodeId,
@@ -113,7 +113,7 @@ pub(crate) struct Counts {
 
 /// Memory that is open to the other side.
 struct Exposure {
-    piece: Piece,
+    piece: PoolPiece,
     window: Box<dyn Window>,
     then: Then,
 }
@@ -122,7 +122,7 @@ struct Exposure {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Free,
-    /// It is payload of a frame that came.
+    /// The bytes are payload of a frame that came.
     Deliver {
         lane: Lane,
         serial: u64,
@@ -150,17 +150,17 @@ impl Task {
 }
 
 enum Doing {
-    Send(Piece),
+    Send(PoolPiece),
     /// The first so many bytes, which are not needed any more once it is posted.
     SendCopy(Vec<u8>, usize),
     Read {
         lane: Lane,
-        into: Piece,
+        into: PoolPiece,
         from: Remote,
         last: bool,
     },
     Write {
-        from: Piece,
+        from: PoolPiece,
         to: Remote,
     },
     Open {
@@ -198,7 +198,7 @@ pub(crate) struct Engine {
     offers: BTreeMap<u64, Vec<Region>>,
     /// There was no memory for something.
     starved: bool,
-    /// It was enough for one turn.
+    /// There is more to send than one turn takes.
     more: bool,
     /// Payload bytes that were looked at or copied: arrived since somebody asked, and sent in this
     /// turn.
@@ -449,7 +449,7 @@ impl Engine {
     }
 
     fn work<'a>(&'a self, task: &'a Task, signal: bool) -> Work<'a> {
-        let whole = |piece: &'a Piece| Local { piece, at: 0, len: piece.as_ref().len() as u32 };
+        let whole = |piece: &'a PoolPiece| Local { piece, at: 0, len: piece.as_ref().len() as u32 };
         let id = task.id;
         match &task.doing {
             Doing::Send(piece) => Work::Send { id, packet: whole(piece), signal },
@@ -478,7 +478,7 @@ impl Engine {
     }
 
     /// Opens memory to the other side; the task is queued before whatever tells of it.
-    fn open(&mut self, piece: Piece, window: Box<dyn Window>, access: Access) -> (u64, Region) {
+    fn open(&mut self, piece: PoolPiece, window: Box<dyn Window>, access: Access) -> (u64, Region) {
         let (id, key) = (self.next_exposure, window.next_key());
         self.next_exposure += 1;
         let remote = Remote { address: piece.address(), key };

@@ -9,12 +9,12 @@ use t3fs_runtime::{Bulk, Lane};
 
 use super::gather::Gather;
 use super::{Doing, Engine, LANES, Then, WAITING_MAX};
-use crate::links::{Incoming, Lost};
+use crate::flow::{Incoming, Lost};
+use crate::frame::{Head, Kind, lengths};
 use crate::rdma::dock::{Dock, Purpose};
-use crate::rdma::memory::{PIECE_MAX, Piece};
+use crate::rdma::memory::{PIECE_MAX, PoolPiece};
 use crate::rdma::nic::Remote;
 use crate::rdma::packet::{FrameItem, SEGMENTS_MAX, Segment, Way};
-use crate::tcp::frame::{Head, Kind, lengths};
 
 /// Fetched pieces with less in them are copied: they would keep memory for little.
 const KEEP_MIN: usize = 16 << 10;
@@ -60,7 +60,7 @@ struct Assembly {
     /// Bytes of segments that are still to be announced.
     unannounced: [usize; 2],
     landed_crc: u32,
-    landed: Vec<Piece>,
+    landed: Vec<PoolPiece>,
     /// Landings that are being closed.
     closing: usize,
 }
@@ -240,7 +240,7 @@ impl Engine {
     pub(super) fn fetched(
         &mut self,
         lane: Lane,
-        piece: Piece,
+        piece: PoolPiece,
         last: bool,
         dock: &Dock,
     ) -> Result<(), Lost> {
@@ -286,7 +286,7 @@ impl Engine {
         &mut self,
         lane: Lane,
         serial: u64,
-        piece: Piece,
+        piece: PoolPiece,
         dock: &Dock,
     ) -> Result<(), Lost> {
         let queue = &mut self.lanes[lane as usize].queue;

@@ -8,15 +8,15 @@ use t3fs_runtime::wire::{Crc32c, Frame, FrameKind, crc32c};
 
 use super::source::Source;
 use super::{Doing, ENTRIES_OF_PACKET, Engine, LANES, Landing, Now};
-use crate::links::Lost;
-use crate::links::lanes::{Lanes, bulk_bytes};
+use crate::flow::Lost;
+use crate::frame::{Head, Kind};
+use crate::lanes::{Lanes, bulk_bytes};
 use crate::rdma::dock::{Dock, Purpose};
 use crate::rdma::memory::PIECE_MAX;
 use crate::rdma::nic::{Access, QueuePair};
 use crate::rdma::packet::{
     Builder, FRAME, HEAD, LANDING, LANDINGS_MAX, ROOM, Region, SEGMENT, Segment, Way,
 };
-use crate::tcp::frame::{Head, Kind};
 
 /// A reply of at most so many payload bytes fits in a packet; it is not worth a landing.
 const SMALL_REPLY: usize = 7 << 10;

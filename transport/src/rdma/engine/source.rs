@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use crate::rdma::dock::{Dock, Purpose};
-use crate::rdma::memory::{PIECE_MAX, Piece};
+use crate::rdma::memory::{PIECE_MAX, PoolPiece};
 
 /// Bytes that lie in the pool are sent from there when there are so many in one place.
 const BORROW_MIN: usize = 16 << 10;
@@ -28,7 +28,7 @@ impl Source {
     }
 
     /// The next bytes, at most `max`; `None`: there is no memory for them now, or nothing is left.
-    pub(super) fn next(&mut self, max: usize, dock: &Dock) -> Option<Piece> {
+    pub(super) fn next(&mut self, max: usize, dock: &Dock) -> Option<PoolPiece> {
         let stays = |part: &Bytes| part.len() >= BORROW_MIN && dock.pool.locate(part);
         let first = self.parts.front_mut()?;
         if stays(first) {
@@ -37,7 +37,7 @@ impl Source {
                 self.parts.pop_front();
             }
             self.left -= part.len();
-            return Piece::borrowed(&dock.pool, part);
+            return PoolPiece::borrowed(&dock.pool, part);
         }
         let run = self.parts.iter().take_while(|p| !stays(p)).map(Bytes::len).sum::<usize>();
         let mut piece = dock.take_some(Purpose::Segment, run.min(max))?;

@@ -11,13 +11,13 @@ use t3fs_runtime::wire::{BODY_MAX, BULK_MAX, Frame, FrameKind, Payload};
 use t3fs_runtime::{Lane, NodeId, Time};
 
 use super::*;
-use crate::peers::Limits;
-use crate::pool::Pool as Heap;
-use crate::rdma::memory::Pool;
+use crate::frame::{Head, Kind};
+use crate::limits::LinkLimits;
+use crate::pool::HeapPool;
+use crate::rdma::memory::RdmaPool;
 use crate::rdma::nic::{Nic, Outcome};
 use crate::rdma::packet::{Segment, Way};
 use crate::rdma::soft::Wire;
-use crate::tcp::frame::{Head, Kind};
 
 struct Side {
     pair: Option<Rc<dyn QueuePair>>,
@@ -41,9 +41,9 @@ const PLENTY: Size = Size { pool: 16 << 20, slots: 64, credits: 16 };
 
 impl Side {
     fn new(wire: &Wire, size: Size) -> Side {
-        let pool = Pool::new(size.pool).unwrap();
+        let pool = RdmaPool::new(size.pool).unwrap();
         let nic: Rc<dyn Nic> = Rc::new(wire.nic(&pool, size.slots).unwrap());
-        let dock = Dock::new(Rc::clone(&nic), pool, Heap::default());
+        let dock = Dock::new(Rc::clone(&nic), pool, HeapPool::default());
         let terms = Terms {
             credits: size.credits,
             granted: size.credits,
@@ -56,7 +56,7 @@ impl Side {
         Side {
             pair: Some(nic.queue_pair().unwrap()),
             engine: Engine::new(terms, ends),
-            lanes: Lanes::new(&Limits { queue_bytes: 256 << 20, ..Limits::default() }),
+            lanes: Lanes::new(&LinkLimits { queue_bytes: 256 << 20, ..LinkLimits::default() }),
             dock,
             nic,
             arrived: Vec::new(),

@@ -1,7 +1,7 @@
 //! For fuzzing: an engine without a device, whose work is done as soon as it is queued.
 
 use super::{Dock, Doing, Engine};
-use crate::links::Lost;
+use crate::flow::Lost;
 
 /// What lies in memory that the other side has, wherever one looks.
 pub const FOREIGN: [u8; 4] = [1, 0, 0, 0];

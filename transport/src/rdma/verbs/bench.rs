@@ -12,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::Settings;
+use super::NicSettings;
 use super::tests::{End, open, ports, whole};
-use crate::rdma::devices::PortRef;
 use crate::rdma::memory::PIECE_MAX;
 use crate::rdma::nic::*;
+use crate::rdma::report::PortRef;
 
-const SETTINGS: Settings = Settings { receive_buffers: 128, send_queue: 128, queue_pairs: 4 };
+const SETTINGS: NicSettings = NicSettings { receive_buffers: 128, send_queue: 128, queue_pairs: 4 };
 const ROUNDS: usize = 5;
 const TRIPS: usize = 1000;
 const MESSAGE: usize = 64;
@@ -172,7 +172,7 @@ fn last_signalled() -> u64 {
     ((TRIPS - 1) / SIGNAL * SIGNAL) as u64
 }
 
-fn send(me: &Joined, out: &crate::rdma::memory::Piece, trip: usize) {
+fn send(me: &Joined, out: &crate::rdma::memory::PoolPiece, trip: usize) {
     let signal = trip.is_multiple_of(SIGNAL);
     let packet = whole(out, MESSAGE);
     me.queue_pair.post(&[Work::Send { id: trip as u64, packet, signal }]).unwrap();

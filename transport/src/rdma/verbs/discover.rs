@@ -1,15 +1,14 @@
 //! Which devices and ports there are, and whether a link can use them.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_char, c_int};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use rdma_mummy_sys::*;
 
-use super::device::name;
 use super::handles::{Context, check};
-use crate::rdma::devices::{DeviceReport, Gid, LinkLayer};
+use crate::rdma::report::{DeviceReport, Gid, LinkLayer};
 
 /// A device with fewer queue pairs than this is no network card.
 const QUEUE_PAIRS_MIN: u32 = 16;
@@ -64,6 +63,12 @@ impl Drop for List {
         // SAFETY: from `ibv_get_device_list`, freed once.
         unsafe { ibv_free_device_list(self.all) };
     }
+}
+
+/// A name within a structure of verbs.
+fn name(chars: &[c_char]) -> String {
+    // SAFETY: arrays of verbs end with a zero.
+    unsafe { CStr::from_ptr(chars.as_ptr()) }.to_string_lossy().into_owned()
 }
 
 fn name_of(device: *mut ibv_device) -> String {

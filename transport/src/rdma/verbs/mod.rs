@@ -7,7 +7,6 @@ mod device;
 mod discover;
 mod handles;
 mod queue_pair;
-mod window;
 
 #[cfg(test)]
 mod bench;
@@ -20,16 +19,16 @@ use std::rc::Rc;
 
 pub(super) use discover::discover;
 
-use super::devices::PortRef;
-use super::memory::Pool;
+use super::memory::RdmaPool;
 use super::nic::{Completion, Nic, QueuePair, Window};
+use super::report::PortRef;
 use device::Device;
+use device::window::VerbsWindow;
 use queue_pair::VerbsQueuePair;
-use window::VerbsWindow;
 
 /// How much a shard asks of a device. It gets less of `queue_pairs` where the device has less.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct NicSettings {
     /// Of `PACKET` bytes each, for all connections together.
     pub(crate) receive_buffers: usize,
     /// Work that may be outstanding on one queue pair.
@@ -46,8 +45,8 @@ impl VerbsNic {
     /// sentence.
     pub(crate) fn open(
         port: &PortRef,
-        pool: &Pool,
-        settings: &Settings,
+        pool: &RdmaPool,
+        settings: &NicSettings,
     ) -> Result<VerbsNic, String> {
         let device = Device::open(port, pool, settings);
         device.map(|d| VerbsNic(Rc::new(d))).map_err(|why| format!("{}: {why}", port.device))

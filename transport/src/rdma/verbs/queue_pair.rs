@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use rdma_mummy_sys::*;
 
+use super::device::window::{VerbsWindow, WindowState};
 use super::device::{Device, LAST, Scratch};
 use super::handles::{RawQueuePair, check, last_error};
-use super::window::{State, VerbsWindow};
 use crate::rdma::nic::{Access, Endpoint, Local, QueuePair, Window, Work};
 
 /// 134 ms until something unacknowledged is sent again, and how often: a dead peer is noticed
@@ -309,7 +309,7 @@ impl QueuePair for VerbsQueuePair {
             self.modify(&mut attributes, ibv_qp_attr_mask::IBV_QP_STATE),
             "a queue pair cannot be stopped",
         ) {
-            // It is destroyed soon, which ends everything.
+            // The queue pair is destroyed soon, which ends everything.
             tracing::warn!(device = self.device.port.device, "{why}");
         }
         self.device.windows.leave(self.endpoint.queue_pair);
@@ -319,7 +319,7 @@ impl QueuePair for VerbsQueuePair {
 impl Drop for VerbsQueuePair {
     fn drop(&mut self) {
         self.fail();
-        // Those that somebody meant to open after it had failed.
+        // The windows that somebody meant to open after the queue pair had failed.
         self.device.windows.leave(self.endpoint.queue_pair);
         self.drain();
         self.raw.take();
@@ -373,7 +373,7 @@ fn mtu(log2: u8) -> Result<ibv_mtu::Type, String> {
     }
 }
 
-fn state_of(window: &dyn Window) -> &State {
+fn state_of(window: &dyn Window) -> &WindowState {
     let any: &dyn Any = window;
     &any.downcast_ref::<VerbsWindow>().expect("a window of this device").0
 }

@@ -8,13 +8,14 @@ use std::rc::Rc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Settings, VerbsNic};
-use crate::rdma::devices::{Devices, PortRef};
-use crate::rdma::memory::{PIECE_MAX, Piece, Pool};
+use super::{NicSettings, VerbsNic};
+use crate::rdma::devices::Devices;
+use crate::rdma::memory::{PIECE_MAX, PoolPiece, RdmaPool};
 use crate::rdma::nic::*;
+use crate::rdma::report::PortRef;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-const SETTINGS: Settings = Settings { receive_buffers: 64, send_queue: 64, queue_pairs: 32 };
+const SETTINGS: NicSettings = NicSettings { receive_buffers: 64, send_queue: 64, queue_pairs: 32 };
 
 /// Ports to test with, for one test at a time: they count what the process has.
 pub(super) struct Ports {
@@ -53,19 +54,19 @@ pub(super) fn ports() -> Ports {
 /// One end: a device in use, with memory.
 pub(super) struct End {
     pub(super) nic: VerbsNic,
-    pool: Pool,
+    pool: RdmaPool,
     seen: Vec<Completion>,
     pub(super) packets: VecDeque<(u32, Vec<u8>)>,
 }
 
 impl End {
-    pub(super) fn new(port: &PortRef, settings: &Settings) -> End {
-        let pool = Pool::new(8 << 20).unwrap();
+    pub(super) fn new(port: &PortRef, settings: &NicSettings) -> End {
+        let pool = RdmaPool::new(8 << 20).unwrap();
         let nic = VerbsNic::open(port, &pool, settings).unwrap();
         End { nic, pool, seen: Vec::new(), packets: VecDeque::new() }
     }
 
-    pub(super) fn piece(&self, len: usize, first: u8) -> Piece {
+    pub(super) fn piece(&self, len: usize, first: u8) -> PoolPiece {
         let mut piece = self.pool.take(len).unwrap();
         let bytes = &mut piece.as_mut_slice()[..len];
         bytes.iter_mut().enumerate().for_each(|(i, b)| *b = first.wrapping_add((i / 7) as u8));
@@ -113,7 +114,7 @@ impl End {
     }
 }
 
-pub(super) fn whole(piece: &Piece, len: usize) -> Local<'_> {
+pub(super) fn whole(piece: &PoolPiece, len: usize) -> Local<'_> {
     Local { piece, at: 0, len: len as u32 }
 }
 
@@ -353,7 +354,7 @@ fn windows_are_used_again() {
 fn receive_buffers_are_shared() {
     const CONNECTIONS: usize = 12;
     const ROUNDS: u64 = 20;
-    let settings = Settings { receive_buffers: 16, ..SETTINGS };
+    let settings = NicSettings { receive_buffers: 16, ..SETTINGS };
     for (a, b) in pairs() {
         let (mut a, mut b) = (End::new(&a, &settings), End::new(&b, &settings));
         let all: Vec<_> = (0..CONNECTIONS).map(|_| connected(&a, &b)).collect();
@@ -459,7 +460,7 @@ fn nothing_is_left_behind() {
     // Whoever sets it runs this test alone.
     let rounds = std::env::var("T3FS_RDMA_ROUNDS").ok().map(|v| v.parse::<u64>().unwrap());
     let (alone, rounds) = (rounds.is_some(), rounds.unwrap_or(150));
-    let settings = Settings { receive_buffers: 16, queue_pairs: 4, ..SETTINGS };
+    let settings = NicSettings { receive_buffers: 16, queue_pairs: 4, ..SETTINGS };
     for (a, b) in pairs() {
         let (mut a, mut b) = (End::new(&a, &settings), End::new(&b, &settings));
         let lasting = b.nic.window().unwrap();
@@ -522,7 +523,7 @@ fn usage() -> (usize, usize) {
 /// and to be had again when another is gone; a device that is not there cannot be opened.
 #[test]
 fn limits_are_answers() {
-    let settings = Settings { queue_pairs: 3, ..SETTINGS };
+    let settings = NicSettings { queue_pairs: 3, ..SETTINGS };
     for (port, _) in ports() {
         let end = End::new(&port, &settings);
         let mut all: Vec<_> = (0..3).map(|_| end.nic.queue_pair().unwrap()).collect();

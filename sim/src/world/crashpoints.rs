@@ -6,9 +6,9 @@
 use t3fs_runtime::NodeId;
 use t3fs_runtime::disk::DiskId;
 
+use super::{Inner, Sim};
 use crate::disk::{OpKind, SimDisk, Ticket};
 use crate::exec::Owner;
-use crate::world::{Inner, Sim};
 
 /// Whether an operation begins or has ended (and has not been answered yet).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -2,15 +2,15 @@
 
 use std::rc::{Rc, Weak};
 
-use t3fs_runtime::backend::{Backend, LocalTask, Parcel};
 use t3fs_runtime::disk::{DiskBuf, DiskId, DiskOp, DiskReply, DiskResult};
+use t3fs_runtime::shard::{Backend, LocalTask, Parcel};
 use t3fs_runtime::wire::Frame;
 use t3fs_runtime::{NodeId, Slot, Time};
 
-use crate::crashpoints::Phase;
+use super::crashpoints::Phase;
+use super::node::{drifted, undrifted};
+use super::{Event, Inner};
 use crate::exec::Owner;
-use crate::node::{drifted, undrifted};
-use crate::world::{Event, Inner};
 
 pub(crate) struct SimBackend {
     world: Weak<Inner>,

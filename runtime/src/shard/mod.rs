@@ -2,7 +2,13 @@
 //!
 //! Three ways a message goes, one `ask`: to an actor of this shard it moves by value into a new
 //! task; to another shard of the process by value through that shard's inbox; to another node as a
-//! sealed frame.
+//! sealed frame. An actor sees of its shard what `Cx` shows; the shard sees of the world what
+//! `Backend` asks for. Next: `cx.rs`.
+
+mod actor;
+mod backend;
+mod cx;
+mod disk;
 
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -11,15 +17,19 @@ use std::task::{Context, Waker};
 
 use rustc_hash::FxHashMap;
 
-use crate::actor::{Actor, Me};
+pub use actor::{Actor, Dispatch, Handle, Me};
+use backend::Errand;
+pub use backend::{Backend, LocalTask, Parcel};
+pub use cx::Cx;
+pub use disk::Disk;
+
 use crate::addr::{Addr, NodeId, RawAddr};
-use crate::ask::{AskError, Credit, CreditBook, Credits, Lane};
-use crate::backend::{Backend, Errand, LocalTask, Parcel};
-use crate::cx::Cx;
+use crate::ask::{AskError, Credit, CreditBook, Credits};
 use crate::deadlines::{Deadlines, Place};
+use crate::lane::Lane;
 use crate::meter::{Kind, Meter, Meters};
 use crate::net::Net;
-use crate::protocol::{Ask, Dispatch, Protocol};
+use crate::protocol::{Ask, Protocol};
 use crate::slot::{Slot, before};
 use crate::time::Time;
 use crate::wire::{Frame, FrameKind, Payload, Refusal, WireError};
@@ -92,7 +102,7 @@ struct Sender {
     deadline: Time,
 }
 
-/// Who waits for a reply as a value, its type forgotten.
+/// A slot that waits for a reply as a value, its type forgotten.
 trait Asker {
     fn fail(self: Box<Self>, why: AskError);
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
@@ -122,7 +132,7 @@ enum ReplyTo<P: Protocol> {
     },
 }
 
-/// Whoever serves `P`.
+/// An actor that serves `P`, its type forgotten.
 trait Serves<P: Protocol> {
     /// The whole handling of a message, reply included.
     fn task(&self, message: P::Msg, cx: Cx, to: ReplyTo<P>) -> LocalTask;

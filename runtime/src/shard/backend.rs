@@ -5,10 +5,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 
+use super::Shard;
 use crate::addr::NodeId;
 use crate::disk::{DiskId, DiskOp, DiskResult};
 use crate::net::Net;
-use crate::shard::Shard;
 use crate::slot::Slot;
 use crate::time::Time;
 use crate::wire::Frame;

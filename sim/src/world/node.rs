@@ -6,9 +6,9 @@ use std::rc::Rc;
 use t3fs_runtime::wire::{SPOKEN_MAX, SPOKEN_MIN};
 use t3fs_runtime::{Cx, NodeId, Shard};
 
+use super::{Crash, Event};
 use crate::disk::SimDisk;
 use crate::exec::{Owner, TaskId};
-use crate::world::{Crash, Event};
 
 /// What starts a node's actors: called once per shard, in order, at the first start and at every
 /// later one. It may start actors and spawn tasks through the given door, and nothing of it is left

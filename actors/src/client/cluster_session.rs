@@ -44,7 +44,7 @@ const READ_ATTEMPT: Duration = Duration::from_secs(1);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// Longest wait for newer routing.
 const FETCH_MAX: Duration = Duration::from_millis(500);
-/// Who is told as late was told nothing new.
+/// A watcher that is answered as late was told nothing new.
 const FETCH_MARGIN: Duration = Duration::from_millis(120);
 /// How often the routing is looked at while requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -74,17 +74,21 @@ struct State {
 
 /// Shared by the client's parts, and by meta for the removal of chunks.
 #[derive(Clone)]
-pub struct Link(Rc<State>);
+pub struct ClusterSession(Rc<State>);
 
-impl Link {
+impl ClusterSession {
     /// Opens a session and waits until chains and a meta server are known. Some of them may be
     /// down: requests that need those wait.
-    pub async fn open(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
+    pub async fn open(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<ClusterSession, FsError> {
         Self::open_when(cx, agent, label, true).await
     }
 
-    /// The same for users of chunks alone.
-    pub async fn open_chains(cx: &Cx, agent: Addr<Agent>, label: &str) -> Result<Link, FsError> {
+    /// The same for users of chunks alone: checks of the simulator.
+    pub async fn open_chains(
+        cx: &Cx,
+        agent: Addr<Agent>,
+        label: &str,
+    ) -> Result<ClusterSession, FsError> {
         Self::open_when(cx, agent, label, false).await
     }
 
@@ -93,8 +97,8 @@ impl Link {
         agent: Addr<Agent>,
         label: &str,
         needs_meta: bool,
-    ) -> Result<Link, FsError> {
-        let link = Link(Rc::new(State {
+    ) -> Result<ClusterSession, FsError> {
+        let cluster = ClusterSession(Rc::new(State {
             agent,
             view: RefCell::default(),
             session: Cell::new(SessionId(0)),
@@ -114,7 +118,7 @@ impl Link {
             let ask = OpenSession { label: label.into(), nonce };
             match cx.ask(agent, ask).await {
                 Ok(Ok(s)) => {
-                    link.0.session.set(s);
+                    cluster.0.session.set(s);
                     break;
                 }
                 other if !retry.again(cx, Slot::new()).await => {
@@ -124,14 +128,14 @@ impl Link {
             }
         }
         loop {
-            link.refresh(cx).await;
-            let r = link.routing();
+            cluster.refresh(cx).await;
+            let r = cluster.routing();
             let usable = (!needs_meta || !r.metas.is_empty()) && !r.chains.is_empty();
             if usable {
                 break;
             }
             if !retry.again(cx, Slot::new()).await {
-                link.close(cx).await;
+                cluster.close(cx).await;
                 return Err(FsError::Unavailable(format!(
                     "the cluster is not complete: {} chains, {} meta servers",
                     r.chains.len(),
@@ -139,21 +143,21 @@ impl Link {
                 )));
             }
         }
-        let (state, long) = (Rc::downgrade(&link.0), cx.outlive());
+        let (state, long) = (Rc::downgrade(&cluster.0), cx.outlive());
         cx.spawn(async move {
             loop {
                 long.sleep(EXTEND_EVERY).await;
                 let Some(s) = state.upgrade().filter(|s| s.open.get()) else { return };
                 let session = s.session.get();
                 let lives = long.ask(s.agent, ExtendSession { session }).await;
-                let link = Link(s);
+                let cluster = ClusterSession(s);
                 if lives == Ok(false) {
-                    link.reopen(&long, session).await;
+                    cluster.reopen(&long, session).await;
                 }
-                link.refresh(&long).await;
+                cluster.refresh(&long).await;
             }
         });
-        Ok(link)
+        Ok(cluster)
     }
 
     /// The session has ended: requests from now on go under another one.
@@ -332,7 +336,7 @@ impl Link {
                         s.watchers.looking.set(false);
                         return;
                     }
-                    Link(s).refresh(&long).await;
+                    ClusterSession(s).refresh(&long).await;
                 }
             });
         }

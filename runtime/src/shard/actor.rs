@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::cx::Cx;
-use crate::protocol::{Ask, Dispatch, Protocol};
+use super::cx::Cx;
+use crate::addr::Addr;
+use crate::protocol::{Ask, Protocol};
 
 /// A type whose instances live on a shard and answer messages.
 pub trait Actor: Sized + 'static {
@@ -41,4 +42,21 @@ impl<A: Actor> Me<A> {
 /// How an actor answers one kind of message. Many may be in flight at once.
 pub trait Handle<M: Ask<Self::Protocol>>: Actor {
     fn handle(me: &Me<Self>, message: M, cx: &Cx) -> impl Future<Output = M::Reply>;
+}
+
+/// How actor `A` answers any message of its protocol; what `protocol!` makes of its handlers.
+pub trait Dispatch<A: Actor> {
+    fn dispatch(self, me: Me<A>, cx: Cx) -> impl Future<Output = <A::Protocol as Protocol>::Reply>;
+}
+
+impl Cx {
+    /// Starts an actor on this shard. Addresses of this process incarnation reach it at once.
+    pub fn start<A: Actor>(&self, actor: A) -> Addr<A::Protocol> {
+        self.start_with(actor).0
+    }
+
+    /// The same, with a handle for the actor's own background tasks.
+    pub fn start_with<A: Actor>(&self, actor: A) -> (Addr<A::Protocol>, Me<A>) {
+        self.shard.start(actor)
+    }
 }

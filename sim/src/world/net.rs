@@ -14,8 +14,8 @@ use bytes::Bytes;
 use t3fs_runtime::NodeId;
 use t3fs_runtime::wire::{BODY_MAX, BULK_MAX, Frame};
 
+use super::{Event, Inner, Sim};
 use crate::rng::Rng;
-use crate::world::{Event, Inner, Sim};
 
 /// What may go wrong between nodes; chances in parts per million of frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

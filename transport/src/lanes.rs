@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use t3fs_runtime::Lane;
 use t3fs_runtime::wire::{Frame, FrameKind};
 
-use crate::peers::Limits;
-use crate::tcp::frame::fits;
+use crate::frame::fits;
+use crate::limits::LinkLimits;
 
 /// Frames and bytes that wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ fn size(frame: &Frame) -> usize {
 }
 
 impl Lanes {
-    pub(crate) fn new(limits: &Limits) -> Lanes {
+    pub(crate) fn new(limits: &LinkLimits) -> Lanes {
         Lanes {
             bounds: [
                 Load { frames: limits.queue_frames, bytes: limits.queue_bytes },
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn queues_are_bounded_and_one_frame_always_fits() {
-        let limits = Limits { queue_frames: 3, queue_bytes: 1000, ..Limits::default() };
+        let limits = LinkLimits { queue_frames: 3, queue_bytes: 1000, ..LinkLimits::default() };
         let mut lanes = Lanes::new(&limits);
         lanes.push(frame(FrameKind::Ask, Lane::Bulk, 1, 5000)).unwrap();
         assert!(lanes.push(frame(FrameKind::Ask, Lane::Bulk, 2, 1)).is_err());
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_oversize_frame_is_refused() {
-        let mut lanes = Lanes::new(&Limits::default());
+        let mut lanes = Lanes::new(&LinkLimits::default());
         let big = frame(FrameKind::Ask, Lane::Bulk, 1, BULK_MAX + 1);
         assert!(lanes.push(big).unwrap_err().contains("larger"));
     }

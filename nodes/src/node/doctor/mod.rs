@@ -1,6 +1,10 @@
 //! A process looks at its own links, for `t3fs-node doctor`. Servers that it has had nothing to ask
 //! so far are asked who they are, so that the answer is about all of them.
 
+pub mod host;
+pub mod view;
+mod why;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,43 +18,43 @@ use t3fs_transport::{Fabric, LinkState, LinkStats, PeerState, Peers, source_towa
 use super::assembly::{Assembly, LinkPlan};
 use super::link::{self, AGENT};
 use super::on_shard;
-use crate::doctor::host;
-use crate::doctor::view::{Link, Peer, Process, View};
-use crate::doctor::why::{Case, why_not_rdma};
 use crate::fabric::FabricPlan;
 use crate::failure::Failure;
+use host::host;
+use view::{DoctorView, LinkReport, PeerReport, ProcessReport};
+use why::{RdmaCase, why_not_rdma};
 
 /// How long mgmtd may take to list the servers.
 const LIST: Duration = Duration::from_secs(2);
 
-/// Who could not be reached, and why.
+/// The nodes that could not be reached, and why.
 type Unreached = Vec<(NodeId, String)>;
 
 /// Looks from other threads.
 #[derive(Clone)]
 pub struct Doctor {
-    pub(super) remotes: Vec<Remote>,
-    pub(super) agent: Addr<Agent>,
-    pub(super) peers: Option<Peers>,
-    pub(super) assembly: Arc<Assembly>,
+    pub(in crate::node) remotes: Vec<Remote>,
+    pub(in crate::node) agent: Addr<Agent>,
+    pub(in crate::node) peers: Option<Peers>,
+    pub(in crate::node) assembly: Arc<Assembly>,
 }
 
 impl Doctor {
     /// Takes as long as it takes to connect to those that there was no need for so far.
-    pub fn look(&self) -> Result<View, Failure> {
+    pub fn look(&self) -> Result<DoctorView, Failure> {
         let a = &self.assembly;
-        let mut process = Process {
+        let mut process = ProcessReport {
             pid: std::process::id(),
             cluster: a.cluster.clone(),
             node: a.node.0,
             roles: a.roles.to_string(),
             shards: a.shards,
-            ..Process::default()
+            ..ProcessReport::default()
         };
         let version = env!("CARGO_PKG_VERSION").into();
         let (Some(peers), Some(plan)) = (self.peers.clone(), &a.link) else {
             let host = host(&FabricPlan::idle());
-            return Ok(View { version, host, process: Some(process) });
+            return Ok(DoctorView { version, host, process: Some(process) });
         };
         process.linked = true;
         process.addresses = plan.advertise.iter().map(ToString::to_string).collect();
@@ -81,7 +85,7 @@ impl Doctor {
             let why = failed.iter().find(|(node, _)| node.0 == peer.node);
             peer.why_unreachable = why.map(|(_, why)| why.clone());
         }
-        Ok(View { version, host: host(&plan.fabric), process: Some(process) })
+        Ok(DoctorView { version, host: host(&plan.fabric), process: Some(process) })
     }
 
     /// One connection to everyone who can be dialled and has none, all at once; again while others
@@ -131,14 +135,14 @@ fn peer(
     peers: &Peers,
     servers: &[NodeInfo],
     now: Time,
-) -> Peer {
+) -> PeerReport {
     let avoided = peers.avoided(state.node, now);
     let tcp = |l: &&LinkStats| l.state == LinkState::Up && l.carrier != Some(Fabric::Rdma);
     let by_tcp = state.links.iter().find(tcp);
     let handshake = by_tcp.and_then(|l| l.why_not_rdma.as_deref());
     let last = state.links.iter().find_map(|l| l.last_error.as_deref());
     let here = plan.fabric.why_not_rdma();
-    let case = Case {
+    let case = RdmaCase {
         node: state.node.0,
         fabric: plan.fabric.wanted,
         here: here.as_deref(),
@@ -150,7 +154,7 @@ fn peer(
         handshake: handshake.filter(|why| !why.is_empty()),
         last_error: last,
     };
-    Peer {
+    PeerReport {
         node: state.node.0,
         roles: roles(state, servers),
         // Nobody dials those that do not listen.
@@ -173,8 +177,8 @@ fn roles(peer: &PeerState, servers: &[NodeInfo]) -> String {
     format!("{}{dead}", roles.join(","))
 }
 
-fn link_of(l: &LinkStats, now: Time) -> Link {
-    Link {
+fn link_of(l: &LinkStats, now: Time) -> LinkReport {
+    LinkReport {
         shard: l.local_shard,
         remote_shard: l.remote_shard,
         state: match l.state {

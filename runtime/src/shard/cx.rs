@@ -1,16 +1,16 @@
-//! `Cx`: the only door out of an actor.
+//! `Cx`: the only door out of an actor. How actors are started through it: `actor.rs`.
 
 use core::time::Duration;
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::actor::{Actor, Me};
+use super::Shard;
+use super::disk::Disk;
 use crate::addr::{Addr, NodeId};
 use crate::ask::AskError;
-use crate::disk::{Disk, DiskId};
+use crate::disk::DiskId;
 use crate::meter::Meters;
 use crate::protocol::{Ask, Protocol};
-use crate::shard::Shard;
 use crate::slot::{Slot, before};
 use crate::time::Time;
 
@@ -109,7 +109,7 @@ impl Cx {
     }
 
     pub fn disk(&self, id: DiskId) -> Disk {
-        Disk { backend: Rc::clone(&self.shard.backend), id }
+        Disk::new(Rc::clone(&self.shard.backend), id)
     }
 
     /// Sends a request and waits for its reply, at most until the earlier of this context's
@@ -130,15 +130,5 @@ impl Cx {
         M: Ask<P>,
     {
         self.shard.tell(to, message)
-    }
-
-    /// Starts an actor on this shard. Addresses of this process incarnation reach it at once.
-    pub fn start<A: Actor>(&self, actor: A) -> Addr<A::Protocol> {
-        self.start_with(actor).0
-    }
-
-    /// The same, with a handle for the actor's own background tasks.
-    pub fn start_with<A: Actor>(&self, actor: A) -> (Addr<A::Protocol>, Me<A>) {
-        self.shard.start(actor)
     }
 }

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use t3fs_runtime::{Cx, NodeId};
 
-use crate::crashpoints::Phase;
+use super::crashpoints::Phase;
+use super::{Event, Sim};
 use crate::exec::{Owner, TaskId};
-use crate::world::{Event, Sim};
 
 /// Why a run ended without what it was to wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,9 +1,11 @@
 //! A shard's use of one port: the opened device, registered memory, one completion queue, and the
 //! receive buffers that all queue pairs share.
 
+pub(super) mod window;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
 use std::ptr;
@@ -11,13 +13,13 @@ use std::ptr;
 use rdma_mummy_sys::*;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use super::Settings;
+use super::NicSettings;
 use super::discover::List;
 use super::handles::*;
-use super::window::Windows;
-use crate::rdma::devices::PortRef;
-use crate::rdma::memory::Pool;
+use crate::rdma::memory::RdmaPool;
 use crate::rdma::nic::{Completion, Outcome, PACKET};
+use crate::rdma::report::PortRef;
+use window::Windows;
 
 /// In the number of a piece of work: it is a receive buffer, and the rest is its slot.
 const RECEIVE: u64 = 1 << 63;
@@ -47,7 +49,7 @@ pub(super) struct Device {
     slots_region: Region,
     pub(super) domain: Domain,
     _context: Context,
-    pub(super) pool: Pool,
+    pub(super) pool: RdmaPool,
     pub(super) slots: Slots,
 }
 
@@ -60,7 +62,7 @@ pub(super) struct Scratch {
 
 /// Receive buffers side by side.
 pub(super) struct Slots {
-    memory: Pool,
+    memory: RdmaPool,
     /// True while the device may write to the buffer.
     posted: RefCell<Vec<bool>>,
 }
@@ -68,7 +70,7 @@ pub(super) struct Slots {
 impl Slots {
     fn new(count: usize) -> Result<Slots, String> {
         assert!(count > 0 && count <= usize::from(u16::MAX), "{count} receive buffers");
-        let memory = Pool::new(count * PACKET)?;
+        let memory = RdmaPool::new(count * PACKET)?;
         Ok(Slots { memory, posted: RefCell::new(vec![false; count]) })
     }
 
@@ -89,7 +91,11 @@ impl Slots {
 }
 
 impl Device {
-    pub(super) fn open(port: &PortRef, pool: &Pool, settings: &Settings) -> Result<Device, String> {
+    pub(super) fn open(
+        port: &PortRef,
+        pool: &RdmaPool,
+        settings: &NicSettings,
+    ) -> Result<Device, String> {
         let list = List::get()?;
         let raw = list.named(&port.device).ok_or("the device is gone")?;
         // SAFETY: of a list that is still there.
@@ -298,7 +304,7 @@ impl Device {
 }
 
 /// Registers all of a pool for local use, and whatever else is named.
-fn register(domain: &Domain, pool: &Pool, more: ibv_access_flags) -> Result<Region, String> {
+fn register(domain: &Domain, pool: &RdmaPool, more: ibv_access_flags) -> Result<Region, String> {
     let (base, len) = pool.span();
     let access = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE | more;
     // SAFETY: mapped, and kept by whoever keeps the region.
@@ -313,10 +319,4 @@ fn register(domain: &Domain, pool: &Pool, more: ibv_access_flags) -> Result<Regi
             _ => why,
         }
     })
-}
-
-/// A name within a structure of verbs.
-pub(super) fn name(chars: &[std::ffi::c_char]) -> String {
-    // SAFETY: arrays of verbs end with a zero.
-    unsafe { CStr::from_ptr(chars.as_ptr()) }.to_string_lossy().into_owned()
 }

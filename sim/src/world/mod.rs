@@ -16,7 +16,14 @@
 //!
 //! One step is one poll of one ready task, chosen at random; when none is ready, time jumps to the
 //! next event. A [`World`] owns everything and ends it when dropped; [`Sim`] is the handle that
-//! tasks and closures keep.
+//! tasks and closures keep. Read next: `drive.rs` (the loop), `backend.rs` (what actors see),
+//! `node.rs` and `net.rs` (what there is), `crashpoints.rs`.
+
+mod backend;
+mod crashpoints;
+mod drive;
+mod net;
+mod node;
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
@@ -24,21 +31,25 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use t3fs_runtime::backend::Parcel;
 use t3fs_runtime::disk::{DiskId, DiskResult};
+use t3fs_runtime::shard::Parcel;
 use t3fs_runtime::{Cx, NodeId, Shard, Slot};
 
 use crate::agenda::Agenda;
-use crate::backend::SimBackend;
-use crate::crashpoints::DiskHook;
 use crate::disk::{SimDisk, Ticket};
 use crate::exec::{Owner, TaskId, Tasks};
-use crate::net::{Flight, Net};
-use crate::node::{Boot, CrashIn, DiskSlot, Node, NodeSpec};
 use crate::rng::{Rng, Stream};
 use crate::trace::{Sink, Trace};
+use backend::SimBackend;
+use crashpoints::DiskHook;
+pub use crashpoints::{DiskEvent, Go, Phase};
+pub use drive::Halt;
+use net::{Flight, Net};
+pub use net::{NetFaults, NetSpeed, NetStats};
+pub(crate) use node::undrifted;
+pub use node::{Boot, NodeSpec};
+use node::{CrashIn, DiskSlot, Node};
 
-/// How a node goes down.
 /// What a node costs: real time of its polls, and frames. Nothing of it decides anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NodeCost {
@@ -49,6 +60,7 @@ pub struct NodeCost {
     pub received_bytes: u64,
 }
 
+/// How a node goes down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Crash {
     /// The process ends; what it wrote stays written.

@@ -5,15 +5,15 @@ use std::rc::{Rc, Weak};
 
 use rdma_mummy_sys::*;
 
-use super::device::Device;
-use super::handles::RawWindow;
+use super::Device;
 use crate::rdma::nic::Window;
+use crate::rdma::verbs::handles::RawWindow;
 
 /// A window, which is made anew when its queue pair has failed: whether it was opened is unknown
 /// then, and while it is, some devices do not let go of the queue pair.
-pub(super) struct VerbsWindow(pub(super) Rc<State>);
+pub(in crate::rdma::verbs) struct VerbsWindow(pub(in crate::rdma::verbs) Rc<WindowState>);
 
-pub(super) struct State {
+pub(in crate::rdma::verbs) struct WindowState {
     raw: RefCell<Option<RawWindow>>,
     /// Of the next opening, or the present one.
     key: Cell<u32>,
@@ -24,11 +24,11 @@ pub(super) struct State {
 
 /// The windows of a device.
 #[derive(Default)]
-pub(super) struct Windows(RefCell<Vec<Weak<State>>>);
+pub(in crate::rdma::verbs) struct Windows(RefCell<Vec<Weak<WindowState>>>);
 
 impl VerbsWindow {
-    pub(super) fn new(device: &Rc<Device>) -> Result<VerbsWindow, String> {
-        let state = Rc::new(State {
+    pub(in crate::rdma::verbs) fn new(device: &Rc<Device>) -> Result<VerbsWindow, String> {
+        let state = Rc::new(WindowState {
             raw: RefCell::new(None),
             key: Cell::new(0),
             opened_to: Cell::new(None),
@@ -47,7 +47,7 @@ impl VerbsWindow {
 impl Windows {
     /// Takes all windows away from a queue pair that has failed; they are made anew when they are
     /// used again.
-    pub(super) fn leave(&self, queue_pair: u32) {
+    pub(in crate::rdma::verbs) fn leave(&self, queue_pair: u32) {
         for window in self.0.borrow().iter().filter_map(Weak::upgrade) {
             if window.opened_to.get() == Some(queue_pair) {
                 window.raw.take();
@@ -57,7 +57,7 @@ impl Windows {
     }
 }
 
-impl State {
+impl WindowState {
     fn make(&self) -> Result<(), String> {
         let domain = self.device.domain.raw();
         // SAFETY: the protection domain lives as long as the device, which this holds.
@@ -70,21 +70,21 @@ impl State {
     }
 
     /// The window and its new key, for the work that opens it to this queue pair.
-    pub(super) fn open(&self, queue_pair: u32) -> Option<(*mut ibv_mw, u32)> {
+    pub(in crate::rdma::verbs) fn open(&self, queue_pair: u32) -> Option<(*mut ibv_mw, u32)> {
         self.opened_to.set(Some(queue_pair));
         Some((self.raw.borrow().as_ref()?.raw(), self.key.get()))
     }
 
     /// The work that opens it has been posted: the key it has from now on, which the device is told
     /// with the next opening.
-    pub(super) fn opened(&self) {
+    pub(in crate::rdma::verbs) fn opened(&self) {
         if let Some(raw) = self.raw.borrow().as_ref() {
             // SAFETY: ours, and alive.
             unsafe { (*raw.raw()).rkey = self.key.get() };
         }
     }
 
-    pub(super) fn key(&self) -> u32 {
+    pub(in crate::rdma::verbs) fn key(&self) -> u32 {
         self.key.get()
     }
 }

@@ -5,16 +5,16 @@ use serde::{Deserialize, Serialize};
 
 /// All of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct View {
+pub struct DoctorView {
     pub version: String,
-    pub host: Host,
+    pub host: HostReport,
     /// `None`: no process was asked.
-    pub process: Option<Process>,
+    pub process: Option<ProcessReport>,
 }
 
 /// What this host and this program have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Host {
+pub struct HostReport {
     /// Whether the program was built with RDMA.
     pub built_with_rdma: bool,
     /// The setting: auto, tcp or rdma.
@@ -22,12 +22,12 @@ pub struct Host {
     /// Why RDMA is not used at all.
     pub why_not_rdma: Option<String>,
     pub device_filter: Vec<String>,
-    pub devices: Vec<Device>,
+    pub devices: Vec<PortReport>,
 }
 
 /// A port of an RDMA device.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Device {
+pub struct PortReport {
     pub name: String,
     pub port: u8,
     /// State, addresses, and whether it is used, for people.
@@ -38,7 +38,7 @@ pub struct Device {
 
 /// A running process.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Process {
+pub struct ProcessReport {
     pub pid: u32,
     pub cluster: String,
     pub node: u32,
@@ -55,36 +55,36 @@ pub struct Process {
     pub pinned_bytes_used: u64,
     /// Why the list of servers may be incomplete.
     pub trouble: Option<String>,
-    pub peers: Vec<Peer>,
+    pub peers: Vec<PeerReport>,
 }
 
 /// Another process of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Peer {
+pub struct PeerReport {
     pub node: u32,
     /// `client` for those that do not listen.
     pub roles: String,
     /// As it announces them, best first.
     pub addresses: Vec<String>,
-    /// Those that are tried last for now.
+    /// The addresses that are tried last for now.
     pub avoided: Vec<String>,
     pub reachable: bool,
     pub why_unreachable: Option<String>,
-    pub links: Vec<Link>,
+    pub links: Vec<LinkReport>,
     /// If a link that is up does without RDMA.
-    pub not_rdma: Option<Why>,
+    pub not_rdma: Option<NoRdma>,
 }
 
 /// What is in the way of RDMA, and what to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Why {
+pub struct NoRdma {
     pub reason: String,
     pub change: String,
 }
 
 /// A pair of shards.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Link {
+pub struct LinkReport {
     pub shard: u16,
     pub remote_shard: u16,
     /// up, connecting or down.
@@ -104,7 +104,7 @@ pub struct Link {
     pub last_error: Option<String>,
 }
 
-impl View {
+impl DoctorView {
     /// Peers that no link reaches.
     pub fn unreachable(&self) -> Vec<u32> {
         let peers = self.process.iter().flat_map(|p| &p.peers);

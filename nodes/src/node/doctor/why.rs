@@ -4,10 +4,10 @@ use std::net::IpAddr;
 
 use t3fs_transport::{Address, Fabric, FabricUse};
 
-use super::view::Why;
+use super::view::NoRdma;
 
 /// What this side has, and what the other says.
-pub struct Case<'a> {
+pub struct RdmaCase<'a> {
     pub node: u32,
     pub fabric: FabricUse,
     /// Why this process uses no RDMA at all.
@@ -24,8 +24,8 @@ pub struct Case<'a> {
     pub last_error: Option<&'a str>,
 }
 
-fn why(reason: impl Into<String>, change: impl Into<String>) -> Why {
-    Why { reason: reason.into(), change: change.into() }
+fn why(reason: impl Into<String>, change: impl Into<String>) -> NoRdma {
+    NoRdma { reason: reason.into(), change: change.into() }
 }
 
 fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
@@ -34,7 +34,7 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Always says something: a link over TCP has a reason.
-pub fn why_not_rdma(c: &Case<'_>) -> Why {
+pub fn why_not_rdma(c: &RdmaCase<'_>) -> NoRdma {
     if c.fabric == FabricUse::Tcp {
         return why("fabric is tcp here", "set fabric to auto and start this process again");
     }
@@ -110,7 +110,7 @@ mod tests {
             let from = if text.starts_with("10.8.") { "10.8.0.1" } else { "10.0.0.1" };
             Some(from.parse().unwrap())
         };
-        let mut c = Case {
+        let mut c = RdmaCase {
             node: 3,
             fabric: FabricUse::Tcp,
             here: Some("port down"),
@@ -122,7 +122,7 @@ mod tests {
             handshake: Some("no memory windows"),
             last_error: Some("timed out"),
         };
-        let says = |c: &Case<'_>, reason: &str, change: &str| {
+        let says = |c: &RdmaCase<'_>, reason: &str, change: &str| {
             let why = why_not_rdma(c);
             assert!(why.reason.contains(reason), "{why:?}");
             assert!(why.change.contains(change), "{why:?}");

@@ -1,0 +1,34 @@
+//! What the servers of a cluster are, in the words of people: for lines about one of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use t3fs_actors::proto::mgmtd::{Role, Routing};
+use t3fs_runtime::NodeId;
+
+/// What servers are, for people. Shared with the one who hears of the routing.
+#[derive(Clone, Default)]
+pub(super) struct RoleNames(Arc<Mutex<BTreeMap<NodeId, String>>>);
+
+impl RoleNames {
+    pub(super) fn learn(&self, routing: &Routing) {
+        let name = |part: &Role| match part {
+            Role::Mgmtd => "mgmtd",
+            Role::Meta => "meta",
+            Role::Storage => "storage",
+            Role::Kv => "kv",
+        };
+        let names = |parts: &[Role]| parts.iter().map(name).collect::<Vec<_>>().join(",");
+        let mut all = self.0.lock().expect("no panic while held");
+        all.extend(routing.nodes.iter().map(|n| (n.node, names(&n.roles))));
+    }
+
+    pub(super) fn note(&self, node: NodeId, part: &str) {
+        self.0.lock().expect("no panic while held").insert(node, part.to_owned());
+    }
+
+    pub(super) fn of(&self, node: NodeId) -> String {
+        let all = self.0.lock().expect("no panic while held");
+        all.get(&node).filter(|n| !n.is_empty()).cloned().unwrap_or_else(|| "a server".into())
+    }
+}
