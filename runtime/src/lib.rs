@@ -14,6 +14,7 @@ pub mod cx;
 mod deadlines;
 pub mod disk;
 pub mod glommio;
+pub mod golden;
 pub mod inbox;
 pub mod meter;
 pub mod net;
