@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
+use crate::features::{self, FeaturesV1};
 use crate::mgmtd::Timing;
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
@@ -168,6 +169,8 @@ impl MetaServer {
 async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Done<()> {
     let key = inode_key(ROOT);
     let [root] = txn.read([&key]).await?;
+    // Also where nothing is written: who may not write does not serve.
+    features::STORE.check(&txn.features().await?).map_err(MetaError::Unavailable)?;
     if let Some(root) = root {
         return match Inode::open(ROOT, &root)?.is_directory() {
             true => Ok(()),
@@ -194,6 +197,7 @@ async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Do
         as_of: Stamp::default(),
     };
     txn.set(key, Inode::new(attr, ROOT, Vec::new()).seal());
+    txn.set(features::key(), FeaturesV1::default().seal());
     txn.add(count_key(), 1);
     Ok(())
 }

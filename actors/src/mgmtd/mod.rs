@@ -12,6 +12,7 @@
 mod answers;
 mod chain_table;
 mod core;
+mod frozen;
 mod hold;
 mod lease;
 mod news;
