@@ -1,11 +1,11 @@
 //! Golden files: the bytes of stored values and messages, pinned for builds to come. For tests.
 //!
-//! A file has a line `Type hex` for each struct and `Type::Variant hex` for each variant of an enum:
-//! the rkyv bytes of one sample. `cargo ops tidy` requires a line for every frozen type and every
-//! message. The test that [`samples!`](crate::samples) makes compares; with `T3FS_BLESS=1` in its
-//! environment it adds the lines that are missing, and never changes one: a type that must change
-//! becomes a new version, beside the one that is frozen. (The line of a message whose version grows
-//! is removed by hand.)
+//! A file has a line `Type hex` for each struct and `Type::Variant hex` for each variant of an
+//! enum: the rkyv bytes of one sample. `cargo ops tidy` requires a line for every frozen type and
+//! every message. The test that [`samples!`](crate::samples) makes compares; with `T3FS_BLESS=1` in
+//! its environment it adds the lines that are missing, and never changes one: a type that must
+//! change becomes a new version, beside the one that is frozen. (The line of a message whose
+//! version grows is removed by hand.)
 
 use std::collections::BTreeMap;
 use std::fmt::{Debug, Write};

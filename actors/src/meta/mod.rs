@@ -122,9 +122,9 @@ impl Actor for MetaServer {
 
 impl MetaServer {
     /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
-    /// deadline, and gives up sooner when the store does not answer at all: the caller tries again.
-    /// An error is a sentence.
-    pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
+    /// deadline, and gives up sooner when the store does not answer at all: the caller tries again,
+    /// unless it is refused, by a sentence.
+    pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, Stop<String>> {
         let outside = Rc::new(Cluster { agent: config.agent });
         MetaServer::start_beside(cx, config, outside).await
     }
@@ -151,13 +151,16 @@ impl MetaServer {
         cx: &Cx,
         config: MetaConfig,
         outside: Rc<dyn Outside>,
-    ) -> Result<Addr<Meta>, String> {
+    ) -> Result<Addr<Meta>, Stop<String>> {
         let now_ns = now_ns(cx);
         transact(cx, config.kv, Durability::Now, async |txn| {
             make_root(txn, config.root_owner, now_ns).await
         })
         .await
-        .map_err(|e| format!("metadata cannot be served: {e}"))?;
+        .map_err(|stop| match stop {
+            Stop::Refused(e) => Stop::Refused(format!("metadata cannot be served: {e}")),
+            Stop::Kv(e) => Stop::Kv(e),
+        })?;
         let (meta, me) = cx.start_with(MetaServer::new(config, outside));
         cx.spawn(garbage::watch(me.clone(), cx.outlive()));
         cx.spawn(holds::watch(me.clone(), cx.outlive()));
@@ -167,10 +170,10 @@ impl MetaServer {
 }
 
 async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Done<()> {
-    let key = inode_key(ROOT);
-    let [root] = txn.read([&key]).await?;
     // Also where nothing is written: who may not write does not serve.
     features::STORE.check(&txn.features().await?).map_err(MetaError::Unavailable)?;
+    let key = inode_key(ROOT);
+    let [root] = txn.read([&key]).await?;
     if let Some(root) = root {
         return match Inode::open(ROOT, &root)?.is_directory() {
             true => Ok(()),

@@ -36,15 +36,16 @@
 //! 'U' [name ...]                              users, and 'u' [token ...] who has a token
 //! 'K' [name ...]                              configurations
 //! ```
-//! A prefix that is not listed belongs to nobody; `fsck` looks at what it knows and leaves the rest.
+//! A prefix that is not listed belongs to nobody; `fsck` looks at what it knows and leaves the
+//! rest.
 //!
-//! *Which version is written.* The lowest that says all, so that earlier builds beside this one read
-//! it: what a later version adds is written only where it is used. A value of a later version that
-//! is read here and written again keeps what this build makes nothing of.
+//! *Which version is written.* The lowest that says all, so that earlier builds beside this one
+//! read it: what a later version adds is written only where it is used. A value of a later version
+//! that is read here and written again keeps what this build makes nothing of.
 //!
-//! *Why garbage stays under its inode.* Whether a file is condemned is asked by its number, by those
-//! who open it, and answered by one key that they depend on. When there is too much garbage to look
-//! through, `g` becomes an index of it, written with it and cleared with it.
+//! *Why garbage stays under its inode.* Whether a file is condemned is asked by its number, by
+//! those who open it, and answered by one key that they depend on. When there is too much garbage
+//! to look through, `g` becomes an index of it, written with it and cleared with it.
 //!
 //! *Why `T` and `N` are keys of their own.* Everything that makes or removes an entry changes its
 //! directory's times, and with directories its link count. In the inode, that would be a

@@ -399,7 +399,9 @@ mod golden {
 
     t3fs_runtime::samples! { "/src/mgmtd/golden/lease.txt":
         struct LeaseV2 { holder, incarnation, term, counter, life_us, node_lease_us }
-        struct LeaseV3 { holder, incarnation, term, counter, life_us, node_lease_us, bridge_us, voters }
+        struct LeaseV3 {
+            holder, incarnation, term, counter, life_us, node_lease_us, bridge_us, voters,
+        }
     }
 }
 

@@ -130,7 +130,8 @@ impl<'a> Txn<'a> {
         &mut self.buffer
     }
 
-    /// The store's feature record; a message of its own only if nothing was read by key.
+    /// The store's feature record, whatever it says; a message of its own only if nothing was read by
+    /// key.
     pub async fn features(&mut self) -> Result<FeaturesV1, KvError> {
         if self.features.is_none() {
             self.get_keys(Vec::new()).await?;
@@ -157,7 +158,7 @@ impl<'a> Txn<'a> {
     }
 
     async fn get_keys(&mut self, mut keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, KvError> {
-        let looks = self.features.is_none();
+        let (looks, reads) = (self.features.is_none(), !keys.is_empty());
         if looks {
             keys.push(features::key());
         }
@@ -166,10 +167,11 @@ impl<'a> Txn<'a> {
         self.version = Some(read.version);
         if looks {
             let record = read.values.pop().flatten();
-            let found = FeaturesV1::open(record.as_deref()).map_err(KvError::Store)?;
-            features::STORE.check_reading(&found).map_err(KvError::Store)?;
             self.buffer.add_read_conflict(&features::key());
-            self.features = Some(found);
+            self.features = Some(FeaturesV1::open(record.as_deref()).map_err(KvError::Store)?);
+        }
+        if let Some(features) = self.features.filter(|_| reads) {
+            features::STORE.check_reading(&features).map_err(KvError::Store)?;
         }
         Ok(read.values)
     }

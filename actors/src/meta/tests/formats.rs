@@ -6,7 +6,7 @@ use super::collecting::settle;
 use super::*;
 use crate::features::{self, FeaturesV1};
 use crate::meta::kv::KvError;
-use crate::meta::kv::client::{Txn, transact};
+use crate::meta::kv::client::{Stop, Txn, transact};
 use crate::meta::schema::*;
 use crate::proto::kv::*;
 use bytes::Bytes;
@@ -59,7 +59,7 @@ fn unknown_features_keep_a_server_from_starting() {
         };
         for (features, words) in [(incompatible(), "incompatible: 40"), (readonly(), "only comp")] {
             raise(&w, features).await;
-            let why = start().await.unwrap_err();
+            let Err(Stop::Refused(why)) = start().await else { panic!("it starts") };
             assert!(why.contains(words) && why.contains("at least as new"), "{why}");
         }
         raise(&w, FeaturesV1 { compatible: u64::MAX, ..FeaturesV1::default() }).await;
@@ -127,7 +127,7 @@ fn every_transaction_depends_on_the_record() {
         assert!(matches!(refused, Err(KvError::Store(_))), "{refused:?}");
         let again = transact(&w.cx, w.kv, Durability::Soon, async |txn| {
             txn.set(key.clone(), &b"tried again"[..]);
-            Ok::<_, crate::meta::kv::client::Stop<()>>(())
+            Ok::<_, Stop<()>>(())
         });
         assert!(again.await.is_err());
         assert_eq!(stored(&w, key.clone()).await, None);
