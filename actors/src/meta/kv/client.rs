@@ -130,8 +130,8 @@ impl<'a> Txn<'a> {
         &mut self.buffer
     }
 
-    /// The store's feature record, whatever it says; a message of its own only if nothing was read by
-    /// key.
+    /// The store's feature record, whatever it says; a message of its own only if nothing was read
+    /// by key.
     pub async fn features(&mut self) -> Result<FeaturesV1, KvError> {
         if self.features.is_none() {
             self.get_keys(Vec::new()).await?;
