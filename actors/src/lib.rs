@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod features;
 pub mod layout;
 pub mod meta;
 pub mod mgmtd;

@@ -36,15 +36,30 @@ pub fn binary(profile: &str, name: &str) -> PathBuf {
 
 /// Every `.rs` file of the members, as paths relative to `root`, sorted.
 pub fn rust_files(root: &Path) -> io::Result<Vec<PathBuf>> {
+    member_files(root, |path| path.extension().is_some_and(|ext| ext == "rs"))
+}
+
+/// Every golden file of the members, likewise: `golden.txt`, and `.txt` in a folder `golden`.
+pub fn golden_files(root: &Path) -> io::Result<Vec<PathBuf>> {
+    member_files(root, |path| {
+        let folder = path.parent().and_then(Path::file_name);
+        path.ends_with("golden.txt")
+            || folder.is_some_and(|name| name == "golden")
+                && path.extension().is_some_and(|ext| ext == "txt")
+    })
+}
+
+fn member_files(root: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for member in MEMBERS {
         let dir = root.join(member);
         if dir.is_dir() {
-            collect_rust_files(&dir, &mut found)?;
+            collect_files(&dir, &mut found)?;
         }
     }
     let mut relative: Vec<PathBuf> = found
         .into_iter()
+        .filter(|path| wanted(path))
         .map(|path| path.strip_prefix(root).map(Path::to_path_buf).unwrap_or(path))
         .collect();
     relative.sort();
@@ -52,15 +67,15 @@ pub fn rust_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(relative)
 }
 
-fn collect_rust_files(dir: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+fn collect_files(dir: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
         let kind = entry.file_type()?;
         // A `target` folder inside a member is cargo's, made by a build started in that folder.
         if kind.is_dir() && entry.file_name() != "target" {
-            collect_rust_files(&path, found)?;
-        } else if kind.is_file() && path.extension().is_some_and(|ext| ext == "rs") {
+            collect_files(&path, found)?;
+        } else if kind.is_file() {
             found.push(path);
         }
     }

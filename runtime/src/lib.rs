@@ -12,6 +12,7 @@ pub mod conformance;
 mod deadlines;
 pub mod disk;
 pub mod glommio;
+pub mod golden;
 pub mod inbox;
 mod lane;
 pub mod meter;

@@ -3,7 +3,8 @@
 use core::time::Duration;
 
 use t3fs_actors::proto::ids::{
-    ChainId, ChainVersion, ChunkId, ChunkVersion, InodeId, RequestId, SessionId, TargetId,
+    ChainId, ChainVersion, ChunkId, ChunkVersion, INODE_END, InodeId, RequestId, SessionId,
+    TargetId,
 };
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, Op, TargetIdentity, Update};
 use t3fs_runtime::disk::OpenMode;
@@ -333,4 +334,27 @@ async fn fill_to_the_hole(cx: &Cx, cfg: &EngineConfig) -> (Engine, FileId, bool)
     let taken = try_write(cx, &engine, 100, SIXTEENTH).await.is_ok();
     cx.sleep(Duration::from_secs(5)).await;
     (engine, other, taken)
+}
+
+/// Goal: a chunk of a track or generation, which only later builds know, is refused and not taken
+/// for one of a file. Method: each bit above the inode.
+#[test]
+fn ids_of_later_builds_are_refused() {
+    let world = machine();
+    let done = world.block_on(NODE, |cx| async move {
+        let engine = create(&cx).await;
+        let write = |inode| {
+            let id = ChunkId { inode: InodeId(inode), index: 0 };
+            let op = Op::Write { offset: 0, data: vec![1; 10].into() };
+            engine.apply(&cx, update(id, engine.fresh_version(), op))
+        };
+        for bit in 48..64 {
+            let refused = write(1 | 1 << bit).await;
+            let Err(EngineError::InvalidArgument(why)) = &refused else { panic!("{refused:?}") };
+            assert!(why.contains("track or generation"));
+        }
+        assert_eq!(engine.space().chunks, 0);
+        write(INODE_END - 1).await.unwrap();
+    });
+    done.unwrap();
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rkyv::{Archive, Deserialize, Serialize};
+use t3fs_runtime::golden::{Numbers, Sample};
 
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident($t:ty)) => {
@@ -16,6 +17,12 @@ macro_rules! id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.fmt(f)
+            }
+        }
+
+        impl Sample for $name {
+            fn sample(n: &mut Numbers) -> Self {
+                $name(Sample::sample(n))
             }
         }
     };
@@ -51,6 +58,9 @@ id!(
     SessionId(u64)
 );
 
+/// Inode numbers are smaller, so that a [`ChunkId`] has room for more than an inode.
+pub const INODE_END: u64 = 1 << 48;
+
 /// One stripe unit of a file's content.
 #[derive(
     Clone,
@@ -67,6 +77,9 @@ id!(
     Deserialize,
 )]
 pub struct ChunkId {
+    /// Smaller than [`INODE_END`]. Of the 16 bits above, the upper 8 are reserved for which track
+    /// of the content it is (parity, say) and the lower 8 for a generation of it (a snapshot's);
+    /// 0 until a build knows better.
     pub inode: InodeId,
     /// Offset in the file divided by its chunk size.
     pub index: u32,

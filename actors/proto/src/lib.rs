@@ -1,6 +1,8 @@
 //! Every message and shared identifier, one file per receiver.
 
 pub mod agent;
+#[cfg(test)]
+mod golden;
 pub mod ids;
 pub mod kv;
 pub mod meta;

@@ -156,7 +156,7 @@ impl Check<'_> {
 
     async fn garbage(&mut self) -> Result<(), KvError> {
         self.each(b'G', |check, number, _, value| {
-            if let Err(e) = GarbageV2::open(InodeId(number), value) {
+            if let Err(e) = GarbageV3::open(InodeId(number), value) {
                 check.problem(e.to_string());
             }
             check.report.garbage += 1;
@@ -292,8 +292,10 @@ impl Check<'_> {
     }
 
     async fn numbers(&mut self) -> Result<(), Stop<MetaError>> {
-        let [count, alloc] = Txn::new(self.cx, self.kv).fetch([&count_key(), &alloc_key()]).await?;
-        let (counted, found) = (counter(count.as_ref()), self.inodes.len() as u64);
+        let [alloc] = Txn::new(self.cx, self.kv).fetch([&alloc_key()]).await?;
+        let parts = Txn::new(self.cx, self.kv).fetch_range(&all(b'C'), 0, false).await?;
+        let counted = sum(parts.rows.iter().map(|(_, part)| part));
+        let found = self.inodes.len() as u64;
         if counted != found {
             self.problem(format!("{counted} inodes are counted, {found} exist"));
         }

@@ -302,7 +302,7 @@ async fn look(me: &Me<MetaServer>, cx: &Cx) -> Done<Rest> {
         let mut due = Vec::new();
         for (key, value) in &page.rows {
             let Some((inode, _)) = split_key(key) else { continue };
-            let garbage = GarbageV2::open(InodeId(inode), value)?;
+            let garbage = GarbageV3::open(InodeId(inode), value)?;
             if garbage.condemned || hurries || !is_young(garbage.since_ns, now_ns) {
                 due.push(InodeId(inode));
             } else if !me.with(|m| m.collector.remind(InodeId(inode), cx.now())) {
@@ -381,7 +381,7 @@ pub(super) async fn condemn(
     for (inode, stored) in inodes.iter().zip(found.chunks(2)) {
         // Without an entry another server was here first, or the name was not its last.
         let Some(garbage) = &stored[0] else { continue };
-        let garbage = GarbageV2::open(*inode, garbage)?;
+        let garbage = GarbageV3::open(*inode, garbage)?;
         if !garbage.condemned {
             let sessions = holds.get(inode).map_or(&[][..], Vec::as_slice);
             if heeds && sessions.iter().any(|s| living.is_alive(*s)) {
@@ -390,7 +390,7 @@ pub(super) async fn condemn(
             }
             txn.depend(&garbage_key(*inode));
             txn.buffer().add_read_conflict_range(&hold_range(*inode));
-            txn.set(garbage_key(*inode), GarbageV2 { condemned: true, ..garbage }.seal());
+            txn.set(garbage_key(*inode), GarbageV3 { condemned: true, ..garbage }.seal());
         }
         let file = stored[1].as_deref().map(|bytes| Inode::open(*inode, bytes)).transpose()?;
         files.push((*inode, file.and_then(|f| f.attr.layout)));
@@ -427,18 +427,20 @@ async fn forget(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Done<()> {
     let mut holds = read_holds(txn, inodes).await?;
     let keys = inodes.iter().flat_map(|i| [inode_key(*i), garbage_key(*i)]).collect();
     let mut stored = txn.fetch_all(keys).await?.into_iter();
-    let mut next = || stored.next().expect("one value per key").is_some();
+    let mut next = || stored.next().expect("one value per key");
     for inode in inodes {
-        let (found, garbage) = (next(), next());
+        let (found, garbage) = (next().is_some(), next());
         let sessions = holds.remove(inode).unwrap_or_default();
-        if !garbage {
-            continue;
+        let Some(garbage) = garbage else { continue };
+        if let Some(due) = GarbageV3::open(*inode, &garbage)?.due {
+            txn.clear(due_key(due, *inode));
         }
         txn.depend(&garbage_key(*inode));
         txn.buffer().add_read_conflict_range(&hold_range(*inode));
         txn.clear(garbage_key(*inode));
         txn.clear(inode_key(*inode));
         txn.clear(turns_key(*inode));
+        txn.clear_range(belongings_range(*inode));
         txn.add(count_key(), -i64::from(found));
         for session in sessions {
             txn.clear(hold_key(*inode, session));

@@ -104,8 +104,8 @@ impl Handle<ReadDir> for MetaServer {
 impl Handle<CountInodes> for MetaServer {
     async fn handle(me: &Me<Self>, _: CountInodes, cx: &Cx) -> Result<u64, MetaError> {
         let count = async |txn: &mut Txn<'_>| -> Done<u64> {
-            let [count] = txn.fetch([&count_key()]).await?;
-            Ok(counter(count.as_ref()))
+            let parts = txn.fetch_range(&all(b'C'), 0, false).await?;
+            Ok(sum(parts.rows.iter().map(|(_, part)| part)))
         };
         Ok(look(me, cx, count).await?.0)
     }

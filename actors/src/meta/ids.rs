@@ -9,7 +9,7 @@ use t3fs_runtime::{Addr, Cx, Slot};
 use super::kv::client::transact;
 use super::ops::Done;
 use super::schema::{INODE_MIN, alloc_key, open_alloc, seal_alloc};
-use crate::proto::ids::InodeId;
+use crate::proto::ids::{INODE_END, InodeId};
 use crate::proto::kv::Durability;
 use crate::proto::kv::Kv;
 use crate::proto::meta::MetaError;
@@ -67,6 +67,10 @@ pub async fn reserve(cx: &Cx, kv: Addr<Kv>) -> Done<Range<u64>> {
     transact(cx, kv, Durability::Now, async |txn| {
         let [stored] = txn.read([&alloc_key()]).await?;
         let start = stored.as_deref().map(open_alloc).transpose()?.unwrap_or(INODE_MIN);
+        if start > INODE_END - BATCH {
+            let why = format!("inode numbers from {start:#x} on are too large for chunks");
+            return Err(MetaError::Damaged(why).into());
+        }
         txn.set(alloc_key(), seal_alloc(start + BATCH));
         Ok(start..start + BATCH)
     })

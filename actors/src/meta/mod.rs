@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
 
+use crate::features::{self, FeaturesV1};
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
 use crate::proto::ids::{InodeId, RequestId};
@@ -127,9 +128,9 @@ impl Actor for MetaServer {
 
 impl MetaServer {
     /// Makes the root directory if there is none, and serves. Waits for the store until `cx`'s
-    /// deadline, and gives up sooner when the store does not answer at all: the caller tries again.
-    /// An error is a sentence.
-    pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, String> {
+    /// deadline, and gives up sooner when the store does not answer at all: the caller tries again,
+    /// unless it is refused, by a sentence.
+    pub async fn start(cx: &Cx, config: MetaConfig) -> Result<Addr<Meta>, Stop<String>> {
         let outside = Rc::new(Cluster { agent: config.agent });
         MetaServer::start_beside(cx, config, outside).await
     }
@@ -158,13 +159,16 @@ impl MetaServer {
         cx: &Cx,
         config: MetaConfig,
         outside: Rc<dyn Outside>,
-    ) -> Result<Addr<Meta>, String> {
+    ) -> Result<Addr<Meta>, Stop<String>> {
         let now_ns = now_ns(cx);
         transact(cx, config.kv, Durability::Now, async |txn| {
             make_root(txn, config.root_owner, now_ns).await
         })
         .await
-        .map_err(|e| format!("metadata cannot be served: {e}"))?;
+        .map_err(|stop| match stop {
+            Stop::Refused(e) => Stop::Refused(format!("metadata cannot be served: {e}")),
+            Stop::Kv(e) => Stop::Kv(e),
+        })?;
         let (meta, me) = cx.start_with(MetaServer::new(config, outside));
         cx.spawn(garbage::watch(me.clone(), cx.outlive()));
         cx.spawn(ended::watch(me.clone(), cx.outlive()));
@@ -174,6 +178,8 @@ impl MetaServer {
 }
 
 async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Done<()> {
+    // Also where nothing is written: who may not write does not serve.
+    features::STORE.check(&txn.features().await?).map_err(MetaError::Unavailable)?;
     let key = inode_key(ROOT);
     let [root] = txn.read([&key]).await?;
     if let Some(root) = root {
@@ -202,6 +208,7 @@ async fn make_root(txn: &mut Txn<'_>, (uid, gid): (u32, u32), now_ns: i64) -> Do
         as_of: Stamp::default(),
     };
     txn.set(key, Inode::new(attr, ROOT, Vec::new()).seal());
+    txn.set(features::key(), FeaturesV1::default().seal());
     txn.add(count_key(), 1);
     Ok(())
 }

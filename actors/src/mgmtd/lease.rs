@@ -71,7 +71,7 @@ const LEASE: u16 = 0x1106;
 /// A holder acts on promises for so long after its last renewal.
 const BRIDGE_MAX: Duration = Duration::from_secs(40);
 
-#[derive(Archive, Serialize, Deserialize)]
+#[derive(PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct LeaseV2 {
     holder: NodeId,
     incarnation: u32,
@@ -392,6 +392,18 @@ impl Lease {
 /// The part of a lease that its holder uses.
 pub const fn usable(life: Duration) -> Duration {
     Duration::from_micros(life.as_micros() as u64 * 2 / 3)
+}
+
+#[cfg(test)]
+mod golden {
+    use super::*;
+
+    t3fs_runtime::samples! { "/src/mgmtd/golden/lease.txt":
+        struct LeaseV2 { holder, incarnation, term, counter, life_us, node_lease_us }
+        struct LeaseV3 {
+            holder, incarnation, term, counter, life_us, node_lease_us, bridge_us, voters,
+        }
+    }
 }
 
 #[cfg(test)]

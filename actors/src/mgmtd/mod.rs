@@ -12,6 +12,7 @@
 mod answers;
 mod chain_table;
 mod core;
+mod frozen;
 mod hold;
 mod lease;
 mod news;
@@ -191,10 +192,10 @@ impl MgmtdServer {
         addr
     }
 
-    /// Whether the store is new or this cluster's; a sentence if not, or if it cannot be read.
-    pub async fn check_store(cx: &Cx, kv: Addr<Kv>, cluster: &str) -> Result<(), String> {
-        match store::load(cx, kv).await.map_err(|e| e.to_string())? {
-            Some(s) => fits(&s, cluster),
+    /// Whether the store is new or this cluster's, and this build may use it; a sentence if not.
+    pub async fn check_store(cx: &Cx, kv: Addr<Kv>, cluster: &str) -> Result<(), Stop<String>> {
+        match store::load(cx, kv).await? {
+            Some(s) => fits(&s, cluster).map_err(Stop::Refused),
             None => Ok(()),
         }
     }

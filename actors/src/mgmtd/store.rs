@@ -28,16 +28,16 @@ use t3fs_runtime::wire::{Wire, envelope, open, seal};
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 
 use super::core::{State, derive};
+use super::frozen::{NodeStatusV1, RoleV1, TargetStateV1};
 use super::lease::{self, LeaseV3};
 use super::session_record::SessionV2;
+use crate::features;
 use crate::meta::kv::KeyRange;
 use crate::meta::kv::client::{Stop, transact};
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::kv::Durability;
 use crate::proto::kv::Kv;
-use crate::proto::mgmtd::{
-    Chain, ChainTable, ChainTarget, NodeInfo, NodeStatus, Role, Routing, TargetState,
-};
+use crate::proto::mgmtd::{Chain, ChainTable, ChainTarget, NodeInfo, Role, Routing};
 
 const STATE: u16 = 0x1101;
 const CHAIN: u16 = 0x1102;
@@ -56,7 +56,7 @@ struct StateV1 {
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct ChainV1 {
     version: ChainVersion,
-    targets: Vec<(TargetId, NodeId, TargetState)>,
+    targets: Vec<(TargetId, NodeId, TargetStateV1)>,
 }
 
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ struct ChainV2 {
 struct TargetV2 {
     target: TargetId,
     node: NodeId,
-    state: TargetState,
+    state: TargetStateV1,
     made: bool,
 }
 
@@ -87,8 +87,8 @@ struct SessionV1 {
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct NodeV1 {
     incarnation: u32,
-    status: NodeStatus,
-    roles: Vec<Role>,
+    status: NodeStatusV1,
+    roles: Vec<RoleV1>,
     addresses: Vec<String>,
     tags: Vec<(String, String)>,
     metas: Vec<RawAddr>,
@@ -99,8 +99,8 @@ struct NodeV1 {
 struct NodeV2 {
     incarnation: u32,
     identity: String,
-    status: NodeStatus,
-    roles: Vec<Role>,
+    status: NodeStatusV1,
+    roles: Vec<RoleV1>,
     addresses: Vec<String>,
     tags: Vec<(String, String)>,
     metas: Vec<RawAddr>,
@@ -120,7 +120,7 @@ fn state_row(state: &State) -> (Bytes, Vec<u8>) {
 fn chain_row(c: &Chain) -> (Bytes, Vec<u8>) {
     let target = |t: &ChainTarget| {
         let ChainTarget { target, node, state, made, addr: _ } = *t;
-        TargetV2 { target, node, state, made }
+        TargetV2 { target, node, state: state.into(), made }
     };
     let row = ChainV2 { version: c.version, targets: c.targets.iter().map(target).collect() };
     (key("chain", &c.id.0.to_be_bytes()), seal(CHAIN, 2, &row))
@@ -156,8 +156,8 @@ fn node_row(n: &NodeInfo) -> (Bytes, Vec<u8>) {
     let row = NodeV2 {
         incarnation: n.incarnation,
         identity: n.identity.clone(),
-        status: n.status,
-        roles: n.roles.clone(),
+        status: n.status.into(),
+        roles: n.roles.iter().map(|role| (*role).into()).collect(),
         addresses: n.addresses.clone(),
         tags: n.tags.clone(),
         metas: n.metas.clone(),
@@ -244,7 +244,7 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
                 target,
                 node,
                 addr: None,
-                state,
+                state: state.into(),
                 made,
             };
             let targets = c.targets.into_iter().map(target).collect();
@@ -262,8 +262,8 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
                 node: NodeId(u32_at(k, 7)?),
                 incarnation: n.incarnation,
                 identity: n.identity,
-                status: n.status,
-                roles: n.roles,
+                status: n.status.into(),
+                roles: n.roles.into_iter().map(Role::from).collect(),
                 addresses: n.addresses,
                 tags: n.tags,
                 metas: n.metas,
@@ -281,6 +281,8 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
 /// Everything stored, or `None` in a new store.
 pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<State>, Stop<String>> {
     let rows = transact(cx, kv, Durability::Soon, async |txn| {
+        let found = txn.features().await?;
+        features::STORE.check(&found).map_err(Stop::Refused)?;
         let mut range = KeyRange::prefix(Bytes::from_static(b"M/"));
         let mut rows = Vec::new();
         loop {
@@ -360,9 +362,29 @@ fn write(txn: &mut crate::meta::kv::client::Txn<'_>, (set, cleared): &RowChanges
 }
 
 #[cfg(test)]
+mod golden {
+    use super::super::session_record::ProcessV1;
+    use super::*;
+
+    t3fs_runtime::samples! { "/src/mgmtd/golden/store.txt":
+        struct StateV1 { cluster, version, session_max }
+        struct ChainV1 { version, targets }
+        struct ChainV2 { version, targets }
+        struct TargetV2 { target, node, state, made }
+        struct TableV1 { chains }
+        struct SessionV1 { label, nonce }
+        struct SessionV2 { label, nonce, process }
+        struct ProcessV1 { node, incarnation }
+        struct NodeV1 { incarnation, status, roles, addresses, tags, metas, targets }
+        struct NodeV2 { incarnation, identity, status, roles, addresses, tags, metas, targets }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::super::session_record::ProcessV1;
     use super::*;
+    use crate::proto::mgmtd::{NodeStatus, TargetState};
 
     fn hex(bytes: &[u8]) -> String {
         bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -434,17 +456,17 @@ mod tests {
     /// unknown identity.
     #[test]
     fn rows_of_earlier_builds() {
-        let targets = vec![(TargetId(5), NodeId(6), TargetState::Serving)];
+        let targets = vec![(TargetId(5), NodeId(6), TargetStateV1::Serving)];
         let old = seal(CHAIN, 1, &ChainV1 { version: ChainVersion(4), targets });
         assert_eq!(hex(&old), "0211010005000000060000000004000000f3ffffff01000000");
-        let (target, node_id, state) = (TargetId(5), NodeId(6), TargetState::Serving);
+        let (target, node_id, state) = (TargetId(5), NodeId(6), TargetStateV1::Serving);
         let targets = vec![TargetV2 { target, node: node_id, state, made: true }];
         let read = chain(&key("chain", &3u32.to_be_bytes()), &old);
         assert_eq!(read, Ok(ChainV2 { version: ChainVersion(4), targets }));
         let old = NodeV1 {
             incarnation: 7,
-            status: NodeStatus::Alive,
-            roles: vec![Role::Storage],
+            status: NodeStatusV1::Alive,
+            roles: vec![RoleV1::Storage],
             addresses: vec!["h:1".into()],
             tags: vec![],
             metas: vec![],

@@ -107,6 +107,18 @@ fn until_done<T>(
     }
 }
 
+/// The same, but a refusal is final.
+fn until_answered<T>(
+    what: &str,
+    go_on: GoOn<'_>,
+    mut attempt: impl FnMut() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    until_done(what, go_on, || match attempt() {
+        Err(why) if why.is_refusal() => Ok(Err(why)),
+        other => other.map(Ok),
+    })?
+}
+
 impl Node {
     /// Starts everything. What it returns serves others, and can serve a mount if it is a client.
     pub fn start(assembly: Assembly, go_on: GoOn<'_>) -> Result<Node, Failure> {
@@ -315,7 +327,7 @@ impl Starting<'_> {
             return Ok(None);
         }
         let kv = kv.expect("a mgmtd is given a store");
-        until_done("the metadata store", self.go_on, || {
+        until_answered("the metadata store", self.go_on, || {
             let a = Arc::clone(&self.a);
             on_shard(&self.remotes[0], "mgmtd", async move |cx: Cx| {
                 parts::check_store(&cx, &a, kv).await
@@ -389,7 +401,7 @@ impl Starting<'_> {
         }
         let kv = kv.expect("a meta is given a store");
         let lease = self.a.leases.node;
-        let meta = until_done("the metadata store", self.go_on, || {
+        let meta = until_answered("the metadata store", self.go_on, || {
             on_shard(&self.remotes[0], "meta", async move |cx: Cx| {
                 parts::start_meta(&cx.within(STEP_MAX / 4), kv, agent, lease).await
             })?

@@ -15,6 +15,7 @@ use t3fs_actors::proto::storage::Storage;
 use t3fs_actors::agent::{AgentConfig, AgentEvent, NodeAgent, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::meta::kv::client::Stop;
 use t3fs_actors::meta::{MetaConfig, MetaServer};
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
@@ -35,7 +36,7 @@ use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
 use crate::data::server::TargetPlace;
-use crate::failure::{Failure, failed};
+use crate::failure::{Failure, failed, refused};
 use crate::fuse::hub;
 use crate::kv_fjall::FjallStore;
 
@@ -95,7 +96,15 @@ pub fn start_kv(cx: &Cx, folder: &Path) -> Result<Addr<Kv>, Failure> {
 pub async fn check_store(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Result<(), Failure> {
     MgmtdServer::check_store(&cx.within(Duration::from_secs(10)), kv, &a.cluster)
         .await
-        .map_err(failed)
+        .map_err(stopped)
+}
+
+/// A refusal is final; what the store did not do may be tried again.
+fn stopped(stop: Stop<String>) -> Failure {
+    match stop {
+        Stop::Refused(why) => refused(why),
+        Stop::Kv(e) => failed(format!("the metadata store: {e}")),
+    }
 }
 
 pub fn start_mgmtd(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Addr<Mgmtd> {
@@ -180,7 +189,7 @@ pub async fn start_meta(
 ) -> Result<RawAddr, Failure> {
     let (chunk_size, stripe) = (CHUNK_SIZE, STRIPE);
     let config = MetaConfig { chunk_size, stripe, node_lease, ..MetaConfig::new(kv, agent) };
-    Ok(MetaServer::start(cx, config).await.map_err(failed)?.raw())
+    Ok(MetaServer::start(cx, config).await.map_err(stopped)?.raw())
 }
 
 /// What came of the wish to start a target.

@@ -2,15 +2,18 @@
 //!
 //! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
 //! at tokens (`lex`), so comments and strings never trigger them. Rules about layers read the
-//! manifests, and the one about circles (`circles`) reads all files of a crate together. `check`
-//! never writes. Next: `source_rules.rs` and `manifest_rules.rs`, the rules themselves.
+//! manifests, the one about circles (`circles`) reads all files of a crate together, and the one
+//! about goldens the golden files. `check` never writes. Next: `source_rules.rs`,
+//! `manifest_rules.rs` and `golden_rules.rs`, the rules themselves.
 
 mod circles;
+mod golden_rules;
 pub mod lex;
 mod manifest_rules;
 mod reflow;
 mod source_rules;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -38,10 +41,16 @@ impl fmt::Display for Finding {
 /// Checks every member of the workspace at `root`; an empty answer means tidy.
 pub fn check(root: &Path) -> io::Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    let mut goldens = BTreeSet::new();
+    for path in workspace::golden_files(root)? {
+        let text = fs::read_to_string(root.join(&path))?;
+        goldens.extend(golden_rules::names(&path, &text));
+    }
     let mut files = Vec::new();
     for path in workspace::rust_files(root)? {
         let text = fs::read_to_string(root.join(&path))?;
         findings.extend(source_rules::check(&path, &text));
+        findings.extend(golden_rules::check(&path, &text, &goldens));
         files.push((path, text));
     }
     findings.extend(circles::check(&files));

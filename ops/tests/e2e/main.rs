@@ -33,3 +33,4 @@ mod tools;
 mod trees;
 mod two_mounts;
 mod vm;
+mod yesterday;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use t3fs_runtime::{Addr, AskError, Cx};
 
 use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
+use crate::features::{self, FeaturesV1};
 use crate::proto::kv::Kv;
 use crate::proto::kv::*;
 use crate::proto::meta::Stamp;
@@ -16,17 +17,22 @@ use crate::proto::meta::Stamp;
 /// *Fetching* a key is a snapshot read, on which nothing depends. *Reading* it makes the commit
 /// fail with [`KvError::Conflict`] if another commit writes it in between; [`Txn::depend`] turns
 /// the first into the second.
+///
+/// The first message for keys brings the store's feature record as well: no transaction reads what
+/// its build would misread, and each that writes depends on the record, whatever else it reads.
 pub struct Txn<'a> {
     cx: &'a Cx,
     kv: Addr<Kv>,
     /// Taken by the first read.
     version: Option<Version>,
     buffer: TxnBuffer,
+    /// The store's, once it was read.
+    features: Option<FeaturesV1>,
 }
 
 impl<'a> Txn<'a> {
     pub fn new(cx: &'a Cx, kv: Addr<Kv>) -> Txn<'a> {
-        Txn { cx, kv, version: None, buffer: TxnBuffer::new() }
+        Txn { cx, kv, version: None, buffer: TxnBuffer::new(), features: None }
     }
 
     /// Which run of the store it reads from, if it has read.
@@ -124,11 +130,24 @@ impl<'a> Txn<'a> {
         &mut self.buffer
     }
 
+    /// The store's feature record, whatever it says; a message of its own only if nothing was read
+    /// by key.
+    pub async fn features(&mut self) -> Result<FeaturesV1, KvError> {
+        if self.features.is_none() {
+            self.get_keys(Vec::new()).await?;
+        }
+        Ok(self.features.expect("read with the first keys"))
+    }
+
     /// Commits what was written, if anything was; with the version of the commit, or without one
     /// the version that was read.
-    pub async fn commit(self, durability: Durability) -> Result<Version, KvError> {
+    pub async fn commit(mut self, durability: Durability) -> Result<Version, KvError> {
         if self.buffer.is_read_only() && durability == Durability::Soon {
             return Ok(self.version.unwrap_or_default());
+        }
+        if !self.buffer.is_read_only() {
+            let features = self.features().await?;
+            features::STORE.check(&features).map_err(KvError::Store)?;
         }
         let request: CommitRequest = self.buffer.into_commit(self.version.unwrap_or_default());
         match self.cx.ask(self.kv, Commit { request, durability }).await {
@@ -138,10 +157,22 @@ impl<'a> Txn<'a> {
         }
     }
 
-    async fn get_keys(&mut self, keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, KvError> {
+    async fn get_keys(&mut self, mut keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, KvError> {
+        let (looks, reads) = (self.features.is_none(), !keys.is_empty());
+        if looks {
+            keys.push(features::key());
+        }
         let message = GetKeys { at: self.version, keys };
-        let read = self.cx.ask(self.kv, message).await.map_err(not_read)??;
+        let mut read = self.cx.ask(self.kv, message).await.map_err(not_read)??;
         self.version = Some(read.version);
+        if looks {
+            let record = read.values.pop().flatten();
+            self.buffer.add_read_conflict(&features::key());
+            self.features = Some(FeaturesV1::open(record.as_deref()).map_err(KvError::Store)?);
+        }
+        if let Some(features) = self.features.filter(|_| reads) {
+            features::STORE.check_reading(&features).map_err(KvError::Store)?;
+        }
         Ok(read.values)
     }
 }

@@ -39,7 +39,7 @@ pub async fn get_attr(txn: &mut Txn<'_>, inode: InodeId) -> Done<Attr> {
     if found.attr.nlink == 0 {
         // Content that is going must not be taken for holes.
         let [garbage] = txn.fetch([&garbage_key(inode)]).await?;
-        let garbage = garbage.map(|bytes| GarbageV2::open(inode, &bytes)).transpose()?;
+        let garbage = garbage.map(|bytes| GarbageV3::open(inode, &bytes)).transpose()?;
         if garbage.is_some_and(|g| g.condemned) {
             return Err(MetaError::Stale.into());
         }

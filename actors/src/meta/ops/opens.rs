@@ -30,7 +30,7 @@ pub async fn open(
     let held = held.map(|held| HoldV1::open(m.inode, &held)).transpose()?;
     if inode.attr.nlink == 0 {
         let [garbage] = txn.read([&garbage_key(m.inode)]).await?;
-        let garbage = garbage.map(|bytes| GarbageV2::open(m.inode, &bytes)).transpose()?;
+        let garbage = garbage.map(|bytes| GarbageV3::open(m.inode, &bytes)).transpose()?;
         if garbage.is_none_or(|g| g.condemned) {
             return Err(MetaError::Stale.into());
         }
@@ -86,7 +86,7 @@ pub async fn share(txn: &mut Txn<'_>, m: &ShareOpens, now_ns: i64) -> Done<Vec<I
     let mut gone = Vec::new();
     for ((inode, write), stored) in holds.iter().zip(stored.chunks(3)) {
         let garbage =
-            stored[2].as_deref().map(|bytes| GarbageV2::open(*inode, bytes)).transpose()?;
+            stored[2].as_deref().map(|bytes| GarbageV3::open(*inode, bytes)).transpose()?;
         if stored[0].is_none() || garbage.is_some_and(|g| g.condemned) {
             gone.push(*inode);
             continue;

@@ -88,13 +88,11 @@ pub(super) fn drop_link(
         store(txn, &mut inode);
     } else if inode.attr.kind != FileType::File && hold.is_none() {
         txn.clear(key);
+        txn.clear_range(belongings_range(inode.attr.inode));
         txn.add(count_key(), -1);
     } else {
         store(txn, &mut inode);
-        txn.set(
-            garbage_key(inode.attr.inode),
-            GarbageV2 { since_ns: now_ns, condemned: false }.seal(),
-        );
+        txn.set(garbage_key(inode.attr.inode), GarbageV3::new(now_ns).seal());
         if let Some(session) = hold {
             // Without a name it does not matter any more whether the session may write.
             let hold = HoldV1 { write: false, since_ns: now_ns };
@@ -108,9 +106,10 @@ pub(super) fn drop_link(
 pub(super) fn drop_directory(txn: &mut Txn<'_>, mut directory: Inode, now_ns: i64) -> Attr {
     assert!(directory.is_directory());
     let inode = directory.attr.inode;
-    for key in [inode_key(inode), times_key(inode), subdirs_key(inode)] {
-        txn.clear(key);
-    }
+    txn.clear(inode_key(inode));
+    txn.clear(times_key(inode));
+    txn.clear_range(subdirs_range(inode));
+    txn.clear_range(belongings_range(inode));
     txn.add(count_key(), -1);
     directory.attr.nlink = 0;
     directory.attr.ctime_ns = now_ns;

@@ -80,7 +80,7 @@ fn stored_bytes_do_not_change() {
         ("dirent_v1", seal_dirent(InodeId(0x1234), FileType::Directory)),
         ("dirent_v1_special", seal_dirent(InodeId(0x1235), special)),
         ("times_v1", seal_times(TimesV1 { mtime_ns: -1, ctime_ns: 2 })),
-        ("garbage_v2", GarbageV2 { since_ns: 77, condemned: true }.seal()),
+        ("garbage_v2", GarbageV3 { condemned: true, ..GarbageV3::new(77) }.seal()),
         ("hold_v1", HoldV1 { write: true, since_ns: 78 }.seal()),
         ("shares_v1", seal_shares(79)),
         ("turns_v1", turns().seal()),
@@ -115,8 +115,8 @@ fn earlier_versions_are_read() {
     assert_eq!(open_recent(op, &golden("recent_v1_attr").unwrap()), Ok((5, answer)));
     let answer = Answer::Gone(Gone { removed: Some(attr), moved: None, stamp: Stamp::default() });
     assert_eq!(open_recent(op, &golden("recent_v1_gone").unwrap()), Ok((6, answer)));
-    let garbage = GarbageV2 { since_ns: 77, condemned: false };
-    assert_eq!(GarbageV2::open(InodeId(1), &golden("garbage_v1").unwrap()), Ok(garbage));
+    let garbage = GarbageV3::open(InodeId(1), &golden("garbage_v1").unwrap());
+    assert_eq!(garbage, Ok(GarbageV3::new(77)));
     let unwritten = HoldV1 { write: false, since_ns: 0 };
     assert_eq!(HoldV1::open(InodeId(1), b""), Ok(unwritten));
 }
@@ -140,7 +140,7 @@ fn values_come_back() {
 #[test]
 fn a_newer_version_is_refused() {
     let mut bytes = file().seal().to_vec();
-    bytes[2] = 3;
+    bytes[2] = 4;
     let refused = Inode::open(InodeId(0x1234), &bytes).unwrap_err();
     assert!(matches!(&refused, MetaError::Damaged(s) if s.contains("start a t3fs-node")));
     bytes[0] ^= 1;

@@ -116,9 +116,64 @@ pub struct TimesV1 {
     pub ctime_ns: i64,
 }
 
+/// How a file's content is kept redundant. Kind 0: whole copies on the targets of its chains, with
+/// the other fields 0. Other kinds are not known yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct RedundancyV1 {
+    pub kind: u32,
+    /// Of a kind that cuts stripes: parts with data, and parts with what is computed from them.
+    pub data: u16,
+    pub parity: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct LayoutV2 {
+    pub chunk_size: u32,
+    pub stripes: StripesV1,
+    pub redundancy: RedundancyV1,
+}
+
+/// As [`InodeV2`], and written only for an inode that has more than that can say.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct InodeV3 {
+    /// Its `layout` is `None`: see the one below.
+    pub attr: AttrV2,
+    pub parent: u64,
+    pub target: Vec<u8>,
+    pub project: u32,
+    pub layout: Option<LayoutV2>,
+    /// Of a directory: for new files in it. This build keeps it and does not heed it.
+    pub for_children: Option<LayoutV2>,
+    /// Kept as they are.
+    pub spare: [u64; 4],
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct GarbageV1 {
     pub since_ns: i64,
+}
+
+/// Under which key of `g` an entry is found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct DueV1 {
+    pub bucket: u8,
+    pub due_ns: u64,
+}
+
+/// As [`GarbageV2`], and written only for an entry that was read so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct GarbageV3 {
+    pub since_ns: i64,
+    pub condemned: bool,
+    /// 0: all content of the inode, and the inode. Other kinds are not known yet.
+    pub kind: u32,
+    /// Whose usage the content counts for until it is gone: its user, group and project.
+    pub uid: u32,
+    pub gid: u32,
+    pub project: u32,
+    /// Bytes of content, as far as is known.
+    pub length: u64,
+    pub due: Option<DueV1>,
 }
 
 /// Written when a collector begins to remove the content. Until then the inode can be opened.
@@ -265,11 +320,20 @@ pub struct Inode {
     /// [`AttrV2::flags`] without `SPARSE`, which is `attr.sparse`.
     flags: u32,
     pub project: u32,
+    /// What an [`InodeV3`] says beyond an [`InodeV2`], if it was one.
+    more: Option<Box<MoreOfInode>>,
+}
+
+/// What this build keeps and makes nothing of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct MoreOfInode {
+    for_children: Option<LayoutV2>,
+    spare: [u64; 4],
 }
 
 impl Inode {
     pub fn new(attr: Attr, parent: InodeId, target: Vec<u8>) -> Inode {
-        Inode { attr, parent, target, flags: 0, project: 0 }
+        Inode { attr, parent, target, flags: 0, project: 0, more: None }
     }
 
     pub fn open(inode: InodeId, bytes: &[u8]) -> Result<Inode, MetaError> {
@@ -277,9 +341,26 @@ impl Inode {
             let v: InodeV1 = open(INODE, 1, "inode", inode.0, bytes)?;
             return Ok(Inode::new(v.attr.with(inode), InodeId(v.parent), v.target));
         }
-        let InodeV2 { attr, parent, target, project } = open(INODE, 2, "inode", inode.0, bytes)?;
+        if version(bytes) == Some(2) {
+            let v: InodeV2 = open(INODE, 2, "inode", inode.0, bytes)?;
+            let InodeV2 { attr, parent, target, project } = v;
+            let (flags, parent) = (attr.flags & !SPARSE, InodeId(parent));
+            return Ok(Inode {
+                attr: attr.with(inode),
+                parent,
+                target,
+                flags,
+                project,
+                more: None,
+            });
+        }
+        let v: InodeV3 = open(INODE, 3, "inode", inode.0, bytes)?;
+        let InodeV3 { attr, parent, target, project, layout, for_children, spare } = v;
+        let layout = layout.map(|layout| layout.replicated(inode)).transpose()?;
         let (flags, parent) = (attr.flags & !SPARSE, InodeId(parent));
-        Ok(Inode { attr: attr.with(inode), parent, target, flags, project })
+        let attr = Attr { layout: layout.map(Layout::from), ..attr.with(inode) };
+        let more = Some(Box::new(MoreOfInode { for_children, spare }));
+        Ok(Inode { attr, parent, target, flags, project, more })
     }
 
     pub fn seal(&self) -> Bytes {
@@ -288,9 +369,14 @@ impl Inode {
         if attr.kind == KindV1::Directory {
             attr.nlink = 2;
         }
-        let Inode { parent, project, .. } = *self;
-        let v = InodeV2 { attr, parent: parent.0, target: self.target.clone(), project };
-        wire::seal(INODE, 2, &v).into()
+        let (parent, target, project) = (self.parent.0, self.target.clone(), self.project);
+        let Some(more) = &self.more else {
+            return wire::seal(INODE, 2, &InodeV2 { attr, parent, target, project }).into();
+        };
+        let layout = attr.layout.take().map(LayoutV2::of);
+        let MoreOfInode { for_children, spare } = (**more).clone();
+        let v = InodeV3 { attr, parent, target, project, layout, for_children, spare };
+        wire::seal(INODE, 3, &v).into()
     }
 
     /// Whether the time of the last write was set by hand, and nobody has written since.
@@ -342,18 +428,65 @@ pub fn seal_dirent(inode: InodeId, kind: FileType) -> Bytes {
     wire::seal(DIRENT, 1, &DirentV1 { inode: inode.0, kind: kind.into() }).into()
 }
 
-impl GarbageV2 {
-    pub fn open(inode: InodeId, bytes: &[u8]) -> Result<GarbageV2, MetaError> {
+impl GarbageV3 {
+    /// Of a file that has lost its last name.
+    pub fn new(since_ns: i64) -> GarbageV3 {
+        GarbageV3 { since_ns, ..GarbageV3::default() }
+    }
+
+    pub fn open(inode: InodeId, bytes: &[u8]) -> Result<GarbageV3, MetaError> {
         let what = "garbage entry of inode";
-        if version(bytes) == Some(1) {
-            let GarbageV1 { since_ns } = open(GARBAGE, 1, what, inode.0, bytes)?;
-            return Ok(GarbageV2 { since_ns, condemned: false });
+        match version(bytes) {
+            Some(1) => {
+                let GarbageV1 { since_ns } = open(GARBAGE, 1, what, inode.0, bytes)?;
+                Ok(GarbageV3::new(since_ns))
+            }
+            Some(2) => {
+                let GarbageV2 { since_ns, condemned } = open(GARBAGE, 2, what, inode.0, bytes)?;
+                Ok(GarbageV3 { condemned, ..GarbageV3::new(since_ns) })
+            }
+            _ => {
+                let garbage: GarbageV3 = open(GARBAGE, 3, what, inode.0, bytes)?;
+                match garbage.kind {
+                    0 => Ok(garbage),
+                    kind => Err(later("the garbage of inode", inode, kind)),
+                }
+            }
         }
-        open(GARBAGE, 2, what, inode.0, bytes)
     }
 
     pub fn seal(self) -> Bytes {
-        wire::seal(GARBAGE, 2, &self).into()
+        let GarbageV3 { since_ns, condemned, .. } = self;
+        if self == (GarbageV3 { condemned, ..GarbageV3::new(since_ns) }) {
+            return wire::seal(GARBAGE, 2, &GarbageV2 { since_ns, condemned }).into();
+        }
+        wire::seal(GARBAGE, 3, &self).into()
+    }
+}
+
+/// A kind of something that only later builds know.
+fn later(what: &str, inode: InodeId, kind: u32) -> MetaError {
+    MetaError::Damaged(format!(
+        "{what} {:#x} is of kind {kind}, which this build does not know: start a t3fs-node at \
+         least as new as the one that wrote it",
+        inode.0
+    ))
+}
+
+impl LayoutV2 {
+    /// Of a file whose content is kept in whole copies.
+    fn of(layout: LayoutV1) -> LayoutV2 {
+        let LayoutV1 { chunk_size, stripes } = layout;
+        LayoutV2 { chunk_size, stripes, redundancy: RedundancyV1::default() }
+    }
+
+    /// The same without the kind of redundancy, which must be the one that is known.
+    fn replicated(self, inode: InodeId) -> Result<LayoutV1, MetaError> {
+        let LayoutV2 { chunk_size, stripes, redundancy } = self;
+        if redundancy != RedundancyV1::default() {
+            return Err(later("the redundancy of inode", inode, redundancy.kind));
+        }
+        Ok(LayoutV1 { chunk_size, stripes })
     }
 }
 

@@ -33,6 +33,7 @@ mod attributes;
 mod barriers;
 mod collecting;
 mod concurrent;
+mod formats;
 mod model;
 mod opens;
 mod orphans;

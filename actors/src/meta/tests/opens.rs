@@ -8,7 +8,7 @@ use crate::meta::garbage::{self, GRACE};
 use crate::meta::kv::KvError;
 use crate::meta::kv::client::Txn;
 use crate::meta::ops;
-use crate::meta::schema::{GarbageV2, HoldV1, garbage_key, hold_key, shares_key};
+use crate::meta::schema::{GarbageV3, HoldV1, garbage_key, hold_key, shares_key};
 use crate::proto::kv::Durability;
 
 const ONE: SessionId = SessionId(1);
@@ -86,7 +86,7 @@ fn a_file_can_be_opened_until_it_is_condemned() {
         for _ in 0..100 {
             wait(&w).await;
             let garbage = stored(&w, garbage_key(f)).await.expect("storage keeps it");
-            if GarbageV2::open(f, &garbage).unwrap().condemned {
+            if GarbageV3::open(f, &garbage).unwrap().condemned {
                 break;
             }
         }

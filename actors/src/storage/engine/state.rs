@@ -16,7 +16,7 @@ use super::pins::Pins;
 use super::record::Record;
 use super::{EngineConfig, Op, Update};
 use crate::planted::PlantedBug;
-use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
+use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, INODE_END};
 
 /// What becomes of an update that needs overlay room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -192,6 +192,14 @@ impl EngineState {
         cfg: &EngineConfig,
     ) -> Result<(), EngineError> {
         self.open()?;
+        if u.chunk.inode.0 >= INODE_END {
+            let why = format!(
+                "chunk {} is of a track or generation, which this build does not know; start a \
+                 t3fs-node at least as new as the one that asks for it",
+                u.chunk
+            );
+            return Err(EngineError::InvalidArgument(why));
+        }
         let row = self.index.get(u.chunk);
         let have = row.map_or(ChunkVersion(0), |r| r.committed());
         if u.version <= have && !overwrite {
