@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::{command, tidy, vm, workspace};
+use crate::{command, landed, tidy, vm, workspace};
 
 /// The one profile that CI builds binaries and tests with, so that nothing is built twice.
 pub(crate) const PROFILE: &str = "ci";
@@ -119,7 +119,9 @@ fn warn_of_missing_tools() {
     }
 }
 
+/// The build before this one first: the binary that stays in its place is this one's.
 fn build() -> Result<(), Failure> {
+    landed::build()?;
     run(cargo(&["build", "--workspace", "--profile", PROFILE]).args(features()))
 }
 
