@@ -11,6 +11,7 @@ pub mod crash;
 pub mod cross_load;
 pub mod fuzz;
 pub mod hosts;
+pub mod landed;
 pub mod mounts;
 pub mod node;
 pub mod noise;

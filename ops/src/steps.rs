@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::step::{Failure, PROFILE, announce, cargo, features, run};
-use crate::{command, tidy, vm, workspace};
+use crate::{command, landed, tidy, vm, workspace};
 
 /// Checks of the simulator, with the seeds that every test run gives them. A seed of `engine`
 /// explores 64 crash states.
@@ -112,7 +112,9 @@ fn warn_of_missing_tools() {
     }
 }
 
+/// The build before this one first: the binary that stays in its place is this one's.
 fn build() -> Result<(), Failure> {
+    landed::build()?;
     run(cargo(&["build", "--workspace", "--profile", PROFILE]).args(features()))
 }
 

@@ -62,11 +62,12 @@ pub trait Ask<P: Protocol>: Carry + Into<P::Msg> + Send + 'static {
 /// the version before its newest: `StatV1` is that, frozen. It is read, and goes to peers that
 /// speak less than 3 (`wire::SPOKEN_MAX` became 3 with version 2 of it), so each has a `From` the
 /// other.
-/// The reply is the same in both.
+/// Where the reply differs too, it says so: `(1 StatV1 -> u32, until 3)`; each reply has a `From` the
+/// other then, and whoever asked in a version is answered in it.
 #[macro_export]
 macro_rules! protocol {
     ($protocol:ident as $msg:ident, $reply:ident = $base:literal {
-        $($num:literal v $ver:literal $(($old:literal $before:ident until $until:literal))?
+        $($num:literal v $ver:literal $(($old:literal $before:ident $(-> $told:ty,)? until $until:literal))?
           $m:ident -> $r:ty,
           $lane:ident, $ms:literal ms $(, hops |$h:ident| $hops:expr)?;)*
     }) => {
@@ -101,11 +102,17 @@ macro_rules! protocol {
                     p: $crate::wire::Payload,
                 ) -> Result<$r, $crate::wire::WireError> {
                     // In the version in which it was asked.
-                    let version = match $crate::wire::envelope(&p.body)?.1 {
-                        $($old => $old,)?
-                        _ => $ver,
-                    };
-                    $crate::wire::unpack($base + $num, version, p)
+                    match $crate::wire::envelope(&p.body)?.1 {
+                        $($old => {
+                            $(
+                                let told: $told = $crate::wire::unpack($base + $num, $old, p)?;
+                                return Ok(told.into());
+                            )?
+                            #[allow(unreachable_code)] // where the reply differs
+                            $crate::wire::unpack($base + $num, $old, p)
+                        })?
+                        _ => $crate::wire::unpack($base + $num, $ver, p),
+                    }
                 }
                 fn reply_of(reply: $reply) -> Option<$r> {
                     #[allow(unreachable_patterns)] // a protocol of one message
@@ -158,7 +165,12 @@ macro_rules! protocol {
 
             fn pack_reply(reply: $reply, version: u16) -> $crate::wire::Payload {
                 match reply {
-                    $($reply::$m(r) => $crate::wire::pack($base + $num, version, r)),*
+                    $($reply::$m(r) => {
+                        $($(if version == $old {
+                            return $crate::wire::pack($base + $num, $old, <$told>::from(r));
+                        })?)?
+                        $crate::wire::pack($base + $num, version, r)
+                    })*
                 }
             }
         }
@@ -179,7 +191,9 @@ macro_rules! protocol {
 
 #[cfg(test)]
 mod tests {
-    use crate::conformance::echo::{Echo, LaterEcho, LaterEchoMsg, LaterEchoReply, Ping};
+    use crate::conformance::echo::{
+        Echo, EchoReply, Later, LaterEcho, LaterEchoMsg, LaterEchoReply, Ping, Told,
+    };
     use crate::wire::{WireError, envelope};
     use crate::{Ask, Protocol};
 
@@ -190,13 +204,15 @@ mod tests {
         let (message, version) = LaterEcho::unpack(Ping { n: 7 }.pack()).expect("read");
         let LaterEchoMsg::Later(later) = message;
         assert_eq!((later.n, later.more, version), (7, 0, 1));
-        let reply = LaterEcho::pack_reply(LaterEchoReply::Later(8), version);
+        let reply = LaterEcho::pack_reply(LaterEchoReply::Later(Told { n: 8, more: 9 }), version);
         assert_eq!(<Ping as Ask<Echo>>::unpack_reply(reply), Ok(8));
+        let reply = Echo::pack_reply(EchoReply::Ping(8), 1);
+        assert_eq!(<Later as Ask<LaterEcho>>::unpack_reply(reply), Ok(Told { n: 8, more: 0 }));
     }
 
     #[test]
     fn a_later_version_is_told_from_rubbish() {
-        let later = crate::conformance::echo::Later { n: 1, more: 2 };
+        let later = Later { n: 1, more: 2 };
         let packed = Ask::<LaterEcho>::pack(later);
         assert_eq!(envelope(&packed.body), Ok((0x7f02, 2)));
         let refused = Echo::unpack(packed).map(|_| ());

@@ -13,6 +13,7 @@
 //! ```
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
@@ -23,6 +24,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::addr::NodeId;
 use crate::buf::{Bulk, Carry};
+use crate::caller::Caller;
 use crate::lane::Lane;
 pub use crate::wire_error::WireError;
 
@@ -187,14 +189,26 @@ pub enum FrameKind {
     Reply,
     /// The receiver did not take the ask: see [`Refusal`].
     Refused,
+    /// An ask with a [`Caller`] in front of its message.
+    AskFor,
+}
+
+impl FrameKind {
+    /// By its number on the wire.
+    pub fn of(number: u8) -> Option<FrameKind> {
+        use FrameKind::{Ask, AskFor, Refused, Reply, Tell};
+        [Ask, Tell, Reply, Refused, AskFor].into_iter().find(|kind| *kind as u8 == number)
+    }
 }
 
 /// What two processes speak with each other: how frames are carried, and the messages. Grows by one
 /// whenever a message gets another version, or carrying another rule. Peers agree at connect on the
 /// most that both know.
 ///
-/// 1: frames over TCP. 2: queue pairs (`transport/src/links/agree.rs`).
-pub const SPOKEN_MAX: u16 = 2;
+/// 1: frames over TCP. 2: queue pairs (`transport/src/links/agree.rs`). 3: callers.
+pub const SPOKEN_MAX: u16 = 3;
+/// From here on frames may name their callers.
+const SPOKEN_CALLER: u16 = 3;
 /// The least that this build still speaks.
 pub const SPOKEN_MIN: u16 = 1;
 
@@ -224,6 +238,8 @@ pub struct Frame {
     /// See [`Carry::reply_room`]: for the sender's link, not on the wire.
     pub reply_room: usize,
     pub payload: Payload,
+    /// In whose name an ask is; in the body once the frame is settled.
+    pub caller: Option<Arc<Caller>>,
     /// What goes instead to peers that speak less: for the sender's link, not on the wire.
     pub older: Option<Box<Older>>,
 }
@@ -236,12 +252,28 @@ pub const BULK_MAX: usize = 64 << 20;
 pub const BULKS_MAX: usize = 1024;
 
 impl Frame {
-    /// Settles which version of the message goes to a peer that speaks so much.
+    /// Settles what goes to a peer that speaks so much: which version of the message, and whether
+    /// its caller does.
     pub fn settle(&mut self, spoken: u16) {
         if let Some(older) = self.older.take_if(|older| spoken < older.until) {
             self.payload = older.payload;
         }
         self.older = None;
+        let caller = self.caller.take().filter(|_| spoken >= SPOKEN_CALLER);
+        if let (FrameKind::Ask, Some(caller)) = (self.kind, caller) {
+            self.kind = FrameKind::AskFor;
+            self.payload.body = caller.before(&self.payload.body);
+        }
+    }
+
+    /// The caller of an ask, taken off its body.
+    pub(crate) fn take_caller(&mut self) -> Result<Option<Arc<Caller>>, WireError> {
+        if self.kind != FrameKind::AskFor {
+            return Ok(None);
+        }
+        let (caller, body) = Caller::split(std::mem::take(&mut self.payload.body))?;
+        (self.kind, self.payload.body) = (FrameKind::Ask, body);
+        Ok(Some(caller))
     }
 
     pub fn encode(&self) -> Vec<u8> {
@@ -287,13 +319,7 @@ impl Frame {
         if u32_at(4) != crc32c(&bytes[8..]) {
             return Err(WireError::Corrupt("frame checksum"));
         }
-        let kind = match bytes[8] {
-            0 => FrameKind::Ask,
-            1 => FrameKind::Tell,
-            2 => FrameKind::Reply,
-            3 => FrameKind::Refused,
-            _ => return Err(WireError::Corrupt("frame kind")),
-        };
+        let kind = FrameKind::of(bytes[8]).ok_or(WireError::Corrupt("frame kind"))?;
         let lane = match bytes[9] {
             0 => Lane::Control,
             1 => Lane::Bulk,
@@ -333,6 +359,7 @@ impl Frame {
             ttl_us: u64_at(32),
             reply_room: 0,
             older: None,
+            caller: None,
             payload: Payload { body, bulks },
         })
     }
@@ -379,6 +406,7 @@ mod tests {
             ttl_us: 123_456,
             reply_room: 0,
             older: None,
+            caller: None,
             payload: Payload {
                 body: Bytes::from_static(b"body"),
                 bulks: vec![vec![1u8; 5000].into(), Bulk::default(), vec![2u8; 3].into()],

@@ -6,9 +6,11 @@ use core::time::Duration;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use t3fs_runtime::conformance::echo::{Echo, Echoing, Later, LaterEcho, LaterEchoing, Ping, Slow};
+use t3fs_runtime::conformance::echo::{
+    Echo, Echoing, Later, LaterEcho, LaterEchoing, Ping, Slow, Told, WhoAsks,
+};
 use t3fs_runtime::conformance::{Fault, Job, Pair, Wire};
-use t3fs_runtime::{Addr, AskError, NodeId, RawAddr};
+use t3fs_runtime::{Addr, AskError, Caller, NodeId, RawAddr};
 use t3fs_sim::{Crash, NetFaults, NetSpeed, NodeSpec, World};
 
 const SEEDS: u64 = 3;
@@ -135,7 +137,13 @@ fn an_earlier_build_is_asked_and_asks_in_its_own_version() {
     let at = |node: NodeId| RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH };
     let to = Addr::<LaterEcho>::from_raw(at(earlier));
     let asked = world.block_on(later, async move |cx| cx.ask(to, Later { n: 1, more: 7 }).await);
-    assert_eq!(asked, Ok(Ok(1)), "what the earlier one does not know it is not told");
+    let told = Told { n: 1, more: 0 };
+    assert_eq!(asked, Ok(Ok(told)), "what the earlier one does not know it is not told");
+    // Nor who asks, of which it knows nothing.
+    let to = Addr::<Echo>::from_raw(at(earlier));
+    let caller = Caller::default().into();
+    let asked = world.block_on(later, async move |cx| cx.of(caller).ask(to, WhoAsks {}).await);
+    assert_eq!(asked, Ok(Ok(None)));
     let to = Addr::<Echo>::from_raw(at(later));
     let asked = world.block_on(earlier, async move |cx| cx.ask(to, Ping { n: 5 }).await);
     assert_eq!(asked, Ok(Ok(5)));

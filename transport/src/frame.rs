@@ -86,13 +86,9 @@ impl Head {
         let u32_at = |i: usize| u32::from_le_bytes(b[i..i + 4].try_into().expect("4"));
         let u64_at = |i: usize| u64::from_le_bytes(b[i..i + 8].try_into().expect("8"));
         let kind = match b[4] {
-            0 => Kind::Message(FrameKind::Ask),
-            1 => Kind::Message(FrameKind::Tell),
-            2 => Kind::Message(FrameKind::Reply),
-            3 => Kind::Message(FrameKind::Refused),
             16 => Kind::Ping,
             17 => Kind::Pong,
-            _ => return Err("unknown kind of frame"),
+            n => Kind::Message(FrameKind::of(n).ok_or("unknown kind of frame")?),
         };
         let lane = match b[5] {
             0 => Lane::Control,

@@ -14,8 +14,8 @@ use futures::channel::oneshot;
 use futures::future::select;
 use t3fs_actors::client::{Attr, Client, FsError};
 use t3fs_actors::proto::ids::InodeId;
-use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
+use t3fs_runtime::{Caller, Cx, NodeId};
 
 use super::admit::{Admission, Permit};
 use super::attr::{self, Atime, BLOCK_BYTES};
@@ -55,6 +55,8 @@ struct Writers {
 
 /// Shared by the FUSE threads and the shards.
 pub struct Hub {
+    /// This process.
+    pub node: NodeId,
     remotes: Vec<Remote>,
     /// Inodes that are open for writing, and how often: only their shard knows their length.
     writers: DashMap<u64, Writers>,
@@ -77,6 +79,7 @@ pub struct Here {
 
 impl Hub {
     pub fn new(
+        node: NodeId,
         remotes: Vec<Remote>,
         bytes_in_flight_max: usize,
         io_timeout: Option<Duration>,
@@ -84,6 +87,7 @@ impl Hub {
     ) -> Arc<Hub> {
         let admission = Admission::new(bytes_in_flight_max);
         Arc::new(Hub {
+            node,
             remotes,
             writers: DashMap::new(),
             admission,
@@ -110,18 +114,19 @@ impl Hub {
 
     /// From a FUSE thread: runs a request on the inode's shard. If the shard has no client any more
     /// the request is dropped, and with it its reply, which says EIO.
-    pub fn run<F>(self: &Arc<Self>, inode: InodeId, request: F)
+    pub fn run<F>(self: &Arc<Self>, caller: Arc<Caller>, inode: InodeId, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let shard = self.shard_of(inode);
-        self.admission.run(|permit| self.pass(shard, Some(permit), request));
+        self.admission.run(|permit| self.pass(shard, Some(caller), Some(permit), request));
     }
 
     /// As [`Hub::run`], for a request with so many bytes to write. With too much of that under way
     /// it starts later, if `wanted` still says so, and this thread goes on.
     pub fn run_write<F>(
         self: &Arc<Self>,
+        caller: Arc<Caller>,
         inode: InodeId,
         bytes: usize,
         wanted: impl Fn() -> bool + Send + 'static,
@@ -130,12 +135,17 @@ impl Hub {
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let (hub, shard) = (Arc::clone(self), self.shard_of(inode));
-        let start = move |permit| hub.pass(shard, Some(permit), request);
+        let start = move |permit| hub.pass(shard, Some(caller), Some(permit), request);
         self.admission.run_write(bytes, wanted, start);
     }
 
-    fn pass<F>(self: &Arc<Self>, shard: usize, permit: Option<Permit>, request: F)
-    where
+    fn pass<F>(
+        self: &Arc<Self>,
+        shard: usize,
+        caller: Option<Arc<Caller>>,
+        permit: Option<Permit>,
+        request: F,
+    ) where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let hub = Arc::clone(self);
@@ -145,6 +155,7 @@ impl Hub {
                 Some(timeout) => shard.cx().within(timeout + TELL_MAX),
                 None => shard.cx(),
             };
+            let cx = caller.map_or(cx.clone(), |caller| cx.of(caller));
             let here = Here { hub, client, cx: cx.clone(), _permit: permit };
             cx.spawn(async move { request(here).await });
         }));
@@ -241,7 +252,8 @@ impl Here {
             return what(self).await;
         }
         let (answer, wait) = oneshot::channel();
-        self.hub.pass(shard, None, async move |there: Here| {
+        let caller = self.cx.caller().cloned();
+        self.hub.pass(shard, caller, None, async move |there: Here| {
             // The asker is gone only when its shard has stopped.
             let _ = answer.send(what(&there).await);
         });

@@ -32,6 +32,7 @@ use dashmap::DashMap;
 use t3fs_actors::client::{self, Attr, FsError, FsSpace, HandleId, Owner, Seek, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
+use t3fs_runtime::Caller;
 
 use dir::{Cursor, Item};
 use errno::errno;
@@ -66,11 +67,16 @@ impl Fs {
         Fs { hub, dirs: Arc::default(), next_dir: AtomicU64::new(1), removed: Arc::default() }
     }
 
-    fn run<F>(&self, inode: INodeNo, request: F)
+    fn run<F>(&self, req: &Request, inode: INodeNo, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        self.hub.run(InodeId(inode.0), request);
+        self.hub.run(self.caller(req), InodeId(inode.0), request);
+    }
+
+    fn caller(&self, req: &Request) -> Arc<Caller> {
+        let (user, group) = (req.uid(), req.gid());
+        Arc::new(Caller { node: self.hub.node, user, group, ..Caller::default() })
     }
 }
 
@@ -153,9 +159,9 @@ impl Filesystem for Fs {
         options::configure(config)
     }
 
-    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = or_reply!(name_of(name), reply);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             answer_entry(&here, reply, names::lookup(&here, InodeId(parent.0), &name).await).await;
         });
     }
@@ -166,19 +172,19 @@ impl Filesystem for Fs {
         }
     }
 
-    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         if let Some(last) = self.removed.get(&ino.0) {
             reply.attr(client::CACHE_TIME, &attr::to_kernel(&last));
             return;
         }
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             let attr = here.client.getattr(&here.cx, InodeId(ino.0)).await;
             here.forget_if_cut(InodeId(ino.0)).await;
             answer_attr(&here, reply, attr).await;
         });
     }
 
-    fn setattr(&self, _: &Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
+    fn setattr(&self, req: &Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
         let SetAttr { mode, uid, gid, size, atime, mtime, ctime, .. } = set;
         let set = SetAttrs {
             mode: mode.map(|m| m & 0o7777),
@@ -189,14 +195,14 @@ impl Filesystem for Fs {
             mtime: mtime.map(attr::set_time),
             ctime: ctime.map(attr::set_ctime),
         };
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             answer_attr(&here, reply, here.client.setattr(&here.cx, InodeId(ino.0), set).await)
                 .await;
         });
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
-        self.run(ino, async move |here| {
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        self.run(req, ino, async move |here| {
             match here.client.readlink(&here.cx, InodeId(ino.0)).await {
                 Ok(target) => reply.data(&target),
                 Err(e) => reply.error(errno(&e)),
@@ -217,7 +223,7 @@ impl Filesystem for Fs {
         let name = or_reply!(name_of(name), reply);
         let kind = or_reply!(attr::kind_of_mknod(mode, rdev).ok_or(Errno::EINVAL), reply);
         let owner = owner(req, mode);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             answer_entry(
                 &here,
                 reply,
@@ -238,23 +244,23 @@ impl Filesystem for Fs {
     ) {
         let name = or_reply!(name_of(name), reply);
         let owner = owner(req, mode);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             let made = here.client.mkdir(&here.cx, InodeId(parent.0), &name, owner).await;
             answer_entry(&here, reply, made).await;
         });
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = or_reply!(name_of(name), reply);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             answer(reply, names::unlink(&here, InodeId(parent.0), name).await);
         });
     }
 
-    fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = or_reply!(name_of(name), reply);
         let removed = Arc::clone(&self.removed);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             let gone = here.client.rmdir(&here.cx, InodeId(parent.0), &name).await;
             let gone = gone.map(|directory| _ = removed.insert(directory.inode.0, directory));
             answer(reply, gone);
@@ -276,7 +282,7 @@ impl Filesystem for Fs {
             return;
         }
         let owner = owner(req, 0o777);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             let client = &here.client;
             let made = client.symlink(&here.cx, InodeId(parent.0), &name, &target, owner).await;
             answer_entry(&here, reply, made).await;
@@ -285,7 +291,7 @@ impl Filesystem for Fs {
 
     fn rename(
         &self,
-        _: &Request,
+        req: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -296,21 +302,21 @@ impl Filesystem for Fs {
         let from = (InodeId(parent.0), or_reply!(name_of(name), reply));
         let to = (InodeId(newparent.0), or_reply!(name_of(newname), reply));
         let mode = or_reply!(names::rename_mode(flags).ok_or(Errno::EINVAL), reply);
-        self.run(newparent, async move |here| {
+        self.run(req, newparent, async move |here| {
             answer(reply, names::rename(&here, from, to, mode).await);
         });
     }
 
     fn link(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
         let name = or_reply!(name_of(newname), reply);
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             let (inode, parent) = (InodeId(ino.0), InodeId(newparent.0));
             answer_entry(&here, reply, here.client.link(&here.cx, inode, parent, &name).await)
                 .await;
@@ -319,7 +325,7 @@ impl Filesystem for Fs {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let uid = req.uid();
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             let inode = InodeId(ino.0);
             let taken = match files::open(&here, inode, flags.0, uid).await {
                 Ok((_, handle)) => {
@@ -338,7 +344,7 @@ impl Filesystem for Fs {
 
     fn read(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: u64,
@@ -347,7 +353,7 @@ impl Filesystem for Fs {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             match files::read(&here, InodeId(ino.0), offset, size).await {
                 Ok(data) => reply.data(&data),
                 Err(e) => reply.error(errno(&e)),
@@ -381,7 +387,7 @@ impl Filesystem for Fs {
             privileged: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let wanted = reply.wanted();
-        self.hub.run_write(write.inode, size, wanted, async move |here| {
+        self.hub.run_write(self.caller(req), write.inode, size, wanted, async move |here| {
             let inode = write.inode;
             let written = files::write(&here, write).await;
             here.forget_if_cut(inode).await;
@@ -392,8 +398,8 @@ impl Filesystem for Fs {
         });
     }
 
-    fn flush(&self, _: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        self.run(ino, async move |here| {
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.run(req, ino, async move |here| {
             let flushed = here.client.flush(&here.cx, InodeId(ino.0), HandleId(fh.0)).await;
             here.forget_if_cut(InodeId(ino.0)).await;
             answer(reply, flushed);
@@ -402,7 +408,7 @@ impl Filesystem for Fs {
 
     fn release(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         flags: OpenFlags,
@@ -410,13 +416,20 @@ impl Filesystem for Fs {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             answer(reply, files::release(&here, InodeId(ino.0), HandleId(fh.0), flags.0).await);
         });
     }
 
-    fn fsync(&self, _: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.run(ino, async move |here| {
+    fn fsync(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.run(req, ino, async move |here| {
             let handle = Some(HandleId(fh.0));
             let synced = files::fsync(&here, InodeId(ino.0), handle, datasync).await;
             here.forget_if_cut(InodeId(ino.0)).await;
@@ -426,14 +439,14 @@ impl Filesystem for Fs {
 
     /// Asks whether it is still there: here the kernel can look its path up anew, later it cannot.
     /// Of what this mount has removed the kernel knows, and lists nothing.
-    fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, req: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         let handle = self.next_dir.fetch_add(1, Ordering::Relaxed);
         // Of a directory nothing is kept before it is read: there is nothing to close again.
         if self.removed.contains_key(&ino.0) {
             let _ = reply.opened(FileHandle(handle), FopenFlags::empty());
             return;
         }
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             match files::open_dir(&here, InodeId(ino.0)).await {
                 Ok(()) => reply.opened(FileHandle(handle), FopenFlags::empty()),
                 Err(e) => reply.error(errno(&e)),
@@ -443,14 +456,14 @@ impl Filesystem for Fs {
 
     fn readdir(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         let dirs = Arc::clone(&self.dirs);
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
             let add = |next: u64, item: Item<'_>| {
@@ -473,14 +486,14 @@ impl Filesystem for Fs {
 
     fn readdirplus(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
         let dirs = Arc::clone(&self.dirs);
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
             let ttl = here.ttl();
@@ -510,19 +523,19 @@ impl Filesystem for Fs {
 
     fn fsyncdir(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             answer(reply, files::fsync(&here, InodeId(ino.0), None, datasync).await);
         });
     }
 
-    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.run(ino, async move |here| {
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.run(req, ino, async move |here| {
             answer_statfs(reply, here.client.statfs(&here.cx).await);
         });
     }
@@ -544,7 +557,7 @@ impl Filesystem for Fs {
     ) {
         let name = or_reply!(name_of(name), reply);
         let owner = owner(req, mode);
-        self.run(parent, async move |here| {
+        self.run(req, parent, async move |here| {
             let (a, handle) =
                 match files::create(&here, InodeId(parent.0), &name, owner, flags).await {
                     Ok(made) => made,
@@ -569,7 +582,7 @@ impl Filesystem for Fs {
     /// Where data or a hole begins.
     fn lseek(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         _: FileHandle,
         offset: i64,
@@ -588,7 +601,7 @@ impl Filesystem for Fs {
             reply.error(Errno::ENXIO);
             return;
         };
-        self.run(ino, async move |here| {
+        self.run(req, ino, async move |here| {
             match here.client.seek(&here.cx, InodeId(ino.0), from, what).await {
                 Ok(Some(found)) => reply.offset(found as i64),
                 Ok(None) => reply.error(Errno::ENXIO),

@@ -184,7 +184,8 @@ impl Node {
     pub fn hub(&self) -> Arc<Hub> {
         let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
         let (io_timeout, atime) = (self.assembly.io_timeout, self.assembly.mount_options.atime());
-        Hub::new(self.shards.remotes.clone(), bytes_max, io_timeout, atime)
+        let node = self.assembly.node;
+        Hub::new(node, self.shards.remotes.clone(), bytes_max, io_timeout, atime)
     }
 
     /// For checks from other threads.

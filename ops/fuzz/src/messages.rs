@@ -112,6 +112,7 @@ pub fn frames() -> Vec<Vec<u8>> {
         ask: 1 << 40,
         ttl_us: 123_456,
         reply_room: 0,
+        caller: None,
         older: None,
         payload: Payload { body: Bytes::from_static(body), bulks },
     };

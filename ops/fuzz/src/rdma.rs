@@ -108,6 +108,7 @@ fn ours(input: &mut Input) -> Vec<Frame> {
         ask,
         ttl_us: 1_000_000,
         reply_room,
+        caller: None,
         older: None,
         payload: Payload { body: vec![7; body].into(), bulks: Vec::new() },
     };

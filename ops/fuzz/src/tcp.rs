@@ -98,6 +98,7 @@ fn item(input: &mut Input) -> Item {
         ask: input.u64(),
         ttl_us: input.u64(),
         reply_room: 0,
+        caller: None,
         older: None,
         payload,
     })

@@ -11,6 +11,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use t3fs_ops::hosts::{Cut, Hosts};
 use t3fs_ops::process::Process;
 use t3fs_ops::{command, mounts, workspace};
@@ -23,7 +24,7 @@ use crate::load::{Fio, Load, PAUSE_MAX};
 
 pub const MANAGERS: [&str; 3] = ["manager1", "manager2", "manager3"];
 pub const STORES: [&str; 3] = ["storage1", "storage2", "storage3"];
-const CLIENTS: [&str; 2] = ["client1", "client2"];
+pub const CLIENTS: [&str; 2] = ["client1", "client2"];
 /// In the order of their addresses: `ops/cluster/start` counts on it.
 const HOSTS: [&str; 9] = [
     "kv", "manager1", "manager2", "manager3", "storage1", "storage2", "storage3", "client1",
@@ -37,6 +38,8 @@ const KV_PAUSE_MAX: Duration = Duration::from_secs(30);
 pub struct Cluster {
     // Dropped in this order.
     processes: BTreeMap<String, Process>,
+    /// What is started from now on.
+    binary: PathBuf,
     watchdogs: Vec<Watchdog>,
     pub hosts: Hosts,
     site: Site,
@@ -61,20 +64,20 @@ impl Drop for Cluster {
 
 impl Cluster {
     /// Everything but the mounts, with chains of three replicas.
-    fn new(name: &str) -> Cluster {
+    fn new(name: &str, binary: PathBuf) -> Cluster {
         let site = Site::new(name);
         let hosts = Hosts::new(&HOSTS).expect("hosts");
         fs::write(site.path("secret"), "a secret for this test alone").expect("write");
         run(Command::new("chmod").arg("600").arg(site.path("secret")));
-        let mut cluster =
-            Cluster { processes: BTreeMap::new(), watchdogs: Vec::new(), hosts, site };
+        let (processes, watchdogs) = (BTreeMap::new(), Vec::new());
+        let mut cluster = Cluster { processes, binary, watchdogs, hosts, site };
         for host in ["kv"].iter().chain(&MANAGERS).chain(&STORES) {
             cluster.start(host);
         }
         for host in ["kv"].iter().chain(&MANAGERS).chain(&STORES) {
             cluster.wait_for(host, "serves cluster");
         }
-        let mut make = cluster.hosts.get("storage1").command(binary());
+        let mut make = cluster.hosts.get("storage1").command(&cluster.binary);
         make.args(["make-chains", "--replicas", "3", "--nodes", "3", "--targets-per-disk", "3"]);
         make.env("T3FS_CONFIG", config()).env("T3FS_SECRET_FILE", cluster.site.path("secret"));
         let made = command::finish(&mut make, COMMAND_LIMIT * 2).expect("make-chains ends");
@@ -85,7 +88,12 @@ impl Cluster {
 
     /// The same with both mounts.
     pub fn mounted(name: &str) -> Cluster {
-        let mut cluster = Cluster::new(name);
+        Cluster::mounted_by(name, binary())
+    }
+
+    /// The same of another build.
+    pub fn mounted_by(name: &str, binary: PathBuf) -> Cluster {
+        let mut cluster = Cluster::new(name, binary);
         for client in CLIENTS {
             fs::create_dir_all(cluster.mount_point(client)).expect("a mount point");
             cluster.watchdogs.push(Watchdog::start(cluster.mount_point(client)));
@@ -108,7 +116,7 @@ impl Cluster {
         start
             .arg(host)
             .env("BASE", self.site.path("base"))
-            .env("T3FS_NODE_BINARY", binary())
+            .env("T3FS_NODE_BINARY", &self.binary)
             .env("T3FS_SECRET_FILE", self.site.path("secret"))
             .env("T3FS_SHARDS", "1")
             .env("RUST_BACKTRACE", "1");
@@ -138,6 +146,16 @@ impl Cluster {
     fn kill_and_restart(&mut self, host: &str) {
         self.kill(host);
         thread::sleep(Duration::from_secs(3));
+        self.start(host);
+        self.wait_for(host, if CLIENTS.contains(&host) { "mounted" } else { "serves cluster" });
+    }
+
+    /// Ends it as an operator would and starts `binary` in its place.
+    pub fn replace(&mut self, host: &str, binary: PathBuf) {
+        let mut process = self.processes.remove(host).expect("it runs");
+        process.signal(Signal::TERM);
+        assert!(process.wait(COMMAND_LIMIT).is_some(), "{host} does not end: {}", process.log());
+        self.binary = binary;
         self.start(host);
         self.wait_for(host, if CLIENTS.contains(&host) { "mounted" } else { "serves cluster" });
     }

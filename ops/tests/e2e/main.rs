@@ -27,6 +27,7 @@ mod power_loss;
 mod rack;
 mod refusals;
 mod replicas;
+mod rolling;
 mod space;
 mod strangers;
 mod tools;

@@ -3,12 +3,12 @@
 use core::time::Duration;
 use std::collections::BTreeSet;
 
-use super::echo::{Echo, Ping, Seen, Slow, Store, pattern};
+use super::echo::{Asker, Echo, Ping, Seen, Slow, Store, WhoAsks, pattern};
 use super::{Pair, Wire, is_not_sent, is_unknown, run};
 use crate::ask::IN_FLIGHT_MAX;
 use crate::lane::Lane;
 use crate::wire::BULK_MAX;
-use crate::{Addr, NodeId, join, join_all};
+use crate::{Addr, Caller, NodeId, join, join_all};
 
 /// Requests of one lane are handled in the order asked, each once, as far as the wire promises
 /// that; replies and their payloads belong to their requests.
@@ -48,6 +48,18 @@ pub(super) fn as_promised(wire: &Wire, mut seen: Vec<u64>) -> Vec<u64> {
 /// The first number that does not come after the one before it.
 pub(super) fn astray(seen: &[u64]) -> Option<(u64, u64)> {
     seen.windows(2).map(|w| (w[0], w[1])).find(|w| w.0 >= w.1)
+}
+
+/// In whose name something is asked the receiver hears, and nothing of it when nobody is named.
+pub fn who_asks_is_told(pair: &mut dyn Pair) {
+    let [named, nobody] = run(pair, |cx, to| async move {
+        let (node, user, groups) = (NodeId(77), 1000, vec![4, 27]);
+        let caller = Caller { node, user, groups, ..Caller::default() };
+        let named = cx.of(caller.into()).ask(to, WhoAsks {}).await;
+        [named, cx.ask(to, WhoAsks {}).await]
+    });
+    let asker = Asker { node: NodeId(77), user: 1000, groups: vec![4, 27] };
+    assert_eq!((named, nobody), (Ok(Some(asker)), Ok(None)));
 }
 
 /// Payloads of every size up to the largest come and go whole.

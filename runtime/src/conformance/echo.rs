@@ -5,7 +5,7 @@ use core::time::Duration;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::buf::{Bulk, Carry};
-use crate::{Actor, Cx, Handle, Me, no_bulk, protocol};
+use crate::{Actor, Cx, Handle, Me, NodeId, no_bulk, protocol};
 
 /// Answers, and remembers in what order it was asked.
 #[derive(Default)]
@@ -47,6 +47,17 @@ pub struct Slow {
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 pub struct Seen {}
 
+/// Says who asks.
+#[derive(Clone, Debug, Archive, Serialize, Deserialize)]
+pub struct WhoAsks {}
+
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Asker {
+    pub node: NodeId,
+    pub user: u32,
+    pub groups: Vec<u32>,
+}
+
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 pub struct Order {
     pub control: Vec<u64>,
@@ -69,13 +80,14 @@ impl Carry for Sent {
         each(&mut self.data);
     }
 }
-no_bulk!(Ping, Slow, Seen, Order, Later);
+no_bulk!(Ping, Slow, Seen, Order, WhoAsks, Asker, Later, Told);
 
 protocol! { Echo as EchoMsg, EchoReply = 0x7f00 {
     1 v 1 Store -> Sent, Bulk, 30_000 ms;
     2 v 1 Ping -> u64, Control, 10_000 ms;
     3 v 1 Slow -> u64, Control, 30_000 ms;
     4 v 1 Seen -> Order, Control, 10_000 ms;
+    5 v 1 WhoAsks -> Option<Asker>, Control, 10_000 ms;
 } }
 
 impl Actor for Echoing {
@@ -114,6 +126,13 @@ impl Handle<Seen> for Echoing {
     }
 }
 
+impl Handle<WhoAsks> for Echoing {
+    async fn handle(_: &Me<Self>, _: WhoAsks, cx: &Cx) -> Option<Asker> {
+        let caller = cx.caller()?;
+        Some(Asker { node: caller.node, user: caller.user, groups: caller.groups.clone() })
+    }
+}
+
 /// [`Ping`] as a later build might have it.
 #[derive(Clone, Debug, Archive, Serialize, Deserialize)]
 pub struct Later {
@@ -133,8 +152,27 @@ impl From<Later> for Ping {
     }
 }
 
+/// Its reply, which was a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Told {
+    pub n: u64,
+    pub more: u64,
+}
+
+impl From<u64> for Told {
+    fn from(n: u64) -> Told {
+        Told { n, more: 0 }
+    }
+}
+
+impl From<Told> for u64 {
+    fn from(told: Told) -> u64 {
+        told.n
+    }
+}
+
 protocol! { LaterEcho as LaterEchoMsg, LaterEchoReply = 0x7f00 {
-    2 v 2 (1 Ping until 2) Later -> u64, Control, 10_000 ms;
+    2 v 2 (1 Ping -> u64, until 2) Later -> Told, Control, 10_000 ms;
 } }
 
 /// Serves [`Echo`]'s `Ping` in both versions.
@@ -144,8 +182,8 @@ impl Actor for LaterEchoing {
     type Protocol = LaterEcho;
 }
 impl Handle<Later> for LaterEchoing {
-    async fn handle(_: &Me<Self>, m: Later, _: &Cx) -> u64 {
-        m.n + m.more
+    async fn handle(_: &Me<Self>, m: Later, _: &Cx) -> Told {
+        Told { n: m.n, more: m.more }
     }
 }
 

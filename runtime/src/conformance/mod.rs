@@ -158,6 +158,7 @@ macro_rules! promises_of_asking {
             a_receiver_is_not_flooded
             a_deadline_ends_the_wait
             wrong_addresses_are_not_sent
+            who_asks_is_told
         }
     };
 }

@@ -3,27 +3,31 @@
 use core::time::Duration;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Shard;
 use super::disk::Disk;
 use crate::addr::{Addr, NodeId};
 use crate::ask::AskError;
+use crate::caller::Caller;
 use crate::disk::DiskId;
 use crate::meter::Meters;
 use crate::protocol::{Ask, Protocol};
 use crate::slot::{Slot, before};
 use crate::time::Time;
 
-/// Time, randomness, timers, disks, peers and tasks, within the deadline of one request.
+/// Time, randomness, timers, disks, peers and tasks, within the deadline of one request and for its
+/// caller.
 #[derive(Clone)]
 pub struct Cx {
     pub(crate) shard: Rc<Shard>,
     deadline: Time,
+    caller: Option<Arc<Caller>>,
 }
 
 impl Cx {
-    pub(crate) fn new(shard: Rc<Shard>, deadline: Time) -> Cx {
-        Cx { shard, deadline }
+    pub(crate) fn new(shard: Rc<Shard>, deadline: Time, caller: Option<Arc<Caller>>) -> Cx {
+        Cx { shard, deadline, caller }
     }
 
     pub fn now(&self) -> Time {
@@ -56,15 +60,25 @@ impl Cx {
         self.now() >= self.deadline
     }
 
+    /// In whose name this is done; `None`: by the system itself.
+    pub fn caller(&self) -> Option<&Arc<Caller>> {
+        self.caller.as_ref()
+    }
+
+    /// The same door for a caller, whom all that is asked through it names.
+    pub fn of(&self, caller: Arc<Caller>) -> Cx {
+        Cx { caller: Some(caller), ..self.clone() }
+    }
+
     /// For work that has passed its point of no return: the caller may leave, the work may not.
     pub fn outlive(&self) -> Cx {
-        Cx { shard: Rc::clone(&self.shard), deadline: Time::NEVER }
+        Cx { deadline: Time::NEVER, ..self.clone() }
     }
 
     /// The same door with an earlier deadline.
     pub fn within(&self, limit: Duration) -> Cx {
         let deadline = self.deadline.min(self.now() + limit);
-        Cx { shard: Rc::clone(&self.shard), deadline }
+        Cx { deadline, ..self.clone() }
     }
 
     pub async fn sleep(&self, d: Duration) {
@@ -119,8 +133,8 @@ impl Cx {
         P: Protocol,
         M: Ask<P>,
     {
-        let now = self.now();
-        self.shard.ask(to, message, now, self.deadline.min(now + M::TIMEOUT)).await
+        let deadline = self.deadline.min(self.now() + M::TIMEOUT);
+        self.shard.ask(to, message, deadline, self.caller.clone()).await
     }
 
     /// Sends a message and lets its reply go. Never waits: without a credit it is `NotSent`.
@@ -129,6 +143,6 @@ impl Cx {
         P: Protocol,
         M: Ask<P>,
     {
-        self.shard.tell(to, message)
+        self.shard.tell(to, message, self.caller.clone())
     }
 }

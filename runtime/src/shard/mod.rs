@@ -13,6 +13,7 @@ mod disk;
 use std::any::Any;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
 use rustc_hash::FxHashMap;
@@ -25,6 +26,7 @@ pub use disk::Disk;
 
 use crate::addr::{Addr, NodeId, RawAddr};
 use crate::ask::{AskError, Credit, CreditBook, Credits};
+use crate::caller::Caller;
 use crate::deadlines::{Deadlines, Place};
 use crate::lane::Lane;
 use crate::meter::{Kind, Meter, Meters};
@@ -173,12 +175,7 @@ struct Hosted<P: Protocol>(Rc<dyn Serves<P>>);
 
 trait Host {
     fn as_any(&self) -> &dyn Any;
-    fn take_frame(
-        &self,
-        shard: &Rc<Shard>,
-        payload: Payload,
-        from: Sender,
-    ) -> Result<(), WireError>;
+    fn take_frame(&self, shard: &Rc<Shard>, frame: Frame, from: Sender) -> Result<(), WireError>;
 }
 
 impl<P: Protocol> Host for Hosted<P> {
@@ -189,13 +186,14 @@ impl<P: Protocol> Host for Hosted<P> {
     fn take_frame(
         &self,
         shard: &Rc<Shard>,
-        payload: Payload,
+        mut frame: Frame,
         from: Sender,
     ) -> Result<(), WireError> {
-        let size = payload.size() as u64;
-        let (message, version) = P::unpack(payload)?;
+        let caller = frame.take_caller()?;
+        let size = frame.payload.size() as u64;
+        let (message, version) = P::unpack(frame.payload)?;
         shard.meter(P::kind(&message), |meter| meter.bytes_in += size);
-        let cx = Cx::new(Rc::clone(shard), from.deadline);
+        let cx = Cx::new(Rc::clone(shard), from.deadline, caller);
         let mut work = self.0.task(message, cx, ReplyTo::Node { from, version });
         // Many handlers answer at once, and a task costs more than they do. Nobody is within
         // `Me::with`: frames come from links.
@@ -213,15 +211,16 @@ struct AskErrand<P: Protocol> {
     from_shard: u16,
     ask: u64,
     deadline: Time,
+    caller: Option<Arc<Caller>>,
     message: P::Msg,
 }
 
 impl<P: Protocol> Errand for AskErrand<P> {
     fn run(self: Box<Self>, there: &Rc<Shard>) {
-        let AskErrand { to, from_shard: shard, ask, deadline, message } = *self;
+        let AskErrand { to, from_shard: shard, ask, deadline, caller, message } = *self;
         match there.host::<P>(to) {
             Ok(served) => {
-                let cx = Cx::new(Rc::clone(there), deadline);
+                let cx = Cx::new(Rc::clone(there), deadline, caller);
                 there.backend.spawn(served.task(message, cx, ReplyTo::Shard { shard, ask }));
             }
             Err(why) => {
@@ -308,7 +307,7 @@ impl Shard {
 
     /// A door without a deadline, for what starts the actors and drives them from outside.
     pub fn cx(self: &Rc<Self>) -> Cx {
-        Cx::new(Rc::clone(self), Time::NEVER)
+        Cx::new(Rc::clone(self), Time::NEVER, None)
     }
 
     /// Gives the shard its way to other nodes, once, before anything is asked of them. Without it
@@ -531,14 +530,14 @@ impl Shard {
         self: &Rc<Self>,
         to: Addr<P>,
         message: M,
-        mut now: Time,
         deadline: Time,
+        caller: Option<Arc<Caller>>,
     ) -> Result<M::Reply, AskError>
     where
         P: Protocol,
         M: Ask<P>,
     {
-        let to = to.raw();
+        let (to, mut now) = (to.raw(), self.backend.now());
         if now >= deadline {
             return Err(AskError::NotSent("deadline passed"));
         }
@@ -552,12 +551,13 @@ impl Shard {
             }
         };
         if to.node != self.node {
-            return self.ask_node::<P, M>(to, message, now, deadline, credit).await;
+            let limits = (now, deadline, credit);
+            return self.ask_node::<P, M>(to, message, limits, caller).await;
         }
         if to.shard != self.index {
-            return self.ask_shard::<P, M>(to, message, deadline, credit).await;
+            return self.ask_shard::<P, M>(to, message, deadline, credit, caller).await;
         }
-        let reply = self.hand_over::<P>(to, message.into(), deadline, credit)?;
+        let reply = self.hand_over::<P>(to, message.into(), deadline, credit, caller)?;
         let (late, _timer) = self.timer(deadline);
         let reply = before(reply, late).await;
         reply.unwrap_or(Err(AskError::Unknown("deadline passed"))).map(own_reply::<P, M>)
@@ -570,9 +570,10 @@ impl Shard {
         message: P::Msg,
         deadline: Time,
         credit: Credit,
+        caller: Option<Arc<Caller>>,
     ) -> Result<Slot<Result<P::Reply, AskError>>, AskError> {
         let host = self.host::<P>(to).map_err(|why| AskError::NotSent(why.says()))?;
-        let (cx, reply) = (Cx::new(Rc::clone(self), deadline), Slot::new());
+        let (cx, reply) = (Cx::new(Rc::clone(self), deadline, caller), Slot::new());
         self.backend.spawn(host.task(message, cx, ReplyTo::Slot(reply.clone(), credit)));
         Ok(reply)
     }
@@ -583,6 +584,7 @@ impl Shard {
         message: M,
         deadline: Time,
         _credit: Credit,
+        caller: Option<Arc<Caller>>,
     ) -> Result<M::Reply, AskError>
     where
         P: Protocol,
@@ -593,7 +595,7 @@ impl Shard {
         self.waiting.borrow_mut().insert(ask, Waiting::Value(Box::new(reply.clone())));
         let _forget = Forget { shard: self, ask };
         let (from_shard, message) = (self.index, message.into());
-        let errand = AskErrand::<P> { to, from_shard, ask, deadline, message };
+        let errand = AskErrand::<P> { to, from_shard, ask, deadline, caller, message };
         let parcel = Parcel(Box::new(errand));
         if self.backend.pass(to.shard, parcel).is_err() {
             return Err(AskError::NotSent("the other shard's ring is full"));
@@ -606,9 +608,8 @@ impl Shard {
         self: &Rc<Self>,
         to: RawAddr,
         message: M,
-        now: Time,
-        deadline: Time,
-        _credit: Credit,
+        (now, deadline, _credit): (Time, Time, Credit),
+        caller: Option<Arc<Caller>>,
     ) -> Result<M::Reply, AskError>
     where
         P: Protocol,
@@ -629,6 +630,7 @@ impl Shard {
             ask,
             ttl_us: (deadline - now).as_micros() as u64,
             reply_room: message.reply_room(),
+            caller,
             older: message.pack_older().map(Box::new),
             payload: message.pack(),
         };
@@ -638,7 +640,12 @@ impl Shard {
         M::unpack_reply(p).map_err(|_| AskError::Unknown("the reply could not be read"))
     }
 
-    pub(crate) fn tell<P, M>(self: &Rc<Self>, to: Addr<P>, message: M) -> Result<(), AskError>
+    pub(crate) fn tell<P, M>(
+        self: &Rc<Self>,
+        to: Addr<P>,
+        message: M,
+        caller: Option<Arc<Caller>>,
+    ) -> Result<(), AskError>
     where
         P: Protocol,
         M: Ask<P>,
@@ -650,15 +657,17 @@ impl Shard {
             return Err(AskError::NotSent("no credit"));
         };
         if raw.node == self.node && raw.shard == self.index {
-            return self.hand_over::<P>(raw, message.into(), deadline, credit).map(drop);
+            let handed = self.hand_over::<P>(raw, message.into(), deadline, credit, caller);
+            return handed.map(drop);
         }
         let home = Rc::clone(self);
         self.backend.spawn(Box::pin(async move {
             // A tell promises nothing, so its outcome is nobody's business.
             if raw.node == home.node {
-                let _ = home.ask_shard::<P, M>(raw, message, deadline, credit).await;
+                let _ = home.ask_shard::<P, M>(raw, message, deadline, credit, caller).await;
             } else {
-                let _ = home.ask_node::<P, M>(raw, message, now, deadline, credit).await;
+                let limits = (now, deadline, credit);
+                let _ = home.ask_node::<P, M>(raw, message, limits, caller).await;
             }
         }));
         Ok(())
@@ -678,13 +687,13 @@ impl Shard {
     /// A frame from another node, already checked and opened by its link.
     pub fn on_frame(self: &Rc<Self>, frame: Frame) {
         match frame.kind {
-            FrameKind::Ask | FrameKind::Tell => {
+            FrameKind::Ask | FrameKind::AskFor | FrameKind::Tell => {
                 let from = Sender {
                     node: frame.from_node,
                     shard: frame.from_shard,
                     ask: frame.ask,
                     lane: frame.lane,
-                    wants_reply: frame.kind == FrameKind::Ask,
+                    wants_reply: frame.kind != FrameKind::Tell,
                     deadline: self.backend.now() + core::time::Duration::from_micros(frame.ttl_us),
                 };
                 let to = RawAddr {
@@ -708,7 +717,7 @@ impl Shard {
                     self.count(|s| s.expired += 1);
                     return refuse(Refusal::Late);
                 }
-                if let Err(e) = host.take_frame(self, frame.payload, from) {
+                if let Err(e) = host.take_frame(self, frame, from) {
                     self.count(|s| s.unreadable += 1);
                     tracing::warn!(from = from.node.0, "a frame was refused: {e}");
                     refuse(match e {
@@ -760,6 +769,7 @@ impl Shard {
             ttl_us: 0,
             reply_room: 0,
             payload: payload(),
+            caller: None,
             older: None,
         };
         // A lost reply is a lost reply: the asker's deadline turns it into Unknown.

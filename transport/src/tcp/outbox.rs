@@ -194,6 +194,7 @@ mod tests {
             ask,
             ttl_us: 1,
             reply_room: 0,
+            caller: None,
             older: None,
             payload: Payload { body: Bytes::from_static(b"body"), bulks },
         }

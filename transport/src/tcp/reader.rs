@@ -108,6 +108,7 @@ impl Reader {
             ask: head.ask,
             ttl_us: head.ttl_us,
             reply_room: 0,
+            caller: None,
             older: None,
             payload: Payload { body, bulks },
         }))
@@ -304,6 +305,7 @@ mod tests {
             ask,
             ttl_us: 5,
             reply_room: 0,
+            caller: None,
             older: None,
             payload: Payload {
                 body: vec![ask as u8; body].into(),

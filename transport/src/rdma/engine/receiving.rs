@@ -361,6 +361,7 @@ impl Engine {
             ask: head.ask,
             ttl_us: head.ttl_us,
             reply_room: 0,
+            caller: None,
             older: None,
             payload: Payload { body, bulks },
         }));

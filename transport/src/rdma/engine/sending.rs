@@ -72,7 +72,7 @@ fn is_reply(frame: &Frame) -> bool {
 }
 
 fn wants_landing(frame: &Frame) -> bool {
-    frame.kind == FrameKind::Ask
+    matches!(frame.kind, FrameKind::Ask | FrameKind::AskFor)
         && frame.reply_room > SMALL_REPLY
         && frame.reply_room <= LANDINGS_MAX * PIECE_MAX
 }

@@ -154,6 +154,7 @@ fn frame(kind: FrameKind, lane: Lane, ask: u64, body: usize, bulks: &[usize]) ->
         ask,
         ttl_us: 1_000_000,
         reply_room: 0,
+        caller: None,
         older: None,
         payload: Payload {
             body: fill(body, ask),
