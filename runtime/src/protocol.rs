@@ -61,13 +61,13 @@ pub trait Ask<P: Protocol>: Carry + Into<P::Msg> + Send + 'static {
 /// `0x0300` is the protocol's base: the envelope's type is base + number. `Stat` is also known in
 /// the version before its newest: `StatV1` is that, frozen. It is read, and goes to peers that
 /// speak less than 3 (`wire::SPOKEN_MAX` became 3 with version 2 of it), so each has a `From` the
-/// other.
-/// Where the reply differs too, it says so: `(1 StatV1 -> u32, until 3)`; each reply has a `From` the
-/// other then, and whoever asked in a version is answered in it.
+/// other. Where the reply differs too, it says so: `(1 StatV1 -> u32, until 3)`; each reply has a
+/// `From` the other then, and whoever asked in a version is answered in it.
 #[macro_export]
 macro_rules! protocol {
     ($protocol:ident as $msg:ident, $reply:ident = $base:literal {
-        $($num:literal v $ver:literal $(($old:literal $before:ident $(-> $told:ty,)? until $until:literal))?
+        $($num:literal v $ver:literal
+          $(($old:literal $before:ident $(-> $told:ty,)? until $until:literal))?
           $m:ident -> $r:ty,
           $lane:ident, $ms:literal ms $(, hops |$h:ident| $hops:expr)?;)*
     }) => {

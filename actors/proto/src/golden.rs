@@ -40,6 +40,7 @@ samples! { "/golden.txt":
     struct ShareOpens { session, holds, all, op }
     struct KeepOpens { session }
     struct ListKeepers
+    struct WritersLeft
     struct NoteReads { reads }
     struct NewEntry { parent, name, mode, uid, gid, op }
     struct CreateFile { entry, kind, hold }
