@@ -9,6 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::addr::RawAddr;
 use crate::slot::Slot;
+use crate::wire::Refusal;
 
 /// Control (heartbeats, routing, acks) is never starved by bulk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
@@ -32,6 +33,13 @@ impl fmt::Display for AskError {
             AskError::NotSent(why) => write!(f, "not sent: {why}"),
             AskError::Unknown(why) => write!(f, "outcome unknown: {why}"),
         }
+    }
+}
+
+impl AskError {
+    /// Whether the receiver is of an earlier build, which does not know such a message.
+    pub fn receiver_is_older(&self) -> bool {
+        *self == AskError::NotSent(Refusal::Unknown.says())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every message and shared identifier, one file per receiver.
 
 pub mod agent;
+pub mod host;
 pub mod ids;
 pub mod kv;
 pub mod meta;

@@ -9,6 +9,7 @@ mod chain;
 mod disk;
 pub mod engine;
 mod files;
+mod hands;
 mod members;
 mod metas;
 mod mgmtd;

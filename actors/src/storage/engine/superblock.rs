@@ -39,32 +39,42 @@ pub struct SuperblockV1 {
 pub fn encode(id: &TargetIdentity, uuid: [u64; 2]) -> Vec<u8> {
     let (target, chain) = (id.target.0, id.chain.0);
     let s = SuperblockV1 { cluster: id.cluster.clone(), target, chain, uuid };
-    let body = wire::seal(KIND, FORMAT, &s);
+    block(&wire::seal(KIND, FORMAT, &s))
+}
+
+/// A sealed value as a block that shows whether it is whole.
+pub(super) fn block(body: &[u8]) -> Vec<u8> {
     let mut out = vec![0; (8 + body.len()).next_multiple_of(GRANULE)];
-    out[8..8 + body.len()].copy_from_slice(&body);
-    out[0..4].copy_from_slice(&crc32c(&body).to_le_bytes());
+    out[8..8 + body.len()].copy_from_slice(body);
+    out[0..4].copy_from_slice(&crc32c(body).to_le_bytes());
     out[4..8].copy_from_slice(&(body.len() as u32).to_le_bytes());
     out
 }
 
-/// Reads a superblock and compares it; a refusal is a sentence that says what to do.
-pub fn check(bytes: &[u8], expect: &TargetIdentity) -> Result<SuperblockV1, String> {
-    let u32_at = |i: usize| u32::from_le_bytes(bytes[i..i + 4].try_into().expect("4"));
+/// The sealed value of a block, if that is whole.
+pub(super) fn body(bytes: &[u8]) -> Option<&[u8]> {
+    let u32_at = |i: usize| Some(u32::from_le_bytes(bytes.get(i..i + 4)?.try_into().expect("4")));
+    let body = bytes.get(8..)?.get(..u32_at(4)? as usize)?;
+    (Some(crc32c(body)) == u32_at(0)).then_some(body)
+}
+
+/// Reads a superblock; a refusal is a sentence that says what to do.
+pub fn read(bytes: &[u8]) -> Result<SuperblockV1, String> {
     let damaged = "its superblock is damaged; restore the target from its chain";
-    let body = bytes.get(8..).and_then(|b| b.get(..u32_at(4) as usize)).ok_or(damaged)?;
-    if crc32c(body) != u32_at(0) {
-        return Err(damaged.into());
-    }
-    let s: SuperblockV1 = match wire::open(KIND, FORMAT, body) {
-        Ok(s) => s,
-        Err(WireError::Version { found, .. }) if found > FORMAT => {
-            return Err(format!(
-                "it was written by a newer t3fs (format {found}, this build knows {FORMAT}); start \
+    let body = body(bytes).ok_or(damaged)?;
+    match wire::open(KIND, FORMAT, body) {
+        Ok(s) => Ok(s),
+        Err(WireError::Version { found, .. }) if found > FORMAT => Err(format!(
+            "it was written by a newer t3fs (format {found}, this build knows {FORMAT}); start \
                  a newer build"
-            ));
-        }
-        Err(e) => return Err(format!("{damaged} ({e})")),
-    };
+        )),
+        Err(e) => Err(format!("{damaged} ({e})")),
+    }
+}
+
+/// Reads a superblock and compares it.
+pub fn check(bytes: &[u8], expect: &TargetIdentity) -> Result<SuperblockV1, String> {
+    let s = read(bytes)?;
     if s.cluster != expect.cluster {
         return Err(format!(
             "it belongs to cluster {:?}, not to {:?}; give another data folder",
