@@ -400,6 +400,9 @@ impl HostCore {
                 let (chain, disk) = (entry.chain, folder.disk);
                 Verdict::Do(Step::Clear(Place { target, chain, disk }))
             }
+            (None, Some(entry)) if !self.inventory.disks.contains(&entry.disk) => {
+                Verdict::Is(HostTargetState::DiskMissing)
+            }
             _ => Verdict::Is(HostTargetState::Removed),
         }
     }
@@ -436,7 +439,8 @@ impl HostCore {
 
     /// Of a target that was removed and that no chain names here nothing is remembered.
     fn forget(&mut self, target: TargetId) {
-        let removed = self.book.get(&target).is_some_and(|e| e.wish == Wish::Removed);
+        let there = |e: &Entry| self.inventory.disks.contains(&e.disk);
+        let removed = self.book.get(&target).is_some_and(|e| e.wish == Wish::Removed && there(e));
         if removed && self.named(target).is_none_or(|(_, t)| t.node != self.node) {
             self.book.remove(&target);
             self.marks.remove(&target);
@@ -530,7 +534,13 @@ impl HostCore {
         {
             return Err(HostError::Elsewhere(is.0));
         }
-        let place = disk.or(there).or_else(|| self.disk_for(target));
+        // What is on a disk that is out is not made elsewhere, whoever asks.
+        let listed = self.book.get(&target).map(|e| e.disk);
+        let out = listed.filter(|d| there.is_none() && !self.inventory.disks.contains(d));
+        if let (Some(is), Some(_)) = (out, disk) {
+            return Err(HostError::Elsewhere(is.0));
+        }
+        let place = disk.or(there).or(out).or_else(|| self.disk_for(target));
         let Some(place) = place else { return Err(HostError::NoSuchDisk(0)) };
         self.book.insert(target, Entry { chain, disk: place, wish: Wish::Run });
         let mark = self.mark(target);
