@@ -428,16 +428,17 @@ impl Play {
                 if let Ok(Ok(())) = cx.ask(host, StopTarget { target }).await {
                     let truth = &mut *truth.borrow_mut();
                     let c = truth.chain(target);
-                    c.stopped = c.since_us == since_us && heard;
+                    c.stopped = !c.replaced && c.since_us == since_us && heard;
                 }
             }
             2 | 3 => {
                 let done = cx.ask(host, RemoveTarget { target }).await;
                 let truth = &mut *truth.borrow_mut();
                 let c = truth.chain(target);
-                let needed = !c.replaced && c.mine != Offline;
+                let same = c.since_us == since_us && heard;
+                let needed = !c.replaced && same && c.mine != Offline;
                 if let Ok(Ok(())) = done {
-                    c.stopped = !c.replaced && c.since_us == since_us && heard;
+                    c.stopped = !c.replaced && same;
                     if needed {
                         truth.complain(format!("the data of target {target} went, and is needed"));
                     }
