@@ -17,7 +17,7 @@ pub enum PlantedBug {
     BarrierAnswersAtOnce,
     /// Kv: a barrier never says that what it stands for was lost.
     BarrierForgetsVersion,
-    /// Storage: a target of which there is no data always begins empty.
+    /// Host: a target of which there is no data always begins empty.
     BornEmpty,
     /// Client: a close does not tell meta the length.
     CloseKeepsLength,
@@ -35,6 +35,10 @@ pub enum PlantedBug {
     GrantToCondemned,
     /// Meta: the collector removes files that living sessions hold.
     HoldsIgnored,
+    /// Host: a target whose disk is not there counts as one without data.
+    MissingDiskForgotten,
+    /// Host: the data of a target is removed although its chain may need it.
+    NeededIsRemoved,
     /// Mgmtd: state is written without looking at the lease.
     NoFence,
     /// Storage: leases are not looked at.
@@ -42,6 +46,8 @@ pub enum PlantedBug {
     /// Client: the kernel may remember names for a while, although other processes use the file
     /// system.
     NamesKeptThoughShared,
+    /// Host: what mgmtd says of an old copy of a target is not looked at.
+    OldCopyBegins,
     /// Client and meta: a file is opened without the hold that was asked for.
     OpenWithoutHold,
     /// Mgmtd: a challenger takes over although it has promised not to.
@@ -50,6 +56,8 @@ pub enum PlantedBug {
     ReadSkipsGranuleCheck,
     /// Storage: a removal that reached its limit says that nothing is left.
     RemoveChunksSaysNothingLeft,
+    /// Host: a target begins although its chain has another host's in its place.
+    ReplacedBegins,
     /// Meta: a report that a cut has made stale is dropped and answered as if it had been taken.
     ReportIgnoresTruncations,
     /// Storage: a chunk that is brought to a successor forgets its writers.
@@ -66,8 +74,12 @@ pub enum PlantedBug {
     ServeBeforeSync,
     /// Client: a report that a cut made stale counts as taken.
     StaleReportIsTaken,
+    /// Host: a target that a human has stopped begins again.
+    StoppedBegins,
     /// Storage: a successor that has no space is taken for done.
     SuccessorNoSpaceIsDone,
+    /// Host: a target is looked for only on the disk that it was on.
+    SwappedDiskForgotten,
     /// Client: a wait for bytes on their way to storage does not end with its deadline.
     WaitIgnoresDeadline,
     /// Storage: chunks that are sent whole are cut at 64 KiB.

@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 use crate::addr::RawAddr;
 use crate::lane::Lane;
 use crate::slot::Slot;
+use crate::wire::Refusal;
 
 /// What happened to a request that got no reply. A refusal is the actor's own reply type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,13 @@ impl fmt::Display for AskError {
             AskError::NotSent(why) => write!(f, "not sent: {why}"),
             AskError::Unknown(why) => write!(f, "outcome unknown: {why}"),
         }
+    }
+}
+
+impl AskError {
+    /// Whether the receiver is of an earlier build, which does not know such a message.
+    pub fn receiver_is_older(&self) -> bool {
+        *self == AskError::NotSent(Refusal::Unknown.says())
     }
 }
 

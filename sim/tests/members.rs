@@ -6,7 +6,7 @@ use t3fs_sim::checks::{ALL, run_seed};
 /// target or its engine, within 500 seeds.
 #[test]
 fn deliberate_bugs_of_a_target_are_found() {
-    for check in ALL.iter().filter(|c| ["chain", "engine", "members"].contains(&c.name)) {
+    for check in ALL.iter().filter(|c| ["chain", "engine", "hosts", "members"].contains(&c.name)) {
         for mutant in check.mutants {
             let found = (1..=500).find(|seed| {
                 let run = || run_seed(check, *seed, Some(mutant), None).result.is_err();

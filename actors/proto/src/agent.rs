@@ -1,15 +1,16 @@
 //! What the agent of a process is asked: by the actors beside it, and told by mgmtd.
 //!
 //! Sessions and chains go through it in mgmtd's own messages: it passes them on to the primary, and
-//! says of a new session which process it belongs to.
+//! says of a new session which process it belongs to. `ClaimTargets` is answered `None` if the
+//! primary is of an earlier build, which does not know it.
 
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::{RawAddr, no_bulk, protocol};
 
 use super::ids::{SessionId, ViewVersion};
 use super::mgmtd::{
-    CloseSession, ClusterView, CreateChains, ExtendSession, GetSpaces, ListNodes, MgmtdError,
-    NodeLine, NodeSpaces, OpenSession, TargetReport, ViewUpdate,
+    ClaimTargets, Claimed, CloseSession, ClusterView, CreateChains, ExtendSession, GetSpaces,
+    ListNodes, MgmtdError, NodeLine, NodeSpaces, OpenSession, TargetReport, ViewUpdate,
 };
 
 /// The view of the cluster, if the agent has a newer one than the caller: answered at once.
@@ -85,4 +86,5 @@ protocol! { Agent as AgentMsg, AgentReply = 0x0600 {
     10 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 5_000 ms;
     11 v 2 WatchView -> ViewNews, Control, 20_000 ms, hops |_watch| 1;
     12 v 1 GetSpaces -> Option<Vec<NodeSpaces>>, Control, 5_000 ms;
+    16 v 1 ClaimTargets -> Result<Option<Vec<Claimed>>, MgmtdError>, Control, 5_000 ms;
 } }

@@ -3,6 +3,7 @@
 pub mod agent;
 #[cfg(test)]
 mod golden;
+pub mod host;
 pub mod ids;
 pub mod kv;
 pub mod meta;

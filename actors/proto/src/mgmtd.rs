@@ -401,6 +401,41 @@ pub struct NodeLine {
     pub targets: Vec<TargetReport>,
 }
 
+/// One opening of a target: drawn, and kept beside its data, before the target says anything to
+/// anybody. The number grows, the nonce tells openings of two copies apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
+pub struct Opening {
+    pub number: u64,
+    pub nonce: u64,
+}
+
+/// A target has been opened, and is to begin.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct TargetClaim {
+    pub target: TargetId,
+    pub opening: Opening,
+    /// The latest opening before it in which the target began; number 0 for none.
+    pub confirmed: Opening,
+    /// Openings after that one of which mgmtd may have heard: no answer has come.
+    pub tried: Vec<Opening>,
+}
+
+/// Are the disks of these targets the latest? mgmtd stores the latest opening of every target that
+/// a chain names. Asking twice is as good as once.
+#[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub struct ClaimTargets {
+    pub claims: Vec<TargetClaim>,
+}
+
+/// What mgmtd says to an opening.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+pub enum Claimed {
+    /// It is the latest, and stored as that.
+    Latest,
+    /// The latest is another, which the data does not know: it is an old copy.
+    OldCopy { latest: Opening },
+}
+
 /// Makes chains over targets and appends them to chain table 1.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct CreateChains {
@@ -494,7 +529,9 @@ no_bulk!(
     GetSpaces,
     ClusterView,
     ViewVersion,
-    SessionId
+    SessionId,
+    ClaimTargets,
+    Claimed
 );
 
 protocol! { Mgmtd as MgmtdMsg, MgmtdReply = 0x0100 {
@@ -506,6 +543,7 @@ protocol! { Mgmtd as MgmtdMsg, MgmtdReply = 0x0100 {
     7 v 1 ListNodes -> Result<Vec<NodeLine>, MgmtdError>, Control, 2_000 ms;
     8 v 1 Refrain -> bool, Control, 1_000 ms;
     9 v 1 GetSpaces -> Result<Vec<NodeSpaces>, MgmtdError>, Control, 2_000 ms;
+    16 v 1 ClaimTargets -> Result<Vec<Claimed>, MgmtdError>, Control, 5_000 ms;
 } }
 
 #[cfg(test)]

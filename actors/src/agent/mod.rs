@@ -207,13 +207,27 @@ impl NodeAgent {
     where
         M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,
     {
+        let older = || MgmtdError::Unavailable("the primary is of an earlier build".into());
+        Self::pass_on_if_known(me, cx, message).await?.ok_or_else(older)
+    }
+
+    /// The same. `None`: the primary is of an earlier build, which does not know the message.
+    async fn pass_on_if_known<M, T>(
+        me: &Me<Self>,
+        cx: &Cx,
+        message: M,
+    ) -> Result<Option<T>, MgmtdError>
+    where
+        M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,
+    {
         let mut why = MgmtdError::Unavailable("no mgmtd leads, or it cannot be reached".into());
         // The answer has to arrive before the asker stops waiting.
         let margin = PASS_PAUSE * 2;
         loop {
             if let Some(primary) = me.with(|a| a.core.primary()) {
                 match cx.within(PASS_MAX).ask(primary, message.clone()).await {
-                    Ok(Ok(value)) => return Ok(value),
+                    Ok(Ok(value)) => return Ok(Some(value)),
+                    Err(e) if e.receiver_is_older() => return Ok(None),
                     Ok(Err(e @ MgmtdError::Refused(_))) => return Err(e),
                     Ok(Err(e @ MgmtdError::NotPrimary { .. })) => {
                         if me.with(|a| a.core.refused(primary, e)) == AskAgain::Now {
@@ -327,6 +341,16 @@ impl Handle<CreateChains> for NodeAgent {
         let version = Self::pass_on(me, cx, m).await?;
         Self::fetch(me, cx, version).await;
         Ok(version)
+    }
+}
+
+impl Handle<ClaimTargets> for NodeAgent {
+    async fn handle(
+        me: &Me<Self>,
+        m: ClaimTargets,
+        cx: &Cx,
+    ) -> Result<Option<Vec<Claimed>>, MgmtdError> {
+        Self::pass_on_if_known(me, cx, m).await
     }
 }
 

@@ -95,6 +95,13 @@ impl Handle<CreateChains> for MgmtdServer {
     }
 }
 
+impl Handle<ClaimTargets> for MgmtdServer {
+    async fn handle(me: &Me<Self>, m: ClaimTargets, cx: &Cx) -> Result<Vec<Claimed>, MgmtdError> {
+        let done = Self::change(me, cx, |s, _, _| Ok(s.claim(&m))).await;
+        done.map(|(claimed, _)| claimed)
+    }
+}
+
 impl Handle<OpenSessionFor> for MgmtdServer {
     async fn handle(me: &Me<Self>, m: OpenSessionFor, cx: &Cx) -> Result<SessionId, MgmtdError> {
         Self::change_session(me, cx, SessionChange::Open(m)).await

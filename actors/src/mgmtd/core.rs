@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) sessions: Rc<BTreeMap<SessionId, SessionV2>>,
     /// The largest number that was given to a session.
     pub(super) session_max: SessionId,
+    /// The latest opening of every target that has said so.
+    pub(super) openings: Rc<BTreeMap<TargetId, Opening>>,
 }
 
 impl State {
@@ -45,6 +47,7 @@ impl State {
             routing: Arc::default(),
             sessions: Rc::default(),
             session_max: SessionId(0),
+            openings: Rc::default(),
         }
     }
 
@@ -113,6 +116,29 @@ impl State {
         routing.tables.push(table);
         derive(routing);
         Ok(())
+    }
+
+    /// Targets have been opened. Data that knows the latest opening of its target, as the one in
+    /// which it began last or as one that it has tried since, is the latest, and its opening is the
+    /// latest from here on. All else is a copy of earlier data, whatever its chain has come to.
+    pub(super) fn claim(&mut self, m: &ClaimTargets) -> Vec<Claimed> {
+        let mut out = Vec::with_capacity(m.claims.len());
+        for c in &m.claims {
+            let latest = self.openings.get(&c.target).copied();
+            let known = latest.is_none_or(|latest| {
+                // A primary of an earlier build has stored nothing of what began meanwhile.
+                let later = c.confirmed.number > latest.number;
+                later || [c.opening, c.confirmed].contains(&latest) || c.tried.contains(&latest)
+            });
+            match latest.filter(|_| !known) {
+                Some(latest) => out.push(Claimed::OldCopy { latest }),
+                None => out.push(Claimed::Latest),
+            }
+            if known && latest != Some(c.opening) && self.holder(c.target).is_some() {
+                Rc::make_mut(&mut self.openings).insert(c.target, c.opening);
+            }
+        }
+        out
     }
 
     fn holder(&self, t: TargetId) -> Option<ChainId> {

@@ -10,8 +10,10 @@
 //!                                (read: SessionV1 { label, nonce }, of an unknown process)
 //! "M/node/"    node u32 BE       type 0x1105 NodeV2
 //!                                (read: NodeV1, of an unknown identity)
+//! "MO/"        target u32 BE     type 0x1106 OpeningV1 { number, nonce }
 //! "M/lease"                      see `lease`
 //! ```
+//! Openings are beside the rest: builds before them refuse what they do not know under "M/".
 //!
 //! The routing is a function of these rows, and its version is that of "M/state": whoever is
 //! primary hands out the same. A write must find itself in the lease, and the version it started
@@ -37,14 +39,16 @@ use crate::meta::kv::client::{Stop, transact};
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::kv::Durability;
 use crate::proto::kv::Kv;
-use crate::proto::mgmtd::{Chain, ChainTable, ChainTarget, NodeInfo, Role, Routing};
+use crate::proto::mgmtd::{Chain, ChainTable, ChainTarget, NodeInfo, Opening, Role, Routing};
 
 const STATE: u16 = 0x1101;
 const CHAIN: u16 = 0x1102;
 const TABLE: u16 = 0x1103;
 const SESSION: u16 = 0x1104;
 const NODE: u16 = 0x1105;
+const OPENING: u16 = 0x1106;
 const STATE_KEY: &[u8] = b"M/state";
+const OPENING_KEY: &[u8] = b"MO/";
 
 #[derive(Clone, PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct StateV1 {
@@ -105,6 +109,12 @@ struct NodeV2 {
     tags: Vec<(String, String)>,
     metas: Vec<RawAddr>,
     targets: Vec<(TargetId, RawAddr)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
+struct OpeningV1 {
+    number: u64,
+    nonce: u64,
 }
 
 fn key(kind: &str, id: &[u8]) -> Bytes {
@@ -185,6 +195,12 @@ fn node(key: &[u8], value: &[u8]) -> Result<NodeV2, String> {
     get(NODE, 2, key, value)
 }
 
+fn opening_row((target, o): (&TargetId, &Opening)) -> (Bytes, Vec<u8>) {
+    let row = OpeningV1 { number: o.number, nonce: o.nonce };
+    let key = [OPENING_KEY, &target.0.to_be_bytes()].concat().into();
+    (key, seal(OPENING, 1, &row))
+}
+
 /// Rows to set, and keys to clear.
 type RowChanges = (Vec<(Bytes, Vec<u8>)>, Vec<Bytes>);
 
@@ -210,6 +226,12 @@ fn differences(before: &State, after: &State) -> RowChanges {
         let gone = old.iter().filter(|(id, _)| !new.contains_key(id));
         cleared.extend(gone.map(session_row).map(|(key, _)| key));
     }
+    if before.openings != after.openings {
+        let (old, new) = (&before.openings, &after.openings);
+        set.extend(new.iter().filter(|(t, o)| old.get(t) != Some(o)).map(opening_row));
+        let gone = old.iter().filter(|(t, _)| !new.contains_key(t));
+        cleared.extend(gone.map(opening_row).map(|(key, _)| key));
+    }
     (set, cleared)
 }
 
@@ -232,6 +254,7 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
     let mut routing = Routing::default();
     let (mut version, mut session_max) = (ViewVersion(0), SessionId(0));
     let mut sessions = BTreeMap::new();
+    let mut openings = BTreeMap::new();
     for (k, v) in rows {
         if k[..] == *STATE_KEY {
             let s: StateV1 = get(STATE, 1, k, v)?;
@@ -269,13 +292,18 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
                 metas: n.metas,
                 targets: n.targets,
             });
+        } else if k.starts_with(OPENING_KEY) {
+            let OpeningV1 { number, nonce } = get(OPENING, 1, k, v)?;
+            let target = TargetId(u32_at(k, OPENING_KEY.len())?);
+            openings.insert(target, Opening { number, nonce });
         } else if k[..] != *lease::KEY {
             return Err(format!("unknown record {}: written by a newer t3fs?", k.escape_ascii()));
         }
     }
     derive(&mut routing);
     let (routing, sessions) = (Arc::new(routing), Rc::new(sessions));
-    Ok(begun.then_some(State { version, routing, sessions, session_max }))
+    let openings = Rc::new(openings);
+    Ok(begun.then_some(State { version, routing, sessions, session_max, openings }))
 }
 
 /// Everything stored, or `None` in a new store.
@@ -283,16 +311,19 @@ pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<State>, Stop<St
     let rows = transact(cx, kv, Durability::Soon, async |txn| {
         let found = txn.features().await?;
         features::STORE.check(&found).map_err(Stop::Refused)?;
-        let mut range = KeyRange::prefix(Bytes::from_static(b"M/"));
         let mut rows = Vec::new();
-        loop {
-            let page = txn.fetch_range(&range, 0, false).await?;
-            rows.extend(page.rows);
-            if !page.more {
-                return Ok::<_, Stop<String>>(rows);
+        for prefix in [&b"M/"[..], OPENING_KEY] {
+            let mut range = KeyRange::prefix(Bytes::from_static(prefix));
+            loop {
+                let page = txn.fetch_range(&range, 0, false).await?;
+                rows.extend(page.rows);
+                if !page.more {
+                    break;
+                }
+                range.begin = page.covered.end;
             }
-            range.begin = page.covered.end;
         }
+        Ok::<_, Stop<String>>(rows)
     })
     .await?;
     from_rows(&rows).map_err(Stop::Refused)
@@ -426,6 +457,7 @@ mod tests {
             routing: Arc::new(routing),
             sessions: Rc::new([(SessionId(1 << 40), session)].into()),
             session_max: SessionId(1 << 40),
+            openings: Rc::new([(TargetId(5), Opening { number: 3, nonce: 4 })].into()),
         };
         let rows: Vec<(Bytes, Bytes)> = rows(&s).into_iter().map(|(k, v)| (k, v.into())).collect();
         assert_eq!(from_rows(&rows), Ok(Some(s)));
@@ -437,6 +469,7 @@ mod tests {
         assert_eq!(row(b"M/node/"), node);
         let session = "041102006cffffffffffffff0800000000000000010600000007000000";
         assert_eq!(row(b"M/session/"), session);
+        assert_eq!(row(b"MO/"), "0611010003000000000000000400000000000000");
         assert_eq!(from_rows(&[]), Ok(None));
     }
 

@@ -3,7 +3,8 @@
 //! One [`Target`] actor is one target. `membership` (what the target is to its chain) and `core`
 //! (what an update is to a chunk) decide, synchronously; `write`, `resync` and `target` await
 //! between the decisions; `extents` tells what a file has here; `removals` are the requests whose
-//! duplicates no chunk remembers; `engine` keeps chunks on a disk.
+//! duplicates no chunk remembers; `engine` keeps chunks on a disk; `host` has the targets of a
+//! node, and decides which of them may begin.
 //!
 //! The protocol (CRAQ: Terrace and Freedman, USENIX ATC 2009): the head numbers an update, stores
 //! it as pending, *then* forwards it; each target does the same; the tail stores it committed;
@@ -12,10 +13,10 @@
 //! taken back on a guess. Whoever has left its chain meanwhile is overwritten before it serves.
 
 mod ahead;
-mod birth;
 mod core;
 pub mod engine;
 mod extents;
+pub mod host;
 mod membership;
 mod removals;
 mod resync;
@@ -23,5 +24,4 @@ mod sync_out;
 mod target;
 mod write;
 
-pub use birth::{Birth, birth};
 pub use target::{RESYNC_PAGE, StorageConfig, Target, TargetEvent};

@@ -40,18 +40,29 @@ pub struct NodeFile {
     pub node_uuid: String,
     /// In order: the first is disk 0. One that is gone keeps its number.
     pub disks: Vec<NodeDisk>,
-    /// Every target that was ever made here, sorted.
+    /// Every target that was ever to be made here, sorted.
     pub targets: Vec<TargetPlace>,
 }
 
-/// A target of this server, and where it is. Written down once it is there, so that it is known to
-/// be lost when it is there no more.
+/// A target of this server, and where it is. Written down before it is there, so that it is known
+/// to be lost when it is there no more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TargetPlace {
     pub target: TargetId,
     pub chain: ChainId,
     /// Index in [`NodeFile::disks`].
     pub disk: usize,
+    pub wish: TargetWish,
+}
+
+/// What a human wants of a target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TargetWish {
+    #[default]
+    Run,
+    Stopped,
+    Removed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -82,6 +93,9 @@ struct TargetV1 {
     id: u32,
     chain: u32,
     disk: usize,
+    /// Not written where it is `run`: builds before it read no file that has it.
+    #[serde(default)]
+    wish: TargetWish,
 }
 
 impl NodeFile {
@@ -102,8 +116,13 @@ impl NodeFile {
             let _ = write!(o, "\n[[disk]]\nuuid = {uuid}\nfolder = {folder}\n");
         }
         for t in &self.targets {
-            let TargetPlace { target, chain, disk } = t;
+            let TargetPlace { target, chain, disk, wish } = t;
             let _ = write!(o, "\n[[target]]\nid = {target}\nchain = {chain}\ndisk = {disk}\n");
+            o += match wish {
+                TargetWish::Run => "",
+                TargetWish::Stopped => "wish = \"stopped\"\n",
+                TargetWish::Removed => "wish = \"removed\"\n",
+            };
         }
         o
     }
@@ -114,6 +133,7 @@ impl NodeFile {
             target: TargetId(t.id),
             chain: ChainId(t.chain),
             disk: t.disk,
+            wish: t.wish,
         });
         let file = NodeFile {
             cluster: v.cluster,
@@ -378,6 +398,10 @@ mod tests {
         Wanted { cluster: "c", node_id: 3, state, data, mount_point: None }
     }
 
+    fn place(target: u32, wish: TargetWish) -> TargetPlace {
+        TargetPlace { target: TargetId(target), chain: ChainId(7), disk: 0, wish }
+    }
+
     #[test]
     fn the_stored_form_is_fixed() {
         let file = NodeFile {
@@ -385,12 +409,13 @@ mod tests {
             node_id: 3,
             node_uuid: "u".into(),
             disks: vec![NodeDisk { uuid: "d".into(), folder: "/d".into() }],
-            targets: vec![TargetPlace { target: TargetId(5), chain: ChainId(7), disk: 0 }],
+            targets: vec![place(5, TargetWish::Run), place(6, TargetWish::Stopped)],
         };
         let text = "# A server of a t3fs cluster. Written by t3fs-node; do not edit.\n\
                     format = 1\ncluster = \"c\"\nnode_id = 3\nnode_uuid = \"u\"\n\n\
                     [[disk]]\nuuid = \"d\"\nfolder = \"/d\"\n\n\
-                    [[target]]\nid = 5\nchain = 7\ndisk = 0\n";
+                    [[target]]\nid = 5\nchain = 7\ndisk = 0\n\n\
+                    [[target]]\nid = 6\nchain = 7\ndisk = 0\nwish = \"stopped\"\n";
         assert_eq!(file.render(), text);
         assert_eq!(NodeFile::parse(text), Ok(file));
     }

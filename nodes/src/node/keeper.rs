@@ -1,34 +1,33 @@
-//! The targets of this process: opened at the start, and, on a server, made when the routing says
-//! that there are new ones.
+//! The targets of this process. Those of a cluster in one process are opened at the start; those of
+//! a server its `Host` has, which decides on the first shard: here is what it does to this process.
 //!
-//! A target that was there before and whose data is gone is never silently made empty again: of a
-//! chain whose other replicas serve it comes back as a fresh member, to be brought up to date
-//! before it serves; otherwise it stays away and a human must look.
+//! A target is opened on its own shard, and the list of targets is a file: a thread does both, one
+//! thing at a time, so that no shard waits for another or for a file system.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
-use t3fs_actors::proto::agent::Agent;
 
+use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::TargetId;
-use t3fs_actors::proto::mgmtd::{Chain, ChainTarget, Routing};
-use t3fs_actors::storage::{Birth, birth};
-use t3fs_runtime::Addr;
+use t3fs_actors::proto::mgmtd::Routing;
+use t3fs_actors::storage::host::{Book, Entry, HostWorks, Place, Wish};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
+use t3fs_runtime::{Addr, Cx, DiskId, Slot};
 
 use super::assembly::{Assembly, Targets};
-use super::latest::Hearer;
 use super::parts::Started;
 use super::{on_shard, parts};
 use crate::data::Data;
-use crate::data::server::{NodeFile, Server, TargetPlace};
+use crate::data::server::{NodeFile, Server, TargetPlace, TargetWish};
 use crate::failure::{Failure, failed};
 
 pub(super) struct Keeper {
     works: Works,
-    /// Ends when the agent, which sends it news, has.
+    /// Ends when the host, which gives it orders, has.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -43,7 +42,7 @@ struct Works {
 
 impl Works {
     /// Opens a target and starts its actor; with `create` it may be a new one.
-    fn start(&self, place: TargetPlace, shard: usize, create: bool) -> Result<Started, Failure> {
+    fn start(&self, place: Place, shard: usize, create: bool) -> Result<Started, Failure> {
         let (cluster, budget, agent) = (self.a.cluster.clone(), self.budget, self.agent);
         let in_cluster = matches!(self.a.targets, Targets::Assigned { .. });
         on_shard(&self.remotes[shard], "storage target", async move |cx| {
@@ -74,7 +73,7 @@ impl Keeper {
             for (i, &target) in record.targets.iter().enumerate() {
                 let chain = data.cluster.chains.iter().find(|c| c.targets.contains(&target));
                 let Some(chain) = chain.map(|c| c.id) else { continue };
-                let place = TargetPlace { target, chain, disk: disk.index };
+                let place = Place { target, chain, disk: disk_id(disk.index) };
                 let create = known.chain(chain).is_none();
                 let shard = i % self.works.remotes.len();
                 let at = |why: Failure| {
@@ -91,132 +90,164 @@ impl Keeper {
         Ok(())
     }
 
-    /// The targets that this server has; from then on those that the news bring.
-    pub(super) fn start_assigned(mut self, news: Hearer<Arc<Routing>>) -> Result<Keeper, Failure> {
+    /// The host of this server's targets, which begins with those that it has.
+    pub(super) fn start_assigned(mut self) -> Result<Keeper, Failure> {
         let Targets::Assigned { server, .. } = &self.works.a.targets else {
             unreachable!("a server")
         };
         let server = Arc::clone(server);
-        let mut running = BTreeSet::new();
-        for place in &server.file.targets {
-            if !server.disks.iter().any(|d| d.index == place.disk) {
-                continue; // said when the folders were looked at
-            }
-            // One damaged target is no reason to take the others away from their chains.
-            match self.works.start(*place, self.works.shard_of(place.target), false) {
-                Ok(Started::Runs | Started::Already) => drop(running.insert(place.target)),
-                Ok(Started::Absent) => {
-                    tracing::warn!("the data of target {} is gone", place.target)
-                }
-                Err(why) => tracing::error!("target {} stays away: {why}", place.target),
-            }
-        }
-        let (works, file) = (self.works.clone(), server.file.clone());
-        let mut follower = Follower { works, server, file, running, given_up: BTreeSet::new() };
+        let (works, orders) = (self.works.clone(), mpsc::channel());
+        let (give, take) = orders;
+        let host = parts::HostSpec {
+            cluster: self.works.a.cluster.clone(),
+            disks: server.disks.iter().map(|d| disk_id(d.index)).collect(),
+            book: book(&server.file),
+            agent: self.works.agent,
+            works: Door(give),
+        };
+        on_shard(&self.works.remotes[0], "storage host", async move |cx: Cx| {
+            parts::start_host(&cx, host);
+        })?;
         let thread = std::thread::Builder::new()
             .name("t3fs-keeper".into())
-            .spawn(move || {
-                while let Some(routing) = news.hear() {
-                    follower.follow(&routing);
-                }
-            })
+            .spawn(move || Servant { works, file: server.file.clone(), server }.serve(&take))
             .map_err(|e| failed(format!("cannot start the keeper of targets: {e}")))?;
         self.thread = Some(thread);
         Ok(self)
     }
 
-    /// It ends by itself with the agent; what it is doing now ends with its shard.
+    /// It ends by itself with the host; what it is doing now ends with its shard.
     pub(super) fn stop(self) {
         drop(self.thread);
     }
 }
 
-/// Makes what the routing wants here.
-struct Follower {
+fn disk_id(index: usize) -> DiskId {
+    DiskId(u16::try_from(index).expect("few disks"))
+}
+
+fn book(file: &NodeFile) -> Book {
+    let entry = |t: &TargetPlace| {
+        let wish = match t.wish {
+            TargetWish::Run => Wish::Run,
+            TargetWish::Stopped => Wish::Stopped,
+            TargetWish::Removed => Wish::Removed,
+        };
+        (t.target, Entry { chain: t.chain, disk: disk_id(t.disk), wish })
+    };
+    file.targets.iter().map(entry).collect()
+}
+
+fn places(book: &Book) -> Vec<TargetPlace> {
+    let place = |(target, e): (&TargetId, &Entry)| {
+        let wish = match e.wish {
+            Wish::Run => TargetWish::Run,
+            Wish::Stopped => TargetWish::Stopped,
+            Wish::Removed => TargetWish::Removed,
+        };
+        TargetPlace { target: *target, chain: e.chain, disk: usize::from(e.disk.0), wish }
+    };
+    book.iter().map(place).collect()
+}
+
+/// What the host wants done.
+enum Order {
+    Make(Place),
+    Start(Place),
+    Stop(TargetId),
+    Store(Book),
+}
+
+type Done = Result<(), String>;
+
+thread_local! {
+    /// On the host's shard: its orders that are under way, and the number of the latest.
+    static UNDER_WAY: RefCell<(u64, BTreeMap<u64, Slot<Done>>)> = RefCell::default();
+}
+
+/// The host's side.
+pub(super) struct Door(Sender<(u64, Order)>);
+
+impl Door {
+    async fn order(&self, order: Order) -> Done {
+        let done = Slot::new();
+        let number = UNDER_WAY.with_borrow_mut(|(number, under_way)| {
+            *number += 1;
+            under_way.insert(*number, done.clone());
+            *number
+        });
+        if self.0.send((number, order)).is_err() {
+            return Err("the node ends".into());
+        }
+        done.await
+    }
+}
+
+impl HostWorks for Door {
+    async fn make(&self, _: &Cx, place: Place) -> Done {
+        self.order(Order::Make(place)).await
+    }
+
+    async fn start(&self, _: &Cx, place: Place) -> Done {
+        self.order(Order::Start(place)).await
+    }
+
+    async fn stop(&self, _: &Cx, target: TargetId) -> Done {
+        self.order(Order::Stop(target)).await
+    }
+
+    async fn store(&self, _: &Cx, book: Book) -> Done {
+        self.order(Order::Store(book)).await
+    }
+}
+
+/// The thread's side.
+struct Servant {
     works: Works,
     server: Arc<Server>,
     file: NodeFile,
-    running: BTreeSet<TargetId>,
-    /// Those that a human must look at; said once.
-    given_up: BTreeSet<TargetId>,
 }
 
-impl Follower {
-    fn follow(&mut self, routing: &Routing) {
-        let me = self.works.a.node;
-        for chain in &routing.chains {
-            for t in chain.targets.iter().filter(|t| t.node == me) {
-                if self.running.contains(&t.target) || self.given_up.contains(&t.target) {
-                    continue;
+impl Servant {
+    fn serve(mut self, orders: &Receiver<(u64, Order)>) {
+        while let Ok((number, order)) = orders.recv() {
+            let done = self.carry_out(order).map_err(|why| why.to_string());
+            self.works.remotes[0].run(Box::new(move |_| {
+                let slot = UNDER_WAY.with_borrow_mut(|(_, under_way)| under_way.remove(&number));
+                if let Some(slot) = slot {
+                    slot.fill(done);
                 }
-                match self.make(chain, t) {
-                    Ok(()) => {}
-                    Err(why) => {
-                        tracing::error!("target {} of chain {}: {why}", t.target, chain.id);
-                        self.given_up.insert(t.target);
-                    }
+            }));
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) -> Result<(), Failure> {
+        match order {
+            Order::Make(place) => {
+                let (cluster, budget) = (self.works.a.cluster.clone(), self.works.budget);
+                let remote = &self.works.remotes[self.works.shard_of(place.target)];
+                on_shard(remote, "storage target", async move |cx| {
+                    parts::make_target(&cx, &cluster, place, &budget).await
+                })?
+            }
+            Order::Start(place) => {
+                match self.works.start(place, self.works.shard_of(place.target), false)? {
+                    // By an earlier attempt, which took longer than it was waited for.
+                    Started::Runs | Started::Already => Ok(()),
+                    Started::Absent => Err(failed("its data is gone")),
                 }
             }
-        }
-    }
-
-    fn make(&mut self, chain: &Chain, t: &ChainTarget) -> Result<(), Failure> {
-        let known = self.file.targets.iter().find(|p| p.target == t.target).copied();
-        let place = match known {
-            None => TargetPlace { target: t.target, chain: chain.id, disk: self.disk(t.target)? },
-            Some(place) if !self.server.disks.iter().any(|d| d.index == place.disk) => {
-                return Err(failed("its disk is not there"));
+            Order::Stop(target) => {
+                let agent = self.works.agent;
+                let remote = &self.works.remotes[self.works.shard_of(target)];
+                on_shard(remote, "storage target", async move |cx| {
+                    parts::stop_target(&cx, target, agent).await
+                })?
             }
-            Some(place) => place,
-        };
-        // What there is of it is opened, whatever the chain says.
-        let birth = if self.is_there(&place) { Birth::New } else { birth(chain, t) };
-        match birth {
-            Birth::New | Birth::Again => {}
-            Birth::NotYet => return Ok(()),
-            Birth::Never => {
-                return Err(failed(
-                    "its data is gone, and its chain waits for it as the last that served; restore \
-                     its folder, or give its chain up",
-                ));
+            Order::Store(book) => {
+                self.file.targets = places(&book);
+                self.file.store(&self.server.state)
             }
         }
-        match self.works.start(place, self.works.shard_of(place.target), true)? {
-            Started::Runs => {}
-            // It reports itself when it is open; if it does not open, a later routing tries again.
-            Started::Already => return Ok(()),
-            Started::Absent => unreachable!("it may be created"),
-        }
-        if birth == Birth::Again {
-            tracing::warn!("target {} begins again, empty, and will be synced", t.target);
-        }
-        if known.is_none() {
-            self.file.targets.push(place);
-            self.file.targets.sort();
-            self.file.store(&self.server.state)?;
-        }
-        self.running.insert(place.target);
-        tracing::info!("target {} of chain {} is here", place.target, place.chain);
-        Ok(())
     }
-
-    fn is_there(&self, place: &TargetPlace) -> bool {
-        let disk = self.server.disks.iter().find(|d| d.index == place.disk);
-        disk.is_some_and(|d| folder(&d.folder, place.target).join("superblock").exists())
-    }
-
-    /// Where a crash left it, else the disk with the fewest.
-    fn disk(&self, target: TargetId) -> Result<usize, Failure> {
-        if let Some(disk) = self.server.disks.iter().find(|d| folder(&d.folder, target).exists()) {
-            return Ok(disk.index);
-        }
-        let load = |disk: usize| self.file.targets.iter().filter(|p| p.disk == disk).count();
-        let disks = self.server.disks.iter().map(|d| d.index);
-        disks.min_by_key(|d| (load(*d), *d)).ok_or_else(|| failed("this server has no disk"))
-    }
-}
-
-/// Of a target, below its disk's.
-fn folder(disk: &Path, target: TargetId) -> PathBuf {
-    disk.join(format!("targets/{target}"))
 }

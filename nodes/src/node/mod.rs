@@ -11,7 +11,6 @@ pub mod check;
 pub mod doctor;
 pub mod ending;
 mod keeper;
-mod latest;
 mod link;
 pub mod meters;
 mod names;
@@ -265,16 +264,10 @@ impl Starting<'_> {
     fn run(&mut self) -> Result<Started, Failure> {
         let (local_kv, kv) = self.kv()?;
         let mgmtd = self.mgmtd(kv)?;
-        let (hear, mut news) = (self.a.roles.has(Role::Storage), None);
         let addresses = self.peers.clone().map(|p| Addresses::new(p, self.role_names.clone()));
-        let hear = hear.then(|| {
-            let (say, inbox) = latest::latest();
-            news = Some(inbox);
-            say
-        });
         let a = Arc::clone(&self.a);
         let agent = on_shard(&self.remotes[0], "agent", async move |cx: Cx| {
-            parts::start_agent(&cx, &a, mgmtd, addresses, hear)
+            parts::start_agent(&cx, &a, mgmtd, addresses)
         })?;
         self.open_the_door(mgmtd.map(Addr::raw), agent, local_kv)?;
         if let Some(peers) = self.peers.clone().filter(|_| !self.a.roles.is_empty()) {
@@ -282,8 +275,8 @@ impl Starting<'_> {
             self.reach = Some(reach::watch(peers, roles, self.remotes[0].clone(), named));
         }
         let mut keeper = None;
-        if let Some(news) = news {
-            keeper = Some(self.storage(agent, news)?);
+        if self.a.roles.has(Role::Storage) {
+            keeper = Some(self.storage(agent)?);
         }
         let metas = self.metas(kv, agent)?;
         on_shard(&self.remotes[0], "announcement", async move |cx: Cx| {
@@ -371,11 +364,7 @@ impl Starting<'_> {
         })
     }
 
-    fn storage(
-        &self,
-        agent: Addr<Agent>,
-        news: latest::Hearer<Arc<t3fs_actors::proto::mgmtd::Routing>>,
-    ) -> Result<Keeper, Failure> {
+    fn storage(&self, agent: Addr<Agent>) -> Result<Keeper, Failure> {
         let keeper = Keeper::new(Arc::clone(&self.a), self.budget, agent, self.remotes.clone());
         match &self.a.targets {
             Targets::Local(data) => {
@@ -391,7 +380,7 @@ impl Starting<'_> {
                 })??;
                 Ok(keeper)
             }
-            Targets::Assigned { .. } => keeper.start_assigned(news),
+            Targets::Assigned { .. } => keeper.start_assigned(),
             Targets::None => unreachable!("the role storage has folders"),
         }
     }

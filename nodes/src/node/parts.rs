@@ -1,6 +1,6 @@
 //! One function per part of the node: what is started on a shard, and how it is closed.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
@@ -24,18 +24,18 @@ use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
-use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
+use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
+use t3fs_actors::storage::host::{Book, Host, HostConfig, Place, target_dir};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::budget::Budget;
-use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr};
+use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr, Slot};
 
 use super::assembly::{Assembly, Targets};
-use super::latest::Teller;
+use super::keeper::Door;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
-use crate::data::server::TargetPlace;
 use crate::failure::{Failure, failed, refused};
 use crate::fuse::hub;
 use crate::kv_fjall::FjallStore;
@@ -53,6 +53,8 @@ thread_local! {
     static TARGETS: RefCell<Vec<Running>> = const { RefCell::new(Vec::new()) };
     /// Targets of this shard that are open or being opened. Two engines on one folder destroy it.
     static TAKEN: RefCell<BTreeSet<TargetId>> = const { RefCell::new(BTreeSet::new()) };
+    /// On the first shard of a server: filled once its host has begun what it can.
+    static FIRST: Cell<Option<Slot<()>>> = const { Cell::new(None) };
 }
 
 /// The right to open a target, given back when dropped.
@@ -128,13 +130,11 @@ fn timing(a: &Assembly) -> Timing {
     }
 }
 
-/// `news`: who wants to know of every change of the cluster.
 pub fn start_agent(
     cx: &Cx,
     a: &Assembly,
     mgmtd: Option<Addr<Mgmtd>>,
     addresses: Option<Addresses>,
-    news: Option<Teller<Arc<Routing>>>,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &AgentEvent<'_>| {
@@ -144,9 +144,6 @@ pub fn start_agent(
         }
         if let Some(addresses) = &addresses {
             addresses.learn(&view.routing);
-        }
-        if let Some(news) = &news {
-            news.tell(Arc::clone(&view.routing));
         }
     };
     let config = AgentConfig {
@@ -207,15 +204,14 @@ pub enum Started {
 pub async fn start_target(
     cx: &Cx,
     cluster: &str,
-    place: TargetPlace,
+    place: Place,
     create: bool,
     in_cluster: bool,
     budget: &Budget,
     agent: Addr<Agent>,
 ) -> Result<Started, Failure> {
-    let TargetPlace { target, chain, disk } = place;
+    let Place { target, chain, disk } = place;
     let Some(taken) = Taken::take(target) else { return Ok(Started::Already) };
-    let disk = DiskId(u16::try_from(disk).expect("few disks"));
     let identity = TargetIdentity { cluster: cluster.to_owned(), target, chain };
     let Some(engine) = open_target(cx, disk, &identity, create, budget).await.map_err(failed)?
     else {
@@ -237,6 +233,68 @@ pub async fn start_target(
     Ok(Started::Runs)
 }
 
+/// Makes an empty target, for a start later.
+pub async fn make_target(
+    cx: &Cx,
+    cluster: &str,
+    place: Place,
+    budget: &Budget,
+) -> Result<(), Failure> {
+    let Place { target, chain, disk } = place;
+    let Some(_taken) = Taken::take(target) else { return Err(failed("it is being opened")) };
+    let identity = TargetIdentity { cluster: cluster.to_owned(), target, chain };
+    let (dir, config) = (target_dir(target), engine_config(budget));
+    let cannot = |e: EngineError| failed(e.to_string());
+    let made = Engine::create(cx, disk, &dir, &identity, config).await.map_err(cannot)?;
+    made.close(cx).await.map_err(cannot)
+}
+
+/// Ends a target, whose chain goes on without it.
+pub async fn stop_target(cx: &Cx, target: TargetId, agent: Addr<Agent>) -> Result<(), Failure> {
+    let running = TARGETS.with_borrow_mut(|all| {
+        let at = all.iter().position(|r| r.target == target)?;
+        Some(all.remove(at))
+    });
+    let Some(Running { engine, addr, .. }) = running else { return Ok(()) };
+    let retired = cx.ask(Addr::<Storage>::from_raw(addr), Retire).await;
+    report_offline(cx, agent, target, addr).await;
+    engine.close(cx).await.map_err(|e| failed(e.to_string()))?;
+    TAKEN.with_borrow_mut(|taken| taken.remove(&target));
+    retired.map_err(|e| failed(format!("it did not retire: {e}")))
+}
+
+/// If it is not told, the lease tells.
+async fn report_offline(cx: &Cx, agent: Addr<Agent>, target: TargetId, addr: RawAddr) {
+    let report = TargetReport { local: LocalState::Offline, ..TargetReport::online(target, addr) };
+    let _ = cx.ask(agent, ReportTarget { report }).await;
+}
+
+/// What the host of a server's targets begins with.
+pub struct HostSpec {
+    pub cluster: String,
+    pub disks: Vec<DiskId>,
+    pub book: Book,
+    pub agent: Addr<Agent>,
+    pub works: Door,
+}
+
+pub fn start_host(cx: &Cx, spec: HostSpec) {
+    let HostSpec { cluster, disks, book, agent, works } = spec;
+    let first = Slot::new();
+    FIRST.set(Some(first.clone()));
+    let planted_bug = None;
+    Host::start(cx, HostConfig { cluster, disks, book, agent, works, first, planted_bug });
+}
+
+fn engine_config(budget: &Budget) -> EngineConfig {
+    EngineConfig {
+        overlay_bytes: budget.overlay_bytes,
+        checksum_cache_bytes: budget.checksum_cache_bytes,
+        chunks_max: budget.chunks_per_target,
+        ..EngineConfig::default()
+    }
+}
+
 async fn open_target(
     cx: &Cx,
     disk: DiskId,
@@ -244,13 +302,8 @@ async fn open_target(
     create: bool,
     budget: &Budget,
 ) -> Result<Option<Engine>, String> {
-    let config = EngineConfig {
-        overlay_bytes: budget.overlay_bytes,
-        checksum_cache_bytes: budget.checksum_cache_bytes,
-        chunks_max: budget.chunks_per_target,
-        ..EngineConfig::default()
-    };
-    let dir = format!("targets/{}", identity.target);
+    let config = engine_config(budget);
+    let dir = target_dir(identity.target);
     let is_there = match cx.disk(disk).list(&dir).await {
         Ok(names) => names.iter().any(|n| n == "superblock"),
         Err(DiskError::NotFound) => false,
@@ -287,9 +340,20 @@ pub async fn create_chains(cx: &Cx, data: &Data, agent: Addr<Agent>) -> Result<(
     Ok(())
 }
 
-/// Everything runs. Targets have reported themselves.
+/// Everything runs, and targets have reported themselves; or they do soon: the host of a server
+/// needs a mgmtd for that, which need not be there yet.
 pub async fn announce(cx: &Cx, agent: Addr<Agent>, metas: Vec<RawAddr>) -> Result<(), Failure> {
-    cx.ask(agent, Announce { metas, targets: Vec::new() }).await.map_err(no_answer)
+    let m = Announce { metas, targets: Vec::new() };
+    let Some(first) = FIRST.take() else { return cx.ask(agent, m).await.map_err(no_answer) };
+    let cx = cx.outlive();
+    cx.clone().spawn(async move {
+        first.await;
+        while let Err(e) = cx.ask(agent, m.clone()).await {
+            tracing::warn!("the agent did not answer: {e}");
+            cx.sleep(LAST_WORDS).await;
+        }
+    });
+    Ok(())
 }
 
 fn no_answer(e: AskError) -> Failure {
@@ -350,10 +414,7 @@ pub async fn close_targets(cx: &Cx, agent: Addr<Agent>) -> Result<(), Failure> {
         let closed = engine.close(cx).await;
         result = result.and(closed.map_err(|e| failed(format!("a target did not close: {e}"))));
         if in_cluster {
-            let report =
-                TargetReport { local: LocalState::Offline, ..TargetReport::online(target, addr) };
-            // If it is not told, the lease tells.
-            let _ = cx.ask(agent, ReportTarget { report }).await;
+            report_offline(cx, agent, target, addr).await;
             told = true;
         }
     }

@@ -2,8 +2,8 @@
 //! for mgmtd to remove them from their chains and to take them back: whatever happens, chunks are
 //! linearizable; nobody serves who is not entitled to by what mgmtd has stored, or before its
 //! predecessor has brought it up to date; and when all is well again every chain has three serving
-//! replicas that are the same. In half of the runs hosts come back with empty disks; those of which
-//! nobody else has the data are found again in the end.
+//! replicas that are the same. Servers come back with other disks (`hands`); where nobody else has
+//! the latest data, that is restored in the end. What may begin is decided by their `Host`.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
@@ -19,15 +19,18 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer};
 use t3fs_actors::planted::PlantedBug;
-use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
-use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId, ViewVersion};
-use t3fs_actors::proto::mgmtd::{ClusterView, CreateChains, Role, TargetReport, TargetState};
+use t3fs_actors::proto::agent::Announce;
+use t3fs_actors::proto::host::{HostTargetState, ListHostTargets, StorageHost};
+use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
+use t3fs_actors::proto::mgmtd::{ClusterView, CreateChains, Role, TargetState};
 use t3fs_actors::proto::storage::{ChunkSummary, ListChunks};
 use t3fs_actors::storage::engine::{ChunkInfo, Engine, EngineError, TargetIdentity};
-use t3fs_actors::storage::{Birth, RESYNC_PAGE, StorageConfig, Target, TargetEvent, birth};
-use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
+use t3fs_actors::storage::host::{Book, Host, HostConfig, HostWorks, Place, target_dir};
+use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target, TargetEvent};
+use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Slot};
 
 use super::chain::engine_config;
+use super::hands::{DISKS, Hands};
 use super::mutants::planted;
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
@@ -43,10 +46,13 @@ pub(super) const CHECK: Check = Check {
     run,
     mutants: &[
         "born-empty",
+        "missing-disk-forgotten",
         "no-lease-check",
+        "old-copy-begins",
         "resync-drops-recents",
         "resync-stops-after-one-page",
         "serve-before-sync",
+        "swapped-disk-forgotten",
         "whole-sends-cut",
     ],
 };
@@ -137,23 +143,10 @@ struct Plan {
     ops: u64,
     pause: Duration,
     watch: Watch,
-    copies: Copies,
-    /// The storm is over: disks that were lost are found.
-    calm: Rc<Cell<bool>>,
+    hands: Hands,
+    /// Of the servers that run, or ran last.
+    hosts: Rc<RefCell<BTreeMap<NodeId, Addr<StorageHost>>>>,
 }
-
-/// Which disks a target was on, one after the other.
-#[derive(Clone, Copy, Debug, Default)]
-struct Disks {
-    /// Where it is now; a number that was not used before is an empty disk.
-    now: u32,
-    /// The latest one with data, if that is another.
-    lost: Option<u32>,
-    /// There is data on the present one.
-    made: bool,
-}
-
-type Copies = Rc<RefCell<BTreeMap<TargetId, Disks>>>;
 
 fn first_actor<A>(node: NodeId) -> Addr<A> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
@@ -184,109 +177,112 @@ impl Plan {
         let _ = cx.tell(agent, Announce { metas: Vec::new(), targets: Vec::new() });
     }
 
-    /// Starts a storage node: opens (or makes) its targets, serves them, announces them.
-    async fn storage_node(self, cx: Cx, number: u32) {
+    /// Starts a storage node: what it has and may have runs before it announces itself.
+    async fn storage_node(self, cx: Cx) {
         let agent = self.agent(&cx, Some(ServerInfo::default()));
-        let (mut targets, mut here, mut absent) = (Vec::new(), Vec::new(), Vec::new());
-        for (chain, members) in &self.chains {
-            let Some(target) = members.iter().find(|t| t.0 % 10 == number) else { continue };
-            match self.copies.borrow().get(target).is_some_and(|copy| copy.made) {
-                true => here.push((*chain, *target)),
-                false => absent.push((*chain, *target)),
-            }
-        }
-        for (chain, target) in here {
-            let addr = self.storage(&cx, chain, target, agent).await;
-            targets.push(TargetReport::online(target, addr));
-        }
-        let m = Announce { metas: Vec::new(), targets };
+        let (node, first) = (cx.node(), Slot::new());
+        let config = HostConfig {
+            cluster: "sim".into(),
+            disks: self.hands.present(node),
+            book: self.hands.book(node),
+            agent,
+            works: Works { plan: self.clone(), agent },
+            first: first.clone(),
+            planted_bug: self.bug,
+        };
+        let host = Host::start(&cx, config);
+        self.hosts.borrow_mut().insert(node, host);
+        first.await;
+        let m = Announce { metas: Vec::new(), targets: Vec::new() };
         while cx.ask(agent, m.clone()).await.is_err() {
             cx.sleep(Duration::from_millis(20)).await;
         }
-        for (chain, target) in absent {
-            cx.spawn(self.clone().begin(cx.clone(), chain, target, agent));
-        }
     }
 
-    /// A target of which there is no data here begins as soon as it may.
-    async fn begin(self, cx: Cx, chain: ChainId, target: TargetId, agent: Addr<Agent>) {
-        loop {
-            let m = GetView { have: ViewVersion(0), fresh: false };
-            let view = cx.ask(agent, m).await.ok().flatten().unwrap_or_default();
-            let found = view.routing.chain(chain).and_then(|c| {
-                let t = c.targets.iter().find(|t| t.target == target)?;
-                Some(if self.bug == Some(PlantedBug::BornEmpty) { Birth::New } else { birth(c, t) })
-            });
-            match found {
-                Some(Birth::New | Birth::Again) => break,
-                Some(Birth::Never) if self.calm.get() => {
-                    let mut copies = self.copies.borrow_mut();
-                    let copy = copies.entry(target).or_default();
-                    copy.now = copy.lost.take().expect("it was there once");
-                    copy.made = true;
-                    break;
-                }
-                Some(Birth::Never | Birth::NotYet) | None => {}
+    /// Targets of a server.
+    fn targets_of(&self, node: NodeId, servers: &[NodeId]) -> Vec<TargetId> {
+        let number = servers.iter().position(|s| *s == node).expect("it is one") as u32 + 1;
+        let targets = self.chains.iter().flat_map(|(_, targets)| targets);
+        targets.filter(|t| t.0 % 10 == number).copied().collect()
+    }
+}
+
+/// How a server's host makes and starts targets.
+struct Works {
+    plan: Plan,
+    agent: Addr<Agent>,
+}
+
+fn identity(place: Place) -> TargetIdentity {
+    let Place { target, chain, .. } = place;
+    TargetIdentity { cluster: "sim".into(), target, chain }
+}
+
+impl Works {
+    /// Whether this is worth another attempt: a disk that fails now and then has failed.
+    async fn again<T>(&self, cx: &Cx, tried: &Result<T, EngineError>) -> bool {
+        let failed = self.plan.bad_disks && matches!(tried, Err(EngineError::Disk(_)));
+        if failed {
+            cx.sleep(Duration::from_millis(200)).await;
+        }
+        failed
+    }
+}
+
+impl HostWorks for Works {
+    async fn make(&self, cx: &Cx, place: Place) -> Result<(), String> {
+        let (target, dir) = (place.target, target_dir(place.target));
+        for disk in super::hands::disks() {
+            let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
+            if names.iter().any(|n| n == "superblock") {
+                let what = format!("target {target} is made although disk {} has it", disk.0);
+                self.plan.watch.borrow_mut().complain(what);
             }
-            cx.sleep(Duration::from_millis(50)).await;
         }
-        let report = TargetReport::online(target, self.storage(&cx, chain, target, agent).await);
-        while cx.ask(agent, ReportTarget { report }).await.is_err() {
-            cx.sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The disks of a server are empty ones now.
-    fn lose_disks(&self, number: u32) {
-        let mine = self.chains.iter().flat_map(|(_, ts)| ts).filter(|t| t.0 % 10 == number);
-        for target in mine {
-            let mut copies = self.copies.borrow_mut();
-            let copy = copies.entry(*target).or_default();
-            let lost = if copy.made { Some(copy.now) } else { copy.lost };
-            let newest = copy.now.max(copy.lost.unwrap_or(0));
-            *copy = Disks { now: newest + 1, lost, made: false };
+        loop {
+            let id = identity(place);
+            let made = Engine::create(cx, place.disk, &dir, &id, engine_config()).await;
+            if self.again(cx, &made).await {
+                continue;
+            }
+            let made = made.unwrap_or_else(|e| panic!("target {target} is not made: {e}"));
+            return made.close(cx).await.map_err(|e| e.to_string());
         }
     }
 
-    async fn storage(
-        &self,
-        cx: &Cx,
-        chain: ChainId,
-        target: TargetId,
-        agent: Addr<Agent>,
-    ) -> RawAddr {
-        let identity = TargetIdentity { cluster: "sim".into(), target, chain };
-        let copy = self.copies.borrow().get(&target).copied().unwrap_or_default();
-        let (disk, dir) = (DiskId(0), format!("target-{target}-{}", copy.now));
-        let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
-        let made = names.iter().any(|n| n == "superblock");
+    async fn start(&self, cx: &Cx, place: Place) -> Result<(), String> {
+        let Place { target, chain, disk } = place;
+        let plan = &self.plan;
         let engine = loop {
-            let opened = match made {
-                true => Engine::open(cx, disk, &dir, &identity, engine_config()).await,
-                false => Engine::create(cx, disk, &dir, &identity, engine_config()).await,
-            };
-            match opened {
-                Ok(engine) => break engine,
-                Err(EngineError::Disk(_)) if self.bad_disks => {
-                    cx.sleep(Duration::from_millis(200)).await;
-                }
-                Err(e) => panic!("target {target} does not open: {e}"),
+            let (dir, id) = (target_dir(target), identity(place));
+            let opened = Engine::open(cx, disk, &dir, &id, engine_config()).await;
+            if !self.again(cx, &opened).await {
+                break opened.unwrap_or_else(|e| panic!("target {target} does not open: {e}"));
             }
         };
-        self.engines.borrow_mut().insert(target, engine.clone());
-        self.copies.borrow_mut().entry(target).or_default().made = true;
-        let watch = Rc::clone(&self.watch);
+        plan.engines.borrow_mut().insert(target, engine.clone());
+        let watch = Rc::clone(&plan.watch);
         let config = StorageConfig {
             engine,
             target,
             chain,
-            agent,
+            agent: self.agent,
             disk,
-            resync_page: self.resync_page,
-            planted_bug: self.bug,
+            resync_page: plan.resync_page,
+            planted_bug: plan.bug,
             watch: Some(Rc::new(move |seen: &TargetEvent| watch.borrow_mut().target(seen))),
         };
-        Target::start(cx, config).raw()
+        Target::start(cx, config);
+        Ok(())
+    }
+
+    async fn stop(&self, _: &Cx, target: TargetId) -> Result<(), String> {
+        panic!("target {target} is ended, and no chain was changed")
+    }
+
+    async fn store(&self, cx: &Cx, book: Book) -> Result<(), String> {
+        self.plan.hands.store(cx.node(), book);
+        Ok(())
     }
 }
 
@@ -351,8 +347,8 @@ impl Cluster {
             ops,
             pause: Duration::from_millis(pause),
             watch: Watch::default(),
-            copies: Copies::default(),
-            calm: Rc::default(),
+            hands: Hands::default(),
+            hosts: Rc::default(),
         };
         for n in &plan.mgmtds {
             let p = plan.clone();
@@ -360,11 +356,12 @@ impl Cluster {
             let id = world.add_node(spec.boot(move |b: &Boot| p.boot_mgmtd(&b.cx)));
             assert_eq!(id, *n);
         }
-        let server = |number: u32| {
+        let server = |_| {
             let p = plan.clone();
-            let spec = NodeSpec::new().drift_ppm(drift()).disk(256 << 20);
+            let spec = NodeSpec::new().drift_ppm(drift());
+            let spec = (0..DISKS).fold(spec, |spec, _| spec.disk(256 << 20));
             world.add_node(spec.boot(move |b: &Boot| {
-                b.cx.spawn(p.clone().storage_node(b.cx.clone(), number));
+                b.cx.spawn(p.clone().storage_node(b.cx.clone()));
             }))
         };
         let servers = (1..=REPLICAS).map(server).collect();
@@ -412,9 +409,10 @@ fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], plan: &Plan, every: Duratio
             0 => {
                 let how = if rng.coin() { Crash::Power } else { Crash::Process };
                 sim.crash(victim, how);
+                let targets = plan.targets_of(victim, &servers);
+                plan.hands.copy(sim, victim, &targets);
                 if rng.coin() {
-                    let number = servers.iter().position(|s| *s == victim).expect("it is one");
-                    plan.lose_disks(number as u32 + 1);
+                    plan.hands.meddle(sim, &rng, victim, &targets);
                 }
                 sim.at(ends, move |sim| sim.restart(victim));
             }
@@ -438,6 +436,34 @@ fn outages(sim: &Sim, rng: &Rng, servers: &[NodeId], plan: &Plan, every: Duratio
             }
         }
         outages(sim, &rng, &servers, &plan, every);
+    });
+}
+
+/// When all is well again people look at every server, and restore the latest data of targets that
+/// stay away because it is gone, or old.
+fn restores(sim: &Sim, servers: &[NodeId], plan: &Plan) {
+    let away: Rc<RefCell<BTreeSet<(NodeId, TargetId)>>> = Rc::default();
+    for node in servers.iter().copied().filter(|n| sim.is_up(*n)) {
+        let Some(host) = plan.hosts.borrow().get(&node).copied() else { continue };
+        let away = Rc::clone(&away);
+        sim.spawn(node, 0, move |cx| async move {
+            let targets = cx.ask(host, ListHostTargets).await.unwrap_or_default();
+            for t in targets {
+                if matches!(t.state, HostTargetState::StaysAway(why) if why.contains("its data is"))
+                {
+                    away.borrow_mut().insert((node, t.target));
+                }
+            }
+        });
+    }
+    let (servers, plan) = (servers.to_vec(), plan.clone());
+    sim.at(sim.now_us() + 500_000, move |sim| {
+        for (node, target) in away.take() {
+            sim.crash(node, Crash::Process);
+            plan.hands.restore(sim, node, target);
+        }
+        servers.iter().for_each(|n| sim.restart(*n));
+        restores(sim, &servers, &plan);
     });
 }
 
@@ -503,14 +529,11 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         return Err(format!("the storm ended with {h:?}"));
     }
     world.heal();
-    plan.calm.set(true);
-    if plan.bad_disks {
-        // A target whose disk has failed is out until its process starts again.
-        for n in servers {
-            world.crash(*n, Crash::Process);
-            world.restart(*n);
-        }
-    }
+    // A target whose disk has failed, or is out, is out until its process starts again.
+    servers.iter().for_each(|n| world.crash(*n, Crash::Process));
+    plan.hands.put_all_in();
+    servers.iter().for_each(|n| world.restart(*n));
+    restores(world, servers, plan);
     world.run_until(finished, CALM).map_err(|h| {
         let states = &plan.watch.borrow().stored;
         format!("{} of {CLIENTS} clients got done: {h:?}; {states:?}", done.get())

@@ -9,6 +9,8 @@ mod chain;
 mod disk;
 pub mod engine;
 mod files;
+mod hands;
+mod hosts;
 mod members;
 mod metas;
 mod mgmtd;
@@ -74,6 +76,7 @@ pub const ALL: &[Check] = &[
     engine::CHECK,
     chain::CHECK,
     mgmtd::CHECK,
+    hosts::CHECK,
     members::CHECK,
     metas::CHECK,
     files::CHECK,

@@ -9,6 +9,7 @@
 //! and cheap (blocks are shared), so that many crash states can be explored from one point.
 
 mod crash;
+mod hands;
 mod image;
 mod names;
 #[cfg(test)]

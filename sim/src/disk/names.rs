@@ -89,6 +89,13 @@ impl SimDisk {
         }
     }
 
+    /// Gives a file a durable name.
+    pub(super) fn link(&mut self, folder: Inode, name: &str, node: Inode) {
+        let change = NameChange::Link { name: name.into(), node };
+        self.apply_name(folder, &change, false);
+        self.apply_name(folder, &change, true);
+    }
+
     pub(super) fn create(&mut self, path: &str) -> Result<Inode, DiskError> {
         let (dir, name) = split(path);
         let dir = self.find_folder(dir)?;
@@ -180,7 +187,7 @@ impl SimDisk {
         }
     }
 
-    fn folders(&self) -> impl Iterator<Item = Inode> + '_ {
+    pub(super) fn folders(&self) -> impl Iterator<Item = Inode> + '_ {
         self.nodes.iter().filter(|(_, n)| matches!(n, Node::Folder(_))).map(|(id, _)| *id)
     }
 

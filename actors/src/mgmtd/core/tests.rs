@@ -535,3 +535,39 @@ proptest! {
         }
     }
 }
+
+/// Goal: data that is not the latest is told from data that is, also by the next primary, however
+/// often it asks.
+#[test]
+fn an_old_copy_of_a_target_is_known() {
+    let mut p = Primary::new();
+    p.chains(1);
+    let opening = |number, nonce| Opening { number, nonce };
+    let claim = |p: &mut Primary, target, opening, confirmed, tried: &[Opening]| {
+        let (target, tried) = (TargetId(target), tried.to_vec());
+        let claims = vec![TargetClaim { target, opening, confirmed, tried }];
+        p.change(at(0), |s| s.claim(&ClaimTargets { claims })).remove(0)
+    };
+    let (none, first) = (Opening::default(), opening(1, 7));
+    assert_eq!(claim(&mut p, 11, first, none, &[]), Claimed::Latest);
+    assert_eq!(claim(&mut p, 11, first, none, &[]), Claimed::Latest, "asked again");
+    let old = Claimed::OldCopy { latest: first };
+    assert_eq!(claim(&mut p, 11, opening(1, 8), none, &[]), old, "made anew");
+    // The answer to the second did not come: the third knows of it.
+    let (second, third) = (opening(2, 1), opening(3, 2));
+    assert_eq!(claim(&mut p, 11, second, first, &[]), Claimed::Latest);
+    assert_eq!(claim(&mut p, 11, third, first, &[second]), Claimed::Latest);
+    let mut p = p.succeeded(at(1));
+    // Regression (check `members`, seed 277): an old copy that had asked once, and was opened once
+    // more, had a higher number than the latest.
+    let (again, more) = (opening(2, 5), opening(4, 6));
+    let old = Claimed::OldCopy { latest: third };
+    assert_eq!(claim(&mut p, 11, again, first, &[]), old);
+    assert_eq!(claim(&mut p, 11, more, first, &[second, again]), old);
+    // What began under a primary of an earlier build.
+    assert_eq!(claim(&mut p, 11, opening(9, 9), opening(8, 8), &[]), Claimed::Latest);
+    assert_eq!(claim(&mut p, 12, first, none, &[]), Claimed::Latest, "a target of its own");
+    let before = p.state.version;
+    assert_eq!(claim(&mut p, 99, first, none, &[]), Claimed::Latest, "no chain names it");
+    assert_eq!(p.state.version, before, "nothing is kept of it");
+}

@@ -5,10 +5,10 @@
 //! extent has one owner, and after quiescence used space is what rows refer to.
 //!
 //! Code map, from the bottom up. *Formats*: `layout` (where things lie), `sums`, `codec`, `block`,
-//! `record`, `superblock`, `checkpoint`. *Plain state*: `row` and `index` (chunks as a function of
-//! the journal), `bitmap`, `allocator`, `pins`, `cache`, `journal`, and `state`, which puts them
-//! together. *Async shell*: `log` (group commit), `data` (data files), `read`, `update`, `applier`
-//! (small updates in place), `keeper` (checkpoints, trimming, time), `recover`, `engine`.
+//! `record`, `superblock`, `opening`, `checkpoint`. *Plain state*: `row` and `index` (chunks as a
+//! function of the journal), `bitmap`, `allocator`, `pins`, `cache`, `journal`, and `state`, which
+//! puts them together. *Async shell*: `log` (group commit), `data` (data files), `read`, `update`,
+//! `applier` (small updates in place), `keeper` (checkpoints, trimming, time), `recover`, `engine`.
 //!
 //! Architecture invariant: state changes in sync methods only, and rows only by installing a
 //! durable record, in memory as in recovery.
@@ -29,6 +29,7 @@ mod journal;
 mod keeper;
 mod layout;
 mod log;
+mod opening;
 mod pins;
 mod read;
 mod record;
@@ -43,7 +44,9 @@ use bytes::Bytes;
 
 pub use engine::Engine;
 pub use error::EngineError;
-pub use layout::{CHUNK_MAX, GRANULE};
+pub use layout::{CHUNK_MAX, GRANULE, SUPERBLOCK};
+pub use opening::{advance, confirm};
+pub use recover::identity;
 pub use row::{Recent, StoredVersion};
 pub use superblock::TargetIdentity;
 

@@ -20,8 +20,8 @@ use super::log::fresh_segment;
 use super::record::Record;
 use super::row::Row;
 use super::state::{DataFile, EngineState, Inner};
-use super::superblock::{TargetIdentity, check};
-use crate::proto::ids::ChunkId;
+use super::superblock::{self, TargetIdentity, check};
+use crate::proto::ids::{ChainId, ChunkId, TargetId};
 
 pub const FIRST_SEGMENT: u32 = 1;
 /// Length of one read of a journal segment or checkpoint.
@@ -301,18 +301,42 @@ async fn check_superblock(
     dir: &str,
     expect: &TargetIdentity,
 ) -> Result<(), EngineError> {
+    match superblock_bytes(disk, dir).await? {
+        None => bad(dir, "no target was ever finished here"),
+        Some(b) if b.is_empty() => bad(dir, EMPTY_SUPERBLOCK),
+        Some(b) => check(&b, expect).map(drop).or_else(|why| bad(dir, why)),
+    }
+}
+
+const EMPTY_SUPERBLOCK: &str = "its superblock is empty; restore the target from its chain";
+
+/// `None`: there is none.
+async fn superblock_bytes(disk: &Disk, dir: &str) -> Result<Option<Vec<u8>>, DiskError> {
     let (file, len) = match disk.open(&format!("{dir}/{SUPERBLOCK}"), OpenMode::Existing).await {
         Ok(f) => f,
-        Err(DiskError::NotFound) => return bad(dir, "no target was ever finished here"),
-        Err(e) => return Err(e.into()),
+        Err(DiskError::NotFound) => return Ok(None),
+        Err(e) => return Err(e),
     };
     let len = (len as usize / GRANULE * GRANULE).min(16 * GRANULE);
     let bytes = if len == 0 { None } else { Some(disk.read(file, 0, len).await) };
     disk.close(file).await?;
-    match bytes {
-        None => bad(dir, "its superblock is empty; restore the target from its chain"),
-        Some(b) => check(&b?, expect).map(drop).or_else(|why| bad(dir, why)),
+    Ok(Some(bytes.transpose()?.map(|b| b.to_vec()).unwrap_or_default()))
+}
+
+/// Which target is in `dir`: `None` if none was ever finished there. A superblock that cannot be
+/// understood is refused with a sentence that says what to do.
+pub async fn identity(
+    cx: &Cx,
+    disk: DiskId,
+    dir: &str,
+) -> Result<Option<TargetIdentity>, EngineError> {
+    let Some(bytes) = superblock_bytes(&cx.disk(disk), dir).await? else { return Ok(None) };
+    if bytes.is_empty() {
+        return bad(dir, EMPTY_SUPERBLOCK);
     }
+    let s = superblock::read(&bytes).or_else(|why| bad(dir, why))?;
+    let (target, chain) = (TargetId(s.target), ChainId(s.chain));
+    Ok(Some(TargetIdentity { cluster: s.cluster, target, chain }))
 }
 
 /// Replays all segments from `first` on; the last one that had a valid block.

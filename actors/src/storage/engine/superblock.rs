@@ -65,7 +65,7 @@ fn put(body: &[u8], out: &mut [u8]) {
 }
 
 /// The sealed value that [`put`] has laid out, if it is undamaged.
-fn take(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn take(bytes: &[u8]) -> Option<&[u8]> {
     let u32_at = |i: usize| Some(u32::from_le_bytes(*bytes.get(i..i + 4)?.first_chunk()?));
     let body = bytes.get(8..)?.get(..u32_at(4)? as usize)?;
     (crc32c(body) == u32_at(0)?).then_some(body)
@@ -80,19 +80,29 @@ fn features(bytes: &[u8]) -> Result<FeaturesV1, String> {
     FeaturesV1::open(Some(take(record).ok_or(DAMAGED)?))
 }
 
-/// Reads a superblock and compares it; a refusal is a sentence that says what to do.
-pub fn check(bytes: &[u8], expect: &TargetIdentity) -> Result<SuperblockV1, String> {
+/// A sealed value as a block that shows whether it is whole.
+pub(super) fn block(body: &[u8]) -> Vec<u8> {
+    let mut out = vec![0; (8 + body.len()).next_multiple_of(GRANULE)];
+    put(body, &mut out);
+    out
+}
+
+/// Reads a superblock; a refusal is a sentence that says what to do.
+pub fn read(bytes: &[u8]) -> Result<SuperblockV1, String> {
     let body = bytes.get(..FEATURES_AT).and_then(take).ok_or(DAMAGED)?;
-    let s: SuperblockV1 = match wire::open(KIND, FORMAT, body) {
-        Ok(s) => s,
-        Err(WireError::Version { found, .. }) if found > FORMAT => {
-            return Err(format!(
-                "it was written by a newer t3fs (format {found}, this build knows {FORMAT}); start \
-                 a newer build"
-            ));
-        }
-        Err(e) => return Err(format!("{DAMAGED} ({e})")),
-    };
+    match wire::open(KIND, FORMAT, body) {
+        Ok(s) => Ok(s),
+        Err(WireError::Version { found, .. }) if found > FORMAT => Err(format!(
+            "it was written by a newer t3fs (format {found}, this build knows {FORMAT}); start a \
+             newer build"
+        )),
+        Err(e) => Err(format!("{DAMAGED} ({e})")),
+    }
+}
+
+/// Reads a superblock and compares it.
+pub fn check(bytes: &[u8], expect: &TargetIdentity) -> Result<SuperblockV1, String> {
+    let s = read(bytes)?;
     if s.cluster != expect.cluster {
         return Err(format!(
             "it belongs to cluster {:?}, not to {:?}; give another data folder",

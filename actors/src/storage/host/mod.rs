@@ -1,0 +1,370 @@
+//! The host: one actor in each storage node. It opens the node's targets, makes those that the
+//! routing names and that may be made, and ends those that were replaced or that a human stops.
+//!
+//! [`core`] decides, [`birth`] says where a target may begin empty; this file awaits between the
+//! decisions, [`asked`] answers. A target begins so: its folder is there or is made; an *opening*
+//! of it is drawn, durably; mgmtd is asked whether this data is the latest; that is confirmed,
+//! durably; only then the target's actor starts. So a disk that was restored from an old copy says
+//! nothing to anybody before it is known for that.
+//!
+//! What differs between a process and the simulator is behind [`HostWorks`].
+
+mod asked;
+mod birth;
+mod core;
+
+use ::core::time::Duration;
+use std::rc::Rc;
+
+use t3fs_runtime::slot::before;
+use t3fs_runtime::{Actor, Addr, Cx, DiskError, DiskId, Me, Slot, join_all};
+
+pub use self::core::{Book, Entry, Place, Wish};
+use self::core::{Content, Folder, HostCore, How, Inventory, Line, Step};
+use super::engine::{self, EngineError, SUPERBLOCK};
+use crate::planted::PlantedBug;
+use crate::proto::agent::{Agent, WatchView};
+use crate::proto::host::StorageHost;
+use crate::proto::ids::TargetId;
+use crate::proto::mgmtd::{ClaimTargets, Claimed, Opening, TargetClaim};
+
+/// What a host does to the world beside its disks. An error is a sentence.
+pub trait HostWorks: 'static {
+    /// Makes an empty target, whose folder holds none.
+    fn make(&self, cx: &Cx, place: Place) -> impl Future<Output = Result<(), String>>;
+    /// Opens a target and starts its actor, which reports itself to the agent.
+    fn start(&self, cx: &Cx, place: Place) -> impl Future<Output = Result<(), String>>;
+    /// Ends a target: it serves nothing any more, then the agent hears that it is offline, then its
+    /// engine is closed.
+    fn stop(&self, cx: &Cx, target: TargetId) -> impl Future<Output = Result<(), String>>;
+    /// Stores the book, durably.
+    fn store(&self, cx: &Cx, book: Book) -> impl Future<Output = Result<(), String>>;
+}
+
+pub struct HostConfig<W> {
+    pub cluster: String,
+    /// Those that are there.
+    pub disks: Vec<DiskId>,
+    /// As it was stored last.
+    pub book: Book,
+    pub agent: Addr<Agent>,
+    pub works: W,
+    /// Filled once all targets that are here run, or cannot yet, or are not to: from then on the
+    /// node can announce what it has.
+    pub first: Slot<()>,
+    /// `None` outside of tests.
+    pub planted_bug: Option<PlantedBug>,
+}
+
+/// The host of a storage node's targets.
+pub struct Host<W> {
+    core: HostCore,
+    works: Rc<W>,
+    agent: Addr<Agent>,
+    disks: Vec<DiskId>,
+    planted_bug: Option<PlantedBug>,
+    first: Slot<()>,
+    /// The folders have to be looked at (again).
+    look: bool,
+    /// Filled to look for something to do now.
+    hurry: Slot<()>,
+    /// Who waits for what was noted to be done.
+    waiting: Vec<Slot<()>>,
+}
+
+impl<W: HostWorks> Actor for Host<W> {
+    type Protocol = StorageHost;
+}
+
+/// Between attempts at what did not work because others were not there.
+const AGAIN: Duration = Duration::from_millis(300);
+/// How long mgmtd is asked about openings at a time.
+const CLAIM_MAX: Duration = Duration::from_secs(5);
+/// Between looks at disks that do not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Of a target, on its disk.
+pub fn target_dir(target: TargetId) -> String {
+    format!("{TARGETS}/{target}")
+}
+
+const TARGETS: &str = "targets";
+
+/// When to try again what could not be done yet. `None`: nothing is left.
+type Again = Option<Duration>;
+
+impl<W: HostWorks> Host<W> {
+    pub fn start(cx: &Cx, config: HostConfig<W>) -> Addr<StorageHost> {
+        let HostConfig { cluster, disks, book, agent, works, first, planted_bug } = config;
+        let host = Host {
+            core: HostCore::new(cx.node(), &cluster, book, planted_bug),
+            works: Rc::new(works),
+            agent,
+            disks,
+            planted_bug,
+            first,
+            look: true,
+            hurry: Slot::new(),
+            waiting: Vec::new(),
+        };
+        let (addr, me) = cx.start_with(host);
+        let long = cx.outlive();
+        cx.spawn(async move { Self::follow(&me, &long).await });
+        addr
+    }
+
+    /// For ever: does what there is to do, and waits for news of the cluster or for a human.
+    async fn follow(me: &Me<Self>, cx: &Cx) {
+        let mut own_number = 0;
+        loop {
+            let hurry = me.with(|h| {
+                h.hurry = Slot::new();
+                h.hurry.clone()
+            });
+            let again = Self::settle(me, cx).await;
+            let (agent, have) = me.with(|h| (h.agent, h.core.view().version));
+            let door = again.map_or_else(|| cx.clone(), |pause| cx.within(pause));
+            let asked = door.ask(agent, WatchView { have, own_number });
+            match before(asked, hurry).await {
+                Some(Ok(news)) => {
+                    own_number = news.own_number;
+                    if let Some(view) = news.view {
+                        me.with(|h| h.core.adopt(view));
+                    }
+                }
+                Some(Err(_)) => cx.sleep(AGAIN / 4).await,
+                None => {} // a human wants something
+            }
+        }
+    }
+
+    /// Does what there is to do, and says what that has come to.
+    async fn settle(me: &Me<Self>, cx: &Cx) -> Again {
+        let mut again = None;
+        loop {
+            if me.with(|h| std::mem::take(&mut h.look)) {
+                let disks = me.with(|h| h.disks.clone());
+                let (inventory, complete) = look(cx, &disks).await;
+                again = (!complete).then_some(LOOK_AGAIN);
+                me.with(|h| h.core.found(inventory));
+            }
+            let steps = me.with(|h| h.core.plan());
+            // A wish is stored before anything is done for it.
+            if !Self::store(me, cx).await {
+                return Some(LOOK_AGAIN);
+            }
+            if steps.is_empty() {
+                break;
+            }
+            if !Self::carry_out(me, steps, cx).await {
+                return Some(AGAIN);
+            }
+        }
+        me.with(|h| {
+            say(h.core.lines());
+            if h.core.view().version.0 > 0 {
+                h.first.fill(());
+            }
+            h.look = again.is_some();
+            h.waiting.drain(..).for_each(|w| w.fill(()));
+        });
+        again
+    }
+
+    /// `false`: the book cannot be stored.
+    async fn store(me: &Me<Self>, cx: &Cx) -> bool {
+        let Some(book) = me.with(|h| h.core.unstored()) else { return true };
+        let works = me.with(|h| Rc::clone(&h.works));
+        match works.store(cx, book.clone()).await {
+            Ok(()) => {
+                me.with(|h| h.core.stored(book));
+                true
+            }
+            Err(why) => {
+                tracing::error!("the list of targets cannot be stored: {why}");
+                false
+            }
+        }
+    }
+
+    /// `false`: some of it has to wait for others.
+    async fn carry_out(me: &Me<Self>, steps: Vec<Step>, cx: &Cx) -> bool {
+        let works = me.with(|h| Rc::clone(&h.works));
+        let (mut begin, mut all_done) = (Vec::new(), true);
+        for step in steps {
+            match step {
+                Step::Begin(place, how) => begin.push((place, how)),
+                Step::Stop(target) => {
+                    if let Err(why) = works.stop(cx, target).await {
+                        tracing::error!("target {target} does not end well: {why}");
+                    }
+                    me.with(|h| h.core.ended(target));
+                    tracing::info!("target {target} has ended");
+                }
+                Step::Clear(place) => {
+                    let cleared = clear(cx, place).await;
+                    me.with(|h| h.look = true);
+                    if let Err(why) = cleared {
+                        let target = place.target;
+                        tracing::error!("the data of target {target} does not go: {why}");
+                        all_done = false;
+                    }
+                }
+            }
+        }
+        all_done & Self::begin(me, begin, cx).await
+    }
+
+    /// Begins targets: see the top of this file.
+    async fn begin(me: &Me<Self>, targets: Vec<(Place, How)>, cx: &Cx) -> bool {
+        let mut opened = Vec::new();
+        for (place, how) in targets {
+            match Self::opening(me, place, how, cx).await {
+                Ok(claim) => opened.push((place, claim)),
+                Err(why) => me.with(|h| h.core.failed(place.target, why)),
+            }
+        }
+        if opened.is_empty() {
+            return true;
+        }
+        let claims = opened.iter().map(|(_, claim)| claim.clone()).collect();
+        let agent = me.with(|h| h.agent);
+        let asked = cx.within(CLAIM_MAX).ask(agent, ClaimTargets { claims }).await;
+        let claimed = match asked {
+            // The primary is of an earlier build, which takes every copy for the latest.
+            Ok(Ok(None)) => vec![Claimed::Latest; opened.len()],
+            Ok(Ok(Some(claimed))) if claimed.len() == opened.len() => claimed,
+            Ok(Ok(Some(_)) | Err(_)) | Err(_) => return false,
+        };
+        let bug = me.with(|h| h.planted_bug == Some(PlantedBug::OldCopyBegins));
+        let start = async |place: Place, opening, claimed| match claimed {
+            Claimed::OldCopy { latest } if !bug => me.with(|h| h.core.is_old(place.target, latest)),
+            _ => match Self::start_one(me, place, opening, cx).await {
+                Ok(()) => {
+                    tracing::info!("target {} of chain {} is here", place.target, place.chain);
+                    me.with(|h| h.core.began(place.target));
+                }
+                Err(why) => me.with(|h| h.core.failed(place.target, why)),
+            },
+        };
+        let started = opened.iter().zip(claimed);
+        let started =
+            started.map(|((place, claim), claimed)| start(*place, claim.opening, claimed));
+        join_all(started).await;
+        true
+    }
+
+    /// The data of a target is the latest, or is brought up to date before it serves.
+    async fn start_one(
+        me: &Me<Self>,
+        place: Place,
+        opening: Opening,
+        cx: &Cx,
+    ) -> Result<(), String> {
+        let confirmed = engine::confirm(cx, place.disk, &target_dir(place.target), opening).await;
+        confirmed.map_err(|e| e.to_string())?;
+        let works = me.with(|h| Rc::clone(&h.works));
+        works.start(cx, place).await
+    }
+
+    /// Makes a target if it is to be made, and advances its opening.
+    async fn opening(
+        me: &Me<Self>,
+        place: Place,
+        how: How,
+        cx: &Cx,
+    ) -> Result<TargetClaim, String> {
+        let target = place.target;
+        let adopt = match how {
+            How::Open => None,
+            How::Again { latest } => {
+                if me.with(|h| h.core.is_filled(target)) {
+                    tracing::warn!("target {target} is an old copy, and will be synced");
+                }
+                Some(latest)
+            }
+            How::Make { again } => {
+                me.with(|h| {
+                    h.look = true;
+                    h.core.is_made(target);
+                });
+                let works = me.with(|h| Rc::clone(&h.works));
+                works.make(cx, place).await?;
+                if again {
+                    tracing::warn!("target {target} begins again, empty, and will be synced");
+                }
+                None
+            }
+        };
+        if let Some(claim) = me.with(|h| h.core.opening(target)) {
+            return Ok(claim);
+        }
+        let claim = engine::advance(cx, place.disk, &target_dir(target), target, adopt).await;
+        let claim = claim.map_err(|e| e.to_string())?;
+        me.with(|h| h.core.opened(claim.clone()));
+        Ok(claim)
+    }
+}
+
+fn say(lines: Vec<Line>) {
+    for line in lines {
+        match line {
+            Line::Bad(text) => tracing::error!("{text}"),
+            Line::Odd(text) => tracing::warn!("{text}"),
+        }
+    }
+}
+
+/// What is in the folders of targets. `false`: a disk does not answer, and counts as missing.
+async fn look(cx: &Cx, disks: &[DiskId]) -> (Inventory, bool) {
+    let (mut found, mut complete) = (Inventory::default(), true);
+    for disk in disks {
+        match folders(cx, *disk).await {
+            Ok(folders) => {
+                found.disks.insert(*disk);
+                found.folders.extend(folders);
+            }
+            Err(why) => {
+                tracing::error!("disk {} does not answer: {why}", disk.0);
+                complete = false;
+            }
+        }
+    }
+    (found, complete)
+}
+
+async fn folders(cx: &Cx, disk: DiskId) -> Result<Vec<Folder>, DiskError> {
+    let names = match cx.disk(disk).list(TARGETS).await {
+        Err(DiskError::NotFound) => return Ok(Vec::new()),
+        names => names?,
+    };
+    let mut folders = Vec::new();
+    for target in names.iter().filter_map(|n| n.parse().ok()).map(TargetId) {
+        let dir = target_dir(target);
+        if cx.disk(disk).list(&dir).await?.is_empty() {
+            continue;
+        }
+        let content = match engine::identity(cx, disk, &dir).await {
+            Ok(Some(identity)) => Content::Target(identity),
+            Ok(None) => Content::Unfinished,
+            Err(EngineError::Disk(e)) => return Err(e),
+            Err(e) => Content::Unreadable(e.to_string()),
+        };
+        folders.push(Folder { target, disk, content });
+    }
+    Ok(folders)
+}
+
+/// Removes a target's data. The superblock goes first: what is left of the rest is no target.
+async fn clear(cx: &Cx, place: Place) -> Result<(), DiskError> {
+    let (disk, dir) = (cx.disk(place.disk), target_dir(place.target));
+    let names = disk.list(&dir).await?;
+    if names.iter().any(|n| n == SUPERBLOCK) {
+        disk.remove(&format!("{dir}/{SUPERBLOCK}")).await?;
+        disk.sync_dir(&dir).await?;
+    }
+    for name in names.iter().filter(|n| *n != SUPERBLOCK) {
+        disk.remove(&format!("{dir}/{name}")).await?;
+    }
+    disk.sync_dir(&dir).await
+}
