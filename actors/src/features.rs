@@ -22,6 +22,13 @@ const KIND: u16 = 0x120a;
 /// Where the metadata store keeps its record.
 const KEY: &[u8] = b"F";
 
+/// A sealed record without bits: what nearly every transaction finds.
+const NONE: [u8; 28] = {
+    let mut sealed = [0; 28];
+    [sealed[0], sealed[1], sealed[2]] = [KIND as u8, (KIND >> 8) as u8, 1];
+    sealed
+};
+
 /// Sealed as type 0x120a, version 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Archive, Serialize, Deserialize)]
 pub struct FeaturesV1 {
@@ -85,7 +92,9 @@ fn unknown(found: u64, known: &[Bit]) -> Vec<u32> {
 impl FeaturesV1 {
     /// A record, or none; a refusal is a sentence.
     pub fn open(stored: Option<&[u8]>) -> Result<FeaturesV1, String> {
-        let Some(bytes) = stored else { return Ok(FeaturesV1::default()) };
+        let Some(bytes) = stored.filter(|bytes| *bytes != NONE) else {
+            return Ok(FeaturesV1::default());
+        };
         wire::open(KIND, 1, bytes).map_err(|e| match e {
             WireError::Version { .. } => {
                 format!("the feature record is of a later format ({e})")
@@ -145,6 +154,7 @@ mod tests {
         let record = FeaturesV1 { compatible: 1, readonly_compatible: 2, incompatible: 3 };
         assert_eq!(FeaturesV1::open(Some(&record.seal())), Ok(record));
         assert_eq!(FeaturesV1::open(None), Ok(FeaturesV1::default()));
+        assert_eq!(FeaturesV1::default().seal()[..], NONE);
         let mut later = record.seal().to_vec();
         later[2] = 2;
         assert!(FeaturesV1::open(Some(&later)).unwrap_err().contains("later format"));

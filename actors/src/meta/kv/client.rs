@@ -45,7 +45,10 @@ impl<'a> Txn<'a> {
         &mut self,
         keys: [&Bytes; N],
     ) -> Result<[Option<Bytes>; N], KvError> {
-        let values = self.fetch_all(keys.into_iter().cloned().collect()).await?;
+        // With room for the feature record.
+        let mut asked = Vec::with_capacity(N + 1);
+        asked.extend(keys.into_iter().cloned());
+        let values = self.fetch_all(asked).await?;
         Ok(values.try_into().expect("one value per key"))
     }
 
@@ -148,6 +151,7 @@ impl<'a> Txn<'a> {
         if !self.buffer.is_read_only() {
             let features = self.features().await?;
             features::STORE.check(&features).map_err(KvError::Store)?;
+            self.buffer.add_read_conflict(&features::key());
         }
         let request: CommitRequest = self.buffer.into_commit(self.version.unwrap_or_default());
         match self.cx.ask(self.kv, Commit { request, durability }).await {
@@ -167,7 +171,6 @@ impl<'a> Txn<'a> {
         self.version = Some(read.version);
         if looks {
             let record = read.values.pop().flatten();
-            self.buffer.add_read_conflict(&features::key());
             self.features = Some(FeaturesV1::open(record.as_deref()).map_err(KvError::Store)?);
         }
         if let Some(features) = self.features.filter(|_| reads) {
