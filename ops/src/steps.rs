@@ -10,12 +10,13 @@ use crate::{command, landed, tidy, vm, workspace};
 
 /// Checks of the simulator, with the seeds that every test run gives them. A seed of `engine`
 /// explores 64 crash states.
-const CHECKS: [(&str, u32); 7] = [
+const CHECKS: [(&str, u32); 8] = [
     ("disk", 300),
     ("chain", 300),
     ("engine", 320),
     ("mgmtd", 1_000),
     ("members", 1_000),
+    ("hosts", 500),
     ("metas", 300),
     ("files", 1_000),
 ];

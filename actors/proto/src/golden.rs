@@ -3,6 +3,7 @@
 use t3fs_runtime::samples;
 
 use crate::agent::*;
+use crate::host::*;
 use crate::ids::*;
 use crate::kv::*;
 use crate::meta::*;
@@ -96,6 +97,21 @@ samples! { "/golden.txt":
     struct ExtendSession { session }
     struct Refrain { holder, incarnation, term, for_us, blind }
     enum MgmtdError { NotPrimary { hint }, OtherTerm { term }, Unavailable(a), Refused(a) }
+    enum HostTargetState {
+        Runs, Waits(a), StaysAway(a), DiskMissing, Retired(a), Stopped, Removed,
+    }
+    struct HostTarget { target, chain, disk, state }
+    struct ListHostTargets
+    struct MakeTarget { target, chain, disk }
+    struct StopTarget { target }
+    struct RemoveTarget { target }
+    enum HostError {
+        NoSuchTarget, OtherChain(a), NoSuchDisk(a), Elsewhere(a), Runs, Needed(a), Unavailable(a),
+    }
+    struct Opening { number, nonce }
+    struct TargetClaim { target, opening, confirmed, tried }
+    struct ClaimTargets { claims }
+    enum Claimed { Latest, OldCopy { latest } }
     enum UpdateKind { Write { offset }, Truncate { len }, Remove, Replace }
     struct UpdateChunk { chunk, chain_version, kind, data, request, version, born, hops }
     struct Updated { version, len, checksum }

@@ -406,6 +406,7 @@ mod golden {
         struct SessionV1 { label, nonce }
         struct SessionV2 { label, nonce, process }
         struct ProcessV1 { node, incarnation }
+        struct OpeningV1 { number, nonce }
         struct NodeV1 { incarnation, status, roles, addresses, tags, metas, targets }
         struct NodeV2 { incarnation, identity, status, roles, addresses, tags, metas, targets }
     }

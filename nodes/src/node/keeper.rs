@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::TargetId;
 use t3fs_actors::proto::mgmtd::Routing;
-use t3fs_actors::storage::host::{Book, Entry, HostWorks, Place, Wish};
+use t3fs_actors::storage::host::{Book, Entry, Host, HostConfig, HostWorks, Place, Wish};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, Cx, DiskId, Slot};
@@ -98,15 +98,14 @@ impl Keeper {
         let server = Arc::clone(server);
         let (works, orders) = (self.works.clone(), mpsc::channel());
         let (give, take) = orders;
-        let host = parts::HostSpec {
-            cluster: self.works.a.cluster.clone(),
-            disks: server.disks.iter().map(|d| disk_id(d.index)).collect(),
-            book: book(&server.file),
-            agent: self.works.agent,
-            works: Door(give),
-        };
+        let cluster = self.works.a.cluster.clone();
+        let disks = server.disks.iter().map(|d| disk_id(d.index)).collect();
+        let (book, agent, works_there) = (book(&server.file), self.works.agent, Door(give));
         on_shard(&self.works.remotes[0], "storage host", async move |cx: Cx| {
-            parts::start_host(&cx, host);
+            let first = Slot::new();
+            parts::expect_host(first.clone());
+            let (works, planted_bug) = (works_there, None);
+            Host::start(&cx, HostConfig { cluster, disks, book, agent, works, first, planted_bug });
         })?;
         let thread = std::thread::Builder::new()
             .name("t3fs-keeper".into())

@@ -25,13 +25,12 @@ use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
-use t3fs_actors::storage::host::{Book, Host, HostConfig, Place, target_dir};
+use t3fs_actors::storage::host::{Place, target_dir};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr, Slot};
 
 use super::assembly::{Assembly, Targets};
-use super::keeper::Door;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
@@ -269,21 +268,9 @@ async fn report_offline(cx: &Cx, agent: Addr<Agent>, target: TargetId, addr: Raw
     let _ = cx.ask(agent, ReportTarget { report }).await;
 }
 
-/// What the host of a server's targets begins with.
-pub struct HostSpec {
-    pub cluster: String,
-    pub disks: Vec<DiskId>,
-    pub book: Book,
-    pub agent: Addr<Agent>,
-    pub works: Door,
-}
-
-pub fn start_host(cx: &Cx, spec: HostSpec) {
-    let HostSpec { cluster, disks, book, agent, works } = spec;
-    let first = Slot::new();
-    FIRST.set(Some(first.clone()));
-    let planted_bug = None;
-    Host::start(cx, HostConfig { cluster, disks, book, agent, works, first, planted_bug });
+/// Filled once the host of this process, on this shard, has begun what it can.
+pub fn expect_host(first: Slot<()>) {
+    FIRST.set(Some(first));
 }
 
 fn engine_config(budget: &Budget) -> EngineConfig {

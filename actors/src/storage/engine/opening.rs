@@ -110,6 +110,15 @@ fn decode(bytes: &[u8]) -> Result<OpeningsV1, String> {
 }
 
 #[cfg(test)]
+mod golden {
+    use super::*;
+
+    t3fs_runtime::samples! { "/src/storage/engine/golden/opening.txt":
+        struct OpeningsV1 { confirmed, tried }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
