@@ -560,7 +560,9 @@ impl HostCore {
     /// nothing of which this host had not heard.
     pub fn want_removed(&mut self, target: TargetId) -> Result<(), HostError> {
         let known = self.known(target).ok_or(HostError::NoSuchTarget)?;
-        if self.marks.get(&target).is_some_and(|m| m.runs) {
+        // One that begins may have come to serve before it is ended again.
+        let begins = matches!(self.judge(target), Verdict::Do(Step::Begin(..)));
+        if begins || self.marks.get(&target).is_some_and(|m| m.runs) {
             return Err(HostError::Runs);
         }
         if let Some((chain, t)) = self.named(target)
