@@ -11,6 +11,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use common::*;
+use t3fs_runtime::wire::SPOKEN_MAX;
 use t3fs_transport::HandshakeRefusal;
 
 /// The tests count descriptors of the process: one at a time.
@@ -95,7 +96,7 @@ fn each_mistake_has_its_own_answer() {
     let at = b.at.unwrap();
     let said = |bytes: Vec<u8>| answer(connect(at), &bytes);
     assert_eq!(said(hello(0, 5, "test", 0, 0)), refusal(HandshakeRefusal::Version));
-    assert_eq!(said(hello(3, 5, "test", 0, 0)), refusal(HandshakeRefusal::Version));
+    assert_eq!(said(hello(SPOKEN_MAX + 1, 5, "test", 0, 0)), refusal(HandshakeRefusal::Version));
     assert_eq!(said(hello(1, 5, "best", 0, 0)), refusal(HandshakeRefusal::Cluster));
     assert_eq!(said(hello(1, 5, "test", 6, 0)), refusal(HandshakeRefusal::OtherNode));
     assert_eq!(said(hello(1, 2, "test", 0, 0)), refusal(HandshakeRefusal::SameNode));

@@ -62,7 +62,7 @@ fn an_older_acceptor_is_dialled() {
     let (mut s, _) = door.accept().unwrap();
     patient(&s);
     let mut all = read(&mut s, 1);
-    assert_eq!(all[8..12], [1, 0, 2, 0], "it speaks versions 1 and 2");
+    assert_eq!(all[8..12], [1, 0, 3, 0], "it speaks versions 1 to 3");
     let challenge = message(2, &[&[1, 0][..], &[7; 32]].concat());
     s.write_all(&challenge).unwrap();
     all.extend(&challenge);

@@ -15,6 +15,8 @@ use crate::load::Load;
 
 /// For a load to stand still while the metadata store is replaced, on a busy machine.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a load goes on beside what was replaced.
+const AFTER: Duration = Duration::from_secs(2);
 
 #[test]
 fn old_and_new_nodes_are_one_cluster() {
@@ -59,6 +61,7 @@ fn roll<'a>(cluster: &mut Cluster, hosts: impl Iterator<Item = &'a &'static str>
         let [writer, reader] = CLIENTS.map(|client| cluster.mount_point(client));
         let load = Load::start(&writer, &reader);
         cluster.replace(host, binary.clone());
+        std::thread::sleep(AFTER);
         load.finish_within(PAUSE_MAX, &format!("{host} became {}", binary.display()));
         cluster.becomes_whole("client1", Duration::from_secs(60));
     }
@@ -70,10 +73,11 @@ fn roll_mounts(cluster: &mut Cluster, binary: PathBuf) {
         let at = cluster.mount_point(CLIENTS[other]);
         let load = Load::start(&at, &at);
         cluster.replace(CLIENTS[one], binary.clone());
+        std::thread::sleep(AFTER);
         load.finish_within(PAUSE_MAX, &format!("{} became {}", CLIENTS[one], binary.display()));
         let [writer, reader] = [one, other].map(|i| cluster.mount_point(CLIENTS[i]));
         let load = Load::start(&writer, &reader);
-        std::thread::sleep(Duration::from_secs(2));
+        std::thread::sleep(AFTER);
         load.finish_without_error("one mount of each build");
     }
 }

@@ -17,7 +17,7 @@ use super::{STORE, TOYS, ToyAgent, addr, start_target, view};
 
 /// Has no space, until it has.
 struct ToyTarget {
-    full: Rc<Cell<bool>>,
+    refuses: Rc<RefCell<Option<StorageError>>>,
     asked: Rc<Cell<u32>>,
 }
 
@@ -32,8 +32,8 @@ impl Actor for ToyTarget {
 impl Handle<UpdateChunk> for ToyTarget {
     async fn handle(me: &Me<Self>, m: UpdateChunk, _: &Cx) -> Result<Updated, StorageError> {
         me.with(|s| s.asked.set(s.asked.get() + 1));
-        if me.with(|s| s.full.get()) {
-            return Err(StorageError::NoSpace);
+        if let Some(why) = me.with(|s| s.refuses.borrow().clone()) {
+            return Err(why);
         }
         Ok(Updated { version: m.version.expect("a predecessor names it"), len: 0, checksum: 0 })
     }
@@ -53,19 +53,22 @@ async fn write(cx: &Cx, seq: u64) -> Result<Result<Updated, StorageError>, AskEr
     cx.ask(Addr::<Storage>::from_raw(addr(STORE, 0)), u).await
 }
 
-/// Goal: behind an update that cannot go on, requests are answered that they are to ask again, at
-/// their deadlines at the latest; none of them runs when the way is free again.
-///
-/// Regression (issue 10): `Locked::take` waited whatever the deadline was, and all of them ran, one
-/// after another, when their senders had long gone.
-#[test]
-fn late_requests_leave_the_line_and_do_not_run() {
+/// A head whose successor refuses what it is sent, for a reason that can be taken away.
+struct Held {
+    world: World,
+    engine: Engine,
+    refuses: Rc<RefCell<Option<StorageError>>>,
+    /// How often the successor was asked.
+    asked: Rc<Cell<u32>>,
+}
+
+fn held(why: StorageError) -> Held {
     let world = World::new(1);
-    let (full, asked) = (Rc::new(Cell::new(true)), Rc::new(Cell::new(0)));
-    let (f, a) = (Rc::clone(&full), Rc::clone(&asked));
+    let (refuses, asked) = (Rc::new(RefCell::new(Some(why))), Rc::new(Cell::new(0)));
+    let (r, a) = (Rc::clone(&refuses), Rc::clone(&asked));
     world.add_node(NodeSpec::new().boot(move |b: &Boot| {
         b.cx.start(ToyAgent(view(1, Some(TargetState::Serving))));
-        b.cx.start(ToyTarget { full: Rc::clone(&f), asked: Rc::clone(&a) });
+        b.cx.start(ToyTarget { refuses: Rc::clone(&r), asked: Rc::clone(&a) });
     }));
     let engine: Rc<RefCell<Option<Engine>>> = Rc::default();
     let e = Rc::clone(&engine);
@@ -82,9 +85,19 @@ fn late_requests_leave_the_line_and_do_not_run() {
     granted.unwrap().unwrap();
     world.run_for(Duration::from_secs(1)).unwrap();
     let engine = engine.borrow().clone().unwrap();
+    Held { world, engine, refuses, asked }
+}
 
+/// Goal: behind an update that cannot go on, requests are answered that they are to ask again, at
+/// their deadlines at the latest; none of them runs when the way is free again.
+///
+/// Regression (issue 10): `Locked::take` waited whatever the deadline was, and all of them ran, one
+/// after another, when their senders had long gone.
+#[test]
+fn late_requests_leave_the_line_and_do_not_run() {
+    let held = held(StorageError::TooManyWriters);
     // The first holds the lock; the others are more than may wait.
-    let said = world.block_on(TOYS, |cx| async move {
+    let said = held.world.block_on(TOYS, |cx| async move {
         let first = write(&cx.within(Duration::from_millis(300)), 1).await;
         let hasty = cx.within(Duration::from_millis(500));
         let begun = cx.now();
@@ -97,18 +110,41 @@ fn late_requests_leave_the_line_and_do_not_run() {
     let refused = rest.iter().filter(|r| **r == Ok(Err(StorageError::NotReady))).count();
     assert!(refused >= 36, "64 may wait, so at least 36 are told at once: {refused}");
     assert!(rest.iter().all(|r| !matches!(r, Ok(Ok(_)))), "{rest:?}");
-    let begun = engine.info(ChunkId::default()).unwrap().pending.unwrap().version;
+    let begun = held.engine.info(ChunkId::default()).unwrap().pending.unwrap().version;
 
-    full.set(false);
-    world.run_for(Duration::from_secs(5)).unwrap();
-    let info = engine.info(ChunkId::default()).unwrap();
+    held.refuses.take();
+    held.world.run_for(Duration::from_secs(5)).unwrap();
+    let info = held.engine.info(ChunkId::default()).unwrap();
     assert_eq!(
         (info.committed.unwrap().version, info.pending),
         (begun, None),
         "only the first ran"
     );
-    assert!(asked.get() > 1, "it was tried again");
+    assert!(held.asked.get() > 1, "it was tried again");
     // Who asks now is served.
-    let now = world.block_on(TOYS, |cx| async move { write(&cx, 200).await }).unwrap();
+    let now = held.world.block_on(TOYS, |cx| async move { write(&cx, 200).await }).unwrap();
     assert_eq!(now.unwrap().unwrap().version.0, begun.0 + 1);
+}
+
+/// Regression (review): a full disk behind the head was told nobody: what the head had stored
+/// waited with its chunk's lock, and programs wrote on for ten minutes into buffers that were lost
+/// then. Goal: the head says so for it, and stops when there is room again.
+#[test]
+fn the_head_tells_that_its_successor_is_full() {
+    let held = held(StorageError::NoSpace);
+    let said = held.world.block_on(TOYS, |cx| async move {
+        let short = cx.within(Duration::from_millis(300));
+        let first = write(&short, 1).await;
+        let begun = cx.now();
+        let next = write(&cx, 2).await;
+        (first, next, cx.now().since(begun))
+    });
+    let (first, next, took) = said.unwrap();
+    assert!(matches!(first, Err(AskError::Unknown(_))), "{first:?}");
+    assert_eq!(next, Ok(Err(StorageError::NoSpace)));
+    assert!(took < Duration::from_millis(100), "{took:?}");
+    held.refuses.take();
+    held.world.run_for(Duration::from_secs(4)).unwrap();
+    let again = held.world.block_on(TOYS, |cx| async move { write(&cx, 3).await }).unwrap();
+    assert!(matches!(again, Ok(Ok(_))), "{again:?}");
 }

@@ -451,7 +451,7 @@ mod tests {
         assert_eq!(judge(&Hello { lowest: 1, highest: 7, ..hello() }, &p), Ok(SPOKEN_MAX));
         let refused = [
             (Hello { lowest: 0, highest: 0, ..hello() }, HandshakeRefusal::Version),
-            (Hello { lowest: 3, highest: 4, ..hello() }, HandshakeRefusal::Version),
+            (Hello { lowest: SPOKEN_MAX + 1, highest: 9, ..hello() }, HandshakeRefusal::Version),
             (Hello { cluster: b"d".to_vec(), ..hello() }, HandshakeRefusal::Cluster),
             (Hello { node: NodeId(1), ..hello() }, HandshakeRefusal::SameNode),
             (Hello { wanted: NodeId(7), ..hello() }, HandshakeRefusal::OtherNode),

@@ -289,6 +289,10 @@ async fn fsync_late(user: &mut User, levers: &LeverSlot) {
         user.cx.sleep(Duration::from_micros(user.rng.below(20_000))).await;
         levers.with(|l| l.kv.outage(&user.sim, true));
         user.push(file, true, false).await;
+        // And one that was answered a moment before.
+        user.write_at(file, most, 1 + user.rng.below(most)).await;
+        user.push(file, true, false).await;
+        levers.with(|l| l.kv.outage(&user.sim, true));
         user.close(file).await;
     }
 }
