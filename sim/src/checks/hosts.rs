@@ -537,12 +537,13 @@ fn calm(world: &crate::world::World, play: &Play) -> Result<(), String> {
             last = cx.ask(host, ListHostTargets).await.unwrap_or_default();
             let runs = last.iter().filter(|t| t.state == HostTargetState::Runs).map(|t| t.target);
             let runs: BTreeSet<TargetId> = runs.collect();
-            let truth = p.truth.borrow();
-            let wanted = truth.chains.iter().filter(|(_, c)| !c.replaced).map(|(t, _)| *t);
-            if runs == wanted.collect() {
+            let wanted: BTreeSet<TargetId> = {
+                let truth = p.truth.borrow();
+                truth.chains.iter().filter(|(_, c)| !c.replaced).map(|(t, _)| *t).collect()
+            };
+            if runs == wanted {
                 return Ok(());
             }
-            drop(truth);
             cx.sleep(CALM / 400).await;
         }
         Err(format!("not all begins: {last:?}"))
