@@ -331,6 +331,7 @@ impl DestroyArgs {
 mod tests {
     //! Goal: the documented forms parse, and clap finds no contradiction in the definition.
     use super::*;
+    use crate::config::keys::{KEYS, NO_FLAG};
     use clap::CommandFactory;
 
     fn parse(line: &str) -> Cli {
@@ -340,6 +341,20 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    /// Regression (a reader): `config` named flags that there are not.
+    #[test]
+    fn every_setting_is_a_flag_or_said_not_to_be_one() {
+        let command = Cli::command();
+        let all = command.get_subcommands().chain([&command]);
+        let flags: Vec<&str> =
+            all.flat_map(|c| c.get_arguments()).filter_map(|a| a.get_long()).collect();
+        for key in &KEYS {
+            let flag = key.name.replace('_', "-");
+            let (is_flag, is_told) = (flags.contains(&&*flag), !NO_FLAG.contains(&key.name));
+            assert_eq!(is_flag, is_told, "--{flag}");
+        }
     }
 
     #[test]

@@ -6,8 +6,7 @@
 //! Everything that can refuse does so before anything is created.
 //!
 //! **Architecture invariant:** no thread of this process touches a path below its own mount.
-//! **Architecture invariant:** `unsafe` stands nowhere in this crate; kernel calls go through
-//! rustix.
+//! **Architecture invariant:** `unsafe` stands in `mount` alone; kernel calls go through rustix.
 
 mod chains;
 mod cli;

@@ -2,7 +2,7 @@
 //!
 //! A retry carries the same request id as the first attempt, so it cannot take effect twice, and
 //! goes to whoever today's routing names. While nobody can serve it waits; after its patience
-//! ([`PATIENCE`] unless told otherwise) the user gets an error.
+//! (`io_timeout` of the settings) the user gets an error.
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};

@@ -58,8 +58,8 @@ pub struct Target {
     disk: DiskId,
     pub(super) resync_page: u32,
     pub(super) planted_bug: Option<PlantedBug>,
-    /// When a successor said last that it has no space.
-    pub(super) full_behind: Option<Time>,
+    /// In which version of the chain a successor said last that it has no space, and when.
+    pub(super) full_behind: Option<(ChainVersion, Time)>,
     /// A routing fetch is under way; others wait for its result by polling their own.
     fetching: bool,
     /// The session with the successor that is brought up to date.

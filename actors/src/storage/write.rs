@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use bytes::Bytes;
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, join_all};
+use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, Time, join_all};
 
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
@@ -39,6 +39,29 @@ enum Attempt {
 }
 
 impl Target {
+    /// Whether an update would be stored here and then wait with its chunk's lock for a successor
+    /// that said just now that it has no space. What fits into what there is may go on, and what
+    /// was done before is answered.
+    fn would_wait_for_space(&self, u: &UpdateChunk, now: Time) -> bool {
+        let UpdateKind::Write { offset } = u.kind else { return false };
+        let NextReplica::To(next) = self.core.member.next() else { return false };
+        let is_full = self.full_behind.is_some_and(|(chain_version, said)| {
+            chain_version == next.chain_version && now.since(said) < FULL_FOR
+        });
+        if !is_full {
+            return false;
+        }
+        let info = self.engine.info(u.chunk);
+        let there = info.as_ref().and_then(|i| i.committed.as_ref()).map_or(0, |c| c.len);
+        let grows = u64::from(offset) + u.data.len() as u64 > u64::from(there);
+        let begun = self.core.begin(u, info.as_ref(), ChunkVersion(u64::MAX));
+        let begins = |begun| matches!(begun, Ok(Begin::Apply(_) | Begin::Unfinished));
+        match begun {
+            Ok(Begin::Redrive(_)) => true,
+            begun => grows && begins(begun),
+        }
+    }
+
     /// One update, from admission to commit. A client's removal empties the chunk: its row stays
     /// for a while, with what is known of its writers, and is purged later.
     async fn update(me: &Me<Self>, mut u: UpdateChunk, cx: &Cx) -> Result<Updated, StorageError> {
@@ -49,9 +72,7 @@ impl Target {
         let emptied = u.version.is_none() && u.kind == UpdateKind::Replace && u.data.is_empty();
         let chunk = u.chunk;
         let now = cx.now();
-        let writes = u.version.is_none() && matches!(u.kind, UpdateKind::Write { .. });
-        if writes && me.with(|s| s.full_behind.is_some_and(|said| now.since(said) < FULL_FOR)) {
-            // It would be stored here, and wait for the successor with the chunk's lock.
+        if me.with(|s| s.would_wait_for_space(&u, now)) {
             return Err(StorageError::NoSpace);
         }
         let updated = Self::carry_out(me, u, cx).await?;
@@ -195,9 +216,10 @@ impl Target {
                 }
                 Attempt::Refused(why) => {
                     // The update stays pending until there is room, or the successor leaves.
-                    if why == StorageError::NoSpace {
-                        let now = cx.now();
-                        me.with(|s| s.full_behind = Some(now));
+                    // One that is being brought up to date leaves the chain instead.
+                    if why == StorageError::NoSpace && !next.syncing {
+                        let said = (next.chain_version, cx.now());
+                        me.with(|s| s.full_behind = Some(said));
                     }
                     tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
                     pause = RETRY_PAUSE_MAX;

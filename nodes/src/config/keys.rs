@@ -28,8 +28,9 @@ const fn key(name: &'static str, form: Form, default: &'static str, meaning: &'s
     Key { name, form, default, meaning }
 }
 
-/// Settings that are never flags: everybody on the machine can read a command line.
-pub const NO_FLAG: [&str; 1] = ["secret"];
+/// Settings that are never flags: a secret, since everybody on the machine can read a command line,
+/// and what has to be the same in all processes of a cluster, which is for their one file.
+pub const NO_FLAG: [&str; 4] = ["secret", "heartbeat_ms", "node_lease_ms", "mgmtd_lease_ms"];
 
 /// Every setting.
 pub static KEYS: [Key; 25] = [

@@ -321,11 +321,17 @@ mod tests {
         assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Auto, 32 << 20));
     }
 
+    /// Goal: a setting is in all places that make it one: what is explained is read (what is a flag
+    /// `cli.rs` asks).
     #[test]
-    fn every_key_is_explained() {
+    fn every_key_is_explained_and_read() {
         let text = keys::explain();
         for k in &keys::KEYS {
             assert!(text.contains(&format!("# {} =", k.name)));
+            let variable = format!("T3FS_{}", k.name.to_ascii_uppercase());
+            let read = with("", &[(&variable, "x")], Flags::default());
+            let why = read.err().map(|e| e.to_string()).unwrap_or_default();
+            assert!(!why.contains("unknown field"), "{}: {why}", k.name);
         }
         assert_eq!(with("", &[], Flags::default()).unwrap().listen, None);
     }

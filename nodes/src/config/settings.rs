@@ -115,6 +115,7 @@ pub struct Leases {
 
 /// As flags, environment and file have it.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Raw {
     cluster_id: Option<String>,
     roles: Option<Vec<String>>,

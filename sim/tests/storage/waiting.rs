@@ -147,4 +147,13 @@ fn the_head_tells_that_its_successor_is_full() {
     held.world.run_for(Duration::from_secs(4)).unwrap();
     let again = held.world.block_on(TOYS, |cx| async move { write(&cx, 3).await }).unwrap();
     assert!(matches!(again, Ok(Ok(_))), "{again:?}");
+    // What fits into what there is goes on: it may need no space.
+    held.refuses.replace(Some(StorageError::NoSpace));
+    let over = held.world.block_on(TOYS, |cx| async move {
+        let short = cx.within(Duration::from_millis(300));
+        (write(&short, 4).await, write(&short, 5).await)
+    });
+    let (first, next) = over.unwrap();
+    assert!(matches!(first, Err(AskError::Unknown(_))), "{first:?}");
+    assert!(next != Ok(Err(StorageError::NoSpace)), "{next:?}");
 }

@@ -17,11 +17,11 @@ use ::core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Cx, DiskError, DiskId, Me, Slot, join_all};
+use t3fs_runtime::{Actor, Addr, Cx, DiskError, DiskId, Me, Slot, Time, join_all};
 
 pub use self::core::{Book, Entry, Place, Wish};
 use self::core::{Content, Folder, HostCore, How, Inventory, Line, Step};
-use super::engine::{self, EngineError, SUPERBLOCK};
+use super::engine::{self, SUPERBLOCK};
 use crate::planted::PlantedBug;
 use crate::proto::agent::{Agent, WatchView};
 use crate::proto::host::StorageHost;
@@ -64,6 +64,8 @@ pub struct Host<W> {
     disks: Vec<DiskId>,
     planted_bug: Option<PlantedBug>,
     first: Slot<()>,
+    /// When the host did.
+    began: Time,
     /// The folders have to be looked at (again).
     look: bool,
     /// Filled to look for something to do now.
@@ -82,6 +84,10 @@ const AGAIN: Duration = Duration::from_millis(300);
 const CLAIM_MAX: Duration = Duration::from_secs(5);
 /// Between looks at disks that do not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How long a disk may take to say what is on it, or to note an opening.
+const LOOK_MAX: Duration = Duration::from_secs(20);
+/// How long a node waits for its first targets before it announces what it has.
+const FIRST_MAX: Duration = Duration::from_secs(30);
 
 /// Of a target, on its disk.
 pub fn target_dir(target: TargetId) -> String {
@@ -103,6 +109,7 @@ impl<W: HostWorks> Host<W> {
             disks,
             planted_bug,
             first,
+            began: cx.now(),
             look: true,
             hurry: Slot::new(),
             waiting: Vec::new(),
@@ -140,35 +147,47 @@ impl<W: HostWorks> Host<W> {
 
     /// Does what there is to do, and says what that has come to.
     async fn settle(me: &Me<Self>, cx: &Cx) -> Again {
-        let mut again = None;
+        // What cannot be done yet, and disks that do not answer.
+        let (mut settled, mut absent, mut pause) = (true, false, AGAIN);
         loop {
             if me.with(|h| std::mem::take(&mut h.look)) {
                 let disks = me.with(|h| h.disks.clone());
                 let (inventory, complete) = look(cx, &disks).await;
-                again = (!complete).then_some(LOOK_AGAIN);
+                absent = !complete;
                 me.with(|h| h.core.found(inventory));
             }
             let steps = me.with(|h| h.core.plan());
             // A wish is stored before anything is done for it.
             if !Self::store(me, cx).await {
-                return Some(LOOK_AGAIN);
+                (settled, pause) = (false, LOOK_AGAIN);
+                break;
             }
             if steps.is_empty() {
                 break;
             }
             if !Self::carry_out(me, steps, cx).await {
-                return Some(AGAIN);
+                settled = false;
+                break;
             }
         }
+        let now = cx.now();
         me.with(|h| {
-            say(h.core.lines());
-            if h.core.view().version.0 > 0 {
-                h.first.fill(());
+            // What waits for others is told, too, when it takes long.
+            if settled || now.since(h.began) > FIRST_MAX {
+                say(h.core.lines());
+                if h.core.view().version.0 > 0 {
+                    h.first.fill(());
+                }
             }
-            h.look = again.is_some();
-            h.waiting.drain(..).for_each(|w| w.fill(()));
+            h.look |= absent;
+            if settled {
+                h.waiting.drain(..).for_each(|w| w.fill(()));
+            }
         });
-        again
+        match absent {
+            true => Some(LOOK_AGAIN),
+            false => (!settled).then_some(pause),
+        }
     }
 
     /// `false`: the book cannot be stored.
@@ -261,8 +280,10 @@ impl<W: HostWorks> Host<W> {
         opening: Opening,
         cx: &Cx,
     ) -> Result<(), String> {
-        let confirmed = engine::confirm(cx, place.disk, &target_dir(place.target), opening).await;
-        confirmed.map_err(|e| e.to_string())?;
+        let dir = target_dir(place.target);
+        let confirmed = engine::confirm(cx, place.disk, &dir, opening);
+        let confirmed = cx.within(LOOK_MAX).in_time(confirmed).await;
+        confirmed.ok_or("its disk does not answer")?.map_err(|e| e.to_string())?;
         let works = me.with(|h| Rc::clone(&h.works));
         works.start(cx, place).await
     }
@@ -299,7 +320,9 @@ impl<W: HostWorks> Host<W> {
         if let Some(claim) = me.with(|h| h.core.opening(target)) {
             return Ok(claim);
         }
-        let claim = engine::advance(cx, place.disk, &target_dir(target), target, adopt).await;
+        let dir = target_dir(target);
+        let claim = engine::advance(cx, place.disk, &dir, target, adopt);
+        let claim = cx.within(LOOK_MAX).in_time(claim).await.ok_or("its disk does not answer")?;
         let claim = claim.map_err(|e| e.to_string())?;
         me.with(|h| h.core.opened(claim.clone()));
         Ok(claim)
@@ -318,17 +341,22 @@ fn say(lines: Vec<Line>) {
 /// What is in the folders of targets. `false`: a disk does not answer, and counts as missing.
 async fn look(cx: &Cx, disks: &[DiskId]) -> (Inventory, bool) {
     let (mut found, mut complete) = (Inventory::default(), true);
-    for disk in disks {
-        match folders(cx, *disk).await {
-            Ok(folders) => {
-                found.disks.insert(*disk);
+    let looked = join_all(disks.iter().map(async |disk| {
+        let cx = cx.within(LOOK_MAX);
+        (*disk, cx.in_time(folders(&cx, *disk)).await)
+    }));
+    for (disk, folders) in looked.await {
+        let why = match folders {
+            Some(Ok(folders)) => {
+                found.disks.insert(disk);
                 found.folders.extend(folders);
+                continue;
             }
-            Err(why) => {
-                tracing::error!("disk {} does not answer: {why}", disk.0);
-                complete = false;
-            }
-        }
+            Some(Err(why)) => why.to_string(),
+            None => format!("nothing for {LOOK_MAX:?}"),
+        };
+        tracing::error!("disk {} does not answer: {why}", disk.0);
+        complete = false;
     }
     (found, complete)
 }
@@ -341,14 +369,15 @@ async fn folders(cx: &Cx, disk: DiskId) -> Result<Vec<Folder>, DiskError> {
     let mut folders = Vec::new();
     for target in names.iter().filter_map(|n| n.parse().ok()).map(TargetId) {
         let dir = target_dir(target);
-        if cx.disk(disk).list(&dir).await?.is_empty() {
-            continue;
-        }
-        let content = match engine::identity(cx, disk, &dir).await {
-            Ok(Some(identity)) => Content::Target(identity),
-            Ok(None) => Content::Unfinished,
-            Err(EngineError::Disk(e)) => return Err(e),
+        // One folder that cannot be read is no reason to leave the others alone.
+        let content = match cx.disk(disk).list(&dir).await {
+            Ok(names) if names.is_empty() => continue,
             Err(e) => Content::Unreadable(e.to_string()),
+            Ok(_) => match engine::identity(cx, disk, &dir).await {
+                Ok(Some(identity)) => Content::Target(identity),
+                Ok(None) => Content::Unfinished,
+                Err(e) => Content::Unreadable(e.to_string()),
+            },
         };
         folders.push(Folder { target, disk, content });
     }
