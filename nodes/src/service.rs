@@ -17,7 +17,7 @@ use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
 use crate::fuse::kernel::Session;
-use crate::fuse::{Fs, options};
+use crate::fuse::{Fs, options, told};
 use crate::inbox::{EventInbox, MainEvent, Patience};
 use crate::logging::{say, tell};
 use crate::mount::{self, MountOptions, NotUnmounted, holders, mountinfo, place};
@@ -150,12 +150,12 @@ fn begin(
         let devices = mount::device::several(device, options::event_loops())
             .map_err(|e| failed(format!("cannot open /dev/fuse for each thread: {e}")))?;
         let acl = options::acl(mount::allow_other());
-        let hub = node.hub();
-        let session = Session::new(Fs::new(Arc::clone(&hub)), devices, acl)
+        let door = node.door();
+        let session = Session::new(Fs::new(Arc::clone(&door)), devices, acl)
             .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
         let notifier = session.notifier();
         let cannot = |e| failed(format!("cannot start the thread that tells the kernel: {e}"));
-        hub.notify_through(notifier.map_err(cannot)?);
+        door.forget_pages_through(told::forget_pages(notifier.map_err(cannot)?));
         std::thread::Builder::new()
             .name("t3fs-fuse".into())
             .spawn(move || {

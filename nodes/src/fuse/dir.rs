@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use t3fs_actors::client::{DirEntry, FsError};
 use t3fs_actors::proto::ids::InodeId;
 
-use super::hub::Here;
+use crate::door::Here;
 
 /// `.` and `..`.
 const DOTS: u64 = 2;
@@ -247,7 +247,7 @@ pub async fn list(
             skip = Skip::Count(0);
         }
         for entry in page.entries.iter_mut().skip(old) {
-            if fresh && here.hub.is_written(entry.attr.inode) {
+            if fresh && here.door.is_written(entry.attr.inode) {
                 match here.fresh(entry.attr.clone()).await {
                     Ok(attr) => entry.attr = attr,
                     Err(FsError::Stale) => {} // removed since the page was read

@@ -9,8 +9,8 @@ use t3fs_runtime::glommio::Remote;
 
 use super::{Node, link, parts};
 use crate::config::roles::Role;
+use crate::door;
 use crate::failure::{Failure, failed};
-use crate::fuse::hub;
 
 /// How often the one who waits is asked until when.
 const LOOK: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ fn not_flushed(e: impl std::fmt::Display) -> Failure {
 impl Node {
     /// Hands everything that clients hold to stable storage; all go on.
     pub fn sync(&self, until: Until<'_>) -> Result<(), Failure> {
-        on_all(&self.shards.remotes, "flush", until, async |cx: Cx| match hub::client() {
+        on_all(&self.shards.remotes, "flush", until, async |cx: Cx| match door::client() {
             Some(client) => client.sync_all(&cx).await.map_err(not_flushed),
             None => Ok(()),
         })
@@ -90,8 +90,8 @@ impl Node {
         let mut result = Ok(());
         if self.assembly.roles.has(Role::Client) {
             result = on_all(remotes, "flush", until, async |cx: Cx| {
-                let client = hub::client();
-                hub::set_client(None);
+                let client = door::client();
+                door::set_client(None);
                 match client {
                     Some(client) => client.stop(&cx).await.map_err(not_flushed),
                     None => Ok(()),

@@ -100,7 +100,7 @@ impl Keeper {
         let (give, take) = orders;
         let cluster = self.works.a.cluster.clone();
         let disks = server.disks.iter().map(|d| disk_id(d.index)).collect();
-        let (book, agent, works_there) = (book(&server.file), self.works.agent, Door(give));
+        let (book, agent, works_there) = (book(&server.file), self.works.agent, HostOrders(give));
         on_shard(&self.works.remotes[0], "storage host", async move |cx: Cx| {
             let first = Slot::new();
             parts::expect_host(first.clone());
@@ -165,9 +165,9 @@ thread_local! {
 }
 
 /// The host's side.
-pub(super) struct Door(Sender<(u64, Order)>);
+pub(super) struct HostOrders(Sender<(u64, Order)>);
 
-impl Door {
+impl HostOrders {
     async fn order(&self, order: Order) -> Done {
         let done = Slot::new();
         let number = UNDER_WAY.with_borrow_mut(|(number, under_way)| {
@@ -182,7 +182,7 @@ impl Door {
     }
 }
 
-impl HostWorks for Door {
+impl HostWorks for HostOrders {
     async fn make(&self, _: &Cx, place: Place) -> Done {
         self.order(Order::Make(place)).await
     }

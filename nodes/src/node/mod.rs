@@ -32,8 +32,8 @@ use t3fs_transport::{Fabric, Peers};
 
 use crate::config::host::Host;
 use crate::config::roles::Role;
+use crate::door::{self, Door};
 use crate::failure::{Failure, failed};
-use crate::fuse::hub::{self, Hub};
 use crate::limits;
 pub use assembly::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
 use keeper::Keeper;
@@ -179,12 +179,12 @@ impl Node {
         }
     }
 
-    /// For the FUSE threads.
-    pub fn hub(&self) -> Arc<Hub> {
+    /// For the threads that take requests of programs.
+    pub fn door(&self) -> Arc<Door> {
         let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
         let (io_timeout, atime) = (self.assembly.io_timeout, self.assembly.mount_options.atime());
         let node = self.assembly.node;
-        Hub::new(node, self.shards.remotes.clone(), bytes_max, io_timeout, atime)
+        Door::new(node, self.shards.remotes.clone(), bytes_max, io_timeout, atime)
     }
 
     /// For checks from other threads.
@@ -230,7 +230,7 @@ impl Node {
     }
 
     pub fn space(&self) -> Result<FsSpace, Failure> {
-        on_shard(&self.shards.remotes[0], "free space", async |cx: Cx| match hub::client() {
+        on_shard(&self.shards.remotes[0], "free space", async |cx: Cx| match door::client() {
             Some(client) => client.statfs(&cx).await.map_err(|e| failed(format!("{e}"))),
             None => Err(failed("the client has stopped")),
         })?
@@ -269,7 +269,7 @@ impl Starting<'_> {
         let agent = on_shard(&self.remotes[0], "agent", async move |cx: Cx| {
             parts::start_agent(&cx, &a, mgmtd, addresses)
         })?;
-        self.open_the_door(mgmtd.map(Addr::raw), agent, local_kv)?;
+        self.listen(mgmtd.map(Addr::raw), agent, local_kv)?;
         if let Some(peers) = self.peers.clone().filter(|_| !self.a.roles.is_empty()) {
             let (roles, named) = (self.role_names.clone(), self.kv_named.take());
             self.reach = Some(reach::watch(peers, roles, self.remotes[0].clone(), named));
@@ -334,7 +334,7 @@ impl Starting<'_> {
     }
 
     /// From here on others can connect, and this process looks for the mgmtds.
-    fn open_the_door(
+    fn listen(
         &mut self,
         mgmtd: Option<RawAddr>,
         agent: Addr<Agent>,

@@ -35,8 +35,8 @@ use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
+use crate::door;
 use crate::failure::{Failure, failed, refused};
-use crate::fuse::hub;
 use crate::kv_fjall::FjallStore;
 
 /// Bytes of a chunk of a new file, and chains that it is spread over at most.
@@ -364,7 +364,7 @@ pub async fn start_client(
     let client = Client::start(cx, config)
         .await
         .map_err(|e| failed(format!("the cluster cannot be used: {e}")))?;
-    hub::set_client(Some(client));
+    door::set_client(Some(client));
     Ok(())
 }
 
@@ -374,7 +374,7 @@ pub async fn give_root_to_user(cx: Cx) -> Result<(), Failure> {
     if uid.is_root() {
         return Ok(());
     }
-    let client = hub::client().ok_or_else(|| failed("the client has stopped"))?;
+    let client = door::client().ok_or_else(|| failed("the client has stopped"))?;
     let cannot = |e| failed(format!("the root directory cannot be used: {e}"));
     let root = client.getattr(&cx, ROOT).await.map_err(cannot)?;
     if root.uid == 0 {

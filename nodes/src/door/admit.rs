@@ -1,6 +1,6 @@
 //! How much written data may be under way. Writes beyond it are parked, with their data and in the
-//! order of their arrival, and start when others are done; the FUSE thread goes on and takes the
-//! next request. So names and reads are never held up by writes to a chain that is dead.
+//! order of their arrival, and start when others are done; the thread that took them goes on and
+//! takes the next request. So names and reads are never held up by writes to a chain that is dead.
 //!
 //! A write whose caller was killed while it was parked never starts: nothing of it has begun.
 //!
