@@ -8,7 +8,6 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
 
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::TargetId;
@@ -27,8 +26,6 @@ use crate::failure::{Failure, failed};
 
 pub(super) struct Keeper {
     works: Works,
-    /// Ends when the host, which gives it orders, has.
-    thread: Option<JoinHandle<()>>,
 }
 
 /// What targets are opened with.
@@ -62,7 +59,7 @@ impl Keeper {
         agent: Addr<Agent>,
         remotes: Vec<Remote>,
     ) -> Keeper {
-        Keeper { works: Works { a, budget, agent, remotes }, thread: None }
+        Keeper { works: Works { a, budget, agent, remotes } }
     }
 
     /// The targets of a cluster in one process: target i of a disk on shard i modulo the number of
@@ -90,34 +87,25 @@ impl Keeper {
         Ok(())
     }
 
-    /// The host of this server's targets, which begins with those that it has.
-    pub(super) fn start_assigned(mut self) -> Result<Keeper, Failure> {
-        let Targets::Assigned { server, .. } = &self.works.a.targets else {
-            unreachable!("a server")
-        };
-        let server = Arc::clone(server);
-        let (works, orders) = (self.works.clone(), mpsc::channel());
-        let (give, take) = orders;
-        let cluster = self.works.a.cluster.clone();
+    /// The host of this server's targets, which begins with those that it has. The thread that
+    /// carries out its orders ends with it.
+    pub(super) fn start_assigned(self, server: Arc<Server>) -> Result<(), Failure> {
+        let works = self.works;
+        let (give, take) = mpsc::channel();
+        let cluster = works.a.cluster.clone();
         let disks = server.disks.iter().map(|d| disk_id(d.index)).collect();
-        let (book, agent, works_there) = (book(&server.file), self.works.agent, HostOrders(give));
-        on_shard(&self.works.remotes[0], "storage host", async move |cx: Cx| {
+        let (book, agent, orders) = (book(&server.file), works.agent, HostOrders(give));
+        on_shard(&works.remotes[0], "storage host", async move |cx: Cx| {
             let first = Slot::new();
             parts::expect_host(first.clone());
-            let (works, planted_bug) = (works_there, None);
+            let (works, planted_bug) = (orders, None);
             Host::start(&cx, HostConfig { cluster, disks, book, agent, works, first, planted_bug });
         })?;
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("t3fs-keeper".into())
             .spawn(move || Servant { works, file: server.file.clone(), server }.serve(&take))
-            .map_err(|e| failed(format!("cannot start the keeper of targets: {e}")))?;
-        self.thread = Some(thread);
-        Ok(self)
-    }
-
-    /// It ends by itself with the host; what it is doing now ends with its shard.
-    pub(super) fn stop(self) {
-        drop(self.thread);
+            .map(drop)
+            .map_err(|e| failed(format!("cannot start the keeper of targets: {e}")))
     }
 }
 

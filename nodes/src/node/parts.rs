@@ -22,7 +22,7 @@ use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
 use t3fs_actors::proto::ids::{TargetId, ViewVersion};
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
-use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
+use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
 use t3fs_actors::storage::host::{Place, target_dir};
@@ -156,13 +156,6 @@ pub fn start_agent(
 }
 
 fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
-    let parts = [
-        (Role::Mgmtd, Part::Mgmtd),
-        (Role::Kv, Part::Kv),
-        (Role::Meta, Part::Meta),
-        (Role::Storage, Part::Storage),
-    ];
-    let roles = parts.into_iter().filter(|(role, _)| a.roles.has(*role)).map(|(_, p)| p);
     let told = a.link.iter().flat_map(|plan| &plan.advertise);
     let mut tags = Vec::new();
     if let Targets::Assigned { server, .. } = &a.targets {
@@ -171,7 +164,7 @@ fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
     }
     let addresses = told.map(ToString::to_string).collect();
     let (identity, mgmtd) = (a.identity.clone(), mgmtd.map(Addr::raw));
-    ServerInfo { identity, roles: roles.collect(), addresses, tags, mgmtd }
+    ServerInfo { identity, roles: a.roles.served(), addresses, tags, mgmtd }
 }
 
 /// The tag that says how many disks a storage node has.
