@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use t3fs_runtime::wire::{BODY_MAX, BULK_MAX};
+
 /// Bounds of everything a link may use. The defaults fit a server of a few hundred nodes.
 #[derive(Clone, Debug)]
 pub struct LinkLimits {
@@ -42,6 +44,14 @@ pub struct LinkLimits {
     pub rdma_connections: usize,
     /// How long completions are polled for before the device's events are waited for.
     pub rdma_spin: Duration,
+}
+
+impl LinkLimits {
+    /// Memory that one link may hold besides what its shard pins, in bytes: what waits to be sent,
+    /// and the largest frame on its way here.
+    pub fn link_bytes_max(&self) -> usize {
+        self.queue_bytes + self.reply_bytes + BODY_MAX + BULK_MAX
+    }
 }
 
 impl Default for LinkLimits {

@@ -10,8 +10,8 @@ use bytes::{Bytes, BytesMut};
 /// Payloads from 16 KiB (exclusive) to 4 MiB are pooled, in classes of powers of two.
 const CLASS_MIN: usize = 32 << 10;
 const CLASSES: usize = 8;
-/// Bytes that may lie idle.
-const IDLE_MAX: usize = 32 << 20;
+/// Bytes that may lie idle, per shard.
+pub const IDLE_MAX: usize = 32 << 20;
 
 #[derive(Default)]
 struct Class {

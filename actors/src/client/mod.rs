@@ -43,6 +43,7 @@ use opens::DoubtedHolds;
 pub use pieces::{At, Written};
 use room::Room;
 pub use sharing::CACHE_TIME;
+pub use stamps::CHANGES_BYTES_MAX;
 use sharing::Sharing;
 use stamps::Stamps;
 

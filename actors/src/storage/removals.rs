@@ -17,6 +17,9 @@ use crate::proto::storage::Removed;
 const KEEP: Duration = Duration::from_secs(60);
 /// Answers kept at most.
 const KEPT_MAX: usize = 1 << 16;
+/// What these take, in bytes: in two maps, a third of which is gaps.
+pub const REMOVALS_BYTES_MAX: usize =
+    KEPT_MAX * 3 / 2 * (size_of::<(RequestId, Removed)>() + size_of::<(Time, RequestId)>());
 
 #[derive(Default)]
 pub(super) struct Removals {

@@ -28,7 +28,7 @@ use crate::proto::storage::*;
 
 /// Chunks and bytes under way to the successor, at most (one chunk may be larger).
 const WIDTH: usize = 16;
-const BYTES: u64 = 32 << 20;
+pub const RESYNC_BYTES_MAX: usize = 32 << 20;
 /// Pause after an attempt that failed, and after one that the chain has not taken note of yet.
 const PAUSE: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_secs(5);
@@ -366,7 +366,7 @@ fn batches(work: Vec<(ChunkId, u32)>) -> Vec<Vec<(ChunkId, u32)>> {
     let mut bytes = 0;
     for w in work {
         match out.last_mut() {
-            Some(some) if some.len() < WIDTH && bytes + u64::from(w.1) <= BYTES => {
+            Some(some) if some.len() < WIDTH && bytes + u64::from(w.1) <= RESYNC_BYTES_MAX as u64 => {
                 bytes += u64::from(w.1);
                 some.push(w);
             }

@@ -22,6 +22,11 @@ const PAUSE: Duration = Duration::from_micros(100);
 /// Between two looks at whether callers of parked writes were killed. Only under overload.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// Written data that requests hold, in bytes, with so much that may be under way.
+pub const fn held_bytes_max(bytes_in_flight_max: usize) -> usize {
+    (1 + PARKED_MAX) * bytes_in_flight_max
+}
+
 /// A write that has not started.
 struct Parked {
     bytes: usize,

@@ -26,6 +26,7 @@ use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Caller, Cx, NodeId};
 
+pub use admit::held_bytes_max;
 use admit::{Admission, Permit};
 use atime::Atime;
 

@@ -32,6 +32,7 @@ use t3fs_actors::client::{self, Attr, FsError, FsSpace, HandleId, Owner, Seek, S
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
 
+pub(crate) use dir::CURSOR_BYTES_MAX;
 use dir::{Cursor, Item};
 use errno::errno;
 use kernel::{

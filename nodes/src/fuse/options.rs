@@ -37,6 +37,11 @@ pub fn event_loops() -> usize {
     crate::limits::cores().max(2)
 }
 
+/// What event loops read requests into, in bytes: each has room for the largest, with its head.
+pub fn request_buffers_bytes() -> usize {
+    event_loops() * (IO_BYTES_MAX as usize + 4096)
+}
+
 /// The users that may use the mount.
 pub fn acl(allow_other: bool) -> SessionAcl {
     if allow_other { SessionAcl::All } else { SessionAcl::Owner }

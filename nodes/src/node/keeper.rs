@@ -13,11 +13,11 @@ use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::TargetId;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_actors::storage::host::{Book, Entry, Host, HostConfig, HostWorks, Place, Wish};
-use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, Cx, DiskId, Slot};
 
 use super::assembly::{Assembly, Targets};
+use super::budget::Budget;
 use super::parts::Started;
 use super::{on_shard, parts};
 use crate::data::Data;

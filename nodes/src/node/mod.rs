@@ -7,6 +7,7 @@
 //! time and waits for the answer.
 
 mod assembly;
+pub mod budget;
 pub mod check;
 pub mod doctor;
 pub mod ending;
@@ -27,7 +28,6 @@ use t3fs_actors::client::FsSpace;
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::kv::Kv;
 use t3fs_actors::proto::mgmtd::Mgmtd;
-use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::{Layout, Remote, Shards, launch};
 use t3fs_runtime::{Addr, Ask, Cx, NodeId, RawAddr};
 use t3fs_transport::Peers;
@@ -37,6 +37,7 @@ use crate::door::{self, Door};
 use crate::failure::{Failure, failed};
 use crate::limits;
 pub use assembly::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
+use budget::Budget;
 use link::Trouble;
 pub use parts::DISKS_TAG;
 use role_names::RoleNames;
@@ -62,7 +63,7 @@ pub struct Node {
     shards: Shards,
     /// With the locks of the folders.
     assembly: Arc<Assembly>,
-    pub budget: Budget,
+    budget: Budget,
     /// Those that have begun to start, in this order.
     parts: Vec<Part>,
     peers: Option<Peers>,
@@ -149,13 +150,14 @@ impl Node {
     /// The shards, with their links if there are any.
     fn launch(assembly: Assembly) -> Result<Node, Failure> {
         let a = Arc::new(assembly);
-        let mut budget =
-            Budget::for_machine(limits::memory_bytes(), a.shards, a.targets_expected());
         if let Some(plan) = &a.link {
-            budget.rdma_memory = plan.fabric.pinned_bytes();
             tracing::info!("{}", plan.fabric.describe());
         }
+        let budget = Budget::new(&a, limits::memory_bytes());
         tracing::info!("{}", budget.report());
+        if let Some(warning) = budget.warning() {
+            tracing::warn!("{warning}");
+        }
         let peers = a.link.as_ref().map(|plan| link::peers(&a, plan)).transpose()?;
         let layout = Layout {
             node: a.node,
@@ -197,7 +199,7 @@ impl Node {
 
     /// For the threads that take requests of programs.
     pub fn door(&self) -> Arc<Door> {
-        let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
+        let bytes_max = self.budget.bytes_in_flight_max();
         let (io_timeout, atime) = (self.assembly.io_timeout, self.assembly.mount_options.atime());
         let node = self.assembly.node;
         Door::new(node, self.shards.remotes.clone(), bytes_max, io_timeout, atime)

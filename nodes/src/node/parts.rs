@@ -27,10 +27,10 @@ use t3fs_actors::proto::storage::Retire;
 use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
 use t3fs_actors::storage::host::{Place, target_dir};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
-use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr, Slot};
 
 use super::assembly::{Assembly, Targets};
+use super::budget::Budget;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;

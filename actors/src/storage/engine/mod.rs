@@ -46,7 +46,8 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use layout::{CHUNK_MAX, GRANULE, SUPERBLOCK};
 pub use opening::{advance, confirm};
-pub use recover::identity;
+pub use index::INDEX_ROW_BYTES;
+pub use recover::{JOURNAL_BUFFERS_BYTES_MAX, identity};
 pub use row::{Recent, StoredVersion};
 pub use superblock::TargetIdentity;
 
@@ -62,7 +63,7 @@ pub struct EngineConfig {
     pub overlay_bytes: usize,
     /// Checksum pages kept in memory.
     pub checksum_cache_bytes: usize,
-    /// Chunks accepted; the index keeps about 100 B for each.
+    /// Chunks accepted; the index keeps [`INDEX_ROW_BYTES`] for each.
     pub chunks_max: usize,
     pub journal_segment_bytes: u64,
     /// Updates of at most so many bytes, in whole granules, travel inside the journal.
