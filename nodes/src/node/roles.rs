@@ -110,9 +110,8 @@ fn start_mgmtd(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
         })?
     })?;
     let a = Arc::clone(&node.assembly);
-    let started = on_shard(node.first_shard(), "mgmtd", async move |cx: Cx| {
-        parts::start_mgmtd(&cx, &a, kv)
-    });
+    let started =
+        on_shard(node.first_shard(), "mgmtd", async move |cx: Cx| parts::start_mgmtd(&cx, &a, kv));
     node.mgmtd = Some(started?);
     Ok(())
 }
@@ -164,7 +163,8 @@ fn listen(node: &mut Node, _: GoOn<'_>) -> Result<(), Failure> {
 
 fn start_targets(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
     let (a, agent) = (Arc::clone(&node.assembly), node.agent());
-    let keeper = Keeper::new(Arc::clone(&a), node.budget, agent, node.shards.remotes.clone());
+    let (budget, remotes) = (node.budget, node.shards.remotes.clone());
+    let keeper = Keeper { a: Arc::clone(&a), budget, agent, remotes };
     match &a.targets {
         Targets::Local(data) => {
             let known = until_done("mgmtd", go_on, || {
@@ -281,7 +281,10 @@ mod tests {
     fn roles_are_lists_of_parts() {
         let here = || KvPlace::Here("/nowhere".into());
         assert_eq!(names_of(&[Role::Kv], here()), ["metadata store", "agent", "announcement"]);
-        assert_eq!(names_of(&[Role::Client], KvPlace::Unused), ["agent", "announcement", "clients"]);
+        assert_eq!(
+            names_of(&[Role::Client], KvPlace::Unused),
+            ["agent", "announcement", "clients"]
+        );
         let all = [Role::Client, Role::Meta, Role::Storage, Role::Mgmtd, Role::Kv];
         let in_order = [
             "metadata store",
