@@ -59,6 +59,8 @@ pub const BYTES_MAX: usize =
     BLOCK_CACHE_BYTES as usize + ROW_CACHE_BYTES + 5 * MEMTABLE_BYTES as usize;
 /// Disk for journals, in bytes, beyond which fjall writes memtables out to free them.
 pub const JOURNAL_BYTES: u64 = 256 << 20;
+// Memtables are written out because they are full, not because journals are.
+const _: () = assert!(5 * MEMTABLE_BYTES < JOURNAL_BYTES);
 /// Table files held open.
 const OPEN_FILES: usize = 200;
 /// Syncs that may wait at a time; more are refused.

@@ -63,7 +63,8 @@ mod tests {
         let folders = group_folders("1:name=systemd:/x\n0::/system.slice/t3fs.service\n");
         let told: Vec<_> = folders.iter().map(|at| at.to_str().unwrap()).collect();
         let root = "/sys/fs/cgroup";
-        let (slice, own) = (format!("{root}/system.slice"), format!("{root}/system.slice/t3fs.service"));
+        let (slice, own) =
+            (format!("{root}/system.slice"), format!("{root}/system.slice/t3fs.service"));
         assert_eq!(told, [own.as_str(), slice.as_str(), root]);
         assert_eq!(group_folders("0::/\n"), [Path::new(root)]);
         assert_eq!(group_folders(""), [Path::new(root)]);

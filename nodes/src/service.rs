@@ -32,6 +32,9 @@ const SESSION_END_MAX: Duration = Duration::from_secs(20);
 const SYNC_MAX: Duration = Duration::from_secs(30);
 /// How long the last flush and the end of the actors may take together.
 pub const END_MAX: Duration = Duration::from_secs(120);
+// The flush that counts may take longer than the one before; the session's end is part of it.
+const _: () = assert!(SYNC_MAX.as_millis() < END_MAX.as_millis());
+const _: () = assert!(SESSION_END_MAX.as_millis() < END_MAX.as_millis());
 
 /// What a process does until it is told to end.
 pub struct ServiceJob {

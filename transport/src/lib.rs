@@ -73,9 +73,9 @@ pub use address::{Address, AddressError, Fabric};
 pub use choice::{FabricUse, source_towards};
 pub use limits::LinkLimits;
 pub use links::{NodeLinks, Unreached};
-pub use pool::IDLE_MAX as IDLE_PAYLOAD_BYTES_MAX;
 pub use peers::{
     KnownNode, LinkConfig, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
     ServiceCard,
 };
+pub use pool::IDLE_MAX as IDLE_PAYLOAD_BYTES_MAX;
 pub use refusal::HandshakeRefusal;

@@ -13,10 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use t3fs_runtime::glommio::INBOX;
+
 /// Requests, parked ones included, over all shards.
 const REQUESTS_MAX: usize = 8192;
 /// Parked data, in times of what may be under way.
 const PARKED_MAX: usize = 4;
+/// A request waits in one inbox at a time; half of an inbox is for what other shards send.
+const _: () = assert!(2 * REQUESTS_MAX <= INBOX);
 /// Between two looks at whether there are fewer requests. Only under overload.
 const PAUSE: Duration = Duration::from_micros(100);
 /// Between two looks at whether callers of parked writes were killed. Only under overload.

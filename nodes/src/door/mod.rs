@@ -35,6 +35,7 @@ const FORGET_MAX: Duration = Duration::from_secs(1);
 /// How much longer a request may take than what it asks of the cluster: what has waited for as long
 /// as it may is to tell its caller why.
 const TELL_MAX: Duration = Duration::from_secs(10);
+const _: () = assert!(TELL_MAX.as_millis() > FORGET_MAX.as_millis());
 
 thread_local! {
     /// The client of this shard; `None` before it started and after it stopped.

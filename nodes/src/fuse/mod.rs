@@ -327,9 +327,10 @@ impl Filesystem for Fs {
         self.run(req, ino, async move |here| {
             let inode = InodeId(ino.0);
             let taken = match files::open(&here, inode, flags.0, uid).await {
-                Ok((_, handle)) => {
-                    (handle, reply.opened(FileHandle(handle.0), told::caching(&here, inode, flags.0)))
-                }
+                Ok((_, handle)) => (
+                    handle,
+                    reply.opened(FileHandle(handle.0), told::caching(&here, inode, flags.0)),
+                ),
                 Err(e) => {
                     reply.error(errno(&e));
                     return;
@@ -567,7 +568,8 @@ impl Filesystem for Fs {
                 };
             let open_flags = options::of_open(flags);
             let told = told::attributes(&here, &a).await;
-            if !reply.created(told::ttl(&here), &told, GENERATION, FileHandle(handle.0), open_flags) {
+            if !reply.created(told::ttl(&here), &told, GENERATION, FileHandle(handle.0), open_flags)
+            {
                 let close = async move |there: &Here| {
                     files::close_unheard(there, a.inode, handle, flags).await;
                     Ok(())

@@ -18,6 +18,7 @@ pub const BACKGROUND_REQUESTS_MAX: u16 = 64;
 
 /// What programs are told to write in one call (`st_blksize`): each call is one request.
 pub const PREFERRED_IO_BYTES: u32 = 128 << 10;
+const _: () = assert!(PREFERRED_IO_BYTES <= IO_BYTES_MAX);
 
 /// Asked for one by one, because an older kernel refuses a set that holds one it does not know.
 const INIT_FLAGS: [InitFlags; 7] = [

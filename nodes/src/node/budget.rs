@@ -6,10 +6,10 @@
 //! - *A link* (a connected pair of shards): [`t3fs_transport::LinkLimits::link_bytes_max`]. Said in
 //!   the report.
 //! - *An open directory*: [`crate::fuse::CURSOR_BYTES_MAX`]. Said in the report.
-//! - *Requests*: so many as `door/admit.rs` lets in, a few KiB each, beside the data that they
-//!   write, which is in the sum. A peer's: as many as it has credits for (`runtime/src/ask.rs`),
-//!   each with at most one chunk.
-//! - *What a client knows of files*: about 1 KiB for each that is open, and of the last 4096 closed.
+//! - *Requests*: as many as `door/admit.rs` lets in, a few KiB each, beside the data that they
+//!   write, which is in the sum. Those of a peer: as many as it has credits for
+//!   (`runtime/src/ask.rs`), each with at most one chunk.
+//! - *What a client knows of files*: about 1 KiB for each open one, and for the last 4096 closed.
 //! - *Snapshots of the store*: as long as its conflict window, five seconds.
 //! - *The view of the cluster*: routing and sessions, once per process: about 200 B for each
 //!   target, and 8 B for each session.

@@ -16,6 +16,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// What every step of the end may take, also when those before it have used up the time: stores
 /// that close well need no recovery.
 const STEP_MIN: Duration = Duration::from_secs(5);
+const _: () = assert!(LOOK.as_millis() < STEP_MIN.as_millis());
 
 /// Until when something is waited for; asked again and again, so that it can come closer.
 pub type Until<'a> = &'a mut dyn FnMut() -> Instant;
@@ -57,7 +58,12 @@ pub(super) fn heard<T>(hear: &Receiver<T>, what: &str, until: Until<'_>) -> Resu
 }
 
 /// Does something on all shards at a time; tells the first thing that went wrong.
-pub(super) fn on_all<F>(remotes: &[Remote], what: &str, until: Until<'_>, f: F) -> Result<(), Failure>
+pub(super) fn on_all<F>(
+    remotes: &[Remote],
+    what: &str,
+    until: Until<'_>,
+    f: F,
+) -> Result<(), Failure>
 where
     F: AsyncFnOnce(Cx) -> Result<(), Failure> + Clone + Send + 'static,
 {

@@ -54,6 +54,8 @@ const RETRY: Duration = Duration::from_millis(200);
 const ATTEMPT: Duration = Duration::from_secs(15);
 /// How often it is said that something is still waited for.
 const REMIND: Duration = Duration::from_secs(10);
+const _: () = assert!(ATTEMPT.as_millis() < STEP_MAX.as_millis());
+const _: () = assert!(RETRY.as_millis() < REMIND.as_millis());
 
 /// Asked while something is waited for: an error ends the wait.
 pub type GoOn<'a> = &'a dyn Fn() -> Result<(), Failure>;

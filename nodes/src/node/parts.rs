@@ -24,7 +24,9 @@ use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
 use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
-use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
+use t3fs_actors::storage::engine::{
+    CHUNK_MAX, Engine, EngineConfig, EngineError, GRANULE, TargetIdentity,
+};
 use t3fs_actors::storage::host::{Place, target_dir};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr, Slot};
@@ -42,6 +44,7 @@ use crate::kv_fjall::FjallStore;
 /// Bytes of a chunk of a new file, and chains that it is spread over at most.
 const CHUNK_SIZE: u32 = 1 << 20;
 const STRIPE: u32 = 16;
+const _: () = assert!(CHUNK_SIZE <= CHUNK_MAX && CHUNK_SIZE.is_multiple_of(GRANULE as u32));
 /// Longer than any disk makes a process wait.
 const ONE_PROCESS_LEASE: Duration = Duration::from_secs(600);
 /// How long the last heartbeat, which says that targets have stopped, may take to leave.
