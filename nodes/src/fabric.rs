@@ -4,15 +4,12 @@
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use t3fs_transport::rdma::{Devices, Nics};
+use t3fs_transport::rdma::{Devices, Nics, RECEIVE_BUFFER};
 use t3fs_transport::{Address, Fabric, FabricUse, LinkLimits};
 
 use crate::config::Settings;
 use crate::config::settings::{Advertised, Listen};
 use crate::failure::{Failure, refused};
-
-/// Bytes of a receive buffer ([`LinkLimits::rdma_receive_buffers`]).
-const RECEIVE_BUFFER: usize = 8 << 10;
 
 /// Decided before anything is started.
 #[derive(Clone)]

@@ -13,6 +13,7 @@ const HURRY: Duration = Duration::from_secs(5);
 /// Signals that come so soon after the first are the same wish: a terminal that is closed, or a
 /// command around this one, sends several.
 const SAME_WISH: Duration = Duration::from_secs(1);
+const _: () = assert!(SAME_WISH.as_millis() < HURRY.as_millis());
 
 /// What the main thread waits for.
 pub enum MainEvent {

@@ -53,8 +53,14 @@ pub const BLOCK_CACHE_BYTES: u64 = 24 << 20;
 pub const ROW_CACHE_BYTES: usize = 8 << 20;
 /// Size at which a memtable is written out, in bytes of keys and values.
 pub const MEMTABLE_BYTES: u64 = 8 << 20;
+/// What the store holds in memory, in bytes: caches, four memtables that wait and the one that is
+/// being filled.
+pub const BYTES_MAX: usize =
+    BLOCK_CACHE_BYTES as usize + ROW_CACHE_BYTES + 5 * MEMTABLE_BYTES as usize;
 /// Disk for journals, in bytes, beyond which fjall writes memtables out to free them.
 pub const JOURNAL_BYTES: u64 = 256 << 20;
+// Memtables are written out because they are full, not because journals are.
+const _: () = assert!(5 * MEMTABLE_BYTES < JOURNAL_BYTES);
 /// Table files held open.
 const OPEN_FILES: usize = 200;
 /// Syncs that may wait at a time; more are refused.

@@ -16,6 +16,7 @@ pub mod data;
 mod destroy;
 mod detach;
 mod doctor;
+mod door;
 mod down;
 mod fabric;
 pub mod failure;

@@ -1,5 +1,7 @@
 //! What the machine and its limits allow this process: cores, memory, open files.
 
+use std::path::{Path, PathBuf};
+
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Cores this process may use.
@@ -7,15 +9,26 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Memory this process may use: the machine's, or its control group's if that is less.
+/// Memory this process may use, in bytes: the machine's, or what its control group, or one above
+/// that, may have if that is less.
 pub fn memory_bytes() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::unnecessary_cast)] // the kernel's `unsigned long`, 32 bits on some machines
     let machine = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|s| s.trim().parse::<u64>().ok());
-    group.map_or(machine, |g| g.min(machine))
+    let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limit = |folder: &Path| {
+        let text = std::fs::read_to_string(folder.join("memory.max")).ok()?;
+        text.trim().parse::<u64>().ok() // "max" is none
+    };
+    group_folders(&group).iter().filter_map(|folder| limit(folder)).fold(machine, u64::min)
+}
+
+/// The folder of a process's control group and of all above it (cgroup v2), from
+/// `/proc/self/cgroup`.
+fn group_folders(text: &str) -> Vec<PathBuf> {
+    let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let root = Path::new("/sys/fs/cgroup");
+    root.join(own).ancestors().take_while(|at| at.starts_with(root)).map(Path::to_owned).collect()
 }
 
 /// Raises soft limits to the hard ones: files (targets and store keep theirs open), and locked
@@ -38,5 +51,22 @@ pub fn raise() {
 pub fn mark_as_io_flusher() {
     if let Err(e) = rustix::process::configure_io_flusher_behavior(true) {
         tracing::debug!("PR_SET_IO_FLUSHER is not permitted: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_within_those_above_it() {
+        let folders = group_folders("1:name=systemd:/x\n0::/system.slice/t3fs.service\n");
+        let told: Vec<_> = folders.iter().map(|at| at.to_str().unwrap()).collect();
+        let root = "/sys/fs/cgroup";
+        let (slice, own) =
+            (format!("{root}/system.slice"), format!("{root}/system.slice/t3fs.service"));
+        assert_eq!(told, [own.as_str(), slice.as_str(), root]);
+        assert_eq!(group_folders("0::/\n"), [Path::new(root)]);
+        assert_eq!(group_folders(""), [Path::new(root)]);
     }
 }

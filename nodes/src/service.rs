@@ -17,7 +17,7 @@ use crate::data::lock::FolderLock;
 use crate::detach;
 use crate::failure::{Failure, failed};
 use crate::fuse::kernel::Session;
-use crate::fuse::{Fs, options};
+use crate::fuse::{Fs, options, told};
 use crate::inbox::{EventInbox, MainEvent, Patience};
 use crate::logging::{say, tell};
 use crate::mount::{self, MountOptions, NotUnmounted, holders, mountinfo, place};
@@ -32,6 +32,9 @@ const SESSION_END_MAX: Duration = Duration::from_secs(20);
 const SYNC_MAX: Duration = Duration::from_secs(30);
 /// How long the last flush and the end of the actors may take together.
 pub const END_MAX: Duration = Duration::from_secs(120);
+// The flush that counts may take longer than the one before; the session's end is part of it.
+const _: () = assert!(SYNC_MAX.as_millis() < END_MAX.as_millis());
+const _: () = assert!(SESSION_END_MAX.as_millis() < END_MAX.as_millis());
 
 /// What a process does until it is told to end.
 pub struct ServiceJob {
@@ -150,12 +153,12 @@ fn begin(
         let devices = mount::device::several(device, options::event_loops())
             .map_err(|e| failed(format!("cannot open /dev/fuse for each thread: {e}")))?;
         let acl = options::acl(mount::allow_other());
-        let hub = node.hub();
-        let session = Session::new(Fs::new(Arc::clone(&hub)), devices, acl)
+        let door = node.door();
+        let session = Session::new(Fs::new(Arc::clone(&door)), devices, acl)
             .map_err(|e| failed(format!("the kernel refused the FUSE session: {e}")))?;
         let notifier = session.notifier();
         let cannot = |e| failed(format!("cannot start the thread that tells the kernel: {e}"));
-        hub.notify_through(notifier.map_err(cannot)?);
+        door.forget_pages_through(told::forget_pages(notifier.map_err(cannot)?));
         std::thread::Builder::new()
             .name("t3fs-fuse".into())
             .spawn(move || {

@@ -42,6 +42,7 @@ impl AskError {
 pub const IN_FLIGHT_MAX: [usize; 2] = [64, 256];
 /// Requests that may wait for a credit behind those; the next one is told `NotSent`.
 pub const WAITING_MAX: usize = 8192;
+const _: () = assert!(WAITING_MAX > IN_FLIGHT_MAX[0] && WAITING_MAX > IN_FLIGHT_MAX[1]);
 
 /// The sender's side of a bounded lane: credits in hand, and who waits for one, in order.
 #[derive(Clone)]

@@ -6,7 +6,6 @@
 
 pub mod addr;
 pub mod ask;
-pub mod budget;
 pub mod buf;
 mod caller;
 pub mod conformance;

@@ -3,6 +3,12 @@
 use core::time::Duration;
 use std::ops::{Add, Sub};
 
+/// Whether `long` is longer than so many times `short`: for assertions about constants, one of
+/// which must be longer than another.
+pub const fn is_longer(long: Duration, times: u32, short: Duration) -> bool {
+    long.as_nanos() > times as u128 * short.as_nanos()
+}
+
 /// Microseconds since the backend's epoch (`CLOCK_BOOTTIME` in production, virtual time in sim).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Hash)]
 pub struct Time(u64);

@@ -24,7 +24,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::addr::NodeId;
 use crate::buf::{Bulk, Carry};
-use crate::caller::Caller;
+use crate::caller::{Caller, GROUPS_MAX};
 use crate::lane::Lane;
 pub use crate::wire_error::WireError;
 
@@ -250,6 +250,9 @@ const HEAD: usize = 48;
 pub const BODY_MAX: usize = 16 << 20;
 pub const BULK_MAX: usize = 64 << 20;
 pub const BULKS_MAX: usize = 1024;
+const _: () = assert!(SPOKEN_MIN <= SPOKEN_MAX && SCRATCH_MAX <= BODY_MAX);
+// A caller with all its groups leaves most of a body to the message.
+const _: () = assert!(4 * GROUPS_MAX < BODY_MAX / 4);
 
 impl Frame {
     /// Settles what goes to a peer that speaks so much: which version of the message, and whether

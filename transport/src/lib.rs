@@ -77,4 +77,5 @@ pub use peers::{
     KnownNode, LinkConfig, LinkState, LinkStats, OneSided, PeerState, Peers, RdmaMemory,
     ServiceCard,
 };
+pub use pool::IDLE_MAX as IDLE_PAYLOAD_BYTES_MAX;
 pub use refusal::HandshakeRefusal;

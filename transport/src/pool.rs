@@ -10,8 +10,13 @@ use bytes::{Bytes, BytesMut};
 /// Payloads from 16 KiB (exclusive) to 4 MiB are pooled, in classes of powers of two.
 const CLASS_MIN: usize = 32 << 10;
 const CLASSES: usize = 8;
-/// Bytes that may lie idle.
-const IDLE_MAX: usize = 32 << 20;
+/// The largest payload that is pooled.
+pub(crate) const POOLED_MAX: usize = CLASS_MIN << (CLASSES - 1);
+/// Bytes that may lie idle, per shard.
+pub const IDLE_MAX: usize = 32 << 20;
+
+// Several of the largest may lie idle.
+const _: () = assert!(IDLE_MAX >= 4 * POOLED_MAX);
 
 #[derive(Default)]
 struct Class {

@@ -12,6 +12,7 @@ use crate::proto::ids::{SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::Mgmtd;
 use crate::proto::mgmtd::*;
 use crate::proto::storage::Storage;
+use crate::timing::SESSION_SILENCE;
 
 /// When to send the next heartbeat.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,8 +54,6 @@ struct Session {
 
 /// Heartbeats that may wait for an answer of the same primary: one lost costs no lease.
 const ASKED_MAX: u8 = 3;
-/// A client of this process that is silent for this long is gone, without having said so.
-const SESSION_SILENCE: Duration = Duration::from_secs(30);
 
 pub(super) struct Core {
     cluster: String,

@@ -29,6 +29,7 @@ use crate::proto::agent::*;
 use crate::proto::ids::{SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::*;
 use crate::proto::storage::{LeaseHeld, NewView};
+use crate::timing::{WATCH_MARGIN, is_longer};
 
 /// What a server says of itself; a process of clients says nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -98,8 +99,12 @@ const GAP_MIN: Duration = Duration::from_millis(2);
 const PASS_PAUSE: Duration = Duration::from_millis(40);
 /// One attempt of it.
 const PASS_MAX: Duration = Duration::from_millis(1500);
-/// An answer to who watches arrives so long before the asker stops waiting.
-const WATCH_MARGIN: Duration = Duration::from_millis(100);
+
+const _: () = assert!(is_longer(Timing::DEFAULT.heartbeat, 2, GAP_MIN));
+// An attempt ends before its question does, and several fit into what an asker of this agent waits.
+const _: () = assert!(is_longer(<FetchView as Ask<Mgmtd>>::TIMEOUT, 1, PASS_MAX));
+const _: () = assert!(is_longer(<GetView as Ask<Agent>>::TIMEOUT, 2, PASS_MAX));
+const _: () = assert!(is_longer(PASS_MAX, 2, PASS_PAUSE));
 
 impl NodeAgent {
     pub fn start(cx: &Cx, config: AgentConfig) -> Addr<Agent> {

@@ -31,10 +31,8 @@ use crate::proto::storage::{
     ChunkData, Extents, FileExtents, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk,
     UpdateKind, Updated,
 };
+use crate::timing::{EXTEND_EVERY, UPDATE_MAX, WATCH_MARGIN, is_longer};
 
-/// How long one update of a chunk is tried under one request id. Storage remembers the writers of a
-/// removed chunk for longer than this.
-pub const UPDATE_MAX: Duration = Duration::from_secs(240);
 /// A hundred years: longer than any process lives, and still a time that can be added to others.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How long a client that starts waits for the cluster.
@@ -48,7 +46,12 @@ const FETCH_MAX: Duration = Duration::from_millis(500);
 const FETCH_MARGIN: Duration = Duration::from_millis(120);
 /// How often the routing is looked at while requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-const EXTEND_EVERY: Duration = Duration::from_secs(10);
+
+// Several replicas are asked, and several times, before an attempt or an update is given up.
+const _: () = assert!(is_longer(ATTEMPT, 2, READ_ATTEMPT) && is_longer(UPDATE_MAX, 2, ATTEMPT));
+// An agent that has no news answers a watcher so late that it is recognised.
+const _: () = assert!(is_longer(FETCH_MARGIN, 1, WATCH_MARGIN));
+const _: () = assert!(is_longer(FETCH_MAX, 2, FETCH_MARGIN));
 
 struct State {
     agent: Addr<Agent>,

@@ -44,9 +44,11 @@ pub use pieces::{At, Written};
 use room::Room;
 pub use sharing::CACHE_TIME;
 use sharing::Sharing;
+pub use stamps::CHANGES_BYTES_MAX;
 use stamps::Stamps;
 
 pub use crate::proto::meta::{Attr, DirEntry, DirPage, FileType, RenameMode, SetTime};
+pub use crate::timing::IO_TIMEOUT;
 
 /// How an operation fails, as a file system's user sees it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -102,9 +104,6 @@ impl ClientConfig {
         }
     }
 }
-
-/// How long operations wait for a cluster that does not answer, unless told otherwise.
-pub const IO_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Attributes to change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

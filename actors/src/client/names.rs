@@ -9,12 +9,14 @@ use super::{Attr, Client, DirPage, FileType, FsError, FsSpace, Owner, RenameMode
 use crate::agent::{ClusterSpace, cluster_space};
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::*;
+use crate::timing::is_longer;
 
 /// How long a question about attributes waits for a chain that says where content ends.
 const TELL_MAX: core::time::Duration = core::time::Duration::from_secs(1);
 /// An answer that took as long may be older than what has happened since; less than a hold outlives
 /// the last close.
 const LATE: core::time::Duration = core::time::Duration::from_secs(1);
+const _: () = assert!(is_longer(super::opens::IDLE_MAX, 1, LATE));
 /// How long a space report is good for.
 const SPACE_LIFE: core::time::Duration = core::time::Duration::from_secs(1);
 

@@ -9,21 +9,23 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use t3fs_runtime::{Cx, Slot, Time};
+use t3fs_runtime::{Ask, Cx, Slot, Time};
 
 use super::file::{File, HandleId, Hold};
 use super::wait::until_deadline;
 use super::{Attr, Client, FileType, FsError, PlantedBug};
 use crate::proto::ids::{InodeId, SessionId};
-use crate::proto::meta::{Changed, DropHolds, GetAttr, HOLDS_MAX, OpenFile};
+use crate::proto::meta::{Changed, DropHolds, GetAttr, HOLDS_MAX, Meta, OpenFile};
+use crate::timing::is_longer;
 
 /// How long a hold outlives the last close.
-const IDLE_MAX: Duration = Duration::from_secs(2);
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(2);
 /// Holds of closed files that are kept at most.
 const IDLE_COUNT_MAX: usize = 4096;
 
 /// How long a drop may be lost by the store, or a request come late that holds a file.
 const DOUBT_MAX: Duration = Duration::from_secs(15);
+const _: () = assert!(is_longer(DOUBT_MAX, 1, <OpenFile as Ask<Meta>>::TIMEOUT));
 
 /// Holds that meta may have though nobody needs them: of a drop that the store has lost with its
 /// power, or of an open whose outcome was not heard.

@@ -11,6 +11,7 @@ use super::{Client, FsError, PlantedBug};
 use crate::proto::ids::{ChainId, ChunkId};
 use crate::proto::meta::{CollectGarbage, SyncMeta};
 use crate::proto::storage::UpdateKind;
+use crate::timing::is_longer;
 
 /// Dirty bytes go to storage after this long at the latest.
 const AGE_MAX: Duration = Duration::from_millis(200);
@@ -20,6 +21,8 @@ const SEND_PAUSE: Duration = Duration::from_millis(10);
 const RECLAIM_MAX: Duration = Duration::from_secs(2);
 const RECLAIM_PAUSE: Duration = Duration::from_millis(100);
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
+const _: () =
+    assert!(is_longer(AGE_MAX, 1, SWEEP_EVERY) && is_longer(RECLAIM_MAX, 2, RECLAIM_PAUSE));
 /// Sweeps from one barrier in the background to the next.
 const BARRIER_EVERY: u32 = 10;
 

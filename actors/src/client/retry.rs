@@ -13,9 +13,11 @@ use t3fs_runtime::{Cx, RawAddr, Slot, Time};
 
 use crate::proto::ids::ChainId;
 use crate::proto::mgmtd::Routing;
+use crate::timing::is_longer;
 
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(2);
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(250);
+const _: () = assert!(is_longer(PAUSE_MAX, 1, PAUSE_MIN));
 /// Longest pause between two looks whether another client is done with a file.
 const TURN_PAUSE: Duration = Duration::from_millis(20);
 

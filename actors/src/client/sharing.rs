@@ -28,6 +28,7 @@ use super::{Client, FsError, Inner};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::meta::{GetAttr, HOLDS_MAX, KeepOpens, ListKeepers, ShareOpens, WritersLeft};
+use crate::timing::{Timing, is_longer};
 
 /// How long the kernel may answer from what it remembers while this client is alone.
 pub const CACHE_TIME: Duration = Duration::from_secs(1);
@@ -49,6 +50,15 @@ const FLUSH_MAX: Duration = Duration::from_secs(5);
 const FLUSHES_MAX: Duration = Duration::from_secs(60);
 /// How old news that nobody else is there may be; much less than `KEEPERS_MAX`.
 const PART_MAX: Duration = Duration::from_secs(1);
+// The kernel's ticks; and what it remembers of a client that was alone is over when others go on.
+const _: () = assert!(is_longer(FORGOTTEN, 1, CACHE_TIME));
+const _: () = assert!(is_longer(KEEPERS_MAX, 1, PROOF_MAX.saturating_add(FORGOTTEN)));
+const _: () = assert!(is_longer(KEEPERS_MAX, 3, PART_MAX) && is_longer(JOIN_MAX, 2, KEEPERS_MAX));
+// One proof that does not come costs the kernel nothing.
+const _: () = assert!(is_longer(PROOF_MAX, 2, PROOF_EVERY));
+const _: () = assert!(is_longer(FLUSHES_MAX, 2, FLUSH_MAX));
+const _: () = assert!(!is_longer(FLUSHES_MAX, 1, Timing::DEFAULT.session_lease));
+
 /// How long the others have to be gone before a client is alone again.
 const LONELY: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);

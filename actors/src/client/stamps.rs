@@ -13,6 +13,8 @@ use crate::proto::meta::Stamp;
 
 /// Beyond it the oldest are forgotten: they are seconds old, and stores sync within 50 ms.
 const STAMPS_MAX: usize = 1 << 16;
+/// What these take, in bytes; a third of a map is gaps.
+pub const CHANGES_BYTES_MAX: usize = STAMPS_MAX * 3 / 2 * size_of::<((InodeId, u64), Stamp)>();
 
 #[derive(Default)]
 pub(super) struct Stamps {

@@ -31,6 +31,7 @@ use crate::proto::ids::{InodeId, RequestId, SessionId, ViewVersion};
 use crate::proto::kv::Durability;
 use crate::proto::meta::Layout;
 use crate::proto::mgmtd::Sessions;
+use crate::timing::is_longer;
 
 /// Files removed at a time.
 const PAGE: usize = 256;
@@ -53,6 +54,8 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 const GATHER: Duration = Duration::from_millis(5);
 /// How long there is no time of grace after somebody has run out of space.
 const HURRY: Duration = Duration::from_secs(10);
+const _: () = assert!(is_longer(GRACE, 1, GATHER) && is_longer(HURRY, 1, GRACE));
+const _: () = assert!(is_longer(FAILED_PAUSE[1], 1, FAILED_PAUSE[0]));
 
 /// The run of a store before which there was none.
 const FIRST_RUN: u64 = 1;

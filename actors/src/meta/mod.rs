@@ -22,7 +22,7 @@ use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::{ClusterView, Sessions};
-use crate::timing::Timing;
+use crate::timing::{IO_TIMEOUT, Timing, is_longer};
 
 mod chains;
 mod ended;
@@ -82,6 +82,15 @@ pub struct MetaConfig {
     pub planted_bug: Option<PlantedBug>,
 }
 
+/// See [`MetaConfig::keep_answers`].
+const KEEP_ANSWERS: Duration = Duration::from_secs(600);
+/// See [`MetaConfig::hold_again`].
+const HOLD_AGAIN: Duration = Duration::from_secs(10);
+// A session ends after its lease. Whoever tries for longer than usual has opened another by then.
+const _: () = assert!(!is_longer(IO_TIMEOUT, 1, KEEP_ANSWERS));
+// Those whose holds are not known to be on stable storage ask at least every second.
+const _: () = assert!(is_longer(HOLD_AGAIN, 2, Duration::from_secs(1)));
+
 impl MetaConfig {
     /// With 1 MiB chunks on one chain of table 1, a root of uid 0, and routing to be asked for.
     pub fn new(kv: Addr<Kv>, agent: Addr<Agent>) -> MetaConfig {
@@ -92,8 +101,8 @@ impl MetaConfig {
             stripe: 1,
             table: 1,
             root_owner: (0, 0),
-            keep_answers: Duration::from_secs(600),
-            hold_again: Duration::from_secs(10),
+            keep_answers: KEEP_ANSWERS,
+            hold_again: HOLD_AGAIN,
             view: ClusterView::default(),
             orphans: OrphanTimes::default(),
             node_lease: Timing::default().node_lease,

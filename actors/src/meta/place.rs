@@ -14,10 +14,12 @@ use crate::proto::storage::Storage;
 use crate::proto::storage::{
     Extents, FileExtents, ListInodes, RemoveChunks, Removed, StorageError,
 };
+use crate::timing::is_longer;
 
 /// Longest wait for the routing of whoever leads, and how long before its end an agent gives up.
 const FRESH_MAX: Duration = Duration::from_secs(4);
 const FRESH_MARGIN: Duration = Duration::from_millis(1500);
+const _: () = assert!(is_longer(FRESH_MAX, 2, FRESH_MARGIN));
 
 /// What meta needs of the rest of the cluster; tests feed their own.
 pub trait Outside {

@@ -64,12 +64,13 @@ use t3fs_runtime::{NodeId, Time};
 
 use super::PlantedBug;
 use crate::proto::mgmtd::Refrain;
-use crate::timing::Timing;
+use crate::timing::{Timing, is_longer};
 
 pub(super) const KEY: &[u8] = b"M/lease";
 const LEASE: u16 = 0x1106;
 /// A holder acts on promises for so long after its last renewal.
 const BRIDGE_MAX: Duration = Duration::from_secs(40);
+const _: () = assert!(is_longer(BRIDGE_MAX, 2, Timing::DEFAULT.mgmtd_lease));
 
 #[derive(PartialEq, Debug, Archive, Serialize, Deserialize)]
 struct LeaseV2 {

@@ -12,7 +12,7 @@ use super::engine::Read;
 use crate::proto::ids::ChunkId;
 
 /// Bytes that one target keeps for hints; the oldest go first.
-const BYTES_MAX: usize = 16 << 20;
+pub const READ_AHEAD_BYTES_MAX: usize = 16 << 20;
 /// Hints remembered, whatever their size.
 const HINTS_MAX: usize = 64;
 
@@ -54,10 +54,10 @@ impl Ahead {
     /// A number if the caller should read this range, and then tell [`Ahead::read`].
     pub(super) fn begin(&mut self, range: ChunkRange) -> Option<u64> {
         let len = range.len as usize;
-        if len > BYTES_MAX / 4 || self.hints.iter().any(|h| h.range == range) {
+        if len > READ_AHEAD_BYTES_MAX / 4 || self.hints.iter().any(|h| h.range == range) {
             return None;
         }
-        while self.bytes + len > BYTES_MAX || self.hints.len() == HINTS_MAX {
+        while self.bytes + len > READ_AHEAD_BYTES_MAX || self.hints.len() == HINTS_MAX {
             self.remove(0);
         }
         self.bytes += len;
@@ -153,7 +153,7 @@ mod tests {
         for i in 0..100 {
             let number = a.begin(range(i, 1 << 20)).expect("it is new");
             a.read(number, Some(read()));
-            assert!(a.bytes <= BYTES_MAX);
+            assert!(a.bytes <= READ_AHEAD_BYTES_MAX);
         }
         assert!(matches!(a.take(range(0, 1 << 20)), HintedRead::Nothing));
         assert!(matches!(a.take(range(99, 1 << 20)), HintedRead::Here(_)));

@@ -3,16 +3,19 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use t3fs_runtime::{Slot, Time};
+use t3fs_runtime::{Ask, Slot, Time};
 
 use super::engine::{ChunkInfo, StoredVersion};
 use super::membership::Membership;
 use crate::proto::ids::{ChainId, ChunkId, ChunkVersion, TargetId};
-use crate::proto::storage::{StorageError, UpdateChunk, UpdateKind, Updated};
+use crate::proto::storage::{Storage, StorageError, UpdateChunk, UpdateKind, Updated};
+use crate::timing::{UPDATE_MAX, is_longer};
 
 /// How long a removed chunk keeps its (empty) row: longer than a request or its retries can linger,
 /// so that a late one still meets the record of what was done.
 pub(super) const PURGE_AFTER: Duration = Duration::from_secs(300);
+const UPDATE_LINGERS: Duration = UPDATE_MAX.saturating_add(<UpdateChunk as Ask<Storage>>::TIMEOUT);
+const _: () = assert!(is_longer(PURGE_AFTER, 1, UPDATE_LINGERS));
 
 /// Requests that may wait for one chunk's lock. Whoever comes then is to ask again soon.
 pub(super) const LINE_MAX: usize = 64;

@@ -24,4 +24,7 @@ mod sync_out;
 mod target;
 mod write;
 
+pub use ahead::READ_AHEAD_BYTES_MAX;
+pub use removals::REMOVALS_BYTES_MAX;
+pub use resync::RESYNC_BYTES_MAX;
 pub use target::{RESYNC_PAGE, StorageConfig, Target, TargetEvent};

@@ -8,15 +8,20 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use t3fs_runtime::Time;
+use t3fs_runtime::{Ask, Time};
 
 use crate::proto::ids::{RequestId, SessionId};
-use crate::proto::storage::Removed;
+use crate::proto::storage::{RemoveChunks, Removed, Storage};
+use crate::timing::is_longer;
 
 /// How long an answer is kept: longer than any message is on its way.
 const KEEP: Duration = Duration::from_secs(60);
+const _: () = assert!(is_longer(KEEP, 2, <RemoveChunks as Ask<Storage>>::TIMEOUT));
 /// Answers kept at most.
 const KEPT_MAX: usize = 1 << 16;
+/// What these take, in bytes: in two maps, a third of which is gaps.
+pub const REMOVALS_BYTES_MAX: usize =
+    KEPT_MAX * 3 / 2 * (size_of::<(RequestId, Removed)>() + size_of::<(Time, RequestId)>());
 
 #[derive(Default)]
 pub(super) struct Removals {

@@ -15,7 +15,7 @@ use core::time::Duration;
 use std::collections::BTreeSet;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
+use t3fs_runtime::{Addr, Ask, AskError, Bulk, Cx, Handle, Me, RawAddr, join_all};
 
 use super::core::updated;
 use super::engine::{ChunkInfo, EngineError, Recent};
@@ -25,16 +25,18 @@ use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion};
 use crate::proto::storage::Storage;
 use crate::proto::storage::*;
+use crate::timing::is_longer;
 
 /// Chunks and bytes under way to the successor, at most (one chunk may be larger).
 const WIDTH: usize = 16;
-const BYTES: u64 = 32 << 20;
+pub const RESYNC_BYTES_MAX: usize = 32 << 20;
 /// Pause after an attempt that failed, and after one that the chain has not taken note of yet.
 const PAUSE: Duration = Duration::from_millis(100);
 const SETTLE: Duration = Duration::from_secs(5);
 /// Attempts at one chunk before the whole starts again.
 const ATTEMPTS: u32 = 5;
 const ASK_MAX: Duration = Duration::from_secs(5);
+const _: () = assert!(!is_longer(ASK_MAX, 1, <SyncStart as Ask<Storage>>::TIMEOUT));
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -366,7 +368,9 @@ fn batches(work: Vec<(ChunkId, u32)>) -> Vec<Vec<(ChunkId, u32)>> {
     let mut bytes = 0;
     for w in work {
         match out.last_mut() {
-            Some(some) if some.len() < WIDTH && bytes + u64::from(w.1) <= BYTES => {
+            Some(some)
+                if some.len() < WIDTH && bytes + u64::from(w.1) <= RESYNC_BYTES_MAX as u64 =>
+            {
                 bytes += u64::from(w.1);
                 some.push(w);
             }

@@ -10,7 +10,7 @@ use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Tim
 
 use super::ahead::{Ahead, ChunkRange, HintedRead};
 use super::core::{Core, LINE_MAX};
-use super::engine::{ChunkInfo, Engine, EngineError, Read};
+use super::engine::{ChunkInfo, Engine, EngineError, JOURNAL_SEGMENT_BYTES, Read};
 use super::removals::Removals;
 use super::sync_out::SyncOut;
 use crate::planted::PlantedBug;
@@ -82,7 +82,7 @@ impl Actor for Target {
 const DRIVE_WIDTH: usize = 16;
 /// How long one of them is driven before others have their turn, and the pause before it has its
 /// next.
-const DRIVE_MAX: Duration = Duration::from_secs(30);
+pub(super) const DRIVE_MAX: Duration = Duration::from_secs(30);
 const DRIVE_PAUSE: Duration = Duration::from_secs(1);
 /// Longest wait for a chunk's lock of what the target does of its own accord.
 pub(super) const LOCK_MAX: Duration = Duration::from_secs(30);
@@ -93,11 +93,13 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// How often emptied chunks are looked at.
 const PURGE_EVERY: Duration = Duration::from_secs(10);
 /// What a target's journal takes at most, in bytes: six segments of the default size.
-const JOURNAL_MAX: u64 = 192 << 20;
+const JOURNAL_MAX: u64 = 6 * JOURNAL_SEGMENT_BYTES;
 /// Chunks that a resync lists at a time.
 pub const RESYNC_PAGE: u32 = 1024;
 /// Most chunks in one listing.
 pub(super) const LIST_MAX: u32 = 4096;
+// A listing that was cut short would be taken for all that there is.
+const _: () = assert!(RESYNC_PAGE <= LIST_MAX);
 
 impl From<EngineError> for StorageError {
     fn from(e: EngineError) -> Self {

@@ -4,16 +4,17 @@ use core::time::Duration;
 
 use bytes::Bytes;
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, AskError, Bulk, Cx, Handle, Me, Time, join_all};
+use t3fs_runtime::{Addr, Ask, AskError, Bulk, Cx, Handle, Me, Time, join_all};
 
 use super::core::{Begin, updated};
 use super::engine::{Engine, EngineError, Op, Update};
 use super::membership::{NextReplica, Successor};
-use super::target::{LIST_MAX, Locked, Target, TargetEvent};
+use super::target::{DRIVE_MAX, LIST_MAX, Locked, Target, TargetEvent};
 use crate::planted::PlantedBug;
 use crate::proto::ids::{ChunkId, ChunkVersion, InodeId, RequestId};
 use crate::proto::storage::Storage;
 use crate::proto::storage::*;
+use crate::timing::is_longer;
 
 /// Longest pause between attempts at a successor.
 const RETRY_PAUSE_MAX: Duration = Duration::from_millis(200);
@@ -22,6 +23,10 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(5);
 /// How long a successor that had no space is taken to have none: longer than between two attempts
 /// of an update that waits for it, so that further ones are refused as long as it does.
 const FULL_FOR: Duration = Duration::from_secs(3);
+const _: () = assert!(is_longer(FULL_FOR, 2, RETRY_PAUSE_MAX));
+// An attempt whose answer is lost leaves time for others while its sender waits.
+const _: () = assert!(is_longer(<UpdateChunk as Ask<Storage>>::TIMEOUT, 1, ATTEMPT_MAX));
+const _: () = assert!(is_longer(DRIVE_MAX, 2, ATTEMPT_MAX));
 /// Chunks removed side by side by one request.
 const REMOVE_WIDTH: usize = 16;
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use t3fs_actors::proto::mgmtd::Role as ServerRole;
+
 use crate::failure::{Failure, refused};
 
 /// One of the things that a process can be. Order is the order of their start.
@@ -16,16 +18,35 @@ pub enum Role {
     Client,
 }
 
-/// Every role with its name and the port where it is found by default. A process with several
-/// roles listens once, at the port of its first in this list.
-const ROLES: [(Role, &str, u16); 5] = [
-    (Role::Mgmtd, "mgmtd", 8000),
-    (Role::Meta, "meta", 8001),
-    (Role::Storage, "storage", 8002),
-    (Role::Kv, "kv", 8003),
+/// What there is to know of a role.
+struct RoleFacts {
+    role: Role,
+    name: &'static str,
+    /// Where it is found by default. A process with several roles listens once, at the port of its
+    /// first in the list.
+    port: u16,
+    /// What mgmtd is told; `None`: it is no server.
+    served: Option<ServerRole>,
+}
+
+const ROLES: [RoleFacts; 5] = [
+    facts(Role::Mgmtd, "mgmtd", 8000, Some(ServerRole::Mgmtd)),
+    facts(Role::Meta, "meta", 8001, Some(ServerRole::Meta)),
+    facts(Role::Storage, "storage", 8002, Some(ServerRole::Storage)),
+    facts(Role::Kv, "kv", 8003, Some(ServerRole::Kv)),
     // A client does not listen: nobody needs to find it.
-    (Role::Client, "client", 0),
+    facts(Role::Client, "client", 0, None),
 ];
+
+const fn facts(role: Role, name: &'static str, port: u16, served: Option<ServerRole>) -> RoleFacts {
+    RoleFacts { role, name, port, served }
+}
+
+/// What a server that others have told of is, for people.
+pub fn name_of(served: ServerRole) -> &'static str {
+    let facts = ROLES.iter().find(|facts| facts.served == Some(served));
+    facts.expect("all are in the list").name
+}
 
 /// The port of a mgmtd whose address names none.
 pub const MGMTD_PORT: u16 = 8000;
@@ -34,8 +55,8 @@ pub const KV_PORT: u16 = 8003;
 
 impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = ROLES.iter().find(|(role, ..)| role == self);
-        f.write_str(named.expect("all are in the list").1)
+        let facts = ROLES.iter().find(|facts| facts.role == *self);
+        f.write_str(facts.expect("all are in the list").name)
     }
 }
 
@@ -53,7 +74,7 @@ impl Roles {
 
     /// Every role: a whole cluster in one process.
     pub fn all() -> Roles {
-        Roles::new(&ROLES.map(|(role, ..)| role))
+        Roles::new(&ROLES.map(|facts| facts.role))
     }
 
     pub fn parse<S: AsRef<str>>(names: &[S]) -> Result<Roles, Failure> {
@@ -72,13 +93,18 @@ impl Roles {
 
     /// Whether others ask it for anything.
     pub fn is_server(&self) -> bool {
-        self.0.iter().any(|r| *r != Role::Client)
+        !self.served().is_empty()
+    }
+
+    /// What mgmtd is told that it is.
+    pub fn served(&self) -> Vec<ServerRole> {
+        let own = ROLES.iter().filter(|facts| self.has(facts.role));
+        own.filter_map(|facts| facts.served).collect()
     }
 
     /// Where it listens if not told.
     pub fn port(&self) -> u16 {
-        let first = ROLES.iter().find(|(role, ..)| self.has(*role));
-        first.map_or(0, |(_, _, port)| *port)
+        ROLES.iter().find(|facts| self.has(facts.role)).map_or(0, |facts| facts.port)
     }
 }
 
@@ -90,15 +116,15 @@ impl fmt::Display for Roles {
 }
 
 fn parse(name: &str) -> Result<Role, Failure> {
-    if let Some((role, ..)) = ROLES.iter().find(|(_, known, _)| *known == name) {
-        return Ok(*role);
+    if let Some(facts) = ROLES.iter().find(|facts| facts.name == name) {
+        return Ok(facts.role);
     }
     Err(refused(match name {
         "fuse" => "the role fuse is called client here".into(),
         "monitor" => "this version has no role monitor yet: leave it out of the roles".into(),
         "admin_cli" => "admin_cli is no role: `t3fs-node help` lists the commands".into(),
         _ => {
-            let known: Vec<&str> = ROLES.iter().map(|(_, known, _)| *known).collect();
+            let known = ROLES.map(|facts| facts.name);
             format!("{name:?} is no role; roles are {}", known.join(", "))
         }
     }))
@@ -116,7 +142,7 @@ mod tests {
         assert_eq!((roles("storage").port(), roles("kv,storage").port()), (8002, 8002));
         assert_eq!((roles("client").port(), roles("client").is_server()), (0, false));
         assert_eq!(Roles::all().to_string(), "kv,mgmtd,storage,meta,client");
-        let mut ports: Vec<u16> = ROLES.iter().map(|(_, _, port)| *port).collect();
+        let mut ports = ROLES.map(|facts| facts.port).to_vec();
         ports.dedup();
         assert_eq!(ports.len(), ROLES.len());
     }

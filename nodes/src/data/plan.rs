@@ -7,6 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use t3fs_actors::storage::engine::{JOURNAL_SEGMENT_BYTES, RESERVE_BYTES};
+
 use super::chains;
 use super::folder::{self, Found};
 use super::identity::{ClusterFile, DiskFile, DiskRecord, new_uuid};
@@ -16,6 +18,8 @@ use crate::failure::{Failure, failed, refused};
 
 /// Space that a new data folder must have.
 const FREE_BYTES_MIN: u64 = 256 << 20;
+// A new target can make its journal and still has room for chunks.
+const _: () = assert!(FREE_BYTES_MIN > RESERVE_BYTES + 2 * JOURNAL_SEGMENT_BYTES);
 
 /// What the user asks for.
 pub struct Wanted<'a> {

@@ -81,34 +81,6 @@ pub fn kind_of_mknod(mode: u32, rdev: u32) -> Option<FileType> {
     }
 }
 
-/// When reading moves a file's time of access. The kernel leaves that to us.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Atime {
-    /// `noatime`, or a mount that changes nothing.
-    Never,
-    /// `relatime`, what every mount of Linux does unless told otherwise.
-    #[default]
-    Relative,
-    /// `strictatime`.
-    Always,
-}
-
-/// A time of access older than this is moved by any read.
-const RELATIME_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// Whether a read that happens `now` must move the time of access, by the rule of `relatime` in
-/// mount(8): the old one is not after the last change of content or attributes, or a day old.
-pub fn wants_atime(rule: Atime, attr: &Attr, now: SystemTime) -> bool {
-    match rule {
-        Atime::Never => false,
-        Atime::Always => true,
-        Atime::Relative => {
-            let age = now.duration_since(time_to_kernel(attr.atime_ns)).unwrap_or_default();
-            attr.atime_ns <= attr.mtime_ns.max(attr.ctime_ns) || age >= RELATIME_AGE
-        }
-    }
-}
-
 fn time_to_kernel(ns: i64) -> SystemTime {
     let d = Duration::from_nanos(ns.unsigned_abs());
     let t = if ns < 0 { UNIX_EPOCH.checked_sub(d) } else { UNIX_EPOCH.checked_add(d) };
@@ -138,7 +110,6 @@ pub fn set_ctime(t: SystemTime) -> SetTime {
 mod tests {
     //! Goal: nothing is lost on the way to the kernel and back.
     use super::*;
-    use t3fs_actors::proto::meta::Stamp;
 
     #[test]
     fn special_files_keep_type_and_device() {
@@ -155,44 +126,6 @@ mod tests {
         }
         assert_eq!(kind_of_mknod(libc::S_IFDIR, 0), None);
         assert_eq!(kind_of_mknod(libc::S_IFLNK, 0), None);
-    }
-
-    /// Method: one file whose time of access is before, at and after its changes, and old.
-    #[test]
-    fn reading_moves_the_time_of_access_when_it_says_something() {
-        let at = |atime_ns, mtime_ns, ctime_ns| Attr { atime_ns, mtime_ns, ctime_ns, ..file() };
-        let now = UNIX_EPOCH + Duration::from_nanos(1000);
-        let relative = |a: &Attr, now| wants_atime(Atime::Relative, a, now);
-        assert!(relative(&at(10, 20, 5), now), "read before it was written");
-        assert!(relative(&at(20, 20, 20), now), "a new file");
-        assert!(relative(&at(20, 10, 30), now), "its attributes have changed");
-        assert!(!relative(&at(30, 20, 20), now), "read since, and lately");
-        assert!(relative(&at(30, 20, 20), now + RELATIME_AGE), "read long ago");
-        assert!(!relative(&at(5000, 20, 20), now), "set into the future");
-        assert!(!wants_atime(Atime::Never, &at(10, 20, 5), now));
-        assert!(wants_atime(Atime::Always, &at(30, 20, 20), now));
-    }
-
-    fn file() -> Attr {
-        Attr {
-            inode: InodeId(1),
-            kind: FileType::File,
-            mode: 0o644,
-            uid: 0,
-            gid: 0,
-            nlink: 1,
-            atime_ns: 0,
-            mtime_ns: 0,
-            ctime_ns: 0,
-            length: 0,
-            truncations: 0,
-            times_set: 0,
-            changes: 0,
-            sparse: false,
-            birth_ns: 0,
-            layout: None,
-            as_of: Stamp::default(),
-        }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! not among the names is found from the name before it: what comes then is compared with those
 //! bytes, and the last that is known is where to read on behind.
 //!
-//! Memory of a handle: at most 4 MiB for [`PRINTS_MAX`] entries and 16,384 names. In larger
+//! Memory of a handle: at most 4 MiB for [`PRINTS_MAX`] entries, and 16,384 names. In larger
 //! directories older positions are counted from the name before them, which entries removed since
 //! then shift. Attributes are fetched for each reply anew: the kernel takes them as of the time it
 //! asked.
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use t3fs_actors::client::{DirEntry, FsError};
 use t3fs_actors::proto::ids::InodeId;
 
-use super::hub::Here;
+use crate::door::Here;
 
 /// `.` and `..`.
 const DOTS: u64 = 2;
@@ -29,6 +29,10 @@ const MARK_EVERY: u64 = 64;
 const MARKS_MAX: usize = 16_384;
 /// Entries whose names are known by four bytes.
 const PRINTS_MAX: usize = 1 << 20;
+
+/// Memory of one handle, in bytes: prints, about 32 B for a name and what is kept with it, and the
+/// last reply.
+pub const CURSOR_BYTES_MAX: usize = 4 * PRINTS_MAX + MARKS_MAX * 64 + FETCH_MAX as usize * 64;
 
 /// Where an open directory is.
 pub struct Cursor {
@@ -247,7 +251,7 @@ pub async fn list(
             skip = Skip::Count(0);
         }
         for entry in page.entries.iter_mut().skip(old) {
-            if fresh && here.hub.is_written(entry.attr.inode) {
+            if fresh && here.door.is_written(entry.attr.inode) {
                 match here.fresh(entry.attr.clone()).await {
                     Ok(attr) => entry.attr = attr,
                     Err(FsError::Stale) => {} // removed since the page was read

@@ -8,10 +8,10 @@ use t3fs_actors::client::{
 };
 use t3fs_actors::proto::ids::InodeId;
 
-use super::attr::{Atime, wants_atime};
-use super::hub::Here;
 use super::names;
 use super::open_flags::writes;
+use crate::door::Here;
+use crate::door::atime::Atime;
 
 const SETUID: u32 = 0o4000;
 const SETGID: u32 = 0o2000;
@@ -27,7 +27,7 @@ pub async fn open(
     uid: u32,
 ) -> Result<(Attr, HandleId), FsError> {
     if writes(flags) {
-        here.hub.begin_writing(inode, flags);
+        here.door.begin_writing(inode, flags);
     }
     let opened = async {
         let (attr, handle) = here.client.open(&here.cx, inode, writes(flags)).await?;
@@ -44,7 +44,7 @@ pub async fn open(
     };
     let opened = opened.await;
     if opened.is_err() && writes(flags) {
-        here.hub.end_writing(inode, flags);
+        here.door.end_writing(inode, flags);
     }
     opened
 }
@@ -74,8 +74,8 @@ pub async fn fsync(
     handle: Option<HandleId>,
     datasync: bool,
 ) -> Result<(), FsError> {
-    let mine = here.hub.shard_of(inode);
-    for shard in (0..here.hub.shards()).filter(|shard| *shard != mine) {
+    let mine = here.door.shard_of(inode);
+    for shard in (0..here.door.shards()).filter(|shard| *shard != mine) {
         let give = async move |there: &Here| Ok(there.client.give_stamps(inode));
         let stamps = here.at_shard(shard, give).await?;
         here.client.take_stamps(&here.cx, inode, stamps);
@@ -144,7 +144,7 @@ pub async fn release(
 ) -> Result<(), FsError> {
     let done = here.client.release(&here.cx, inode, handle).await;
     if writes(flags) {
-        here.hub.end_writing(inode, flags);
+        here.door.end_writing(inode, flags);
     }
     done
 }
@@ -159,7 +159,7 @@ pub async fn close_unheard(here: &Here, inode: InodeId, handle: HandleId, flags:
 /// Whether a directory is there to be listed, and takes note that it will be.
 pub async fn open_dir(here: &Here, inode: InodeId) -> Result<(), FsError> {
     let attr = here.client.getattr(&here.cx, inode).await?;
-    if wants_atime(here.hub.atime, &attr, SystemTime::now()) {
+    if here.door.atime.wants_move(&attr, SystemTime::now()) {
         here.client.note_read(&here.cx, inode);
     }
     Ok(())
@@ -168,9 +168,9 @@ pub async fn open_dir(here: &Here, inode: InodeId) -> Result<(), FsError> {
 /// Reads, and takes note of that.
 pub async fn read(here: &Here, inode: InodeId, offset: u64, len: u32) -> Result<Bytes, FsError> {
     let data = here.client.read(&here.cx, inode, offset, len).await?;
-    let atime = here.hub.atime;
+    let atime = here.door.atime;
     if atime != Atime::Never {
-        here.client.was_read(&here.cx, inode, |attr| wants_atime(atime, attr, SystemTime::now()));
+        here.client.was_read(&here.cx, inode, |attr| atime.wants_move(attr, SystemTime::now()));
     }
     Ok(data)
 }

@@ -1,6 +1,6 @@
 //! The FUSE mount: the kernel's requests, answered by the client actor of the inode's shard.
 //!
-//! A FUSE thread takes a request, passes it to a shard ([`hub`]) and takes the next; the shard's
+//! A FUSE thread takes a request, passes it to a shard (`door`) and takes the next; the shard's
 //! task writes the reply itself. Nothing is answered from a cache here: the kernel keeps names and
 //! attributes for as long as the client says that it may (`Client::cache_time`), and a second cache
 //! with the same age limit would only be asked when it is as old as the kernel's. `options` has
@@ -9,16 +9,15 @@
 //! A caller that is killed is answered EINTR while its request goes on. Whoever has opened
 //! something for it hears so from the reply, and releases it again: nobody else will.
 
-mod admit;
-pub(crate) mod attr;
+mod attr;
 mod dir;
 mod errno;
 mod files;
-pub(crate) mod hub;
 pub mod kernel;
 mod names;
 mod open_flags;
 pub mod options;
+pub(crate) mod told;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -32,11 +31,10 @@ use dashmap::DashMap;
 use t3fs_actors::client::{self, Attr, FsError, FsSpace, HandleId, Owner, Seek, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
-use t3fs_runtime::Caller;
 
+pub(crate) use dir::CURSOR_BYTES_MAX;
 use dir::{Cursor, Item};
 use errno::errno;
-use hub::{Here, Hub};
 use kernel::{
     AccessFlags, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
     INodeNo, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
@@ -45,6 +43,8 @@ use kernel::{
 };
 use kernel::{ReplyLseek, Ttl};
 
+use crate::door::{Door, Here, Origin};
+
 /// Inode numbers are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
 /// The unit in which statfs(2) counts.
@@ -52,7 +52,7 @@ const STATFS_BLOCK: u64 = 4096;
 
 /// The file system as the kernel's requests find it.
 pub struct Fs {
-    hub: Arc<Hub>,
+    door: Arc<Door>,
     /// Open directories by handle. A cursor is out of the map while a shard works with it; the
     /// kernel has one request per handle at a time.
     dirs: Arc<DashMap<u64, Cursor>>,
@@ -63,20 +63,19 @@ pub struct Fs {
 }
 
 impl Fs {
-    pub fn new(hub: Arc<Hub>) -> Fs {
-        Fs { hub, dirs: Arc::default(), next_dir: AtomicU64::new(1), removed: Arc::default() }
+    pub fn new(door: Arc<Door>) -> Fs {
+        Fs { door, dirs: Arc::default(), next_dir: AtomicU64::new(1), removed: Arc::default() }
     }
 
     fn run<F>(&self, req: &Request, inode: INodeNo, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        self.hub.run(self.caller(req), InodeId(inode.0), request);
+        self.door.run(self.origin(req), InodeId(inode.0), request);
     }
 
-    fn caller(&self, req: &Request) -> Arc<Caller> {
-        let (user, group) = (req.uid(), req.gid());
-        Arc::new(Caller { node: self.hub.node, user, group, ..Caller::default() })
+    fn origin(&self, req: &Request) -> Origin {
+        self.door.origin(req.uid(), req.gid())
     }
 }
 
@@ -100,14 +99,14 @@ fn answer(reply: ReplyEmpty, result: Result<(), FsError>) {
 
 async fn answer_entry(here: &Here, reply: ReplyEntry, result: Result<Attr, FsError>) {
     match result {
-        Ok(a) => reply.entry(here.ttl(), &here.told(&a).await, GENERATION),
+        Ok(a) => reply.entry(told::ttl(here), &told::attributes(here, &a).await, GENERATION),
         Err(e) => reply.error(errno(&e)),
     };
 }
 
 async fn answer_attr(here: &Here, reply: ReplyAttr, result: Result<Attr, FsError>) {
     match result {
-        Ok(a) => reply.attr(here.ttl(), &here.told(&a).await),
+        Ok(a) => reply.attr(told::ttl(here), &told::attributes(here, &a).await),
         Err(e) => reply.error(errno(&e)),
     };
 }
@@ -328,9 +327,10 @@ impl Filesystem for Fs {
         self.run(req, ino, async move |here| {
             let inode = InodeId(ino.0);
             let taken = match files::open(&here, inode, flags.0, uid).await {
-                Ok((_, handle)) => {
-                    (handle, reply.opened(FileHandle(handle.0), here.caching(inode, flags.0)))
-                }
+                Ok((_, handle)) => (
+                    handle,
+                    reply.opened(FileHandle(handle.0), told::caching(&here, inode, flags.0)),
+                ),
                 Err(e) => {
                     reply.error(errno(&e));
                     return;
@@ -387,7 +387,7 @@ impl Filesystem for Fs {
             privileged: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let wanted = reply.wanted();
-        self.hub.run_write(self.caller(req), write.inode, size, wanted, async move |here| {
+        self.door.run_write(self.origin(req), write.inode, size, wanted, async move |here| {
             let inode = write.inode;
             let written = files::write(&here, write).await;
             here.forget_if_cut(inode).await;
@@ -496,7 +496,7 @@ impl Filesystem for Fs {
         self.run(req, ino, async move |here| {
             let mut cursor = dirs.remove(&fh.0).map(|(_, c)| c).unwrap_or_default();
             let inode = InodeId(ino.0);
-            let ttl = here.ttl();
+            let ttl = told::ttl(&here);
             let mut put = |next: u64, name: &OsStr, ttl: Ttl, a: &FileAttr| {
                 reply.add(a.ino, next, name, ttl, a, GENERATION)
             };
@@ -567,8 +567,9 @@ impl Filesystem for Fs {
                     }
                 };
             let open_flags = options::of_open(flags);
-            let told = here.told(&a).await;
-            if !reply.created(here.ttl(), &told, GENERATION, FileHandle(handle.0), open_flags) {
+            let told = told::attributes(&here, &a).await;
+            if !reply.created(told::ttl(&here), &told, GENERATION, FileHandle(handle.0), open_flags)
+            {
                 let close = async move |there: &Here| {
                     files::close_unheard(there, a.inode, handle, flags).await;
                     Ok(())

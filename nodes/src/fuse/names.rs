@@ -7,9 +7,9 @@
 use t3fs_actors::client::{Attr, FileType, FsError, HandleId, Owner, RenameMode};
 use t3fs_actors::proto::ids::InodeId;
 
-use super::hub::Here;
 use super::kernel::RenameFlags;
 use super::open_flags::writes;
+use crate::door::Here;
 
 pub async fn lookup(here: &Here, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
     let attr = here.client.lookup(&here.cx, parent, name).await?;
@@ -29,7 +29,7 @@ pub async fn create(
     let (attr, session) = here.client.make(&here.cx, parent, name, owner, kind, true).await?;
     let inode = attr.inode;
     if writes(flags) {
-        here.hub.begin_writing(inode, flags);
+        here.door.begin_writing(inode, flags);
     }
     here.at(inode, async move |there: &Here| Ok(there.client.adopt(&there.cx, attr, session))).await
 }
@@ -57,7 +57,7 @@ async fn shard_inode(
     parent: InodeId,
     name: &[u8],
 ) -> Result<Option<InodeId>, FsError> {
-    if here.hub.shards() == 1 {
+    if here.door.shards() == 1 {
         return Ok(None);
     }
     match here.client.lookup(&here.cx, parent, name).await {

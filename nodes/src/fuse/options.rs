@@ -18,6 +18,7 @@ pub const BACKGROUND_REQUESTS_MAX: u16 = 64;
 
 /// What programs are told to write in one call (`st_blksize`): each call is one request.
 pub const PREFERRED_IO_BYTES: u32 = 128 << 10;
+const _: () = assert!(PREFERRED_IO_BYTES <= IO_BYTES_MAX);
 
 /// Asked for one by one, because an older kernel refuses a set that holds one it does not know.
 const INIT_FLAGS: [InitFlags; 7] = [
@@ -35,6 +36,11 @@ const INIT_FLAGS: [InitFlags; 7] = [
 /// Event loops: one per core, at least two so that a request that waits does not stop all others.
 pub fn event_loops() -> usize {
     crate::limits::cores().max(2)
+}
+
+/// What event loops read requests into, in bytes: each has room for the largest, with its head.
+pub fn request_buffers_bytes() -> usize {
+    event_loops() * (IO_BYTES_MAX as usize + 4096)
 }
 
 /// The users that may use the mount.

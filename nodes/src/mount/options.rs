@@ -6,7 +6,7 @@
 
 use rustix::mount::MountFlags;
 
-use crate::fuse::attr::Atime;
+use crate::door::atime::Atime;
 
 /// How the next mount is made. The default is that of every mount of t3fs: no set-user-ID programs
 /// and no devices, until `suid` or `dev` say otherwise.

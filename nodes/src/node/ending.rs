@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 use t3fs_runtime::Cx;
 use t3fs_runtime::glommio::Remote;
 
-use super::{Node, link, parts};
-use crate::config::roles::Role;
+use super::Node;
+use crate::door;
 use crate::failure::{Failure, failed};
-use crate::fuse::hub;
 
 /// How often the one who waits is asked until when.
 const LOOK: Duration = Duration::from_millis(100);
 /// What every step of the end may take, also when those before it have used up the time: stores
 /// that close well need no recovery.
 const STEP_MIN: Duration = Duration::from_secs(5);
+const _: () = assert!(LOOK.as_millis() < STEP_MIN.as_millis());
 
 /// Until when something is waited for; asked again and again, so that it can come closer.
 pub type Until<'a> = &'a mut dyn FnMut() -> Instant;
@@ -58,7 +58,12 @@ pub(super) fn heard<T>(hear: &Receiver<T>, what: &str, until: Until<'_>) -> Resu
 }
 
 /// Does something on all shards at a time; tells the first thing that went wrong.
-fn on_all<F>(remotes: &[Remote], what: &str, until: Until<'_>, f: F) -> Result<(), Failure>
+pub(super) fn on_all<F>(
+    remotes: &[Remote],
+    what: &str,
+    until: Until<'_>,
+    f: F,
+) -> Result<(), Failure>
 where
     F: AsyncFnOnce(Cx) -> Result<(), Failure> + Clone + Send + 'static,
 {
@@ -69,52 +74,26 @@ where
     done.fold(Ok(()), Result::and)
 }
 
-fn not_flushed(e: impl std::fmt::Display) -> Failure {
+pub(super) fn not_flushed(e: impl std::fmt::Display) -> Failure {
     failed(format!("not everything could be flushed: {e}"))
 }
 
 impl Node {
     /// Hands everything that clients hold to stable storage; all go on.
     pub fn sync(&self, until: Until<'_>) -> Result<(), Failure> {
-        on_all(&self.shards.remotes, "flush", until, async |cx: Cx| match hub::client() {
+        on_all(&self.shards.remotes, "flush", until, async |cx: Cx| match door::client() {
             Some(client) => client.sync_all(&cx).await.map_err(not_flushed),
             None => Ok(()),
         })
     }
 
-    /// Flushes, ends all actors in the order that needs the least recovery, and their threads.
-    pub fn stop(self, until: Until<'_>) -> Result<(), Failure> {
+    /// Flushes, ends all parts, the last that began first, and their threads.
+    pub fn stop(mut self, until: Until<'_>) -> Result<(), Failure> {
         // From here on it is we who leave.
-        drop(self.reach);
-        let remotes = &self.shards.remotes;
+        self.reach = None;
         let mut result = Ok(());
-        if self.assembly.roles.has(Role::Client) {
-            result = on_all(remotes, "flush", until, async |cx: Cx| {
-                let client = hub::client();
-                hub::set_client(None);
-                match client {
-                    Some(client) => client.stop(&cx).await.map_err(not_flushed),
-                    None => Ok(()),
-                }
-            });
-        }
-        if let Some(keeper) = self.keeper {
-            keeper.stop();
-        }
-        let agent = self.agent;
-        result = result.and(on_all(remotes, "close", until, async move |cx: Cx| {
-            parts::close_targets(&cx, agent).await
-        }));
-        if let Some(kv) = self.kv {
-            result = result.and(on_all(&remotes[..1], "close", until, async move |cx: Cx| {
-                parts::close_kv(&cx, kv).await
-            }));
-        }
-        if self.peers.is_some() {
-            result = result.and(on_all(remotes, "links", until, async |_: Cx| {
-                link::stop();
-                Ok(())
-            }));
+        while let Some(part) = self.parts.pop() {
+            result = result.and((part.stop)(&mut self, until));
         }
         self.shards.stop();
         result

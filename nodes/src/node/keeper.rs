@@ -8,39 +8,31 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::thread::JoinHandle;
 
 use t3fs_actors::proto::agent::Agent;
 use t3fs_actors::proto::ids::TargetId;
 use t3fs_actors::proto::mgmtd::Routing;
 use t3fs_actors::storage::host::{Book, Entry, Host, HostConfig, HostWorks, Place, Wish};
-use t3fs_runtime::budget::Budget;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Addr, Cx, DiskId, Slot};
 
 use super::assembly::{Assembly, Targets};
+use super::budget::Budget;
 use super::parts::Started;
 use super::{on_shard, parts};
 use crate::data::Data;
 use crate::data::server::{NodeFile, Server, TargetPlace, TargetWish};
 use crate::failure::{Failure, failed};
 
-pub(super) struct Keeper {
-    works: Works,
-    /// Ends when the host, which gives it orders, has.
-    thread: Option<JoinHandle<()>>,
-}
-
 /// What targets are opened with.
-#[derive(Clone)]
-struct Works {
-    a: Arc<Assembly>,
-    budget: Budget,
-    agent: Addr<Agent>,
-    remotes: Vec<Remote>,
+pub(super) struct Keeper {
+    pub(super) a: Arc<Assembly>,
+    pub(super) budget: Budget,
+    pub(super) agent: Addr<Agent>,
+    pub(super) remotes: Vec<Remote>,
 }
 
-impl Works {
+impl Keeper {
     /// Opens a target and starts its actor; with `create` it may be a new one.
     fn start(&self, place: Place, shard: usize, create: bool) -> Result<Started, Failure> {
         let (cluster, budget, agent) = (self.a.cluster.clone(), self.budget, self.agent);
@@ -53,17 +45,6 @@ impl Works {
     fn shard_of(&self, target: TargetId) -> usize {
         target.0 as usize % self.remotes.len()
     }
-}
-
-impl Keeper {
-    pub(super) fn new(
-        a: Arc<Assembly>,
-        budget: Budget,
-        agent: Addr<Agent>,
-        remotes: Vec<Remote>,
-    ) -> Keeper {
-        Keeper { works: Works { a, budget, agent, remotes }, thread: None }
-    }
 
     /// The targets of a cluster in one process: target i of a disk on shard i modulo the number of
     /// shards. One whose chain mgmtd does not know yet is new.
@@ -75,11 +56,11 @@ impl Keeper {
                 let Some(chain) = chain.map(|c| c.id) else { continue };
                 let place = Place { target, chain, disk: disk_id(disk.index) };
                 let create = known.chain(chain).is_none();
-                let shard = i % self.works.remotes.len();
+                let shard = i % self.remotes.len();
                 let at = |why: Failure| {
                     failed(format!("target {target} in {}: {why}", disk.folder.display()))
                 };
-                if self.works.start(place, shard, create).map_err(at)? == Started::Absent {
+                if self.start(place, shard, create).map_err(at)? == Started::Absent {
                     return Err(at(failed(format!(
                         "targets/{target} is gone; restore it, or leave this --data out if its \
                          chains have other replicas"
@@ -90,34 +71,24 @@ impl Keeper {
         Ok(())
     }
 
-    /// The host of this server's targets, which begins with those that it has.
-    pub(super) fn start_assigned(mut self) -> Result<Keeper, Failure> {
-        let Targets::Assigned { server, .. } = &self.works.a.targets else {
-            unreachable!("a server")
-        };
-        let server = Arc::clone(server);
-        let (works, orders) = (self.works.clone(), mpsc::channel());
-        let (give, take) = orders;
-        let cluster = self.works.a.cluster.clone();
+    /// The host of this server's targets, which begins with those that it has. The thread that
+    /// carries out its orders ends with it.
+    pub(super) fn start_assigned(self, server: Arc<Server>) -> Result<(), Failure> {
+        let (give, take) = mpsc::channel();
+        let cluster = self.a.cluster.clone();
         let disks = server.disks.iter().map(|d| disk_id(d.index)).collect();
-        let (book, agent, works_there) = (book(&server.file), self.works.agent, Door(give));
-        on_shard(&self.works.remotes[0], "storage host", async move |cx: Cx| {
+        let (book, agent, orders) = (book(&server.file), self.agent, HostOrders(give));
+        on_shard(&self.remotes[0], "storage host", async move |cx: Cx| {
             let first = Slot::new();
             parts::expect_host(first.clone());
-            let (works, planted_bug) = (works_there, None);
+            let (works, planted_bug) = (orders, None);
             Host::start(&cx, HostConfig { cluster, disks, book, agent, works, first, planted_bug });
         })?;
-        let thread = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("t3fs-keeper".into())
-            .spawn(move || Servant { works, file: server.file.clone(), server }.serve(&take))
-            .map_err(|e| failed(format!("cannot start the keeper of targets: {e}")))?;
-        self.thread = Some(thread);
-        Ok(self)
-    }
-
-    /// It ends by itself with the host; what it is doing now ends with its shard.
-    pub(super) fn stop(self) {
-        drop(self.thread);
+            .spawn(move || Servant { keeper: self, file: server.file.clone(), server }.serve(&take))
+            .map(drop)
+            .map_err(|e| failed(format!("cannot start the keeper of targets: {e}")))
     }
 }
 
@@ -165,9 +136,9 @@ thread_local! {
 }
 
 /// The host's side.
-pub(super) struct Door(Sender<(u64, Order)>);
+pub(super) struct HostOrders(Sender<(u64, Order)>);
 
-impl Door {
+impl HostOrders {
     async fn order(&self, order: Order) -> Done {
         let done = Slot::new();
         let number = UNDER_WAY.with_borrow_mut(|(number, under_way)| {
@@ -182,7 +153,7 @@ impl Door {
     }
 }
 
-impl HostWorks for Door {
+impl HostWorks for HostOrders {
     async fn make(&self, _: &Cx, place: Place) -> Done {
         self.order(Order::Make(place)).await
     }
@@ -202,7 +173,7 @@ impl HostWorks for Door {
 
 /// The thread's side.
 struct Servant {
-    works: Works,
+    keeper: Keeper,
     server: Arc<Server>,
     file: NodeFile,
 }
@@ -211,7 +182,7 @@ impl Servant {
     fn serve(mut self, orders: &Receiver<(u64, Order)>) {
         while let Ok((number, order)) = orders.recv() {
             let done = self.carry_out(order).map_err(|why| why.to_string());
-            self.works.remotes[0].run(Box::new(move |_| {
+            self.keeper.remotes[0].run(Box::new(move |_| {
                 let slot = UNDER_WAY.with_borrow_mut(|(_, under_way)| under_way.remove(&number));
                 if let Some(slot) = slot {
                     slot.fill(done);
@@ -223,22 +194,22 @@ impl Servant {
     fn carry_out(&mut self, order: Order) -> Result<(), Failure> {
         match order {
             Order::Make(place) => {
-                let (cluster, budget) = (self.works.a.cluster.clone(), self.works.budget);
-                let remote = &self.works.remotes[self.works.shard_of(place.target)];
+                let (cluster, budget) = (self.keeper.a.cluster.clone(), self.keeper.budget);
+                let remote = &self.keeper.remotes[self.keeper.shard_of(place.target)];
                 on_shard(remote, "storage target", async move |cx| {
                     parts::make_target(&cx, &cluster, place, &budget).await
                 })?
             }
             Order::Start(place) => {
-                match self.works.start(place, self.works.shard_of(place.target), false)? {
+                match self.keeper.start(place, self.keeper.shard_of(place.target), false)? {
                     // By an earlier attempt, which took longer than it was waited for.
                     Started::Runs | Started::Already => Ok(()),
                     Started::Absent => Err(failed("its data is gone")),
                 }
             }
             Order::Stop(target) => {
-                let agent = self.works.agent;
-                let remote = &self.works.remotes[self.works.shard_of(target)];
+                let agent = self.keeper.agent;
+                let remote = &self.keeper.remotes[self.keeper.shard_of(target)];
                 on_shard(remote, "storage target", async move |cx| {
                     parts::stop_target(&cx, target, agent).await
                 })?

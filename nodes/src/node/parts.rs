@@ -22,26 +22,29 @@ use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
 use t3fs_actors::proto::ids::{TargetId, ViewVersion};
 use t3fs_actors::proto::kv::Barrier;
 use t3fs_actors::proto::meta::ROOT;
-use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Role as Part, Routing, TargetReport};
+use t3fs_actors::proto::mgmtd::{CreateChains, LocalState, Routing, TargetReport};
 use t3fs_actors::proto::storage::Retire;
-use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
+use t3fs_actors::storage::engine::{
+    CHUNK_MAX, Engine, EngineConfig, EngineError, GRANULE, TargetIdentity,
+};
 use t3fs_actors::storage::host::{Place, target_dir};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
-use t3fs_runtime::budget::Budget;
 use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr, Slot};
 
 use super::assembly::{Assembly, Targets};
+use super::budget::Budget;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
+use crate::door;
 use crate::failure::{Failure, failed, refused};
-use crate::fuse::hub;
 use crate::kv_fjall::FjallStore;
 
 /// Bytes of a chunk of a new file, and chains that it is spread over at most.
 const CHUNK_SIZE: u32 = 1 << 20;
 const STRIPE: u32 = 16;
+const _: () = assert!(CHUNK_SIZE <= CHUNK_MAX && CHUNK_SIZE.is_multiple_of(GRANULE as u32));
 /// Longer than any disk makes a process wait.
 const ONE_PROCESS_LEASE: Duration = Duration::from_secs(600);
 /// How long the last heartbeat, which says that targets have stopped, may take to leave.
@@ -156,13 +159,6 @@ pub fn start_agent(
 }
 
 fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
-    let parts = [
-        (Role::Mgmtd, Part::Mgmtd),
-        (Role::Kv, Part::Kv),
-        (Role::Meta, Part::Meta),
-        (Role::Storage, Part::Storage),
-    ];
-    let roles = parts.into_iter().filter(|(role, _)| a.roles.has(*role)).map(|(_, p)| p);
     let told = a.link.iter().flat_map(|plan| &plan.advertise);
     let mut tags = Vec::new();
     if let Targets::Assigned { server, .. } = &a.targets {
@@ -171,7 +167,7 @@ fn server_info(a: &Assembly, mgmtd: Option<Addr<Mgmtd>>) -> ServerInfo {
     }
     let addresses = told.map(ToString::to_string).collect();
     let (identity, mgmtd) = (a.identity.clone(), mgmtd.map(Addr::raw));
-    ServerInfo { identity, roles: roles.collect(), addresses, tags, mgmtd }
+    ServerInfo { identity, roles: a.roles.served(), addresses, tags, mgmtd }
 }
 
 /// The tag that says how many disks a storage node has.
@@ -364,7 +360,7 @@ pub async fn start_client(
     let client = Client::start(cx, config)
         .await
         .map_err(|e| failed(format!("the cluster cannot be used: {e}")))?;
-    hub::set_client(Some(client));
+    door::set_client(Some(client));
     Ok(())
 }
 
@@ -374,7 +370,7 @@ pub async fn give_root_to_user(cx: Cx) -> Result<(), Failure> {
     if uid.is_root() {
         return Ok(());
     }
-    let client = hub::client().ok_or_else(|| failed("the client has stopped"))?;
+    let client = door::client().ok_or_else(|| failed("the client has stopped"))?;
     let cannot = |e| failed(format!("the root directory cannot be used: {e}"));
     let root = client.getattr(&cx, ROOT).await.map_err(cannot)?;
     if root.uid == 0 {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use t3fs_actors::proto::mgmtd::{Role, Routing};
+use t3fs_actors::proto::mgmtd::{Role as ServerRole, Routing};
 use t3fs_runtime::NodeId;
+
+use crate::config::roles;
 
 /// What servers are, for people. Shared with the one who hears of the routing.
 #[derive(Clone, Default)]
@@ -12,19 +14,15 @@ pub(super) struct RoleNames(Arc<Mutex<BTreeMap<NodeId, String>>>);
 
 impl RoleNames {
     pub(super) fn learn(&self, routing: &Routing) {
-        let name = |part: &Role| match part {
-            Role::Mgmtd => "mgmtd",
-            Role::Meta => "meta",
-            Role::Storage => "storage",
-            Role::Kv => "kv",
+        let names = |roles: &[ServerRole]| {
+            roles.iter().map(|role| roles::name_of(*role)).collect::<Vec<_>>().join(",")
         };
-        let names = |parts: &[Role]| parts.iter().map(name).collect::<Vec<_>>().join(",");
         let mut all = self.0.lock().expect("no panic while held");
         all.extend(routing.nodes.iter().map(|n| (n.node, names(&n.roles))));
     }
 
-    pub(super) fn note(&self, node: NodeId, part: &str) {
-        self.0.lock().expect("no panic while held").insert(node, part.to_owned());
+    pub(super) fn note(&self, node: NodeId, role: &str) {
+        self.0.lock().expect("no panic while held").insert(node, role.to_owned());
     }
 
     pub(super) fn of(&self, node: NodeId) -> String {

@@ -35,7 +35,9 @@ pub(crate) enum Item {
 }
 
 /// Entries of a shard's inbox: above the credits of all who may push.
-const INBOX: usize = 16_384;
+pub const INBOX: usize = 16_384;
+/// What a shard's inbox takes, in bytes.
+pub const INBOX_BYTES: usize = INBOX * size_of::<Item>();
 
 /// How a process lays out its shards.
 #[derive(Clone, Debug)]

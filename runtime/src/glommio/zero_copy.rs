@@ -25,6 +25,7 @@ use crate::net::KERNEL_PATIENCE;
 const WORTH: usize = 64 << 10;
 /// Bytes that one connection lends; beyond that the kernel copies.
 const LENT_MAX: usize = 8 << 20;
+const _: () = assert!(WORTH <= LENT_MAX);
 /// As often in a row the kernel may say that it has copied; now and then it does on any device.
 const COPIED_MAX: u32 = 8;
 /// How often closed connections are looked at.

@@ -15,7 +15,7 @@
 
 use bytes::{Buf, Bytes};
 
-use super::handshake::{DialError, Talk};
+use super::handshake::{BODY_MAX, DialError, Talk};
 use super::link::Carrier;
 use crate::rdma::{self, Endpoint, Ends, Half, Offer};
 use crate::refusal::HandshakeRefusal;
@@ -27,6 +27,7 @@ const READY: u8 = 7;
 const OFFER_BYTES: usize = 31;
 /// Longest reason.
 const WHY_MAX: usize = 300;
+const _: () = assert!(OFFER_BYTES + WHY_MAX < BODY_MAX);
 
 /// What a connection is carried by, and why not by a queue pair where one was wanted.
 pub(crate) struct Agreed {

@@ -36,7 +36,7 @@ use crate::refusal::HandshakeRefusal;
 const MAGIC: [u8; 4] = *b"t3hs";
 const HEAD: usize = 8;
 /// Largest body of a handshake message.
-const BODY_MAX: usize = 1024;
+pub(super) const BODY_MAX: usize = 1024;
 const HELLO_FIXED: usize = 52;
 const WELCOME_FIXED: usize = 12;
 const NONCE: usize = 32;

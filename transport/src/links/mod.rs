@@ -33,6 +33,7 @@ use silence::SilenceVerdict;
 use crate::address::{Address, Fabric};
 use crate::choice::FabricUse;
 use crate::flow::yield_now;
+use crate::limits::LinkLimits;
 use crate::peers::{KnownNode, Peers, RdmaMemory};
 use crate::pool::HeapPool;
 use crate::rdma::{self, Broken, Ends, Half, Ports};
@@ -42,6 +43,8 @@ use agree::Agreed;
 
 /// How often silence, timeouts and statistics are looked at, while there is anything to look at.
 const TICK: Duration = Duration::from_millis(250);
+// Silence is noticed when it counts, not a tick or two later.
+const _: () = assert!(2 * TICK.as_nanos() <= LinkLimits::DEFAULT.ping_after.as_nanos());
 /// Every so many ticks: statistics go to `Peers`, idle memory goes back.
 const REPORT: u32 = 4;
 const TRIM: u32 = 20;

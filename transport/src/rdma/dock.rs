@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::memory::{PIECE_MAX, PoolPiece, RdmaPool};
-use super::nic::{Nic, Window};
+use super::nic::{Nic, PACKET, Window};
 use crate::pool::HeapPool;
 
 /// What memory is wanted for.
@@ -26,6 +26,7 @@ pub(crate) enum Purpose {
 
 /// Smaller pieces than this are not tried when larger ones are not to be had.
 const SMALLEST: usize = 16 << 10;
+const _: () = assert!(SMALLEST >= PACKET && SMALLEST <= PIECE_MAX);
 
 pub(crate) struct Dock {
     pub(crate) pool: RdmaPool,

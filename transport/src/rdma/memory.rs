@@ -21,6 +21,7 @@ const PAGE: usize = 4 << 10;
 /// Sizes of pieces: `PAGE << order`.
 const ORDERS: usize = 9;
 const PAGES_OF_BLOCK: usize = PIECE_MAX / PAGE;
+const _: () = assert!(PAGE << (ORDERS - 1) == PIECE_MAX);
 /// End of a list of free pieces.
 const NONE: u32 = u32::MAX;
 /// Of a page that does not begin a free piece.

@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use super::memory::PoolPiece;
 
-/// Size of a packet, and so of a receive buffer.
-pub(crate) const PACKET: usize = 8 << 10;
+/// Bytes of a packet, and so of a receive buffer.
+pub const PACKET: usize = 8 << 10;
 
 /// What the other side must know of a queue pair to connect to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -36,6 +36,9 @@ pub(crate) const LANDINGS_MAX: usize = 4;
 pub(crate) const SEGMENTS_MAX: usize = 32;
 /// Room for items.
 pub(crate) const ROOM: usize = PACKET - HEAD;
+// A packet's length is a u16. An ask with all its landings fits, and a lane's segments.
+const _: () = assert!(PACKET <= u16::MAX as usize);
+const _: () = assert!(FRAME + LANDINGS_MAX * LANDING <= ROOM && SEGMENTS_MAX * SEGMENT <= ROOM);
 
 const ITEM_FRAME: u8 = 1;
 const ITEM_SEGMENT: u8 = 2;

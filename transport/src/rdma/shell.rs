@@ -20,7 +20,7 @@ use t3fs_runtime::{Cx, Shard, Slot};
 use super::Offer;
 use super::dock::Dock;
 use super::engine::{Counts, Ends, Engine, Terms};
-use super::nic::{Completion, Nic, Outcome, QueuePair};
+use super::nic::{Completion, Nic, Outcome, PACKET, QueuePair};
 use super::packet;
 use crate::flow::{Flow, Incoming, Lost, Traffic, yield_now};
 use crate::limits::LinkLimits;
@@ -44,6 +44,13 @@ const SLEEP_TURNS: u32 = 4;
 const SPIN_TIMES: u32 = 4;
 /// Fewer credits than that cannot be worked with.
 const CREDITS_MIN: u16 = 4;
+const _: () = assert!(LinkLimits::DEFAULT.rdma_credits >= CREDITS_MIN);
+// Receive buffers leave most of the pool to payloads.
+const _: () = assert!(
+    LinkLimits::DEFAULT.rdma_memory >= 4 * LinkLimits::DEFAULT.rdma_receive_buffers * PACKET
+);
+const _: () =
+    assert!(LOOK.as_nanos() < ALONE.as_nanos() && ALONE.as_nanos() < ALONE_MAX.as_nanos());
 /// Payload bytes looked at or copied before others get their turn.
 const EFFORT: usize = 1 << 20;
 

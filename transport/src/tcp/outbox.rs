@@ -22,6 +22,7 @@ const PIECE: usize = 128 << 10;
 const COPY_MAX: usize = 4 << 10;
 /// First size of the buffer that small things are laid into.
 const SMALL: usize = 32 << 10;
+const _: () = assert!(COPY_MAX < SMALL && SMALL < STAGE && COPY_MAX < PIECE && 2 * PIECE <= STAGE);
 
 /// The payloads of the frame that is being staged.
 struct Tail {

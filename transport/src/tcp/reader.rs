@@ -15,7 +15,7 @@ use t3fs_runtime::{Bulk, NodeId, Slot};
 use crate::flow::{Incoming, Lost};
 use crate::frame::{HEAD, Head, Kind, lengths};
 use crate::linger::Linger;
-use crate::pool::HeapPool;
+use crate::pool::{HeapPool, POOLED_MAX};
 
 /// Lengths and bodies up to this size are read beside other frames, without memory of their own.
 const SMALL_MAX: usize = 16 << 10;
@@ -29,6 +29,9 @@ const CHUNK: usize = 256 << 10;
 const AHEAD: usize = 4 << 20;
 /// After so many bytes of one payload other work and other I/O get their turn.
 const TURN: usize = 2 << 20;
+
+const _: () = assert!(SMALL_MAX < LAND && LAND <= CHUNK && CHUNK <= TURN && TURN <= AHEAD);
+const _: () = assert!(POOLED_MAX <= AHEAD);
 
 /// One turn of the shard, I/O included, without sleep.
 pub(crate) type Turn = Rc<dyn Fn() -> Slot<()>>;

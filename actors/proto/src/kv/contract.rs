@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use core::fmt;
+use t3fs_runtime::wire::BODY_MAX;
 
 /// Age after which a read version can neither be read from nor commit, in microseconds.
 /// FoundationDB's 5 s.
@@ -17,6 +18,10 @@ pub const TRANSACTION_BYTES_MAX: usize = 10_000_000;
 pub const RANGE_ROWS_MAX: usize = 10_000;
 /// A page of a range read ends with the row that reaches this many bytes.
 pub const RANGE_BYTES_MAX: usize = 1 << 20;
+
+// A commit, and a page with the row that ends it, travel in the body of one message.
+const _: () = assert!(TRANSACTION_BYTES_MAX < BODY_MAX);
+const _: () = assert!(RANGE_BYTES_MAX + KEY_BYTES_MAX + VALUE_BYTES_MAX < BODY_MAX);
 
 /// First key that is not a user's.
 pub const KEYS_END: &[u8] = b"\xff";

@@ -2,7 +2,9 @@
 
 use super::spans::within;
 use super::store::{RangeLimit, Snapshot, Store, StoreError};
-use super::{KeyRange, KvError, Mutation, Version, Versionstamp, key_after};
+use super::{
+    KeyRange, KvError, Mutation, RANGE_BYTES_MAX, RANGE_ROWS_MAX, Version, Versionstamp, key_after,
+};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 
@@ -10,6 +12,7 @@ use std::collections::BTreeMap;
 pub const CLEARED_KEYS_MAX: usize = 100_000;
 /// Page in which the keys of a cleared range are listed.
 const CLEAR_PAGE: RangeLimit = RangeLimit { rows: 1000, bytes: 1 << 20 };
+const _: () = assert!(CLEAR_PAGE.rows <= RANGE_ROWS_MAX && CLEAR_PAGE.bytes <= RANGE_BYTES_MAX);
 
 /// What a commit does to the store and to those who read.
 #[derive(Default)]

@@ -294,7 +294,7 @@ impl Engine {
 
 impl EngineConfig {
     fn check(&self) {
-        let record = self.small_update_max as u64 + (16 << 10);
+        let record = (self.small_update_max + super::RECORD_HEAD_MAX) as u64;
         assert!(self.journal_segment_bytes >= 2 * record, "a segment holds several small updates");
         assert!(self.journal_segment_bytes.is_multiple_of(4096));
     }

@@ -18,6 +18,11 @@ pub struct Effects {
     pub removed: bool,
 }
 
+/// What the index keeps for a chunk without small updates, in bytes, about: its row, half of that
+/// again for gaps in the map, and the last updates of two clients.
+pub const INDEX_ROW_BYTES: usize =
+    size_of::<(ChunkId, Row)>() * 3 / 2 + 2 * size_of::<super::row::Recent>();
+
 #[derive(Default)]
 pub struct Index {
     rows: BTreeMap<ChunkId, Row>,

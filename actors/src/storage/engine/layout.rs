@@ -27,6 +27,12 @@ const CLASS_MIN: u8 = 12;
 const CLASS_MAX: u8 = 26;
 const CLASS_INLINE_MAX: u8 = 16;
 const GROW_BYTES_MAX: u64 = 64 << 20;
+// The smallest block is a granule, and the largest holds the longest chunk.
+const _: () = assert!(1 << CLASS_MIN == GRANULE && 1 << CLASS_MAX == CHUNK_MAX);
+const _: () = assert!(CLASS_MIN <= CLASS_INLINE_MAX && CLASS_INLINE_MAX <= CLASS_MAX);
+// A file grows by one block at least. A whole chunk travels in one message.
+const _: () = assert!(GROW_BYTES_MAX >= CHUNK_MAX as u64);
+const _: () = assert!(CHUNK_MAX as usize <= t3fs_runtime::wire::BULK_MAX);
 
 /// Granules that `len` bytes touch.
 pub fn granules(len: u32) -> u32 {

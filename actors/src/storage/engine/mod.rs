@@ -44,9 +44,10 @@ use bytes::Bytes;
 
 pub use engine::Engine;
 pub use error::EngineError;
+pub use index::INDEX_ROW_BYTES;
 pub use layout::{CHUNK_MAX, GRANULE, SUPERBLOCK};
 pub use opening::{advance, confirm};
-pub use recover::identity;
+pub use recover::{JOURNAL_BUFFERS_BYTES_MAX, identity};
 pub use row::{Recent, StoredVersion};
 pub use superblock::TargetIdentity;
 
@@ -56,13 +57,28 @@ use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, RequestId};
 /// Most sessions a chunk remembers the last update of, unless a test wants fewer.
 pub const WRITERS_MAX: usize = 64;
 
+/// Bytes of a segment of the journal, unless told otherwise.
+pub const JOURNAL_SEGMENT_BYTES: u64 = 32 << 20;
+/// Free bytes of the disk that new chunks do not touch, unless told otherwise.
+pub const RESERVE_BYTES: u64 = 64 << 20;
+/// Bytes of the largest update that travels inside the journal, unless told otherwise.
+const SMALL_UPDATE_MAX: usize = 64 << 10;
+/// What a record of the journal holds beside the bytes of an update, at most.
+const RECORD_HEAD_MAX: usize = 16 << 10;
+
+// A group holds several small updates, and a segment several groups.
+const _: () = assert!(4 * (SMALL_UPDATE_MAX + RECORD_HEAD_MAX) <= journal::GROUP_MAX);
+const _: () = assert!(4 * journal::GROUP_MAX as u64 <= JOURNAL_SEGMENT_BYTES);
+// Of small updates, one that travels in the journal is no chunk by itself.
+const _: () = assert!(SMALL_UPDATE_MAX.is_multiple_of(GRANULE));
+
 #[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Small updates kept in memory until they are applied in place; beyond it updates wait.
     pub overlay_bytes: usize,
     /// Checksum pages kept in memory.
     pub checksum_cache_bytes: usize,
-    /// Chunks accepted; the index keeps about 100 B for each.
+    /// Chunks accepted; the index keeps [`INDEX_ROW_BYTES`] for each.
     pub chunks_max: usize,
     pub journal_segment_bytes: u64,
     /// Updates of at most so many bytes, in whole granules, travel inside the journal.
@@ -83,9 +99,9 @@ impl Default for EngineConfig {
             overlay_bytes: 16 << 20,
             checksum_cache_bytes: 8 << 20,
             chunks_max: 1 << 20,
-            journal_segment_bytes: 32 << 20,
-            small_update_max: 64 << 10,
-            reserve_bytes: 64 << 20,
+            journal_segment_bytes: JOURNAL_SEGMENT_BYTES,
+            small_update_max: SMALL_UPDATE_MAX,
+            reserve_bytes: RESERVE_BYTES,
             group_bytes: 4 << 20,
             writers_max: WRITERS_MAX,
             planted_bug: None,

@@ -88,6 +88,7 @@ const FLAG_BASE: u8 = 4;
 const FLAG_EXTENT: u8 = 8;
 /// More than a chunk remembers, so that a longer list is damage.
 const RECENTS_MAX: u16 = 1024;
+const _: () = assert!(RECENTS_MAX as usize > super::WRITERS_MAX);
 
 fn flag(on: bool, bit: u8) -> u8 {
     if on { bit } else { 0 }

@@ -26,6 +26,9 @@ use crate::proto::ids::{ChainId, ChunkId, TargetId};
 pub const FIRST_SEGMENT: u32 = 1;
 /// Length of one read of a journal segment or checkpoint.
 const WINDOW: usize = 4 << 20;
+/// What an engine holds besides its configured caches, in bytes: the block of the journal that is
+/// being written, and while it opens the window that it reads.
+pub const JOURNAL_BUFFERS_BYTES_MAX: usize = GROUP_MAX + WINDOW;
 
 fn bad<T>(dir: &str, why: impl std::fmt::Display) -> Result<T, EngineError> {
     Err(EngineError::BadFormat(format!("target folder {dir}: {why}")))

@@ -17,7 +17,7 @@ use ::core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Cx, DiskError, DiskId, Me, Slot, Time, join_all};
+use t3fs_runtime::{Actor, Addr, Ask, Cx, DiskError, DiskId, Me, Slot, Time, join_all};
 
 pub use self::core::{Book, Entry, Place, Wish};
 use self::core::{Content, Folder, HostCore, How, Inventory, Line, Step};
@@ -27,6 +27,7 @@ use crate::proto::agent::{Agent, WatchView};
 use crate::proto::host::StorageHost;
 use crate::proto::ids::TargetId;
 use crate::proto::mgmtd::{ClaimTargets, Claimed, Opening, TargetClaim};
+use crate::timing::is_longer;
 
 /// What a host does to the world beside its disks. An error is a sentence.
 pub trait HostWorks: 'static {
@@ -88,6 +89,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const LOOK_MAX: Duration = Duration::from_secs(20);
 /// How long a node waits for its first targets before it announces what it has.
 const FIRST_MAX: Duration = Duration::from_secs(30);
+const _: () = assert!(is_longer(FIRST_MAX, 1, LOOK_MAX) && is_longer(LOOK_MAX, 1, LOOK_AGAIN));
+const _: () = assert!(!is_longer(CLAIM_MAX, 1, <ClaimTargets as Ask<Agent>>::TIMEOUT));
 
 /// Of a target, on its disk.
 pub fn target_dir(target: TargetId) -> String {

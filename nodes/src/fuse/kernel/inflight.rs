@@ -17,8 +17,12 @@ const UNSEEN_MAX: Duration = Duration::from_secs(1);
 /// How long it is remembered that a thread was made to end a call, because what it does next is
 /// closing files.
 const ENDING: Duration = Duration::from_secs(2);
-/// Power of two.
 const PARTS: usize = 64;
+const _: () = assert!(PARTS.is_power_of_two());
+// Whoever was asked to end is looked at before it is made to; the memory of that outlives a look.
+const _: () = assert!(LOOK.as_millis() < ASKED_MAX.as_millis());
+const _: () = assert!(ASKED_MAX.as_millis() < UNSEEN_MAX.as_millis());
+const _: () = assert!(LOOK.as_millis() < ENDING.as_millis());
 
 /// A request that has not been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

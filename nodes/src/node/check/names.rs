@@ -16,7 +16,7 @@ use t3fs_actors::proto::storage::ListInodes;
 use t3fs_runtime::{Addr, Cx};
 
 use super::{LOOKS as ASKS, PAUSE as ASK_PAUSE, Replica, TOLD_MAX, serving};
-use crate::fuse::hub;
+use crate::door;
 
 const LOOKS: usize = 3;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -50,7 +50,7 @@ pub(super) async fn check(
     }
     let inodes = match kv {
         Some(kv) => Inodes::Store(kv),
-        None if hub::client().is_some() => Inodes::Client,
+        None if door::client().is_some() => Inodes::Client,
         None => {
             tell("chunks without an inode were not looked for: nobody here knows inodes".into());
             return Ok(wrong);
@@ -156,7 +156,7 @@ async fn missing(cx: &Cx, inodes: Inodes, all: &[InodeId]) -> Result<Vec<InodeId
             fsck::missing(cx, kv, all).await.map_err(|e| format!("the metadata store: {e}"))
         }
         Inodes::Client => {
-            let client = hub::client().ok_or("the client has stopped")?;
+            let client = door::client().ok_or("the client has stopped")?;
             let mut gone = Vec::new();
             for inode in all {
                 match client.getattr(cx, *inode).await {

@@ -18,6 +18,7 @@ use t3fs_transport::{Fabric, LinkState, LinkStats, PeerState, Peers, source_towa
 use super::assembly::{Assembly, LinkPlan};
 use super::link::{self, AGENT};
 use super::on_shard;
+use crate::config::roles::name_of;
 use crate::fabric::FabricPlan;
 use crate::failure::Failure;
 use host::host;
@@ -171,8 +172,7 @@ fn roles(peer: &PeerState, servers: &[NodeInfo]) -> String {
     let Some(info) = servers.iter().find(|s| s.node == peer.node) else {
         return if peer.addresses.is_empty() { "client".into() } else { "server".into() };
     };
-    let roles: Vec<String> =
-        info.roles.iter().map(|r| format!("{r:?}").to_ascii_lowercase()).collect();
+    let roles: Vec<&str> = info.roles.iter().map(|role| name_of(*role)).collect();
     let dead = if info.status == NodeStatus::Dead { ", dead to mgmtd" } else { "" };
     format!("{}{dead}", roles.join(","))
 }

@@ -33,12 +33,14 @@ use super::nic::{Access, Local, PACKET, QueuePair, Remote, Window, Work};
 use super::packet::{self, Builder, PacketHead, Region};
 use crate::flow::{Incoming, Lost};
 use crate::lanes::Lanes;
+use crate::limits::LinkLimits;
 use receiving::LaneIn;
 use sending::Sending;
 
 const LANES: [Lane; 2] = [Lane::Control, Lane::Bulk];
 /// Entries of the send queue that one packet may need with all that goes before it.
 const ENTRIES_OF_PACKET: usize = 8;
+const _: () = assert!(LinkLimits::DEFAULT.rdma_send_queue >= 4 * ENTRIES_OF_PACKET);
 /// Waiting for its turn beyond this many bytes, no credits are returned.
 const WAITING_MAX: usize = 256 << 10;
 /// Payload bytes that one turn brings into registered memory.

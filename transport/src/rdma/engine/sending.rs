@@ -20,6 +20,7 @@ use crate::rdma::packet::{
 
 /// A reply of at most so many payload bytes fits in a packet; it is not worth a landing.
 const SMALL_REPLY: usize = 7 << 10;
+const _: () = assert!(FRAME + SMALL_REPLY < ROOM);
 /// Landings of the other side that are remembered. Replies to older asks are fetched.
 const OFFERS_MAX: usize = 4096;
 

@@ -1,6 +1,6 @@
 //! How much written data may be under way. Writes beyond it are parked, with their data and in the
-//! order of their arrival, and start when others are done; the FUSE thread goes on and takes the
-//! next request. So names and reads are never held up by writes to a chain that is dead.
+//! order of their arrival, and start when others are done; the thread that took them goes on and
+//! takes the next request. So names and reads are never held up by writes to a chain that is dead.
 //!
 //! A write whose caller was killed while it was parked never starts: nothing of it has begun.
 //!
@@ -13,14 +13,23 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use t3fs_runtime::glommio::INBOX;
+
 /// Requests, parked ones included, over all shards.
 const REQUESTS_MAX: usize = 8192;
 /// Parked data, in times of what may be under way.
 const PARKED_MAX: usize = 4;
+/// A request waits in one inbox at a time; half of an inbox is for what other shards send.
+const _: () = assert!(2 * REQUESTS_MAX <= INBOX);
 /// Between two looks at whether there are fewer requests. Only under overload.
 const PAUSE: Duration = Duration::from_micros(100);
 /// Between two looks at whether callers of parked writes were killed. Only under overload.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// Written data that requests hold, in bytes, with so much that may be under way.
+pub const fn held_bytes_max(bytes_in_flight_max: usize) -> usize {
+    (1 + PARKED_MAX) * bytes_in_flight_max
+}
 
 /// A write that has not started.
 struct Parked {

@@ -1,8 +1,17 @@
-//! From FUSE threads to shards: which shard serves an inode, and how a request gets there.
+//! The door of requests: how what programs ask for gets to the shard that serves it. FUSE is one
+//! user of it; it knows nothing of the kernel's protocol.
 //!
-//! All operations on an inode run on one shard, [`Hub::shard_of`], because the client there keeps
+//! A thread that takes requests hands each to [`Door::run`] or [`Door::run_write`] with its
+//! [`Origin`] (whose it is, and how long it may take) and takes the next. What is done for it is a
+//! future on the inode's shard, which answers by itself: the door keeps no table of answers. How
+//! many there may be at a time, and what happens beyond that, says [`admit`].
+//!
+//! All operations on an inode run on one shard, [`Door::shard_of`], because the client there keeps
 //! its opens, write buffer and length. Operations on names run on the parent's shard, except where
-//! they may end a file's last name (`names`), or change what is known of an open one.
+//! they may end a file's last name (`fuse/names.rs`), or change what is known of an open one.
+
+mod admit;
+pub mod atime;
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -17,19 +26,16 @@ use t3fs_actors::proto::ids::InodeId;
 use t3fs_runtime::glommio::Remote;
 use t3fs_runtime::{Caller, Cx, NodeId};
 
-use super::admit::{Admission, Permit};
-use super::attr::{self, Atime, BLOCK_BYTES};
-use super::kernel::{FileAttr, FopenFlags, INodeNo, Notifier, Ttl};
-use super::options;
+pub use admit::held_bytes_max;
+use admit::{Admission, Permit};
+use atime::Atime;
 
 /// How long an answer waits for the kernel to forget pages.
 const FORGET_MAX: Duration = Duration::from_secs(1);
 /// How much longer a request may take than what it asks of the cluster: what has waited for as long
 /// as it may is to tell its caller why.
 const TELL_MAX: Duration = Duration::from_secs(10);
-
-/// How long attributes wait for a chain that says how much a file takes.
-const STORED_MAX: Duration = Duration::from_secs(1);
+const _: () = assert!(TELL_MAX.as_millis() > FORGET_MAX.as_millis());
 
 thread_local! {
     /// The client of this shard; `None` before it started and after it stopped.
@@ -53,54 +59,65 @@ struct Writers {
     appending: u32,
 }
 
-/// Shared by the FUSE threads and the shards.
-pub struct Hub {
-    /// This process.
-    pub node: NodeId,
+/// Has the kernel forget all pages of a file, and says so when it has. `false`: it will not.
+pub type ForgetPages = Box<dyn Fn(InodeId, oneshot::Sender<()>) -> bool + Send + Sync>;
+
+/// Shared by the threads that take requests and the shards.
+pub struct Door {
+    node: NodeId,
     remotes: Vec<Remote>,
     /// Inodes that are open for writing, and how often: only their shard knows their length.
     writers: DashMap<u64, Writers>,
     admission: Arc<Admission>,
-    /// Tells the kernel what is no longer so, once there is a session.
-    notifier: OnceLock<Notifier>,
+    /// Once somebody keeps pages of files.
+    forget_pages: OnceLock<ForgetPages>,
     /// When reading moves times of access.
     pub atime: Atime,
-    /// How long requests wait for a cluster that does not answer; `None`: for ever.
-    io_timeout: Option<Duration>,
+    /// How long a request may take that sets no time itself; `None`: for ever.
+    patience: Option<Duration>,
+}
+
+/// Whose a request is, and how long it may take.
+pub struct Origin {
+    pub caller: Arc<Caller>,
+    /// From its start on; `None`: for ever.
+    pub within: Option<Duration>,
 }
 
 /// What a request has to work with on its shard.
 pub struct Here {
-    pub hub: Arc<Hub>,
+    pub door: Arc<Door>,
     pub client: Client,
     pub cx: Cx,
+    /// As in its [`Origin`].
+    within: Option<Duration>,
     _permit: Option<Permit>,
 }
 
-impl Hub {
+impl Door {
+    /// `io_timeout`: how long what a request asks of the cluster may take; `None`: for ever.
     pub fn new(
         node: NodeId,
         remotes: Vec<Remote>,
         bytes_in_flight_max: usize,
         io_timeout: Option<Duration>,
         atime: Atime,
-    ) -> Arc<Hub> {
-        let admission = Admission::new(bytes_in_flight_max);
-        Arc::new(Hub {
+    ) -> Arc<Door> {
+        Arc::new(Door {
             node,
             remotes,
             writers: DashMap::new(),
-            admission,
-            io_timeout,
+            admission: Admission::new(bytes_in_flight_max),
+            forget_pages: OnceLock::new(),
             atime,
-            notifier: OnceLock::new(),
+            patience: io_timeout.map(|timeout| timeout + TELL_MAX),
         })
     }
 
     /// From now on the kernel hears of what others do.
-    pub fn notify_through(&self, notifier: Notifier) {
-        // There is one session; a second one would be told nothing.
-        let _ = self.notifier.set(notifier);
+    pub fn forget_pages_through(&self, forget: ForgetPages) {
+        // There is one mount; a second one would be told nothing.
+        let _ = self.forget_pages.set(forget);
     }
 
     pub fn shards(&self) -> usize {
@@ -112,21 +129,27 @@ impl Hub {
         (inode.0 % self.remotes.len() as u64) as usize
     }
 
-    /// From a FUSE thread: runs a request on the inode's shard. If the shard has no client any more
-    /// the request is dropped, and with it its reply, which says EIO.
-    pub fn run<F>(self: &Arc<Self>, caller: Arc<Caller>, inode: InodeId, request: F)
+    /// A program of this user and group asks, and waits for as long as the mount says.
+    pub fn origin(&self, user: u32, group: u32) -> Origin {
+        let caller = Caller { node: self.node, user, group, ..Caller::default() };
+        Origin { caller: Arc::new(caller), within: self.patience }
+    }
+
+    /// From a thread that takes requests: runs one on the inode's shard. If the shard has no client
+    /// any more the request is dropped, and with it what was to answer it, whose drop says EIO.
+    pub fn run<F>(self: &Arc<Self>, origin: Origin, inode: InodeId, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let shard = self.shard_of(inode);
-        self.admission.run(|permit| self.pass(shard, Some(caller), Some(permit), request));
+        self.admission.run(|permit| self.pass(shard, origin, Some(permit), request));
     }
 
-    /// As [`Hub::run`], for a request with so many bytes to write. With too much of that under way
+    /// As [`Door::run`], for a request with so many bytes to write. With too much of that under way
     /// it starts later, if `wanted` still says so, and this thread goes on.
     pub fn run_write<F>(
         self: &Arc<Self>,
-        caller: Arc<Caller>,
+        origin: Origin,
         inode: InodeId,
         bytes: usize,
         wanted: impl Fn() -> bool + Send + 'static,
@@ -134,29 +157,21 @@ impl Hub {
     ) where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        let (hub, shard) = (Arc::clone(self), self.shard_of(inode));
-        let start = move |permit| hub.pass(shard, Some(caller), Some(permit), request);
+        let (door, shard) = (Arc::clone(self), self.shard_of(inode));
+        let start = move |permit| door.pass(shard, origin, Some(permit), request);
         self.admission.run_write(bytes, wanted, start);
     }
 
-    fn pass<F>(
-        self: &Arc<Self>,
-        shard: usize,
-        caller: Option<Arc<Caller>>,
-        permit: Option<Permit>,
-        request: F,
-    ) where
+    fn pass<F>(self: &Arc<Self>, shard: usize, origin: Origin, permit: Option<Permit>, request: F)
+    where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        let hub = Arc::clone(self);
+        let door = Arc::clone(self);
         self.remotes[shard].run(Box::new(move |shard| {
             let Some(client) = client() else { return };
-            let cx = match hub.io_timeout {
-                Some(timeout) => shard.cx().within(timeout + TELL_MAX),
-                None => shard.cx(),
-            };
-            let cx = caller.map_or(cx.clone(), |caller| cx.of(caller));
-            let here = Here { hub, client, cx: cx.clone(), _permit: permit };
+            let Origin { caller, within } = origin;
+            let cx = within.map_or_else(|| shard.cx(), |limit| shard.cx().within(limit)).of(caller);
+            let here = Here { door, client, cx: cx.clone(), within, _permit: permit };
             cx.spawn(async move { request(here).await });
         }));
     }
@@ -179,55 +194,27 @@ impl Hub {
         }
     }
 
-    fn is_appended(&self, inode: InodeId) -> bool {
+    /// Whether somebody here has it open to append.
+    pub fn is_appended(&self, inode: InodeId) -> bool {
         self.writers.get(&inode.0).is_some_and(|writers| writers.appending > 0)
     }
 
+    /// Whether somebody here has it open for writing.
     pub fn is_written(&self, inode: InodeId) -> bool {
         self.writers.contains_key(&inode.0)
     }
 }
 
 impl Here {
-    /// How long the kernel may remember what it is told.
-    pub fn ttl(&self) -> Ttl {
-        Ttl::from(&self.client.cache_time(self.cx.now()))
-    }
-
-    /// Attributes for the kernel, with what a sparse file really takes. If storage does not say it
-    /// now, its length counts.
-    pub async fn told(&self, a: &Attr) -> FileAttr {
-        let mut told = attr::to_kernel(a);
-        if a.sparse
-            && let Ok(stored) = self.client.stored(&self.cx.within(STORED_MAX), a).await
-        {
-            told.blocks = stored.min(a.length).div_ceil(BLOCK_BYTES);
-        }
-        told
-    }
-
-    /// How the kernel caches a file that is opened with these flags. Appends move its idea of the
-    /// length from where that was, and it fills pages before it with zeros: after another mount has
-    /// cut a file that programs here append to, it would read zeros behind the end.
-    pub fn caching(&self, inode: InodeId, flags: i32) -> FopenFlags {
-        let reads = flags & libc::O_ACCMODE == libc::O_RDONLY;
-        let beside = reads && self.client.is_shared() && self.hub.is_appended(inode);
-        let direct = if beside { FopenFlags::FOPEN_DIRECT_IO } else { FopenFlags::empty() };
-        options::of_open(flags) | direct
-    }
-
     /// Has the kernel forget a file's pages if somebody else has cut the file, before the answer
     /// that told of it.
     pub async fn forget_if_cut(&self, inode: InodeId) {
         if !self.client.was_cut_elsewhere(inode) {
             return;
         }
-        let Some(notifier) = self.hub.notifier.get() else { return };
+        let Some(forget) = self.door.forget_pages.get() else { return };
         let (done, wait) = oneshot::channel();
-        let told = notifier.inval_content(INodeNo(inode.0), move || {
-            let _ = done.send(()); // who asked may have waited long enough
-        });
-        if told.is_ok() {
+        if forget(inode, done) {
             // A page that is being read from a silent chain is locked, and must not hold this up.
             let _ = select(wait, pin!(self.cx.sleep(FORGET_MAX))).await;
         }
@@ -239,7 +226,7 @@ impl Here {
         T: Send + 'static,
         F: AsyncFnOnce(&Here) -> Result<T, FsError> + Send + 'static,
     {
-        self.at_shard(self.hub.shard_of(inode), what).await
+        self.at_shard(self.door.shard_of(inode), what).await
     }
 
     /// The same on a shard by its number.
@@ -252,8 +239,9 @@ impl Here {
             return what(self).await;
         }
         let (answer, wait) = oneshot::channel();
-        let caller = self.cx.caller().cloned();
-        self.hub.pass(shard, caller, None, async move |there: Here| {
+        let caller = self.cx.caller().expect("given by `pass`");
+        let origin = Origin { caller: Arc::clone(caller), within: self.within };
+        self.door.pass(shard, origin, None, async move |there: Here| {
             // The asker is gone only when its shard has stopped.
             let _ = answer.send(what(&there).await);
         });
@@ -263,8 +251,8 @@ impl Here {
     /// Attributes that came with a name, with the length as its writers here have made it.
     pub async fn fresh(&self, attr: Attr) -> Result<Attr, FsError> {
         let inode = attr.inode;
-        let here = self.hub.shard_of(inode) == usize::from(self.cx.shard_index());
-        if here || !self.hub.is_written(inode) {
+        let here = self.door.shard_of(inode) == usize::from(self.cx.shard_index());
+        if here || !self.door.is_written(inode) {
             return Ok(attr); // this shard's client has laid its own writes over it
         }
         self.at(inode, async move |there: &Here| there.client.getattr(&there.cx, inode).await).await
