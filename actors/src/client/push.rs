@@ -167,7 +167,7 @@ impl Client {
                 }
             };
             let mut dropped = len;
-            let landed = {
+            let mut landed = {
                 let mut core = file.core.borrow_mut();
                 let placed = core.placed();
                 let c = core.chunks.get_mut(&index).expect("in flight");
@@ -202,9 +202,7 @@ impl Client {
             };
             client.fly(&task, &file, index);
             client.leave_room(&file, index, dropped);
-            for l in landed {
-                l.fill(());
-            }
+            landed.ring(());
             drop(file);
             client.settle(inode);
         });
