@@ -13,8 +13,8 @@
 //!
 //! So a future that holds a place or a grant may be dropped at any moment. A line is no more state
 //! of an actor than a [`Slot`] is: a grant may be dropped inside `Me::with` and outside of it.
-//! Nothing here bounds a line. The owner asks [`Line::waiting`] first, and the waiter awaits its
-//! place within a deadline.
+//! A line has no limit of its own: its owner asks [`Line::waiting`] before it sends anybody there,
+//! and the waiter awaits its place within a deadline.
 
 use std::cell::RefCell;
 use std::collections::btree_map::{BTreeMap, Entry};
@@ -163,8 +163,8 @@ impl<K: Ord + Copy> Line<K> {
         }
     }
 
-    /// A step that may let others in, and their grants. The queue is not borrowed while a slot is
-    /// filled: the fill wakes a task.
+    /// Takes a step that may make room, then fills the slots of those who can go in. The queue is
+    /// not borrowed meanwhile: a fill wakes a task.
     fn pass_on(&self, step: impl FnOnce(&mut Queue<K>)) {
         let mut next = self.with(|queue| {
             step(queue);
