@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use t3fs_runtime::{Slot, Time};
+use t3fs_runtime::{Bell, Slot, Time};
 
 /// Dirty ranges of one chunk; the next one that touches none of them waits for a flight.
 pub(super) const RANGES_MAX: usize = 64;
@@ -70,8 +70,8 @@ pub(super) struct ChunkBuffer {
     flying: Option<Flight>,
     /// What became dirty until then is to go, one flight after the other.
     wanted: Option<Time>,
-    /// The tasks that wait for the flight to end.
-    landed: Vec<Slot<()>>,
+    /// For the tasks that wait for the flight to end.
+    landed: Bell,
 }
 
 /// What a write did to its chunk's buffer.
@@ -150,10 +150,7 @@ impl ChunkBuffer {
 
     /// Fills when the flight that is under way has ended; `None` when there is none.
     pub(super) fn landing(&mut self) -> Option<Slot<()>> {
-        self.flying.as_ref()?;
-        let slot = Slot::new();
-        self.landed.push(slot.clone());
-        Some(slot)
+        self.is_flying().then(|| self.landed.wait())
     }
 
     /// From now on what is dirty at this moment goes, one flight after the other.
@@ -177,8 +174,9 @@ impl ChunkBuffer {
         Some((start, data))
     }
 
-    /// The flight is over. Who has waited for it is to be told.
-    pub(super) fn land(&mut self) -> Vec<Slot<()>> {
+    /// The flight is over. The bell is to be rung for those who have waited for it.
+    #[must_use]
+    pub(super) fn land(&mut self) -> Bell {
         self.flying = None;
         std::mem::take(&mut self.landed)
     }
@@ -309,7 +307,7 @@ mod tests {
                         }
                     }
                     1 => {
-                        b.land();
+                        b.land().ring(());
                         flying = [None; SIZE];
                     }
                     2 => {

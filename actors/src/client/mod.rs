@@ -28,7 +28,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use t3fs_runtime::{Addr, Cx, Slot, Time};
+use t3fs_runtime::{Addr, Bell, Cx, Time};
 
 use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
@@ -196,7 +196,7 @@ struct Inner {
     /// Opens that were asked and not answered.
     opening: RefCell<BTreeMap<InodeId, u32>>,
     /// Inodes whose hold or last name is on its way, and opens that wait for that.
-    changing: RefCell<BTreeMap<InodeId, (u32, Vec<Slot<()>>)>>,
+    changing: RefCell<BTreeMap<InodeId, (u32, Bell)>>,
     /// Closed files that are still held, and since when.
     idle: RefCell<VecDeque<(Time, InodeId)>>,
     /// Closed files without a name that are still held.

@@ -9,7 +9,7 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use t3fs_runtime::{Ask, Cx, Slot, Time};
+use t3fs_runtime::{Ask, Cx, Time};
 
 use super::file::{File, HandleId, Hold};
 use super::wait::until_deadline;
@@ -79,18 +79,13 @@ pub(super) struct Changing {
 impl Drop for Changing {
     fn drop(&mut self) {
         let mut changing = self.client.0.changing.borrow_mut();
-        let mut waiters: Vec<Slot<()>> = Vec::new();
         for inode in &self.inodes {
-            let (guards, line) = changing.get_mut(inode).expect("counted when made");
+            let (guards, settled) = changing.get_mut(inode).expect("counted when made");
             *guards -= 1;
             if *guards == 0 {
-                waiters.append(line);
+                settled.ring(());
                 changing.remove(inode);
             }
-        }
-        drop(changing);
-        for w in waiters {
-            w.fill(());
         }
     }
 }
@@ -304,15 +299,11 @@ impl Client {
     /// Waits until nothing that decides about the inode's hold or last name is under way.
     async fn settled(&self, cx: &Cx, inode: InodeId) -> Result<(), FsError> {
         loop {
-            let place = {
-                let mut changing = self.0.changing.borrow_mut();
-                let Some((_, line)) = changing.get_mut(&inode) else { return Ok(()) };
-                line.retain(|w: &Slot<()>| !w.abandoned());
-                let place = Slot::new();
-                line.push(place.clone());
-                place
+            let settled = match self.0.changing.borrow_mut().get_mut(&inode) {
+                Some((_, settled)) => settled.wait(),
+                None => return Ok(()),
             };
-            until_deadline(cx, place, "a name of the file is being removed").await?;
+            until_deadline(cx, settled, "a name of the file is being removed").await?;
         }
     }
 

@@ -170,7 +170,7 @@ impl Client {
                 }
             };
             let mut dropped = len;
-            let landed = {
+            let mut landed = {
                 let mut core = file.core.borrow_mut();
                 let placed = core.placed();
                 let c = core.chunks.get_mut(&index).expect("in flight");
@@ -205,9 +205,7 @@ impl Client {
             };
             client.fly(&task, &file, index);
             client.leave_room(&file, index, dropped);
-            for l in landed {
-                l.fill(());
-            }
+            landed.ring(());
             drop(file);
             client.settle(inode);
         });

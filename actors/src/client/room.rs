@@ -6,9 +6,9 @@
 
 use core::time::Duration;
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use t3fs_runtime::{Cx, Slot, Time};
+use t3fs_runtime::{Bell, Cx, Time};
 
 use super::FsError;
 use super::wait::until_deadline;
@@ -16,13 +16,12 @@ use crate::proto::ids::ChainId;
 
 /// How long a chain counts as full after it has said so.
 const FULL_FOR: Duration = Duration::from_secs(5);
-/// From this length on, those who have given up waiting are taken out of a line.
-const LINE_CLEANED: usize = 64;
 
 #[derive(Default)]
 struct Share {
     bytes: usize,
-    line: VecDeque<Slot<()>>,
+    /// For those who wait for room.
+    freed: Bell,
 }
 
 pub(super) struct Room {
@@ -81,22 +80,17 @@ impl Room {
         mut hurry: impl FnMut(),
     ) -> Result<(), FsError> {
         loop {
-            let place = {
+            let freed = {
                 let mut shares = self.shares.borrow_mut();
                 let share = shares.entry(chain).or_default();
                 if self.is_free(share.bytes) {
                     return Ok(());
                 }
-                if share.line.len() >= LINE_CLEANED {
-                    share.line.retain(|place: &Slot<()>| !place.abandoned());
-                }
-                let place = Slot::new();
-                share.line.push_back(place.clone());
-                place
+                share.freed.wait()
             };
             hurry();
             let what = format!("chain {chain} does not take what is written");
-            until_deadline(cx, place, &what).await?;
+            until_deadline(cx, freed, &what).await?;
         }
     }
 
@@ -132,20 +126,14 @@ impl Room {
             return;
         }
         self.total.set(self.total.get() - bytes);
-        let mut woken = Vec::new();
-        {
-            let mut shares = self.shares.borrow_mut();
-            shares.get_mut(&chain).expect("it has taken them").bytes -= bytes;
-            shares.retain(|_, share| {
-                if self.is_free(share.bytes) {
-                    woken.extend(share.line.drain(..));
-                }
-                share.bytes > 0 || !share.line.is_empty()
-            });
-        }
-        for place in woken {
-            place.fill(());
-        }
+        let mut shares = self.shares.borrow_mut();
+        shares.get_mut(&chain).expect("it has taken them").bytes -= bytes;
+        shares.retain(|_, share| {
+            if self.is_free(share.bytes) {
+                share.freed.ring(());
+            }
+            share.bytes > 0 || !share.freed.is_empty()
+        });
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use t3fs_runtime::{Addr, Cx, Slot};
+use t3fs_runtime::{Addr, Bell, Cx, Slot};
 
 use super::kv::client::transact;
 use super::ops::Done;
@@ -24,7 +24,8 @@ const LOW: u64 = BATCH / 4;
 pub struct InodeIds {
     batches: VecDeque<Range<u64>>,
     reserving: bool,
-    waiting: Vec<Slot<Result<(), MetaError>>>,
+    /// For those who wait for a batch.
+    more: Bell<Result<(), MetaError>>,
 }
 
 /// What a request for a number gets.
@@ -43,11 +44,7 @@ impl InodeIds {
         let left: u64 = self.batches.iter().map(|batch| batch.end - batch.start).sum();
         let reserve = left < LOW && !self.reserving;
         self.reserving |= reserve;
-        let given = given.map(InodeId).ok_or_else(|| {
-            let place = Slot::new();
-            self.waiting.push(place.clone());
-            place
-        });
+        let given = given.map(InodeId).ok_or_else(|| self.more.wait());
         Take { given, reserve }
     }
 
@@ -55,10 +52,7 @@ impl InodeIds {
     pub fn reserved(&mut self, batch: Result<Range<u64>, MetaError>) {
         assert!(self.reserving);
         self.reserving = false;
-        let told = batch.map(|batch| self.batches.push_back(batch));
-        for place in self.waiting.drain(..) {
-            place.fill(told.clone());
-        }
+        self.more.ring(batch.map(|batch| self.batches.push_back(batch)));
     }
 }
 

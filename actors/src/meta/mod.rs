@@ -11,7 +11,7 @@ use core::time::Duration;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use t3fs_runtime::{Actor, Addr, Cx, Me, Slot};
+use t3fs_runtime::{Actor, Addr, Bell, Cx, Me, Slot};
 
 use crate::features::{self, FeaturesV1};
 use crate::planted::PlantedBug;
@@ -124,8 +124,8 @@ pub struct MetaServer {
     look: Slot<()>,
     /// By which all that had ended was cleared.
     cleared: Option<Arc<Sessions>>,
-    /// The tasks that wait for the routing that has been asked for.
-    refreshing: Option<Vec<Slot<()>>>,
+    /// For the tasks that wait for the routing that has been asked for.
+    refreshing: Option<Bell>,
     collector: Collector,
     orphans: Orphans,
     planted_bug: Option<PlantedBug>,
@@ -324,18 +324,14 @@ async fn inode_id(me: &Me<MetaServer>, cx: &Cx) -> Result<InodeId, MetaError> {
 /// Asks the agent for a newer view; those who ask meanwhile wait for the same answer.
 async fn refresh_view(me: &Me<MetaServer>, cx: &Cx) {
     let joined = me.with(|m| match &mut m.refreshing {
-        Some(waiting) => {
-            let place = Slot::new();
-            waiting.push(place.clone());
-            Some(place)
-        }
+        Some(bell) => Some(bell.wait()),
         None => {
-            m.refreshing = Some(Vec::new());
+            m.refreshing = Some(Bell::default());
             None
         }
     });
-    if let Some(place) = joined {
-        return place.await;
+    if let Some(refreshed) = joined {
+        return refreshed.await;
     }
     let _refreshing = Refreshing(me);
     let (outside, have) = me.with(|m| (Rc::clone(&m.outside), m.place.view.version));
@@ -349,8 +345,7 @@ struct Refreshing<'a>(&'a Me<MetaServer>);
 
 impl Drop for Refreshing<'_> {
     fn drop(&mut self) {
-        let waiting = self.0.with(|m| m.refreshing.take()).unwrap_or_default();
-        waiting.into_iter().for_each(|place| place.fill(()));
+        self.0.with(|m| m.refreshing.take()).unwrap_or_default().ring(());
     }
 }
 

@@ -24,11 +24,12 @@ use crate::proto::kv::Kv;
 use crate::proto::mgmtd::Mgmtd;
 use ::core::time::Duration;
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Slot, Time};
+use t3fs_runtime::line::{Line, Turn};
+use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Time};
 
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
@@ -101,9 +102,8 @@ pub struct MgmtdServer {
     doubt: Option<Time>,
     /// Why this mgmtd can never lead, as a sentence.
     unfit: Option<String>,
-    /// A change is being made; who waits to make the next one.
-    busy: bool,
-    line: VecDeque<Slot<()>>,
+    /// The leave to make a change.
+    line: Line,
     /// Sessions to begin and to end, for the next change.
     wanted: Rc<RefCell<Vec<Wanted>>>,
     settling: bool,
@@ -120,45 +120,7 @@ impl Actor for MgmtdServer {
     type Protocol = Mgmtd;
 
     fn invariants(&self) {
-        assert!(self.line.len() <= LINE_MAX);
-        assert!(self.busy || self.line.is_empty());
-    }
-}
-
-/// Leave to make a change; passed on at the end of its scope.
-struct Turn(Me<MgmtdServer>);
-
-impl Turn {
-    async fn take(me: &Me<MgmtdServer>) -> Result<Turn, MgmtdError> {
-        let place = me.with(|m| {
-            if !std::mem::replace(&mut m.busy, true) {
-                return Ok(None);
-            }
-            m.line.retain(|w| !w.abandoned());
-            if m.line.len() >= LINE_MAX {
-                return Err(MgmtdError::Unavailable("too many changes wait".into()));
-            }
-            let slot = Slot::new();
-            m.line.push_back(slot.clone());
-            Ok(Some(slot))
-        })?;
-        if let Some(place) = place {
-            place.await;
-        }
-        Ok(Turn(me.clone()))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.0.with(|m| {
-            while let Some(next) = m.line.pop_front() {
-                if !next.abandoned() {
-                    return next.fill(());
-                }
-            }
-            m.busy = false;
-        });
+        assert!(self.line.waiting() <= LINE_MAX);
     }
 }
 
@@ -174,8 +136,7 @@ impl MgmtdServer {
             loading: None,
             doubt: None,
             unfit: None,
-            busy: false,
-            line: VecDeque::new(),
+            line: Line::default(),
             wanted: Rc::default(),
             settling: false,
             looked: cx.now(),
@@ -312,7 +273,14 @@ impl MgmtdServer {
         cx: &Cx,
         decide: impl FnOnce(&mut State, &mut Live, Time) -> Result<T, String>,
     ) -> Result<(T, ViewVersion), MgmtdError> {
-        let _turn = Turn::take(me).await?;
+        let turn = me.with(|m| match m.line.waiting() < LINE_MAX {
+            true => Ok(m.line.alone()),
+            false => Err(MgmtdError::Unavailable("too many changes wait".into())),
+        })?;
+        let _granted = match turn {
+            Turn::Now(grant) => grant,
+            Turn::Waits(place) => place.await,
+        };
         if cx.expired() {
             return Err(MgmtdError::Unavailable("it was not this request's turn in time".into()));
         }

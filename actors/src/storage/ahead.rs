@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use t3fs_runtime::Slot;
+use t3fs_runtime::{Bell, Slot};
 
 use super::engine::Read;
 use crate::proto::ids::ChunkId;
@@ -24,8 +24,8 @@ pub(super) struct ChunkRange {
 }
 
 enum State {
-    /// The reads that wait for it.
-    Reading(Vec<Slot<()>>),
+    /// For the reads that wait for it.
+    Reading(Bell),
     Here(Read),
 }
 
@@ -62,7 +62,7 @@ impl Ahead {
         }
         self.bytes += len;
         self.next += 1;
-        let (number, state) = (self.next, State::Reading(Vec::new()));
+        let (number, state) = (self.next, State::Reading(Bell::default()));
         self.hints.push_back(Hint { number, range, state });
         Some(number)
     }
@@ -95,10 +95,8 @@ impl Ahead {
         let Some(at) = self.hints.iter().position(|h| h.range == range) else {
             return HintedRead::Nothing;
         };
-        if let State::Reading(waiting) = &mut self.hints[at].state {
-            let slot = Slot::new();
-            waiting.push(slot.clone());
-            return HintedRead::Soon(slot);
+        if let State::Reading(bell) = &mut self.hints[at].state {
+            return HintedRead::Soon(bell.wait());
         }
         self.bytes -= range.len as usize;
         match self.hints.remove(at).map(|h| h.state) {
@@ -109,10 +107,8 @@ impl Ahead {
 }
 
 fn wake(state: State) {
-    if let State::Reading(waiting) = state {
-        for slot in waiting {
-            slot.fill(());
-        }
+    if let State::Reading(mut bell) = state {
+        bell.ring(());
     }
 }
 

@@ -3,7 +3,8 @@
 use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
-use t3fs_runtime::{Ask, Slot, Time};
+use t3fs_runtime::line::{Lines, Turn};
+use t3fs_runtime::{Ask, Time};
 
 use super::engine::{ChunkInfo, StoredVersion};
 use super::membership::Membership;
@@ -36,7 +37,7 @@ pub(super) enum Begin {
 /// One target's view of its chain, its chunk locks, and the removed chunks that await purging.
 pub(super) struct Core {
     pub(super) member: Membership,
-    locks: BTreeMap<ChunkId, VecDeque<Slot<()>>>,
+    locks: Lines<ChunkId>,
     /// Removed chunks whose rows are to go, in order of time.
     empty: VecDeque<(Time, ChunkId)>,
     /// When each of them was emptied last.
@@ -47,7 +48,7 @@ impl Core {
     pub(super) fn new(target: TargetId, chain_id: ChainId) -> Core {
         Core {
             member: Membership::new(target, chain_id),
-            locks: BTreeMap::new(),
+            locks: Lines::default(),
             empty: VecDeque::new(),
             emptied: BTreeMap::new(),
         }
@@ -139,45 +140,20 @@ impl Core {
 
     /// Chunks that are locked now.
     pub(super) fn locked(&self) -> Vec<ChunkId> {
-        self.locks.keys().copied().collect()
+        self.locks.held()
     }
 
     /// Takes the chunk's lock, or a place in its line unless there are `line_max` already.
     pub(super) fn lock(
-        &mut self,
+        &self,
         chunk: ChunkId,
         line_max: usize,
-    ) -> Result<Option<Slot<()>>, StorageError> {
-        match self.locks.get_mut(&chunk) {
-            None => {
-                self.locks.insert(chunk, VecDeque::new());
-                Ok(None)
-            }
-            Some(line) if line.len() >= line_max => Err(StorageError::NotReady),
-            Some(line) => {
-                let place = Slot::new();
-                line.push_back(place.clone());
-                Ok(Some(place))
-            }
+    ) -> Result<Turn<ChunkId>, StorageError> {
+        let line = self.locks.of(chunk);
+        if line.waiting() >= line_max {
+            return Err(StorageError::NotReady);
         }
-    }
-
-    /// Takes those out of the chunk's line who do not wait any more.
-    pub(super) fn leave(&mut self, chunk: ChunkId) {
-        if let Some(line) = self.locks.get_mut(&chunk) {
-            line.retain(|place| !place.abandoned());
-        }
-    }
-
-    /// Passes the lock to the next in line who still waits.
-    pub(super) fn unlock(&mut self, chunk: ChunkId) {
-        let line = self.locks.get_mut(&chunk).expect("unlocked by its holder");
-        while let Some(next) = line.pop_front() {
-            if !next.abandoned() {
-                return next.fill(());
-            }
-        }
-        self.locks.remove(&chunk);
+        Ok(line.alone())
     }
 }
 
@@ -189,6 +165,7 @@ pub(super) fn updated(committed: Option<&StoredVersion>) -> Updated {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
     use t3fs_runtime::Bulk;
 
     use super::*;
@@ -246,19 +223,20 @@ mod tests {
     /// Goal: a line has an end, who leaves makes room, and the lock goes to who still waits.
     #[test]
     fn a_line_is_bounded_and_can_be_left() {
-        let (mut c, chunk) = (core(), ChunkId::default());
-        assert!(c.lock(chunk, 2).unwrap().is_none(), "the lock was free");
-        let first = c.lock(chunk, 2).unwrap().unwrap();
-        let second = c.lock(chunk, 2).unwrap().unwrap();
+        let (c, chunk) = (core(), ChunkId::default());
+        let place = || match c.lock(chunk, 2) {
+            Ok(Turn::Waits(place)) => place,
+            _ => panic!("there is a place"),
+        };
+        let Ok(Turn::Now(held)) = c.lock(chunk, 2) else { panic!("the lock was free") };
+        let (first, mut second) = (place(), place());
         assert_eq!(c.lock(chunk, 2).err(), Some(StorageError::NotReady));
         drop(first);
-        c.leave(chunk);
-        let third = c.lock(chunk, 2).unwrap().unwrap();
-        c.unlock(chunk);
-        let has = |s: &Slot<()>| futures::FutureExt::now_or_never(s.clone()).is_some();
-        assert!(has(&second) && !has(&third));
-        drop(third);
-        c.unlock(chunk);
+        let mut third = place();
+        drop(held);
+        let held = (&mut second).now_or_never();
+        assert!(held.is_some() && (&mut third).now_or_never().is_none());
+        drop((third, held));
         assert_eq!(c.locked(), []);
     }
 

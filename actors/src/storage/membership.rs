@@ -10,7 +10,7 @@
 //! for exactly this chain version.
 
 use crate::proto::storage::Storage;
-use t3fs_runtime::{Addr, RawAddr, Slot, Time};
+use t3fs_runtime::{Addr, Bell, RawAddr, Slot, Time};
 
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::mgmtd::{Chain, ClusterView, TargetState};
@@ -65,8 +65,8 @@ pub(super) struct Membership {
     synced: Option<ChainVersion>,
     /// Its disk has failed or is too full: it serves no more in this run of the process.
     retired: bool,
-    /// The tasks that wait for the chain to change.
-    waiting: Vec<Slot<()>>,
+    /// For the tasks that wait for the chain to change.
+    changed: Bell,
 }
 
 impl Membership {
@@ -80,7 +80,7 @@ impl Membership {
             sync_in: None,
             synced: None,
             retired: false,
-            waiting: Vec::new(),
+            changed: Bell::default(),
         }
     }
 
@@ -97,21 +97,14 @@ impl Membership {
             let version = self.chain().map(|c| c.version).ok();
             self.sync_in = self.sync_in.filter(|s| Some(s.chain_version) == version);
             self.synced = self.synced.filter(|v| Some(*v) == version);
-            for w in self.waiting.drain(..) {
-                w.fill(());
-            }
+            self.changed.ring(());
         }
         true
     }
 
-    /// Fills when the chain changes. Dropped slots are swept when there are many.
+    /// Fills when the chain changes.
     pub(super) fn change(&mut self) -> Slot<()> {
-        if self.waiting.len() >= 64 {
-            self.waiting.retain(|w| !w.abandoned());
-        }
-        let slot = Slot::new();
-        self.waiting.push(slot.clone());
-        slot
+        self.changed.wait()
     }
 
     pub(super) fn chain(&self) -> Result<&Chain, StorageError> {
@@ -137,9 +130,7 @@ impl Membership {
 
     /// Ends this target's service for good. `false`: it had ended.
     pub(super) fn retire(&mut self) -> bool {
-        for w in self.waiting.drain(..) {
-            w.fill(());
-        }
+        self.changed.ring(());
         !std::mem::replace(&mut self.retired, true)
     }
 

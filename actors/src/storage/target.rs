@@ -4,7 +4,7 @@
 use core::time::Duration;
 use std::rc::Rc;
 
-use futures::FutureExt;
+use t3fs_runtime::line::{Grant, Turn};
 use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Bulk, Cx, DiskId, Handle, Me, RawAddr, Slot, Time, join_all};
 
@@ -114,28 +114,9 @@ impl From<EngineError> for StorageError {
     }
 }
 
-/// A place in line for a chunk's lock. Dropped, it is given up: the line gets shorter, and the lock
-/// goes to the next if it had just been passed to this place.
-struct InLine<'a> {
-    me: &'a Me<Target>,
-    chunk: ChunkId,
-    place: Option<Slot<()>>,
-}
-
-impl Drop for InLine<'_> {
-    fn drop(&mut self) {
-        let Some(place) = self.place.take() else { return };
-        match place.now_or_never() {
-            Some(()) => self.me.with(|s| s.core.unlock(self.chunk)),
-            None => self.me.with(|s| s.core.leave(self.chunk)),
-        }
-    }
-}
-
 /// The chunk's lock; passed on at the end of its scope.
 pub(super) struct Locked {
-    me: Me<Target>,
-    chunk: ChunkId,
+    _grant: Grant<ChunkId>,
 }
 
 impl Locked {
@@ -165,22 +146,13 @@ impl Locked {
         line_max: usize,
         cx: &Cx,
     ) -> Result<Locked, StorageError> {
-        let locked = || Locked { me: me.clone(), chunk };
-        let Some(place) = me.with(|s| s.core.lock(chunk, line_max))? else { return Ok(locked()) };
-        let mut in_line = InLine { me, chunk, place: Some(place.clone()) };
-        if cx.in_time(place).await.is_none() {
-            return Err(StorageError::NotReady);
-        }
-        in_line.place = None;
-        let locked = locked();
+        let place = match me.with(|s| s.core.lock(chunk, line_max))? {
+            Turn::Now(grant) => return Ok(Locked { _grant: grant }),
+            Turn::Waits(place) => place,
+        };
+        let grant = cx.in_time(place).await.ok_or(StorageError::NotReady)?;
         // What is late does not begin, however it got its turn.
-        if cx.expired() { Err(StorageError::NotReady) } else { Ok(locked) }
-    }
-}
-
-impl Drop for Locked {
-    fn drop(&mut self) {
-        self.me.with(|s| s.core.unlock(self.chunk));
+        if cx.expired() { Err(StorageError::NotReady) } else { Ok(Locked { _grant: grant }) }
     }
 }
 

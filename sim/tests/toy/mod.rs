@@ -7,15 +7,15 @@
 
 use core::time::Duration;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::disk::{ALIGN, OpenMode};
+use t3fs_runtime::line::{Grant, Lines, Turn};
 use t3fs_runtime::wire::crc32c;
 use t3fs_runtime::{
-    Actor, Addr, Ask, Cx, Disk, DiskId, FileId, Handle, Me, NodeId, RawAddr, Slot, no_bulk,
-    protocol,
+    Actor, Addr, Ask, Cx, Disk, DiskId, FileId, Handle, Me, NodeId, RawAddr, no_bulk, protocol,
 };
 use t3fs_sim::checks::{Check, Run};
 use t3fs_sim::oracles::history::{Action, History, Told};
@@ -90,8 +90,7 @@ struct Record {
 
 pub struct Register {
     records: BTreeMap<u32, Record>,
-    /// Who waits for a key; an entry exists while somebody holds it.
-    locks: BTreeMap<u32, VecDeque<Slot<()>>>,
+    locks: Lines<u32>,
     file: Option<FileId>,
     places: Places,
     bugs: Bugs,
@@ -100,49 +99,16 @@ pub struct Register {
 impl Actor for Register {
     type Protocol = RegisterApi;
     fn invariants(&self) {
-        assert!(self.locks.len() <= 100_000);
+        assert!(self.records.len() <= 100_000);
     }
 }
 
-/// Holds a key; passes it on when dropped.
-struct Lock {
-    me: Me<Register>,
-    key: u32,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let next = self.me.with(|s| {
-            let waiting = s.locks.get_mut(&self.key).expect("held by us");
-            while let Some(w) = waiting.pop_front() {
-                if !w.abandoned() {
-                    return Some(w);
-                }
-            }
-            s.locks.remove(&self.key);
-            None
-        });
-        if let Some(w) = next {
-            w.fill(());
-        }
+/// The key's lock, in turn.
+async fn lock(me: &Me<Register>, key: u32) -> Grant<u32> {
+    match me.with(|s| s.locks.of(key).alone()) {
+        Turn::Now(grant) => grant,
+        Turn::Waits(place) => place.await,
     }
-}
-
-async fn lock(me: &Me<Register>, key: u32) -> Lock {
-    let wait = me.with(|s| match s.locks.get_mut(&key) {
-        Some(waiting) => {
-            waiting.push_back(Slot::new());
-            waiting.back().cloned()
-        }
-        None => {
-            s.locks.insert(key, VecDeque::new());
-            None
-        }
-    });
-    if let Some(w) = wait {
-        w.await;
-    }
-    Lock { me: me.clone(), key }
 }
 
 /// Keys with a place on disk: two blocks each, written in turn, so a torn one leaves the other.
@@ -359,7 +325,7 @@ impl Handle<Start> for Register {
 pub fn boot(cx: &Cx, place: u16, places: &Places, bugs: Bugs, replicas: u16) {
     let addr = cx.start(Register {
         records: BTreeMap::new(),
-        locks: BTreeMap::new(),
+        locks: Lines::default(),
         file: None,
         places: Rc::clone(places),
         bugs,

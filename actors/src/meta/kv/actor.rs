@@ -11,7 +11,7 @@ use core::time::Duration;
 
 use futures::channel::oneshot;
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, Slot, Time};
+use t3fs_runtime::{Actor, Addr, Bell, Cx, Handle, Me, Slot, Time};
 
 use super::{CommitRequest, Committed, KvError, Resolver, Store, StoreError, Version, WINDOW_US};
 use crate::planted::PlantedBug;
@@ -36,16 +36,17 @@ pub struct KvServer {
 struct Syncs {
     /// When the first commit was ordered that no sync covers.
     unsynced_since: Option<Time>,
-    /// Told when the sync that runs has ended.
-    running: Option<Vec<Waiter>>,
-    /// Told when the sync after that has ended.
-    next: Vec<Waiter>,
+    /// Rung when the sync that runs has ended.
+    running: Option<Synced>,
+    /// Rung when the sync after that has ended.
+    next: Synced,
     /// The syncer, asleep until its time comes; filled to hurry it.
     syncer: Syncer,
     /// The store went away under a sync.
     stopped: bool,
 }
 
+type Synced = Bell<Result<(), KvError>>;
 type Waiter = Slot<Result<(), KvError>>;
 
 #[derive(Default)]
@@ -144,16 +145,13 @@ impl KvServer {
             told.fill(Err(KvError::Unknown));
             return Some(told);
         }
-        let waiter = Slot::new();
-        if s.unsynced_since.is_some() {
-            s.next.push(waiter.clone());
-            if let Syncer::Asleep(hurry) = &s.syncer {
-                hurry.fill(());
-            }
-        } else {
-            s.running.as_mut()?.push(waiter.clone());
+        if s.unsynced_since.is_none() {
+            return s.running.as_mut().map(Bell::wait);
         }
-        Some(waiter)
+        if let Syncer::Asleep(hurry) = &s.syncer {
+            hurry.fill(());
+        }
+        Some(s.next.wait())
     }
 
     fn next_step(&mut self, now: Time) -> Step {
@@ -183,19 +181,17 @@ impl KvServer {
     fn end_sync(
         &mut self,
         result: Result<Result<(), StoreError>, oneshot::Canceled>,
-    ) -> Result<Vec<Waiter>, String> {
-        let waiters = self.syncs.running.take().expect("the syncer runs one sync at a time");
+    ) -> Result<Synced, String> {
+        let mut synced = self.syncs.running.take().expect("the syncer runs one sync at a time");
         match result {
-            Ok(Ok(())) => Ok(waiters),
+            Ok(Ok(())) => Ok(synced),
             Ok(Err(e)) => Err(e.to_string()),
             Err(oneshot::Canceled) => {
                 // The store was taken away (a simulated power failure): nothing to tell any more.
                 self.syncs.stopped = true;
-                let rest = core::mem::take(&mut self.syncs.next);
-                for waiter in waiters.into_iter().chain(rest) {
-                    waiter.fill(Err(KvError::Unknown));
-                }
-                Ok(Vec::new())
+                synced.ring(Err(KvError::Unknown));
+                self.syncs.next.ring(Err(KvError::Unknown));
+                Ok(synced)
             }
         }
     }
@@ -212,12 +208,10 @@ async fn syncer(me: Me<KvServer>, cx: Cx) {
             }
             Step::Sync(ended) => {
                 let result = ended.await;
-                let waiters = me.with(|kv| kv.end_sync(result)).unwrap_or_else(|why| {
+                let mut synced = me.with(|kv| kv.end_sync(result)).unwrap_or_else(|why| {
                     panic!("the metadata store could not be made durable ({why}); start again")
                 });
-                for waiter in waiters {
-                    waiter.fill(Ok(()));
-                }
+                synced.ring(Ok(()));
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use t3fs_runtime::disk::OpenMode;
-use t3fs_runtime::{Cx, DiskError, FileId, Slot};
+use t3fs_runtime::{Bell, Cx, DiskError, FileId, Slot};
 
 use super::allocator::Groups;
 use super::error::EngineError;
@@ -39,9 +39,7 @@ impl Inner {
                     return Ok(Next::Got(e, s.allocator.low(class)));
                 }
                 if s.allocator.resizing(class) {
-                    let slot = Slot::new();
-                    s.resized.push(slot.clone());
-                    return Ok(Next::Wait(slot));
+                    return Ok(Next::Wait(s.resized.wait()));
                 }
                 Ok::<_, EngineError>(Next::Grow(s.allocator.grow(class, most)))
             })?;
@@ -86,9 +84,7 @@ impl Inner {
         let made = self.grow_file(cx, groups, exists).await;
         self.with(|s| {
             s.allocator.grown(groups, made.is_ok());
-            for slot in s.resized.drain(..) {
-                slot.fill(());
-            }
+            s.resized.ring(());
         });
         made.map_err(|e| self.broken(e))
     }
@@ -106,7 +102,7 @@ impl Inner {
                 let name = self.path(&class.file_name());
                 let (file, _) = disk.open(&name, OpenMode::OrCreate).await?;
                 disk.sync_dir(&self.dir).await?;
-                let open = DataFile { file, syncing: false, waiting: Vec::new() };
+                let open = DataFile { file, syncing: false, synced: Bell::default() };
                 self.with(|s| s.files.insert(class, open));
                 file
             }
@@ -121,11 +117,9 @@ impl Inner {
 
     /// Makes the completed writes of a data file durable, together with those of others.
     pub async fn sync_data(self: &Rc<Self>, cx: &Cx, class: Class) -> Result<(), EngineError> {
-        let done = Slot::new();
-        let first = self.with(|s| {
+        let (done, first) = self.with(|s| {
             let f = s.files.get_mut(&class).expect("an extent's file is open");
-            f.waiting.push(done.clone());
-            !std::mem::replace(&mut f.syncing, true)
+            (f.synced.wait(), !std::mem::replace(&mut f.syncing, true))
         });
         if first {
             let (me, cx) = (Rc::clone(self), cx.outlive());
@@ -136,18 +130,16 @@ impl Inner {
 
     async fn sync_rounds(&self, cx: &Cx, class: Class) {
         loop {
-            let (file, waiting) = self.with(|s| {
+            let (file, mut synced) = self.with(|s| {
                 let f = s.files.get_mut(&class).expect("a data file stays open");
-                f.syncing = !f.waiting.is_empty();
-                (f.file, std::mem::take(&mut f.waiting))
+                f.syncing = !f.synced.is_empty();
+                (f.file, std::mem::take(&mut f.synced))
             });
-            if waiting.is_empty() {
+            if synced.is_empty() {
                 return;
             }
             let done = self.disk(cx).sync(file).await.map_err(|e| self.broken(e));
-            for slot in waiting {
-                slot.fill(done.clone());
-            }
+            synced.ring(done);
         }
     }
 }

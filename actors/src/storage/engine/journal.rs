@@ -10,7 +10,7 @@
 
 use std::collections::VecDeque;
 
-use t3fs_runtime::{FileId, Slot};
+use t3fs_runtime::{Bell, FileId, Slot};
 
 use super::block::{HEADER, block_len};
 use super::checkpoint::Start;
@@ -55,8 +55,8 @@ pub struct Journal {
     pub writing: bool,
     /// A task will write what nobody waits for.
     pub lazy_armed: bool,
-    /// The tasks that wait for a new segment, with everything older installed.
-    pub rotations: Vec<Slot<Result<(u32, Start), EngineError>>>,
+    /// For the tasks that wait for a new segment, with everything older installed.
+    pub rotated: Bell<Result<(u32, Start), EngineError>>,
     /// The segment that the newest checkpoint goes with.
     pub checkpoint: u32,
     /// Segments of before that, to be used again.
@@ -77,7 +77,7 @@ impl Journal {
             preparing: false,
             writing: false,
             lazy_armed: false,
-            rotations: Vec::new(),
+            rotated: Bell::default(),
             checkpoint,
             retired: Vec::new(),
         }
@@ -98,7 +98,7 @@ impl Journal {
 
     /// Whether somebody waits for a group or a rotation.
     pub fn wanted(&self) -> bool {
-        self.urgent > 0 || !self.rotations.is_empty()
+        self.urgent > 0 || !self.rotated.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {

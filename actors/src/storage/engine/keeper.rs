@@ -193,9 +193,7 @@ impl Inner {
             some |= done.is_ok();
             self.with(|s| {
                 s.allocator.trimmed(trim, done.is_ok());
-                for slot in s.resized.drain(..) {
-                    slot.fill(());
-                }
+                s.resized.ring(());
             });
         }
         self.with(|s| {

@@ -68,10 +68,9 @@ impl Inner {
 
     /// A new segment, with all records of older ones durable and installed; its number.
     pub async fn rotation(self: &Rc<Self>, cx: &Cx) -> Result<(u32, Start), EngineError> {
-        let done = Slot::new();
-        self.with(|s| s.journal.rotations.push(done.clone()));
+        let rotated = self.with(|s| s.journal.rotated.wait());
         self.start_writer(cx);
-        done.await
+        rotated.await
     }
 
     async fn write_groups(self: &Rc<Self>, cx: &Cx) {
@@ -91,13 +90,10 @@ impl Inner {
             if !group.is_empty() {
                 self.write_group(cx, group).await;
             }
-            let rotations = self.with(|s| std::mem::take(&mut s.journal.rotations));
-            if !rotations.is_empty() {
-                let rotated = self.rotate(cx).await;
-                let r = rotated.map(|()| self.with(|s| s.journal.start()));
-                for slot in rotations {
-                    slot.fill(r.clone());
-                }
+            let mut rotated = self.with(|s| std::mem::take(&mut s.journal.rotated));
+            if !rotated.is_empty() {
+                let done = self.rotate(cx).await;
+                rotated.ring(done.map(|()| self.with(|s| s.journal.start())));
             }
             if self.with(|s| s.failed.is_some()) {
                 self.refuse_all();
@@ -107,18 +103,16 @@ impl Inner {
     }
 
     fn refuse_all(&self) {
-        let (entries, rotations, e) = self.with(|s| {
+        let (entries, mut rotated, e) = self.with(|s| {
             let e = s.alive().expect_err("it has failed");
-            (s.journal.drain(), std::mem::take(&mut s.journal.rotations), e)
+            (s.journal.drain(), std::mem::take(&mut s.journal.rotated), e)
         });
         for e2 in entries {
             if let Some(done) = e2.done {
                 done.fill(Err(e.clone()));
             }
         }
-        for slot in rotations {
-            slot.fill(Err(e.clone()));
-        }
+        rotated.ring(Err(e));
     }
 
     async fn write_group(self: &Rc<Self>, cx: &Cx, group: Vec<Entry>) {
@@ -193,13 +187,7 @@ impl Inner {
         if self.with(|s| s.claim_preparation()) {
             return self.prepare_claimed(cx).await;
         }
-        let other = self.with(|s| {
-            s.journal.preparing.then(|| {
-                let slot = Slot::new();
-                s.prepared.push(slot.clone());
-                slot
-            })
-        });
+        let other = self.with(|s| s.journal.preparing.then(|| s.prepared.wait()));
         if let Some(other) = other {
             other.await;
         }
@@ -220,9 +208,7 @@ impl Inner {
             s.journal.preparing = false;
             s.spare_refused = made == Err(DiskError::NoSpace);
             s.journal.spare = made.as_ref().ok().copied();
-            for slot in s.prepared.drain(..) {
-                slot.fill(());
-            }
+            s.prepared.ring(());
         });
         made.map(drop).map_err(EngineError::from)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use t3fs_runtime::disk::OpenMode;
-use t3fs_runtime::{Cx, Disk, DiskError, DiskId, FileId};
+use t3fs_runtime::{Bell, Cx, Disk, DiskError, DiskId, FileId};
 
 use super::EngineConfig;
 use super::allocator::Allocator;
@@ -413,7 +413,7 @@ async fn open_data(
         // Its length may be in a cache only (the process that made it was killed before its sync),
         // and records are about to refer to what is inside it.
         disk.sync(file).await?;
-        files.insert(class, DataFile { file, syncing: false, waiting: Vec::new() });
+        files.insert(class, DataFile { file, syncing: false, synced: Bell::default() });
     }
     Ok(files)
 }

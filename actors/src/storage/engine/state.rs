@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use t3fs_runtime::{Cx, Disk, DiskId, FileId, Slot};
+use t3fs_runtime::{Bell, Cx, Disk, DiskId, FileId, Slot};
 
 use super::allocator::Allocator;
 use super::cache::PageCache;
 use super::error::EngineError;
 use super::index::Index;
-use super::journal::{Done, Entry, Journal};
+use super::journal::{Entry, Journal};
 use super::layout::{CHUNK_MAX, Class, Extent};
 use super::pins::Pins;
 use super::record::Record;
@@ -37,8 +37,8 @@ pub struct Inner {
 pub struct DataFile {
     pub file: FileId,
     pub syncing: bool,
-    /// The tasks that wait for a sync that begins after now.
-    pub waiting: Vec<Done>,
+    /// For the tasks that wait for a sync that begins after now.
+    pub synced: Bell<Result<(), EngineError>>,
 }
 
 pub struct EngineState {
@@ -57,10 +57,10 @@ pub struct EngineState {
     overlay_max: usize,
     /// Updates that wait for room in the overlay, first come first served.
     room: VecDeque<(usize, Slot<Room>)>,
-    /// Updates that wait for a data file to grow or shrink.
-    pub resized: Vec<Slot<()>>,
-    /// Waiting for a spare journal segment to be ready or refused.
-    pub prepared: Vec<Slot<()>>,
+    /// For updates that wait for a data file to grow or shrink.
+    pub resized: Bell,
+    /// For those who wait for a spare journal segment to be ready or refused.
+    pub prepared: Bell,
     /// The last attempt at a spare segment found the disk full.
     pub spare_refused: bool,
     /// The disk has no space for small updates that are in the journal.
@@ -135,8 +135,8 @@ impl EngineState {
             reserved: 0,
             overlay_max: cfg.overlay_bytes,
             room: VecDeque::new(),
-            resized: Vec::new(),
-            prepared: Vec::new(),
+            resized: Bell::default(),
+            prepared: Bell::default(),
             spare_refused: false,
             apply_refused: false,
             applying: false,
@@ -164,9 +164,7 @@ impl EngineState {
         for (_, slot) in self.room.drain(..) {
             slot.fill(Room::Never);
         }
-        for slot in self.resized.drain(..) {
-            slot.fill(());
-        }
+        self.resized.ring(());
     }
 
     pub fn alive(&self) -> Result<(), EngineError> {

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use t3fs_runtime::{Cx, Handle, Me, Slot};
+use t3fs_runtime::{Cx, Handle, Me};
 
 use super::{Host, HostWorks};
 use crate::proto::host::{
@@ -25,10 +25,7 @@ impl<W: HostWorks> Host<W> {
                     return None;
                 }
                 h.hurry.fill(());
-                h.waiting.retain(|w| !w.abandoned());
-                let slot = Slot::new();
-                h.waiting.push(slot.clone());
-                Some(slot)
+                Some(h.settled.wait())
             });
             let Some(settled) = settled else { return Ok(()) };
             if cx.in_time(settled).await.is_none() {

@@ -17,7 +17,9 @@ use ::core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Actor, Addr, Ask, Cx, DiskError, DiskId, Me, Slot, Time, join_all};
+use t3fs_runtime::{
+    Actor, Addr, Ask, Bell, Cx, DiskError, DiskId, Me, Slot, Time, join_all,
+};
 
 pub use self::core::{Book, Entry, Place, Wish};
 use self::core::{Content, Folder, HostCore, How, Inventory, Line, Step};
@@ -71,8 +73,8 @@ pub struct Host<W> {
     look: bool,
     /// Filled to look for something to do now.
     hurry: Slot<()>,
-    /// Who waits for what was noted to be done.
-    waiting: Vec<Slot<()>>,
+    /// For those who wait for what was noted to be done.
+    settled: Bell,
 }
 
 impl<W: HostWorks> Actor for Host<W> {
@@ -115,7 +117,7 @@ impl<W: HostWorks> Host<W> {
             began: cx.now(),
             look: true,
             hurry: Slot::new(),
-            waiting: Vec::new(),
+            settled: Bell::default(),
         };
         let (addr, me) = cx.start_with(host);
         let long = cx.outlive();
@@ -184,7 +186,7 @@ impl<W: HostWorks> Host<W> {
             }
             h.look |= absent;
             if settled {
-                h.waiting.drain(..).for_each(|w| w.fill(()));
+                h.settled.ring(());
             }
         });
         match absent {
