@@ -65,8 +65,6 @@ pub struct Hub {
     notifier: OnceLock<Notifier>,
     /// When reading moves times of access.
     pub atime: Atime,
-    /// How long requests wait for a cluster that does not answer; `None`: for ever.
-    io_timeout: Option<Duration>,
 }
 
 /// What a request has to work with on its shard.
@@ -82,7 +80,6 @@ impl Hub {
         node: NodeId,
         remotes: Vec<Remote>,
         bytes_in_flight_max: usize,
-        io_timeout: Option<Duration>,
         atime: Atime,
     ) -> Arc<Hub> {
         let admission = Admission::new(bytes_in_flight_max);
@@ -91,7 +88,6 @@ impl Hub {
             remotes,
             writers: DashMap::new(),
             admission,
-            io_timeout,
             atime,
             notifier: OnceLock::new(),
         })
@@ -151,7 +147,7 @@ impl Hub {
         let hub = Arc::clone(self);
         self.remotes[shard].run(Box::new(move |shard| {
             let Some(client) = client() else { return };
-            let cx = match hub.io_timeout {
+            let cx = match client.io_timeout() {
                 Some(timeout) => shard.cx().within(timeout + TELL_MAX),
                 None => shard.cx(),
             };

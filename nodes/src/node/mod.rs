@@ -18,6 +18,7 @@ mod news;
 mod parts;
 mod reach;
 mod role_names;
+pub mod tuning;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -182,9 +183,8 @@ impl Node {
     /// For the FUSE threads.
     pub fn hub(&self) -> Arc<Hub> {
         let bytes_max = self.budget.write_buffer_bytes * self.budget.shards;
-        let (io_timeout, atime) = (self.assembly.io_timeout, self.assembly.mount_options.atime());
-        let node = self.assembly.node;
-        Hub::new(node, self.shards.remotes.clone(), bytes_max, io_timeout, atime)
+        let (node, atime) = (self.assembly.node, self.assembly.mount_options.atime());
+        Hub::new(node, self.shards.remotes.clone(), bytes_max, atime)
     }
 
     /// For checks from other threads.
@@ -200,6 +200,13 @@ impl Node {
             peers: self.peers.clone(),
             assembly: Arc::clone(&self.assembly),
         }
+    }
+
+    /// To change settings, from other threads. Of one process there is one.
+    pub fn tuning(&self) -> tuning::Tuning {
+        let remotes = self.shards.remotes.clone();
+        let Assembly { settings, tunables, .. } = &*self.assembly;
+        tuning::Tuning::new(settings.clone(), tunables.clone(), remotes)
     }
 
     /// What its shards have counted, from other threads.
@@ -407,7 +414,7 @@ impl Starting<'_> {
         for (index, remote) in self.remotes.iter().enumerate() {
             until_done("the cluster", &go_on, || {
                 let (label, budget) = (format!("{} shard {index}", self.a.label), self.budget);
-                let io_timeout = self.a.io_timeout;
+                let io_timeout = self.a.tunables.patience();
                 let started = on_shard(remote, "client", async move |cx: Cx| {
                     let cx = cx.within(ATTEMPT);
                     parts::start_client(&cx, agent, &label, io_timeout, &budget).await
