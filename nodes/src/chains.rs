@@ -31,13 +31,14 @@ const LOOK: Duration = Duration::from_millis(200);
 pub type NewChain = (ChainId, Vec<(TargetId, NodeId)>);
 
 pub fn run(args: &MakeChainsArgs) -> Result<(), Failure> {
-    let settings = config::load(args.flags()?)?;
-    logging::check(settings.log.as_deref())?;
+    let (settings, tunables) = config::load(args.settings.flags()?)?;
     if settings.cluster.is_empty() {
         return Err(refused("cluster is not set; say --cluster TCP://HOST:PORT"));
     }
-    let visitor = visitor(&settings, "make-chains", FabricPlan::find(&settings)?)?;
-    logging::to_stderr(settings.log.as_deref(), "warn")?;
+    let log = tunables.log.clone();
+    let fabric = FabricPlan::find(&settings)?;
+    let visitor = visitor(&settings, tunables, "make-chains", fabric)?;
+    logging::to_stderr(log.as_deref(), "warn")?;
     logging::abort_on_panic();
     let node = Node::start(visitor, &|| Ok(()))?;
     let made = make(&node, &settings, args.nodes);

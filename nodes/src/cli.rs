@@ -1,12 +1,12 @@
-//! The command line. It only parses: defaults and checks are in `config`, which also reads the
-//! configuration file and the environment.
+//! The command line. It only parses: which flags are settings, their defaults and checks are in
+//! `config`, which also reads the configuration file and the environment.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::Flags;
-use crate::failure::Failure;
+use crate::config::SettingArgs;
+use crate::config::definitions::{DESTROY, DOCTOR, MAKE_CHAINS, MOUNT, RUN, UP, key};
 
 /// A t3fs file system: a whole cluster on this machine (`up`), or a part of one (`run`, `mount`).
 #[derive(Debug, Parser)]
@@ -34,64 +34,17 @@ pub enum Command {
     Down(DownArgs),
     /// Compares all replicas of all data, and checks names; status 1 when something is wrong
     Check(CheckArgs),
-    /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used
+    /// Tells by what fabric processes talk to each other, and what keeps RDMA from being used; with
+    /// --cluster it joins the cluster for a moment to look at it
     Doctor(DoctorArgs),
     /// Prints what a process has handled so far: how often, how long, how many bytes
     Stats(StatsArgs),
+    /// Changes settings of a running process that may change while it runs
+    Set(SetArgs),
     /// Deletes the data of a cluster, after its name was typed
     Destroy(DestroyArgs),
-    /// Prints every setting: key, environment variable, default, meaning
+    /// Prints every setting: key, environment variable, default, limits, meaning
     Config,
-}
-
-/// What all processes of a cluster are told.
-#[derive(Clone, Debug, Default, Args)]
-pub struct CommonArgs {
-    /// TOML file with settings; flags and T3FS_* variables go before it
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Name of the cluster; df shows hf3fs.<NAME> [default: t3fs]
-    #[arg(long, value_name = "NAME")]
-    pub cluster_id: Option<String>,
-    /// File with the cluster's secret, readable by its owner only
-    #[arg(long, value_name = "FILE")]
-    pub secret_file: Option<PathBuf>,
-    /// Threads for actors [default: cores - 1, at least 1]
-    #[arg(long, value_name = "N")]
-    pub shards: Option<u16>,
-    /// How to talk to others: auto, tcp or rdma [default: auto]
-    #[arg(long, value_name = "FABRIC")]
-    pub fabric: Option<String>,
-    /// RDMA devices that may be used [default: all]
-    #[arg(long, value_name = "DEVICE,..", value_delimiter = ',')]
-    pub device_filter: Vec<String>,
-    /// Memory that each thread pins for RDMA [default: 64 MiB]
-    #[arg(long, value_name = "BYTES")]
-    pub rdma_memory: Option<u64>,
-    /// What to log: error, warn, info, debug, or a tracing filter
-    #[arg(long, value_name = "FILTER")]
-    pub log: Option<String>,
-}
-
-impl CommonArgs {
-    fn flags(&self) -> Result<Flags, Failure> {
-        let flags = Flags::new(self.config.as_ref())
-            .set("cluster_id", self.cluster_id.clone())
-            .set("shards", self.shards.map(i64::from))
-            .set("fabric", self.fabric.clone())
-            .set_all("device_filter", &self.device_filter)
-            .set("rdma_memory", self.rdma_memory)
-            .set("log", self.log.clone());
-        flags.set_path("secret_file", self.secret_file.as_ref())
-    }
-}
-
-/// Where data is.
-#[derive(Clone, Debug, Default, Args)]
-pub struct DataArgs {
-    /// Folder for data; several mean several disks [default: see `t3fs-node config`]
-    #[arg(long, value_name = "FOLDER")]
-    pub data: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -99,42 +52,9 @@ pub struct UpArgs {
     /// Folder to mount on: empty, or not there; then it is made
     pub dir: PathBuf,
     #[command(flatten)]
-    pub common: CommonArgs,
-    #[command(flatten)]
-    pub mounting: MountingArgs,
-    #[command(flatten)]
-    pub data: DataArgs,
-    /// Copies of everything, each on another disk; fixed at creation [default: 1]
-    #[arg(long, value_name = "N")]
-    pub replicas: Option<u8>,
-    /// Address for mounts elsewhere, with or without a port [default: none, nobody else can mount]
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Option<String>,
+    pub settings: SettingArgs<UP>,
     #[command(flatten)]
     pub background: Background,
-}
-
-/// How a mount behaves.
-#[derive(Clone, Debug, Default, Args)]
-pub struct MountingArgs {
-    /// Words of mount(8): ro, noexec, suid, noatime, sync, .. [default: nosuid,nodev]
-    #[arg(short = 'o', long, value_name = "WORD,..", value_delimiter = ',')]
-    pub mount_options: Vec<String>,
-    /// Seconds that an operation waits for a silent cluster before EIO [default: 600]
-    #[arg(long, value_name = "SECONDS")]
-    pub io_timeout: Option<u32>,
-    /// Operations wait for the cluster for ever
-    #[arg(long)]
-    pub hard: bool,
-}
-
-impl MountingArgs {
-    fn add_to(&self, flags: Flags) -> Flags {
-        flags
-            .set_all("mount_options", &self.mount_options)
-            .set("io_timeout", self.io_timeout.map(i64::from))
-            .set("hard", self.hard.then_some(true))
-    }
 }
 
 /// Going on behind the command that started it.
@@ -148,66 +68,12 @@ pub struct Background {
     pub detached: bool,
 }
 
-impl UpArgs {
-    pub fn flags(&self) -> Result<Flags, Failure> {
-        let flags = self.mounting.add_to(self.common.flags()?);
-        let flags = flags.set_paths("data", &self.data.data)?;
-        Ok(flags.set("replicas", self.replicas.map(i64::from)).set("listen", self.listen.clone()))
-    }
-}
-
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
-    /// What this process does: any of mgmtd, meta, storage, kv, client
-    #[arg(long, value_name = "ROLE,..", value_delimiter = ',')]
-    pub roles: Vec<String>,
     #[command(flatten)]
-    pub common: CommonArgs,
-    /// Number of this server in its cluster; no two share one
-    #[arg(long, value_name = "N")]
-    pub node_id: Option<u32>,
-    /// Addresses of the mgmtds, as in TCP://10.0.0.1:8000 or TCP://host:8000
-    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
-    pub cluster: Vec<String>,
-    /// Address of the metadata store, as in t3fs-kv://10.0.0.1:8003 or t3fs-kv://host
-    #[arg(long, value_name = "ADDR")]
-    pub kv: Option<String>,
-    /// Address for others, with or without a port [default: 127.0.0.1, this machine only]
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Option<String>,
-    /// Addresses that others are told to use, where they are not those of --listen
-    #[arg(long, value_name = "ADDR,..")]
-    pub advertise: Option<String>,
-    #[command(flatten)]
-    pub data: DataArgs,
-    /// Folder for what a server must remember [default: see `t3fs-node config`]
-    #[arg(long, value_name = "FOLDER")]
-    pub state: Option<PathBuf>,
-    /// Folder that the role client mounts on: empty, or not there; then it is made
-    #[arg(long, value_name = "DIR")]
-    pub mount: Option<PathBuf>,
-    #[command(flatten)]
-    pub mounting: MountingArgs,
+    pub settings: SettingArgs<RUN>,
     #[command(flatten)]
     pub background: Background,
-}
-
-impl RunArgs {
-    pub fn flags(&self) -> Result<Flags, Failure> {
-        let flags = self
-            .mounting
-            .add_to(self.common.flags()?)
-            .set_all("roles", &self.roles)
-            .set("node_id", self.node_id.map(i64::from))
-            .set_all("cluster", &self.cluster)
-            .set("kv", self.kv.clone())
-            .set("listen", self.listen.clone())
-            .set("advertise", self.advertise.clone());
-        flags
-            .set_paths("data", &self.data.data)?
-            .set_path("state", self.state.as_ref())?
-            .set_path("mount", self.mount.as_ref())
-    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -215,52 +81,18 @@ pub struct MountArgs {
     /// Folder to mount on: empty, or not there; then it is made
     pub dir: PathBuf,
     #[command(flatten)]
-    pub common: CommonArgs,
-    #[command(flatten)]
-    pub mounting: MountingArgs,
-    /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000 or TCP://host:8000
-    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
-    pub cluster: Vec<String>,
-    /// Folder for its log in the background [default: below /var/lib/t3fs/.mounts as root]
-    #[arg(long, value_name = "FOLDER")]
-    pub state: Option<PathBuf>,
+    pub settings: SettingArgs<MOUNT>,
     #[command(flatten)]
     pub background: Background,
-}
-
-impl MountArgs {
-    pub fn flags(&self) -> Result<Flags, Failure> {
-        let flags = self.mounting.add_to(self.common.flags()?);
-        let flags = flags.set_all("cluster", &self.cluster);
-        flags.set_path("state", self.state.as_ref())
-    }
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct MakeChainsArgs {
     #[command(flatten)]
-    pub common: CommonArgs,
-    /// Addresses of the cluster's mgmtds, as in TCP://10.0.0.1:8000
-    #[arg(long, value_name = "ADDR,..", value_delimiter = ',')]
-    pub cluster: Vec<String>,
-    /// Copies of everything, each on another node [default: 1]
-    #[arg(long, value_name = "N")]
-    pub replicas: Option<u8>,
-    /// Targets on each disk [default: 2]
-    #[arg(long, value_name = "N")]
-    pub targets_per_disk: Option<u16>,
+    pub settings: SettingArgs<MAKE_CHAINS>,
     /// Waits until so many storage nodes have registered
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub nodes: usize,
-}
-
-impl MakeChainsArgs {
-    pub fn flags(&self) -> Result<Flags, Failure> {
-        let flags = self.common.flags()?.set_all("cluster", &self.cluster);
-        Ok(flags
-            .set("replicas", self.replicas.map(i64::from))
-            .set("targets_per_disk", self.targets_per_disk.map(i64::from)))
-    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -290,49 +122,43 @@ pub struct StatsArgs {
 #[derive(Clone, Debug, Args)]
 pub struct DoctorArgs {
     /// The mount, state or data folder of a running process [default: the only one, or none]
+    #[arg(conflicts_with = key::cluster)]
     pub place: Option<PathBuf>,
     #[command(flatten)]
-    pub common: CommonArgs,
+    pub settings: SettingArgs<DOCTOR>,
     /// Asks no process; tells what this host has
-    #[arg(long, conflicts_with_all = ["place", "cluster"])]
+    #[arg(long, conflicts_with_all = ["place", key::cluster])]
     pub host: bool,
-    /// Joins the cluster of these mgmtds to look at it, as in TCP://10.0.0.1:8000
-    #[arg(long, value_name = "ADDR,..", value_delimiter = ',', conflicts_with = "place")]
-    pub cluster: Vec<String>,
     /// One line of JSON
     #[arg(long)]
     pub json: bool,
 }
 
-impl DoctorArgs {
-    pub fn flags(&self) -> Result<Flags, Failure> {
-        Ok(self.common.flags()?.set_all("cluster", &self.cluster))
-    }
+#[derive(Clone, Debug, Args)]
+pub struct SetArgs {
+    /// Settings with their new values, all of them or none; until the process ends
+    #[arg(required = true, value_name = "KEY=VALUE")]
+    pub changes: Vec<String>,
+    /// The mount, state or data folder of a running process [default: the only one]
+    #[arg(long, value_name = "PLACE")]
+    pub of: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub struct DestroyArgs {
     #[command(flatten)]
-    pub common: CommonArgs,
-    #[command(flatten)]
-    pub data: DataArgs,
+    pub settings: SettingArgs<DESTROY>,
     /// Deletes without asking, if NAME is the name of the cluster
     #[arg(long, value_name = "NAME")]
     pub yes_really: Option<String>,
-}
-
-impl DestroyArgs {
-    pub fn flags(&self) -> Result<Flags, Failure> {
-        self.common.flags()?.set_paths("data", &self.data.data)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     //! Goal: the documented forms parse, and clap finds no contradiction in the definition.
     use super::*;
-    use crate::config::keys::{KEYS, NO_FLAG};
     use clap::CommandFactory;
+    use config::Value;
 
     fn parse(line: &str) -> Cli {
         Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"))
@@ -343,18 +169,65 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn texts(all: &[&str]) -> Option<Value> {
+        Some(Value::from(all.to_vec()))
+    }
+
+    /// Goal: which command takes which flags stays as people know it. Method: all of them by name.
+    #[test]
+    fn each_command_takes_the_flags_that_it_took() {
+        const ALL: &str =
+            "config cluster-id secret-file shards fabric device-filter rdma-memory log";
+        const MOUNTING: &str = "mount-options io-timeout hard detach detached";
+        for (name, own) in [
+            ("up", format!("{MOUNTING} data replicas listen")),
+            ("mount", format!("{MOUNTING} cluster state")),
+            (
+                "run",
+                format!("{MOUNTING} roles node-id cluster kv listen advertise data state mount"),
+            ),
+            ("make-chains", "cluster replicas targets-per-disk nodes".into()),
+            ("doctor", "host cluster json".into()),
+            ("destroy", "data yes-really".into()),
+        ] {
+            let command = Cli::command();
+            let command = command.find_subcommand(name).expect("a command");
+            let mut flags: Vec<&str> =
+                command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+            let mut wanted: Vec<&str> = ALL.split(' ').chain(own.split(' ')).collect();
+            flags.sort_unstable();
+            wanted.sort_unstable();
+            assert_eq!(flags, wanted, "{name}");
+        }
+    }
+
     /// Regression (a reader): `config` named flags that there are not.
     #[test]
-    fn every_setting_is_a_flag_or_said_not_to_be_one() {
+    fn every_flag_that_is_told_of_is_one() {
         let command = Cli::command();
         let all = command.get_subcommands().chain([&command]);
         let flags: Vec<&str> =
             all.flat_map(|c| c.get_arguments()).filter_map(|a| a.get_long()).collect();
-        for key in &KEYS {
-            let flag = key.name.replace('_', "-");
-            let (is_flag, is_told) = (flags.contains(&&*flag), !NO_FLAG.contains(&key.name));
-            assert_eq!(is_flag, is_told, "--{flag}");
+        for setting in crate::config::definitions::SETTINGS {
+            let flag = setting.flag_name();
+            let is_told = setting.explain().contains(&format!("# --{flag}, "));
+            assert_eq!(flags.contains(&&*flag), is_told, "--{flag}");
         }
+    }
+
+    #[test]
+    fn help_says_meaning_default_and_variable() {
+        let help = |line: &str| {
+            let said = Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
+            said.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let said = help("t3fs-node make-chains -h");
+        let line = "--targets-per-disk <N> Targets that make-chains puts on each disk [default: 2]";
+        assert!(said.contains(line), "{said}");
+        let said = help("t3fs-node up --help");
+        let line = "T3FS_RDMA_MEMORY; default: 67108864 (64 MiB)";
+        assert!(said.contains("--rdma-memory <BYTES>") && said.contains(line), "{said}");
+        assert!(said.contains("-o, --mount-options <WORD,..>"), "{said}");
     }
 
     #[test]
@@ -363,22 +236,32 @@ mod tests {
         let Some(Command::Up(up)) = parse(line).command else {
             panic!("up");
         };
-        assert_eq!(up.data.data, [PathBuf::from("/a"), "/b".into()]);
-        assert_eq!((up.replicas, up.background.detach), (Some(2), true));
-        assert_eq!(up.common.cluster_id.as_deref(), Some("x"));
+        let given = |key: &str| up.settings.given(key).cloned();
+        assert_eq!(given(key::data), texts(&["/a", "/b"]));
+        assert_eq!((given(key::replicas), up.background.detach), (Some(Value::from(2u64)), true));
+        assert_eq!(given(key::cluster_id), Some("x".into()));
+        assert_eq!((given(key::hard), given(key::log)), (None, None), "only what was given");
     }
 
     #[test]
     fn roles_run_with_and_without_the_word() {
-        let short = parse("t3fs-node --roles mgmtd,meta --node-id 1");
+        let short = parse("t3fs-node --roles mgmtd,meta --node-id 1 -o ro,noexec -o sync --hard");
         assert!(short.command.is_none());
-        assert_eq!(short.run.roles, ["mgmtd", "meta"]);
+        let given = |run: &RunArgs, key: &str| run.settings.given(key).cloned();
+        assert_eq!(given(&short.run, key::roles), texts(&["mgmtd", "meta"]));
+        assert_eq!(given(&short.run, key::mount_options), texts(&["ro", "noexec", "sync"]));
+        assert_eq!(given(&short.run, key::hard), Some(true.into()));
         let long =
             parse("t3fs-node run --roles mgmtd,meta --cluster TCP://1.2.3.4:1,TCP://[::1]:2");
         let Some(Command::Run(run)) = long.command else { panic!("run") };
-        assert_eq!((run.roles, run.cluster.len()), (short.run.roles, 2));
+        assert_eq!(given(&run, key::roles), given(&short.run, key::roles));
+        assert_eq!(given(&run, key::cluster), texts(&["TCP://1.2.3.4:1", "TCP://[::1]:2"]));
         let mount = parse("t3fs-node mount /m --cluster 10.0.0.1 --detach");
-        assert!(matches!(mount.command, Some(Command::Mount(m)) if m.cluster == ["10.0.0.1"]));
+        let Some(Command::Mount(mount)) = mount.command else { panic!("mount") };
+        assert_eq!(mount.settings.given(key::cluster).cloned(), texts(&["10.0.0.1"]));
+        let file = parse("t3fs-node destroy --config /etc/t3fs.toml");
+        let Some(Command::Destroy(destroy)) = file.command else { panic!("destroy") };
+        assert_eq!(destroy.settings.flags().unwrap().config, Some("/etc/t3fs.toml".into()));
     }
 
     #[test]
@@ -388,6 +271,9 @@ mod tests {
             "t3fs-node up /m --replicas x",
             "t3fs-node --roles meta up /m",
             "t3fs-node run --secret x",
+            "t3fs-node doctor /m --cluster 10.0.0.1",
+            "t3fs-node doctor --host --cluster 10.0.0.1",
+            "t3fs-node set",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! client    down | down force | check | doctor | stats   one line
+//!           set [[KEY,VALUE],..]
 //! server    say TEXT                                     any number of lines
 //!           end STATUS TEXT                              the last; STATUS 0, 1 or 2
 //! ```
@@ -21,14 +22,17 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::failure::{Failure, failed};
+use crate::failure::{Failure, failed, refused};
 use crate::node::check::{Checker, Said};
 use crate::node::doctor::Doctor;
 use crate::node::meters::MeterReader;
+use crate::node::tuning::Tuning;
 
 pub const NAME: &str = "control";
+/// Asks for changes of settings: the word, and the changes as JSON.
+pub const SET: &str = "set ";
 /// Longest request line.
-const LINE_MAX: u64 = 256;
+const LINE_MAX: u64 = 8 << 10;
 /// Connections served at a time; further ones are turned away.
 const CONNECTIONS_MAX: usize = 8;
 /// A client that says nothing for so long is let go.
@@ -40,6 +44,7 @@ pub struct Inside {
     pub checker: Checker,
     pub doctor: Doctor,
     pub meters: MeterReader,
+    pub tuning: Tuning,
 }
 
 /// A request to end.
@@ -161,7 +166,21 @@ fn answer(stream: UnixStream, inside: &Inside, on_down: &dyn Fn(DownRequest)) {
         }
         "doctor" => in_json(reply, inside.doctor.look()),
         "stats" => in_json(reply, inside.meters.look()),
+        line if line.starts_with(SET) => set(reply, &line[SET.len()..], &inside.tuning),
         other => reply.end(2, &format!("unknown request {other:?}; use this version's t3fs-node")),
+    }
+}
+
+fn set(mut reply: Reply, changes: &str, tuning: &Tuning) {
+    let made = serde_json::from_str::<Vec<(String, String)>>(changes)
+        .map_err(|e| refused(format!("no changes of settings: {e}")))
+        .and_then(|changes| tuning.change(&changes));
+    match made {
+        Ok(remarks) => {
+            remarks.iter().for_each(|remark| reply.say(remark));
+            reply.end(0, "");
+        }
+        Err(why) => reply.end(why.status, &why.line),
     }
 }
 

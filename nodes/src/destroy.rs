@@ -13,7 +13,7 @@ use crate::failure::{Failure, failed, refused};
 use crate::logging::tell;
 
 pub fn run(args: &DestroyArgs) -> Result<(), Failure> {
-    let settings = config::load(args.flags()?)?;
+    let (settings, _) = config::load(args.settings.flags()?)?;
     let data = settings.data_or_default()?;
     let cluster = settings.cluster_id;
     let mut folders: Vec<PathBuf> =

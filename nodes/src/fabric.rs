@@ -8,7 +8,7 @@ use t3fs_transport::rdma::{Devices, Nics, RECEIVE_BUFFER};
 use t3fs_transport::{Address, Fabric, FabricUse, LinkLimits};
 
 use crate::config::Settings;
-use crate::config::settings::{Advertised, Listen};
+use crate::config::values::{Advertised, Listen};
 use crate::failure::{Failure, refused};
 
 /// Decided before anything is started.

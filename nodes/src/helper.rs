@@ -12,6 +12,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use crate::config::definitions::{OPTION, find, key, taken_by};
+use crate::config::setting::{Form, Setting};
 use crate::failure::{Failure, failed, refused};
 use crate::mount::{self, MountOptions, SUBTYPE, place};
 
@@ -22,22 +24,25 @@ pub fn is_called(program: Option<OsString>) -> bool {
     kind.is_some_and(|kind| kind.strip_prefix("fuse.").unwrap_or(kind) == SUBTYPE)
 }
 
-/// Settings that may be options of a mount.
-const SETTINGS: [&str; 10] = [
-    "cluster_id",
-    "secret_file",
-    "config",
-    "shards",
-    "log",
-    "state",
-    "fabric",
-    // One device; several times for several, as commas part options.
-    "device_filter",
-    "rdma_memory",
-    "io_timeout",
-];
-/// The same without a value.
-const HARD: &str = "hard";
+/// A setting that may be an option of a mount.
+fn setting(name: &str) -> Option<&'static Setting> {
+    taken_by(OPTION).find(|setting| setting.name == name)
+}
+
+/// The flags that such an option becomes: `KEY=VALUE`, or the key of a switch alone. A list has one
+/// value; several times for several, as commas part options.
+fn flags(option: &str) -> Option<Vec<String>> {
+    let (name, value) = match option.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (option, None),
+    };
+    let setting = setting(name).filter(|s| (s.form == Form::Switch) == value.is_none())?;
+    Some([setting.flag()].into_iter().chain(value.map(str::to_owned)).collect())
+}
+
+fn flag(key: &str) -> String {
+    find(key).expect("it is defined").flag()
+}
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,17 +98,15 @@ fn translate(args: &[String], root: bool) -> Result<Wish, Failure> {
     };
     let (mut settings, mut words, mut remount) = (Vec::new(), Vec::new(), false);
     for option in options.into_iter().filter(|o| !o.is_empty()) {
-        match option.split_once('=') {
-            Some((key, value)) if SETTINGS.contains(&key) => {
-                settings.extend([format!("--{}", key.replace('_', "-")), value.to_owned()]);
-            }
-            _ if option == HARD => settings.push(format!("--{HARD}")),
-            _ if option == "remount" => remount = true,
-            _ if MountOptions::of_words([option]).is_ok() => words.push(option.to_owned()),
-            _ => {
+        match flags(option) {
+            Some(flags) => settings.extend(flags),
+            None if option == "remount" => remount = true,
+            None if MountOptions::of_words([option]).is_ok() => words.push(option.to_owned()),
+            None => {
                 let known = mount::unknown_option(option.to_owned()).line;
-                let settings = SETTINGS.join(", ");
-                return Err(refused(format!("{known}, and the settings {settings} and {HARD}")));
+                let settings: Vec<&str> = taken_by(OPTION).map(|setting| setting.name).collect();
+                let settings = settings.join(", ");
+                return Err(refused(format!("{known}, and the settings {settings}")));
             }
         }
     }
@@ -111,15 +114,15 @@ fn translate(args: &[String], root: bool) -> Result<Wish, Failure> {
         // Settings are those of the process that serves it.
         return Ok(Wish::Remount { dir: dir.to_owned(), words });
     }
-    let mut out: Vec<String> =
-        ["mount", dir, "--cluster", cluster, "--detach"].map(Into::into).into();
+    let mut out: Vec<String> = vec!["mount".into(), dir.into()];
+    out.extend([flag(key::cluster), cluster.into(), "--detach".into()]);
     out.append(&mut settings);
     if root {
         // mount(8) passes `nosuid` and `nodev` where they shall be, and never their opposites.
         words.splice(0..0, ["suid".to_owned(), "dev".to_owned()]);
     }
     if !words.is_empty() {
-        out.extend(["--mount-options".to_owned(), words.join(",")]);
+        out.extend([flag(key::mount_options), words.join(",")]);
     }
     Ok(Wish::Mount(out))
 }
@@ -148,6 +151,10 @@ mod tests {
         let line = "host:5 /m -o ro,noexec,suid,hard,io_timeout=5";
         let want = "--detach --hard --io-timeout 5 --mount-options ro,noexec,suid";
         assert!(translated(line).unwrap().ends_with(want));
+        for wrong in ["io_timeout", "hard=true", "replicas=2"] {
+            let why = translated(&format!("a /m -o {wrong}")).unwrap_err().line;
+            assert!(why.contains(wrong) && why.contains("and the settings"), "{why}");
+        }
         let by_root = ["a", "/m", "-o", "ro,nodev"].map(str::to_owned);
         let Wish::Mount(args) = translate(&by_root, true).unwrap() else { panic!("a mount") };
         assert_eq!(args.last().unwrap(), "suid,dev,ro,nodev", "as any file system by mount(8)");

@@ -32,6 +32,7 @@ mod registry;
 mod run;
 mod running;
 mod service;
+mod set;
 mod stats;
 mod up;
 
@@ -72,9 +73,10 @@ fn command(cli: Cli) -> Result<(), Failure> {
         Command::Check(args) => down::check(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Stats(args) => stats::run(&args),
+        Command::Set(args) => set::run(&args),
         Command::Destroy(args) => destroy::run(&args),
         Command::Config => {
-            logging::tell(config::keys::explain().trim_end());
+            logging::tell(config::definitions::explain().trim_end());
             Ok(())
         }
     }

@@ -1,11 +1,14 @@
 //! Where log lines go: standard error in the foreground, files below the data folder when detached.
+//! What is logged may change while the process runs ([`follow`]).
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::reload::Handle;
 
 use crate::failure::{Failure, failed, refused};
 
@@ -35,20 +38,39 @@ fn filter(wanted: Option<&str>, default: &str) -> Result<EnvFilter, Failure> {
 }
 
 /// Refuses a filter that cannot be understood.
-pub fn check(wanted: Option<&str>) -> Result<(), Failure> {
-    filter(wanted, "warn").map(drop)
+pub fn check(wanted: &str) -> Result<(), Failure> {
+    filter(Some(wanted), "").map(drop)
+}
+
+/// Gives the log that was begun another filter.
+type Refilter = Box<dyn Fn(Option<&str>) -> Result<(), Failure> + Send + Sync>;
+static REFILTER: OnceLock<Refilter> = OnceLock::new();
+
+/// Logs by another filter from now on. A process that does not log goes on so.
+pub fn follow(wanted: Option<&str>) -> Result<(), Failure> {
+    REFILTER.get().map_or(Ok(()), |refilter| refilter(wanted))
+}
+
+fn keep<S: 'static>(handle: Handle<EnvFilter, S>, default: &'static str) {
+    let refilter = move |wanted: Option<&str>| {
+        let cannot = |e| failed(format!("the log cannot change: {e}"));
+        handle.reload(filter(wanted, default)?).map_err(cannot)
+    };
+    // A process begins one log.
+    let _ = REFILTER.set(Box::new(refilter));
 }
 
 /// Log lines to standard error.
-pub fn to_stderr(wanted: Option<&str>, default: &str) -> Result<(), Failure> {
+pub fn to_stderr(wanted: Option<&str>, default: &'static str) -> Result<(), Failure> {
     let terminal = io::IsTerminal::is_terminal(&io::stderr());
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter(wanted, default)?)
         .with_writer(io::stderr)
         .with_ansi(terminal)
         .with_target(false)
-        .try_init()
-        .map_err(|e| failed(format!("logging cannot start: {e}")))
+        .with_filter_reloading();
+    keep(log.reload_handle(), default);
+    log.try_init().map_err(|e| failed(format!("logging cannot start: {e}")))
 }
 
 /// Log lines to `folder/t3fs-node.<day>.log`. Written at once: a crash loses none.
@@ -62,13 +84,14 @@ pub fn to_files(folder: &Path, wanted: Option<&str>) -> Result<(), Failure> {
         .max_log_files(FILES_MAX)
         .build(folder)
         .map_err(|e| failed(format!("cannot log below {}: {e}", folder.display())))?;
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter(wanted, "info")?)
         .with_writer(std::sync::Mutex::new(files))
         .with_ansi(false)
         .with_target(false)
-        .try_init()
-        .map_err(|e| failed(format!("logging cannot start: {e}")))?;
+        .with_filter_reloading();
+    keep(log.reload_handle(), "info");
+    log.try_init().map_err(|e| failed(format!("logging cannot start: {e}")))?;
     IN_FILES.store(true, Ordering::Relaxed);
     Ok(())
 }

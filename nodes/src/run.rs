@@ -12,11 +12,13 @@ use t3fs_runtime::NodeId;
 use t3fs_transport::Address;
 
 use crate::cli::{Background, MountArgs, RunArgs};
+use crate::config::definitions::{find, key};
 use crate::config::host::Host;
 use crate::config::roles::{Role, Roles};
 use crate::config::secret::Secret;
-use crate::config::settings::{Listen, ListenAt, default_folder};
-use crate::config::{self, Settings};
+use crate::config::settings::default_folder;
+use crate::config::values::{Listen, ListenAt};
+use crate::config::{self, Settings, Tunables};
 use crate::data::lock::{FolderLock, Tried};
 use crate::data::server::{self, Found};
 use crate::data::{folder, incarnation};
@@ -40,26 +42,30 @@ const CLIENT_BIT: u32 = 1 << 31;
 
 /// `t3fs-node run`.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
-    let settings = config::load(args.flags()?)?;
+    let (settings, tunables) = config::load(args.settings.flags()?)?;
     if settings.roles.is_empty() {
-        return Err(refused(
-            "no roles; say --roles with any of mgmtd, meta, storage, kv, client, or set T3FS_ROLES \
-             or roles in the configuration file (`t3fs-node help` shows the other commands)",
-        ));
+        let roles = find(key::roles).expect("it is defined");
+        return Err(refused(format!(
+            "no roles; say {} with any of mgmtd, meta, storage, kv, client, or set {} or {} in the \
+             configuration file (`t3fs-node help` shows the other commands)",
+            roles.flag(),
+            roles.variable(),
+            roles.name
+        )));
     }
     let mount = match (&settings.mount, settings.roles.has(Role::Client)) {
         (Some(dir), true) => Some(dir.clone()),
         (None, true) => return Err(refused("the role client needs --mount DIR")),
         (_, false) => None,
     };
-    part(settings, mount, &args.background, None)
+    part(settings, tunables, mount, &args.background, None)
 }
 
 /// `t3fs-node mount`.
 pub fn mount(args: &MountArgs) -> Result<(), Failure> {
-    let mut settings = config::load(args.flags()?)?;
+    let (mut settings, tunables) = config::load(args.settings.flags()?)?;
     settings.roles = Roles::new(&[Role::Client]);
-    part(settings, Some(args.dir.clone()), &args.background, Some(MOUNT_PATIENCE))
+    part(settings, tunables, Some(args.dir.clone()), &args.background, Some(MOUNT_PATIENCE))
 }
 
 /// Where a process keeps what it must remember, looked at.
@@ -73,6 +79,7 @@ enum Home {
 
 fn part(
     settings: Settings,
+    tunables: Tunables,
     mount: Option<PathBuf>,
     background: &Background,
     patience: Option<Duration>,
@@ -83,7 +90,6 @@ fn part(
     if background.detached {
         detach::leave_terminal()?;
     }
-    logging::check(settings.log.as_deref())?;
     let dir = mount.as_deref().map(place::resolve).transpose()?;
     let secret = secret(&settings)?;
     let fabric = FabricPlan::find(&settings)?;
@@ -107,7 +113,7 @@ fn part(
     if dir.is_some() {
         limits::mark_as_io_flusher();
     }
-    let log = settings.log.as_deref();
+    let log = tunables.log.as_deref();
     if !background.detached {
         logging::to_stderr(log, if settings.roles.is_server() { "info" } else { "warn" })?;
     }
@@ -129,7 +135,7 @@ fn part(
         incarnation: made.incarnation,
         identity: made.identity,
         shards: settings.shards,
-        leases: settings.leases,
+        leases: settings.leases(),
         link: Some(LinkPlan {
             secret,
             listen,
@@ -143,9 +149,10 @@ fn part(
         },
         targets: made.targets,
         label: label(dir.as_deref().unwrap_or(Path::new("server"))),
-        roles: settings.roles,
+        roles: settings.roles.clone(),
         mount_options: settings.mount_options,
-        io_timeout: settings.io_timeout,
+        settings,
+        tunables,
     };
     let (home, lock) = (made.folder, made.lock);
     let detached = background.detached;
@@ -153,11 +160,14 @@ fn part(
 }
 
 fn secret(settings: &Settings) -> Result<Secret, Failure> {
-    settings.secret.clone().ok_or_else(|| {
-        refused(
-            "no secret; set T3FS_SECRET or --secret-file to what all of the cluster share (make \
-             one with `(umask 077; openssl rand -hex 32 > FILE)`)",
-        )
+    settings.shared_secret().cloned().ok_or_else(|| {
+        let named = |key| find(key).expect("it is defined");
+        refused(format!(
+            "no secret; set {} or {} to what all of the cluster share (make one with `(umask 077; \
+             openssl rand -hex 32 > FILE)`)",
+            named(key::secret).variable(),
+            named(key::secret_file).flag()
+        ))
     })
 }
 
@@ -311,7 +321,12 @@ fn make(settings: &Settings, home: Home) -> Result<Made, Failure> {
 }
 
 /// A process that joins for a moment, to ask: it serves nobody.
-pub fn visitor(settings: &Settings, label: &str, fabric: FabricPlan) -> Result<Assembly, Failure> {
+pub fn visitor(
+    settings: &Settings,
+    tunables: Tunables,
+    label: &str,
+    fabric: FabricPlan,
+) -> Result<Assembly, Failure> {
     Ok(Assembly {
         cluster: settings.cluster_id.clone(),
         node: client_number()?,
@@ -319,7 +334,7 @@ pub fn visitor(settings: &Settings, label: &str, fabric: FabricPlan) -> Result<A
         identity: String::new(),
         roles: Roles::default(),
         shards: 1,
-        leases: settings.leases,
+        leases: settings.leases(),
         link: Some(LinkPlan {
             secret: secret(settings)?,
             listen: None,
@@ -331,7 +346,8 @@ pub fn visitor(settings: &Settings, label: &str, fabric: FabricPlan) -> Result<A
         targets: Targets::None,
         label: label.into(),
         mount_options: settings.mount_options,
-        io_timeout: settings.io_timeout,
+        settings: settings.clone(),
+        tunables,
     })
 }
 
@@ -354,10 +370,11 @@ mod tests {
 
     fn settings(values: &[(&'static str, &str)]) -> Settings {
         let set = |flags: Flags, (key, value): &(&'static str, &str)| match *key {
-            "roles" | "cluster" => flags.set_all(key, &[(*value).to_owned()]),
+            "roles" | "cluster" => flags.set(key, Some(vec![*value])),
             _ => flags.set(key, Some(*value)),
         };
-        config::load_from(values.iter().fold(Flags::default(), set), std::iter::empty()).unwrap()
+        let flags = values.iter().fold(Flags::default(), set);
+        config::load_from(flags, std::iter::empty()).unwrap().0
     }
 
     /// On a host without devices.

@@ -135,7 +135,7 @@ fn begin(
 ) -> Result<Served, Failure> {
     let asked = events.clone();
     let (checker, doctor, meters) = (node.checker(), node.doctor(), node.meters());
-    let inside = control::Inside { checker, doctor, meters };
+    let inside = control::Inside { checker, doctor, meters, tuning: node.tuning() };
     let server = control::serve(home, inside, move |down| {
         // The main thread hears it unless it has ended, and the process with it.
         let _ = asked.send(MainEvent::Down(down));

@@ -11,7 +11,7 @@ use crate::running::{home_of, only_home};
 pub fn run(args: &StatsArgs) -> Result<(), Failure> {
     let home = match &args.place {
         Some(place) => home_of(place)?,
-        None => only_home(&config::load(config::Flags::default())?)?
+        None => only_home(&config::load(config::Flags::default())?.0)?
             .ok_or_else(|| failed("no t3fs-node is running here; name a mount or a folder"))?,
     };
     let stats: Stats = control::ask_for(&home, "stats")?;

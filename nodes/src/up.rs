@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::cli::UpArgs;
 use crate::config::roles::Roles;
 use crate::config::secret::Secret;
-use crate::config::{self, Settings};
+use crate::config::{self, Settings, Tunables};
 use crate::data::Data;
 use crate::data::plan::{Plan, Wanted, plan};
 use crate::fabric::FabricPlan;
@@ -26,6 +26,7 @@ const KV_FOLDER: &str = "kv";
 /// All that was looked at and found good.
 struct Prepared {
     settings: Settings,
+    tunables: Tunables,
     dir: PathBuf,
     found: place::MountPlace,
     plan: Plan,
@@ -41,11 +42,11 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     if background.detached {
         detach::leave_terminal()?;
     }
-    let Prepared { settings, dir, found, plan, fabric } = prepare(args)?;
+    let Prepared { settings, tunables, dir, found, plan, fabric } = prepare(args)?;
     // From here on things are created.
     limits::raise();
     limits::mark_as_io_flusher();
-    let log = settings.log.as_deref();
+    let log = tunables.log.as_deref();
     if !background.detached {
         logging::to_stderr(log, "warn")?;
     }
@@ -58,7 +59,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
     describe(&data);
     clear_place(&dir, found)?;
     let home = data.first.clone();
-    let assembly = assembly(&settings, fabric, &dir, data)?;
+    let assembly = assembly(settings, tunables, fabric, &dir, data)?;
     service::serve(ServiceJob {
         assembly,
         mount: Some(dir),
@@ -72,8 +73,7 @@ pub fn run(args: &UpArgs) -> Result<(), Failure> {
 
 /// Everything that can be refused, without touching anything.
 fn prepare(args: &UpArgs) -> Result<Prepared, Failure> {
-    let settings = config::load(args.flags()?)?;
-    logging::check(settings.log.as_deref())?;
+    let (settings, tunables) = config::load(args.settings.flags()?)?;
     let dir = place::resolve(&args.dir)?;
     let plan = plan(&Wanted {
         cluster: &settings.cluster_id,
@@ -87,7 +87,7 @@ fn prepare(args: &UpArgs) -> Result<Prepared, Failure> {
     // No folder: only whether io_uring works. Folders are probed once they exist.
     t3fs_runtime::glommio::probe(&[] as &[PathBuf]).map_err(refused)?;
     let fabric = settings.listen.is_some().then(|| FabricPlan::find(&settings)).transpose()?;
-    Ok(Prepared { settings, dir, found, plan, fabric })
+    Ok(Prepared { settings, tunables, dir, found, plan, fabric })
 }
 
 fn describe(data: &Data) {
@@ -103,7 +103,8 @@ fn describe(data: &Data) {
 
 /// Every role; others can join if it was told where to listen.
 fn assembly(
-    settings: &Settings,
+    settings: Settings,
+    tunables: Tunables,
     fabric: Option<FabricPlan>,
     dir: &Path,
     data: Data,
@@ -111,7 +112,7 @@ fn assembly(
     let link = match (&settings.listen, fabric) {
         (None, _) | (_, None) => None,
         (Some(listen), Some(fabric)) => {
-            let secret = match &settings.secret {
+            let secret = match settings.shared_secret() {
                 Some(secret) => secret.clone(),
                 None => Secret::of_folder(&data.first)?,
             };
@@ -126,13 +127,14 @@ fn assembly(
         identity: data.cluster.cluster_uuid.clone(),
         roles: Roles::all(),
         shards: settings.shards,
-        leases: settings.leases,
+        leases: settings.leases(),
         link,
         kv: KvPlace::Here(data.first.join(KV_FOLDER)),
         targets: Targets::Local(Arc::new(data)),
         label: label(dir),
         mount_options: settings.mount_options,
-        io_timeout: settings.io_timeout,
+        settings,
+        tunables,
     })
 }
 

@@ -321,6 +321,11 @@ impl ClusterSession {
         self.0.patience.set(patience.unwrap_or(FOR_EVER));
     }
 
+    /// How long requests are tried; `None`: for ever.
+    pub(super) fn io_timeout(&self) -> Option<Duration> {
+        Some(self.patience()).filter(|patience| *patience < FOR_EVER)
+    }
+
     /// How long requests are tried.
     pub(super) fn patience(&self) -> Duration {
         self.0.patience.get()

@@ -229,6 +229,17 @@ struct Inner {
 pub struct Client(Rc<Inner>);
 
 impl Client {
+    /// How long an operation that begins now waits for a cluster that does not answer; `None`: for
+    /// ever.
+    pub fn io_timeout(&self) -> Option<Duration> {
+        self.0.cluster.io_timeout()
+    }
+
+    /// Operations that begin from now on wait so long. Those that wait already go by what held.
+    pub fn set_io_timeout(&self, io_timeout: Option<Duration>) {
+        self.0.cluster.set_patience(io_timeout);
+    }
+
     /// Opens a session with mgmtd and waits until the cluster can be used (at most 30 s).
     pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
         let cluster = ClusterSession::open(cx, config.agent, &config.label).await?;

@@ -1,15 +1,19 @@
-//! Settings: flags before environment before file before defaults. [`keys::KEYS`] is the one list
-//! of them.
+//! Settings: flags before environment before file before defaults. [`definitions`] has each once.
 //!
-//! A key of the file that is not in the list is refused with file, line, key and the nearest known
-//! one. Of the environment, `T3FS_` names that look like a mistyped key are refused; others are not
-//! ours. [`settings`] says what the values mean.
+//! A key of the file that is not defined is refused with file, line, key and the nearest known one.
+//! Of the environment, `T3FS_` names that look like a mistyped key are refused; others are not
+//! ours. [`values`] says what the values mean. [`Settings`] are fixed at the start, [`Tunables`]
+//! may change while the process runs ([`tunables`]).
 
+pub mod definitions;
+mod flags;
 pub mod host;
-pub mod keys;
 pub mod roles;
 pub mod secret;
+pub mod setting;
 pub mod settings;
+mod tunables;
+pub mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -18,94 +22,60 @@ use std::path::{Path, PathBuf};
 use config::{FileFormat, Map, Source, Value};
 
 use crate::failure::{Failure, refused};
-use keys::Form;
+use setting::{key_of, one_line, wrong};
 
-pub use settings::{Leases, Settings, user_data_home};
+pub use definitions::{Settings, Tunables};
+pub use flags::{Flags, SettingArgs};
+pub use settings::{Leases, user_data_home};
 
-const ENV_PREFIX: &str = "T3FS_";
-/// What containers of 3FS set is understood too: variable, and the one that goes before it.
-const ALIAS: (&str, &str) = ("DEVICE_FILTER", "T3FS_DEVICE_FILTER");
-
-/// What the command line says: keys with their values. Only what was given is in it.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    /// The file, which is no setting itself.
-    pub config: Option<PathBuf>,
-    values: Vec<(&'static str, Value)>,
-}
-
-impl Flags {
-    pub fn new(config: Option<&PathBuf>) -> Flags {
-        Flags { config: config.cloned(), values: Vec::new() }
-    }
-
-    /// A flag that may have been given.
-    pub fn set(mut self, key: &'static str, value: Option<impl Into<Value>>) -> Flags {
-        assert!(keys::find(key).is_some(), "{key} is a key");
-        self.values.extend(value.map(|v| (key, v.into())));
-        self
-    }
-
-    /// A flag that may be given several times.
-    pub fn set_all(self, key: &'static str, values: &[String]) -> Flags {
-        let some = (!values.is_empty()).then(|| values.to_vec());
-        self.set(key, some)
-    }
-
-    /// A path that may have been given.
-    pub fn set_path(self, key: &'static str, path: Option<&PathBuf>) -> Result<Flags, Failure> {
-        let text = path.map(|p| text(key, p)).transpose()?;
-        Ok(self.set(key, text))
-    }
-
-    /// Paths of a flag that may be given several times.
-    pub fn set_paths(self, key: &'static str, paths: &[PathBuf]) -> Result<Flags, Failure> {
-        let paths: Vec<String> = paths.iter().map(|p| text(key, p)).collect::<Result<_, _>>()?;
-        Ok(self.set_all(key, &paths))
-    }
-}
-
-fn text(key: &str, path: &Path) -> Result<String, Failure> {
-    let flag = key.replace('_', "-");
-    let text = path.to_str().map(str::to_owned);
-    text.ok_or_else(|| refused(format!("--{flag} {} is not UTF-8; rename it", path.display())))
-}
-
-/// The settings of this process.
-pub fn load(flags: Flags) -> Result<Settings, Failure> {
+/// The settings of this process: what is fixed from now on, and what may change.
+pub fn load(flags: Flags) -> Result<(Settings, Tunables), Failure> {
     load_from(flags, std::env::vars_os())
 }
 
 pub(crate) fn load_from(
     flags: Flags,
     env: impl Iterator<Item = (OsString, OsString)>,
-) -> Result<Settings, Failure> {
+) -> Result<(Settings, Tunables), Failure> {
     // A variable that is not UTF-8 cannot be one of ours.
-    let mut env: BTreeMap<String, String> = env
-        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-        .filter(|(k, v)| (k.starts_with(ENV_PREFIX) || k == ALIAS.0) && !v.is_empty())
-        .collect();
-    if let Some(value) = env.remove(ALIAS.0) {
-        env.entry(ALIAS.1.into()).or_insert(value);
-    }
+    let env = env.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+    let env = variables(env.filter(|(_, text)| !text.is_empty()).collect());
     check_env(&env)?;
     let mut builder = config::Config::builder();
-    if let Some(path) = flags.config.or_else(|| env.get("T3FS_CONFIG").map(PathBuf::from)) {
+    let set = "keys are plain words";
+    for setting in definitions::SETTINGS {
+        if let Some(value) = setting.default_value() {
+            builder = builder.set_default(setting.name, value).expect(set);
+        }
+    }
+    let file = env.get(&definitions::CONFIG.variable()).map(PathBuf::from);
+    if let Some(path) = flags.config.or(file) {
         builder = builder.add_source(read_file(&path)?);
     }
     builder = builder.add_source(Variables(env));
     for (key, value) in flags.values {
-        builder = builder.set_override(key, value).expect("keys are plain words");
+        builder = builder.set_override(key, value).expect(set);
     }
-    let raw: settings::Raw = builder
-        .build()
-        .and_then(config::Config::try_deserialize)
-        .map_err(|e| refused(format!("a setting is wrong: {}", one_line(&e.to_string()))))?;
-    raw.check()
+    let raw: definitions::Raw =
+        builder.build().and_then(config::Config::try_deserialize).map_err(wrong)?;
+    let (settings, tunables) = raw.check()?;
+    settings.check_together()?;
+    Ok((settings, tunables))
 }
 
-/// The environment as a source of settings. Values stay texts (a secret of digits is no number);
-/// what they must be, the one who reads them knows.
+/// Those of all variables that may be ours. What others have for a setting is read as ours if ours
+/// is not there.
+fn variables(mut all: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    for setting in definitions::SETTINGS {
+        if let Some(text) = setting.alias_name().and_then(|name| all.remove(name)) {
+            all.entry(setting.variable()).or_insert(text);
+        }
+    }
+    all.retain(|name, _| key_of(name).is_some());
+    all
+}
+
+/// The environment as a source of settings.
 #[derive(Clone, Debug)]
 struct Variables(BTreeMap<String, String>);
 
@@ -115,26 +85,12 @@ impl Source for Variables {
     }
 
     fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let mut out = Map::new();
-        for (name, text) in &self.0 {
-            let Some(key) = keys::find(&key_of(name)) else { continue };
-            let split = |by: char| {
-                let parts = text.split(by).filter(|part| !part.is_empty());
-                Value::from(parts.map(str::to_owned).collect::<Vec<String>>())
-            };
-            let value = match key.form {
-                Form::Text => Value::from(text.clone()),
-                Form::List => split(','),
-                Form::Paths => split(':'),
-            };
-            out.insert(key.name.into(), value);
-        }
-        Ok(out)
+        let given = |(name, text): (&String, &String)| {
+            let setting = definitions::find(&key_of(name)?)?;
+            Some((setting.name.to_owned(), setting.value_of(text)))
+        };
+        Ok(self.0.iter().filter_map(given).collect())
     }
-}
-
-fn key_of(variable: &str) -> String {
-    variable[ENV_PREFIX.len()..].to_ascii_lowercase()
 }
 
 fn read_file(path: &Path) -> Result<config::File<config::FileSourceString, FileFormat>, Failure> {
@@ -145,7 +101,8 @@ fn read_file(path: &Path) -> Result<config::File<config::FileSourceString, FileF
     let values = file
         .collect()
         .map_err(|e| refused(format!("{shown} is not TOML: {}", one_line(&e.to_string()))))?;
-    let mut unknown: Vec<&String> = values.keys().filter(|k| keys::find(k).is_none()).collect();
+    let mut unknown: Vec<&String> =
+        values.keys().filter(|k| definitions::find(k).is_none()).collect();
     unknown.sort(); // the map's order differs per run, the message should not
     if let Some(key) = unknown.first() {
         let line = text
@@ -154,7 +111,7 @@ fn read_file(path: &Path) -> Result<config::File<config::FileSourceString, FileF
         let place = line.map_or(String::new(), |n| format!(":{}", n + 1));
         return Err(refused(format!(
             "{shown}{place}: unknown key `{key}`; did you mean `{}`? `t3fs-node config` lists all",
-            keys::nearest(key).0
+            definitions::nearest(key).0.name
         )));
     }
     Ok(file)
@@ -163,29 +120,19 @@ fn read_file(path: &Path) -> Result<config::File<config::FileSourceString, FileF
 /// A `T3FS_` variable close to a key but not one is a typing mistake that would go unseen.
 fn check_env(env: &BTreeMap<String, String>) -> Result<(), Failure> {
     for name in env.keys() {
-        let key = key_of(name);
-        if keys::find(&key).is_some() || key == "config" {
+        let Some(key) = key_of(name) else { continue };
+        if definitions::find(&key).is_some() || key == definitions::CONFIG.name {
             continue;
         }
-        let (near, distance) = keys::nearest(&key);
+        let (near, distance) = definitions::nearest(&key);
         if distance <= 2 {
             return Err(refused(format!(
-                "environment: unknown setting {name}; did you mean {ENV_PREFIX}{}?",
-                near.to_ascii_uppercase()
+                "environment: unknown setting {name}; did you mean {}?",
+                near.variable()
             )));
         }
     }
     Ok(())
-}
-
-/// Parser errors come as a drawing over several lines; the first and the last say it.
-fn one_line(text: &str) -> String {
-    let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
-    let first = lines.next().unwrap_or_default().to_owned();
-    match lines.next_back() {
-        Some(last) => format!("{first}: {last}"),
-        None => first,
-    }
 }
 
 #[cfg(test)]
@@ -193,12 +140,20 @@ mod tests {
     //! Goal: the order of sources, and that what is wrong is refused with where and what to do.
     use super::*;
 
-    fn with(file: &str, env: &[(&str, &str)], flags: Flags) -> Result<Settings, Failure> {
+    fn both(
+        file: &str,
+        env: &[(&str, &str)],
+        flags: Flags,
+    ) -> Result<(Settings, Tunables), Failure> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t3fs.toml");
         std::fs::write(&path, file).unwrap();
         let flags = Flags { config: Some(path), ..flags };
         load_from(flags, env.iter().map(|(k, v)| ((*k).into(), (*v).into())))
+    }
+
+    fn with(file: &str, env: &[(&str, &str)], flags: Flags) -> Result<Settings, Failure> {
+        both(file, env, flags).map(|(settings, _)| settings)
     }
 
     fn line(file: &str, env: &[(&str, &str)]) -> String {
@@ -274,9 +229,10 @@ mod tests {
         let mgmtds: Vec<String> = s.cluster.iter().map(ToString::to_string).collect();
         assert_eq!(mgmtds, ["TCP://[fd00::1]:80", "TCP://host1:8000", "TCP://host2:8000"]);
         assert_eq!(s.kv.unwrap().to_string(), "kv.example.org:8003");
-        assert_eq!(s.io_timeout, Some(std::time::Duration::from_secs(30)));
-        let s = with("hard = true\n", &env, Flags::default()).unwrap();
-        assert_eq!(s.io_timeout, None, "hard goes before a time");
+        let (_, t) = both("", &env, Flags::default()).unwrap();
+        assert_eq!(t.patience(), Some(std::time::Duration::from_secs(30)));
+        let (_, t) = both("hard = true\n", &env, Flags::default()).unwrap();
+        assert_eq!(t.patience(), None, "hard goes before a time");
         for (key, value, says) in [
             ("T3FS_CLUSTER", "not here", "TCP://HOST:PORT"),
             ("T3FS_CLUSTER", "RDMA://", "RDMA://HOST:PORT"),
@@ -321,18 +277,56 @@ mod tests {
         assert_eq!((s.fabric, s.rdma_memory), (t3fs_transport::FabricUse::Auto, 32 << 20));
     }
 
-    /// Goal: a setting is in all places that make it one: what is explained is read (what is a flag
-    /// `cli.rs` asks).
+    #[test]
+    fn a_secret_is_given_once() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(path.path(), "0123456789012345").unwrap();
+        let file = format!("secret_file = {:?}\n", path.path());
+        let s = with(&file, &[], Flags::default()).unwrap();
+        assert_eq!(s.shared_secret().unwrap().bytes(), b"0123456789012345");
+        assert!(line(&file, &[("T3FS_SECRET", "5432109876543210")]).contains("leave one"));
+    }
+
+    /// Goal: every number has limits, which its type holds. Method: the refusal says them.
+    #[test]
+    fn numbers_have_limits_that_fit_their_types() {
+        let numbers = definitions::SETTINGS.iter().filter(|s| s.form == setting::Form::Number);
+        for k in numbers {
+            let said = line("", &[(&k.variable(), &u64::MAX.to_string())]);
+            let limits = said.split_once("; it can be ").expect("limits").1;
+            let (min, max) = limits.split_once(" to ").expect("two");
+            for n in [min, max] {
+                // Of the times, which must fit together, some are refused.
+                let _ = with("", &[(&k.variable(), n)], Flags::default());
+            }
+            let below = (min.parse::<u64>().unwrap() - 1).to_string();
+            assert!(line("", &[(&k.variable(), &below)]).contains(limits), "{}", k.name);
+        }
+    }
+
+    /// Goal: a setting is in all places that make it one: what is explained is read (which commands
+    /// take it as a flag `cli.rs` asks).
     #[test]
     fn every_key_is_explained_and_read() {
-        let text = keys::explain();
-        for k in &keys::KEYS {
+        let text = definitions::explain();
+        for k in definitions::SETTINGS {
             assert!(text.contains(&format!("# {} =", k.name)));
-            let variable = format!("T3FS_{}", k.name.to_ascii_uppercase());
-            let read = with("", &[(&variable, "x")], Flags::default());
+            let read = with("", &[(&k.variable(), "x")], Flags::default());
             let why = read.err().map(|e| e.to_string()).unwrap_or_default();
             assert!(!why.contains("unknown field"), "{}: {why}", k.name);
         }
-        assert_eq!(with("", &[], Flags::default()).unwrap().listen, None);
+        let (s, t) = both("", &[], Flags::default()).unwrap();
+        assert_eq!((s.listen, s.targets_per_disk, t.hard), (None, 2, false));
+        for said in [
+            "# --replicas, T3FS_REPLICAS; default: 1 for a new cluster, else what it was created \
+             with; 1 to 3; a change takes a restart\n# replicas =\n",
+            "# T3FS_HEARTBEAT_MS; default: 200; 20 to 60000; a change takes a restart\n",
+            "default: 67108864 (64 MiB); 33554432 to 17179869184;",
+            "default: 600; 1 to 604800; can change while it runs: `t3fs-node set io_timeout=..`\n",
+            "T3FS_DEVICE_FILTER (or DEVICE_FILTER); default: all devices;",
+            "default: \"t3fs\"; a change",
+        ] {
+            assert!(text.contains(said), "{said}: {text}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, failed, refused};
 
@@ -27,17 +27,14 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// At most one of the two may be given.
-    pub(super) fn from_settings(
-        text: Option<String>,
-        file: Option<&Path>,
-    ) -> Result<Option<Secret>, Failure> {
-        match (text, file) {
-            (Some(_), Some(_)) => Err(refused("secret and secret_file are both set; leave one")),
-            (Some(text), None) => Secret::new(&text, "secret").map(Some),
-            (None, Some(path)) => Secret::read(path).map(Some),
-            (None, None) => Ok(None),
-        }
+    /// Of the setting `secret`.
+    pub(super) fn of_text(text: String) -> Result<Secret, Failure> {
+        Secret::new(&text, NAME)
+    }
+
+    /// Of the setting `secret_file`.
+    pub(super) fn of_file(path: PathBuf) -> Result<Secret, Failure> {
+        Secret::read(&path)
     }
 
     fn new(text: &str, from: &str) -> Result<Secret, Failure> {
@@ -106,12 +103,10 @@ mod tests {
         assert_eq!(Secret::of_folder(dir.path()).unwrap(), made);
         assert_eq!((made.bytes().len(), format!("{made:?}").as_str()), (64, "Secret"));
         let path = dir.path().join(NAME);
-        assert_eq!(Secret::from_settings(None, Some(&path)).unwrap(), Some(made));
+        assert_eq!(Secret::of_file(path.clone()).unwrap(), made);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(Secret::read(&path).unwrap_err().line.contains("chmod 600"));
-        let both = Secret::from_settings(Some("x".repeat(20)), Some(&path));
-        assert!(both.unwrap_err().line.contains("leave one"));
-        let short = Secret::from_settings(Some("short".into()), None);
-        assert!(short.unwrap_err().line.contains("16"));
+        let short = Secret::of_text("short".into()).unwrap_err().line;
+        assert!(short.contains("16") && short.contains("secret holds"), "{short}");
     }
 }

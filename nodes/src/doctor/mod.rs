@@ -13,7 +13,8 @@ use t3fs_actors::proto::agent::GetView;
 use t3fs_actors::proto::ids::ViewVersion;
 
 use crate::cli::DoctorArgs;
-use crate::config::{self, Settings};
+use crate::config::definitions::key;
+use crate::config::{self, Settings, Tunables};
 use crate::control;
 use crate::fabric::FabricPlan;
 use crate::failure::{Failure, failed};
@@ -30,11 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub fn run(args: &DoctorArgs) -> Result<(), Failure> {
-    let settings = config::load(args.flags()?)?;
-    logging::check(settings.log.as_deref())?;
+    let (settings, tunables) = config::load(args.settings.flags()?)?;
     let view = match &args.place {
         Some(place) => control::ask_for(&home_of(place)?, "doctor")?,
-        None if !args.cluster.is_empty() => join(&settings)?,
+        None if args.settings.given(key::cluster).is_some() => join(&settings, tunables)?,
         None if args.host => host_only(&settings),
         None => match only_home(&settings)? {
             Some(home) => control::ask_for(&home, "doctor")?,
@@ -67,9 +67,9 @@ fn host_only(settings: &Settings) -> DoctorView {
 }
 
 /// Joins the cluster for as long as it takes to look at it.
-fn join(settings: &Settings) -> Result<DoctorView, Failure> {
-    logging::to_stderr(settings.log.as_deref(), "error")?;
-    let visitor = visitor(settings, "doctor", FabricPlan::look(settings))?;
+fn join(settings: &Settings, tunables: Tunables) -> Result<DoctorView, Failure> {
+    logging::to_stderr(tunables.log.as_deref(), "error")?;
+    let visitor = visitor(settings, tunables, "doctor", FabricPlan::look(settings))?;
     let node = Node::start(visitor, &|| Ok(()))?;
     let began = Instant::now();
     let found = loop {

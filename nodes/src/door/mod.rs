@@ -2,9 +2,9 @@
 //! user of it; it knows nothing of the kernel's protocol.
 //!
 //! A thread that takes requests hands each to [`Door::run`] or [`Door::run_write`] with its
-//! [`Origin`] (whose it is, and how long it may take) and takes the next. What is done for it is a
-//! future on the inode's shard, which answers by itself: the door keeps no table of answers. How
-//! many there may be at a time, and what happens beyond that, says [`admit`].
+//! [`Caller`] and takes the next. What is done for it is a future on the inode's shard, which
+//! answers by itself: the door keeps no table of answers. How many there may be at a time, and what
+//! happens beyond that, says [`admit`].
 //!
 //! All operations on an inode run on one shard, [`Door::shard_of`], because the client there keeps
 //! its opens, write buffer and length. Operations on names run on the parent's shard, except where
@@ -73,15 +73,6 @@ pub struct Door {
     forget_pages: OnceLock<ForgetPages>,
     /// When reading moves times of access.
     pub atime: Atime,
-    /// How long a request may take that sets no time itself; `None`: for ever.
-    patience: Option<Duration>,
-}
-
-/// Whose a request is, and how long it may take.
-pub struct Origin {
-    pub caller: Arc<Caller>,
-    /// From its start on; `None`: for ever.
-    pub within: Option<Duration>,
 }
 
 /// What a request has to work with on its shard.
@@ -89,18 +80,14 @@ pub struct Here {
     pub door: Arc<Door>,
     pub client: Client,
     pub cx: Cx,
-    /// As in its [`Origin`].
-    within: Option<Duration>,
     _permit: Option<Permit>,
 }
 
 impl Door {
-    /// `io_timeout`: how long what a request asks of the cluster may take; `None`: for ever.
     pub fn new(
         node: NodeId,
         remotes: Vec<Remote>,
         bytes_in_flight_max: usize,
-        io_timeout: Option<Duration>,
         atime: Atime,
     ) -> Arc<Door> {
         Arc::new(Door {
@@ -110,7 +97,6 @@ impl Door {
             admission: Admission::new(bytes_in_flight_max),
             forget_pages: OnceLock::new(),
             atime,
-            patience: io_timeout.map(|timeout| timeout + TELL_MAX),
         })
     }
 
@@ -129,27 +115,26 @@ impl Door {
         (inode.0 % self.remotes.len() as u64) as usize
     }
 
-    /// A program of this user and group asks, and waits for as long as the mount says.
-    pub fn origin(&self, user: u32, group: u32) -> Origin {
-        let caller = Caller { node: self.node, user, group, ..Caller::default() };
-        Origin { caller: Arc::new(caller), within: self.patience }
+    /// A program of this user and group.
+    pub fn caller(&self, user: u32, group: u32) -> Arc<Caller> {
+        Arc::new(Caller { node: self.node, user, group, ..Caller::default() })
     }
 
     /// From a thread that takes requests: runs one on the inode's shard. If the shard has no client
     /// any more the request is dropped, and with it what was to answer it, whose drop says EIO.
-    pub fn run<F>(self: &Arc<Self>, origin: Origin, inode: InodeId, request: F)
+    pub fn run<F>(self: &Arc<Self>, caller: Arc<Caller>, inode: InodeId, request: F)
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let shard = self.shard_of(inode);
-        self.admission.run(|permit| self.pass(shard, origin, Some(permit), request));
+        self.admission.run(|permit| self.pass(shard, caller, Some(permit), request));
     }
 
     /// As [`Door::run`], for a request with so many bytes to write. With too much of that under way
     /// it starts later, if `wanted` still says so, and this thread goes on.
     pub fn run_write<F>(
         self: &Arc<Self>,
-        origin: Origin,
+        caller: Arc<Caller>,
         inode: InodeId,
         bytes: usize,
         wanted: impl Fn() -> bool + Send + 'static,
@@ -158,20 +143,28 @@ impl Door {
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let (door, shard) = (Arc::clone(self), self.shard_of(inode));
-        let start = move |permit| door.pass(shard, origin, Some(permit), request);
+        let start = move |permit| door.pass(shard, caller, Some(permit), request);
         self.admission.run_write(bytes, wanted, start);
     }
 
-    fn pass<F>(self: &Arc<Self>, shard: usize, origin: Origin, permit: Option<Permit>, request: F)
-    where
+    fn pass<F>(
+        self: &Arc<Self>,
+        shard: usize,
+        caller: Arc<Caller>,
+        permit: Option<Permit>,
+        request: F,
+    ) where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
         let door = Arc::clone(self);
         self.remotes[shard].run(Box::new(move |shard| {
             let Some(client) = client() else { return };
-            let Origin { caller, within } = origin;
-            let cx = within.map_or_else(|| shard.cx(), |limit| shard.cx().within(limit)).of(caller);
-            let here = Here { door, client, cx: cx.clone(), within, _permit: permit };
+            let cx = match client.io_timeout() {
+                Some(timeout) => shard.cx().within(timeout + TELL_MAX),
+                None => shard.cx(),
+            };
+            let cx = cx.of(caller);
+            let here = Here { door, client, cx: cx.clone(), _permit: permit };
             cx.spawn(async move { request(here).await });
         }));
     }
@@ -239,9 +232,8 @@ impl Here {
             return what(self).await;
         }
         let (answer, wait) = oneshot::channel();
-        let caller = self.cx.caller().expect("given by `pass`");
-        let origin = Origin { caller: Arc::clone(caller), within: self.within };
-        self.door.pass(shard, origin, None, async move |there: Here| {
+        let caller = Arc::clone(self.cx.caller().expect("given by `pass`"));
+        self.door.pass(shard, caller, None, async move |there: Here| {
             // The asker is gone only when its shard has stopped.
             let _ = answer.send(what(&there).await);
         });

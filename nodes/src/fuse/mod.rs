@@ -31,6 +31,7 @@ use dashmap::DashMap;
 use t3fs_actors::client::{self, Attr, FsError, FsSpace, HandleId, Owner, Seek, SetAttrs};
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{NAME_MAX, SYMLINK_MAX};
+use t3fs_runtime::Caller;
 
 pub(crate) use dir::CURSOR_BYTES_MAX;
 use dir::{Cursor, Item};
@@ -43,7 +44,7 @@ use kernel::{
 };
 use kernel::{ReplyLseek, Ttl};
 
-use crate::door::{Door, Here, Origin};
+use crate::door::{Door, Here};
 
 /// Inode numbers are never used twice, so one generation is enough.
 const GENERATION: Generation = Generation(0);
@@ -71,11 +72,11 @@ impl Fs {
     where
         F: AsyncFnOnce(Here) + Send + 'static,
     {
-        self.door.run(self.origin(req), InodeId(inode.0), request);
+        self.door.run(self.caller(req), InodeId(inode.0), request);
     }
 
-    fn origin(&self, req: &Request) -> Origin {
-        self.door.origin(req.uid(), req.gid())
+    fn caller(&self, req: &Request) -> Arc<Caller> {
+        self.door.caller(req.uid(), req.gid())
     }
 }
 
@@ -387,7 +388,7 @@ impl Filesystem for Fs {
             privileged: !direct && !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
         };
         let wanted = reply.wanted();
-        self.door.run_write(self.origin(req), write.inode, size, wanted, async move |here| {
+        self.door.run_write(self.caller(req), write.inode, size, wanted, async move |here| {
             let inode = write.inode;
             let written = files::write(&here, write).await;
             here.forget_if_cut(inode).await;

@@ -3,15 +3,14 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use t3fs_runtime::NodeId;
 use t3fs_transport::Address;
 
-use crate::config::Leases;
 use crate::config::host::{Host, MgmtdPlace};
 use crate::config::roles::Roles;
 use crate::config::secret::Secret;
+use crate::config::{Leases, Settings, Tunables};
 use crate::data::Data;
 use crate::data::server::Server;
 use crate::fabric::FabricPlan;
@@ -38,8 +37,10 @@ pub struct Assembly {
     pub label: String,
     /// How it mounts, if it is a client.
     pub mount_options: MountOptions,
-    /// How long an operation of a client waits for a silent cluster. `None`: for ever.
-    pub io_timeout: Option<Duration>,
+    /// What it was told, for those who ask whether it would be told something else.
+    pub settings: Settings,
+    /// Those that may change, as they were at the start.
+    pub tunables: Tunables,
 }
 
 /// How it meets others.

@@ -20,6 +20,7 @@ mod parts;
 mod reach;
 mod role_names;
 mod roles;
+pub mod tuning;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -202,9 +203,8 @@ impl Node {
     /// For the threads that take requests of programs.
     pub fn door(&self) -> Arc<Door> {
         let bytes_max = self.budget.bytes_in_flight_max();
-        let (io_timeout, atime) = (self.assembly.io_timeout, self.assembly.mount_options.atime());
-        let node = self.assembly.node;
-        Door::new(node, self.shards.remotes.clone(), bytes_max, io_timeout, atime)
+        let (node, atime) = (self.assembly.node, self.assembly.mount_options.atime());
+        Door::new(node, self.shards.remotes.clone(), bytes_max, atime)
     }
 
     /// For checks from other threads.
@@ -220,6 +220,13 @@ impl Node {
             peers: self.peers.clone(),
             assembly: Arc::clone(&self.assembly),
         }
+    }
+
+    /// To change settings, from other threads. Of one process there is one.
+    pub fn tuning(&self) -> tuning::Tuning {
+        let remotes = self.shards.remotes.clone();
+        let Assembly { settings, tunables, .. } = &*self.assembly;
+        tuning::Tuning::new(settings.clone(), tunables.clone(), remotes)
     }
 
     /// What its shards have counted, from other threads.

@@ -218,7 +218,7 @@ fn start_clients(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
     for (index, remote) in node.shards.remotes.iter().enumerate() {
         until_done("the cluster", &go_on, || {
             let (label, budget) = (format!("{} shard {index}", a.label), node.budget);
-            let io_timeout = a.io_timeout;
+            let io_timeout = a.tunables.patience();
             let started = on_shard(remote, "client", async move |cx: Cx| {
                 let cx = cx.within(ATTEMPT);
                 parts::start_client(&cx, agent, &label, io_timeout, &budget).await
@@ -251,14 +251,15 @@ fn stop_clients(node: &mut Node, until: Until<'_>) -> Result<(), Failure> {
 mod tests {
     //! Goal: roles decide which parts there are, and their order is that of the list.
     use super::*;
-    use crate::config::Leases;
     use crate::config::roles::Roles;
+    use crate::config::{Flags, Leases, load_from};
     use crate::mount::MountOptions;
     use std::time::Duration;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn names_of(roles: &[Role], kv: KvPlace) -> Vec<&'static str> {
+        let (settings, tunables) = load_from(Flags::default(), std::iter::empty()).unwrap();
         let assembly = Assembly {
             cluster: "c".into(),
             node: super::super::ALONE,
@@ -272,7 +273,8 @@ mod tests {
             targets: Targets::None,
             label: "here".into(),
             mount_options: MountOptions::default(),
-            io_timeout: Some(SECOND),
+            settings,
+            tunables,
         };
         parts(&assembly).iter().map(|part| part.name).collect()
     }

@@ -94,24 +94,17 @@ impl Module {
 
     /// Leaves out each item behind `#[cfg(test)]`.
     fn without_tests(&mut self, tokens: &[Token]) -> Vec<Token> {
-        const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
         let mut kept = Vec::new();
         let mut at = 0;
-        while at < tokens.len() {
-            let end = at + ATTRIBUTE.len();
-            let is_for_tests =
-                end <= tokens.len() && tokens[at..end].iter().map(|t| &t.text).eq(ATTRIBUTE);
-            if !is_for_tests {
-                kept.push(tokens[at].clone());
-                at += 1;
-                continue;
-            }
-            at = end_of_item(tokens, end);
-            let item = tokens[end..at].iter().map(|token| token.text.as_str());
-            if let [.., "mod", name, ";"] = item.collect::<Vec<_>>()[..] {
+        for item in lex::test_items(tokens) {
+            kept.extend_from_slice(&tokens[at..item.start]);
+            let texts = tokens[item.clone()].iter().map(|token| token.text.as_str());
+            if let [.., "mod", name, ";"] = texts.collect::<Vec<_>>()[..] {
                 self.test_children.insert(name.to_owned());
             }
+            at = item.end;
         }
+        kept.extend_from_slice(&tokens[at..]);
         kept
     }
 
@@ -123,7 +116,7 @@ impl Module {
         while at < tokens.len() {
             let text = |at: usize| tokens.get(at).map_or("", |token| token.text.as_str());
             if text(at) == "mod" && text(at + 2) == "{" {
-                let end = end_of_item(tokens, at);
+                let end = lex::end_of_item(tokens, at);
                 let inner = [inside, &[text(at + 1).to_owned()]].concat();
                 self.read_scope(&tokens[at + 3..end - 1], &inner);
                 at = end;
@@ -164,31 +157,6 @@ impl Module {
             self.paths.push((inside.to_vec(), path));
         }
     }
-}
-
-/// The first token behind the item that begins at `at`.
-fn end_of_item(tokens: &[Token], mut at: usize) -> usize {
-    let is_use = tokens[at..].iter().take(6).any(|token| token.text == "use");
-    let mut depth = 0;
-    while at < tokens.len() {
-        match tokens[at].text.as_str() {
-            "{" | "(" | "[" => depth += 1,
-            ")" | "]" => depth -= 1,
-            "}" => {
-                depth -= 1;
-                if depth < 0 {
-                    return at; // the last field or arm of something
-                }
-                if depth == 0 && !is_use {
-                    return at + 1;
-                }
-            }
-            ";" if depth == 0 => return at + 1,
-            _ => {}
-        }
-        at += 1;
-    }
-    at
 }
 
 /// Where one module names another.

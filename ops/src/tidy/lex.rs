@@ -1,9 +1,12 @@
 //! Just enough of Rust's lexical structure for source checks: tokens without comments and literals,
-//! and the paths (`a::b::c`) that the tokens spell, `use` groups expanded.
+//! the paths (`a::b::c`) that the tokens spell, `use` groups expanded, and, for who asks for them,
+//! string literals.
 //!
-//! It promises lines that fit the file, and that nothing inside a comment, string or character
-//! literal is ever reported. It does not resolve names: `use std as s; s::fs` goes unseen, which a
-//! reviewer sees.
+//! It promises lines that fit the file, that nothing inside a comment is ever reported, and nothing
+//! inside a string or character literal as code. It does not resolve names: `use std as s; s::fs`
+//! goes unseen, which a reviewer sees.
+
+use std::ops::Range;
 
 /// One identifier or one punctuation mark (`::` counts as one).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,18 @@ impl CodePath {
 
 /// Splits source text into tokens; comments and literals are dropped.
 pub fn tokens(text: &str) -> Vec<Token> {
+    scan(text, |_| {})
+}
+
+/// What stands between the quotation marks of each string literal, escapes as written, with the
+/// line that it begins in.
+pub fn strings(text: &str) -> Vec<Token> {
+    let mut strings = Vec::new();
+    scan(text, |string| strings.push(string));
+    strings
+}
+
+fn scan(text: &str, mut string: impl FnMut(Token)) -> Vec<Token> {
     let chars: Vec<char> = text.chars().collect();
     let mut tokens = Vec::new();
     let mut line = 1;
@@ -61,10 +76,18 @@ pub fn tokens(text: &str) -> Vec<Token> {
         let end = match chars[at] {
             '/' if next == Some('/') => end_of_line(&chars, at),
             '/' if next == Some('*') => end_of_block_comment(&chars, at),
-            '"' => end_of_string(&chars, at),
+            '"' => {
+                let end = end_of_string(&chars, at);
+                string(Token { text: between_quotes(&chars[at..end]).unwrap_or_default(), line });
+                end
+            }
             '\'' => end_of_quote(&chars, at),
             c if c.is_alphabetic() || c == '_' => match raw_or_prefixed_literal(&chars, at) {
-                Some(end) => end,
+                Some(end) => {
+                    let found = between_quotes(&chars[at..end]);
+                    found.into_iter().for_each(|text| string(Token { text, line }));
+                    end
+                }
                 None => {
                     let start = if is_raw_ident(&chars, at) { at + 2 } else { at };
                     let end = end_of_word(&chars, start);
@@ -87,6 +110,56 @@ pub fn tokens(text: &str) -> Vec<Token> {
         at = end;
     }
     tokens
+}
+
+/// The content of a string literal with all that belongs to it; none for a byte.
+fn between_quotes(literal: &[char]) -> Option<String> {
+    let open = literal.iter().position(|&c| c == '"')?;
+    let close = literal.iter().rposition(|&c| c == '"').filter(|close| *close > open)?;
+    Some(literal[open + 1..close].iter().collect())
+}
+
+/// The items behind `#[cfg(test)]`, attribute included, as places in `tokens`.
+pub fn test_items(tokens: &[Token]) -> Vec<Range<usize>> {
+    const ATTRIBUTE: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut items = Vec::new();
+    let mut at = 0;
+    while at + ATTRIBUTE.len() <= tokens.len() {
+        let behind = at + ATTRIBUTE.len();
+        if !tokens[at..behind].iter().map(|token| &token.text).eq(ATTRIBUTE) {
+            at += 1;
+            continue;
+        }
+        let end = end_of_item(tokens, behind);
+        items.push(at..end);
+        at = end;
+    }
+    items
+}
+
+/// The first token behind the item that begins at `at`.
+pub fn end_of_item(tokens: &[Token], mut at: usize) -> usize {
+    let is_use = tokens[at..].iter().take(6).any(|token| token.text == "use");
+    let mut depth = 0;
+    while at < tokens.len() {
+        match tokens[at].text.as_str() {
+            "{" | "(" | "[" => depth += 1,
+            ")" | "]" => depth -= 1,
+            "}" => {
+                depth -= 1;
+                if depth < 0 {
+                    return at; // the last field or arm of something
+                }
+                if depth == 0 && !is_use {
+                    return at + 1;
+                }
+            }
+            ";" if depth == 0 => return at + 1,
+            _ => {}
+        }
+        at += 1;
+    }
+    at
 }
 
 fn end_of_line(chars: &[char], at: usize) -> usize {
@@ -263,6 +336,26 @@ mod tests {
     fn comments_and_literals_are_dropped() {
         let text = "a // x\n/* y /* z */ */ b \"c \\\" d\" r#\"e \" f\"# b\"g\" 'h' '\\'' b'i' k";
         assert_eq!(words(text), ["a", "b", "k"]);
+    }
+
+    #[test]
+    fn strings_are_found_with_their_lines() {
+        let text = "a \"b \\\" c\" // \"no\"\n'\"' b'\"' r#\"d \" e\"# b\"f\"\n\"\"";
+        let found: Vec<(String, usize)> =
+            strings(text).into_iter().map(|string| (string.text, string.line)).collect();
+        let found: Vec<(&str, usize)> = found.iter().map(|(t, line)| (t.as_str(), *line)).collect();
+        assert_eq!(found, [("b \\\" c", 1), ("d \" e", 2), ("f", 2), ("", 3)]);
+    }
+
+    #[test]
+    fn items_for_tests_are_found() {
+        let found = |text: &str| {
+            let tokens = tokens(text);
+            let items = test_items(&tokens).into_iter();
+            items.map(|item| tokens[item].last().unwrap().line).collect::<Vec<_>>()
+        };
+        assert_eq!(found("fn a() {}\n#[cfg(test)]\nmod t {\n}\nfn b() {}"), [4]);
+        assert_eq!(found("#[cfg(test)]\nuse a::{b};\n#[cfg(test)] mod t;"), [2, 3]);
     }
 
     #[test]

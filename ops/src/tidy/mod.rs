@@ -1,16 +1,18 @@
 //! `cargo ops tidy`: source checks that the compiler does not make.
 //!
 //! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
-//! at tokens (`lex`), so comments and strings never trigger them. Rules about layers read the
-//! manifests, the one about circles (`circles`) reads all files of a crate together, and the one
-//! about goldens the golden files. `check` never writes. Next: `source_rules.rs`,
-//! `manifest_rules.rs` and `golden_rules.rs`, the rules themselves.
+//! at tokens (`lex`), so comments never trigger them, and strings only that about settings. Rules
+//! about layers read the manifests, the one about circles (`circles`) reads all files of a crate
+//! together, the one about settings where they are defined, and the one about goldens the golden
+//! files. `check` never writes. Next: `source_rules.rs`, `manifest_rules.rs`, `golden_rules.rs` and
+//! `setting_rules.rs`, the rules themselves.
 
 mod circles;
 mod golden_rules;
 pub mod lex;
 mod manifest_rules;
 mod reflow;
+mod setting_rules;
 mod source_rules;
 
 use std::collections::BTreeSet;
@@ -54,6 +56,7 @@ pub fn check(root: &Path) -> io::Result<Vec<Finding>> {
         files.push((path, text));
     }
     findings.extend(circles::check(&files));
+    findings.extend(setting_rules::check(&files));
     for member in workspace::MEMBERS {
         let path = Path::new(member).join("Cargo.toml");
         let text = fs::read_to_string(root.join(&path))?;

@@ -285,6 +285,52 @@ fn whoever_waits_for_a_silent_cluster_can_be_ended() {
     goes_on(&mut pair);
 }
 
+/// Goal: an operator has a mount wait less for a cluster that is silent, without ending it; a
+/// change that cannot be made changes nothing. Method: a mount that waits for ten minutes is told
+/// to wait two seconds; what begins then fails with EIO, and what waited before waits on.
+#[test]
+fn a_mount_can_be_told_to_wait_less() {
+    if skip_without(&["stat"]) {
+        return;
+    }
+    let mut pair = Pair::new("tuned");
+    let (early, late) = (pair.folder("early"), pair.folder("late"));
+    let set = |pair: &Pair, changes: &[&str]| {
+        let mut set = Command::new(binary());
+        set.arg("set").args(changes).arg("--of").arg(pair.site.mount_point());
+        command::finish(&mut set, COMMAND_LIMIT).expect("set ends")
+    };
+    for (change, says) in [
+        ("io_timeout=0", "io_timeout is 0; it can be 1 to 604800"),
+        ("shards=2", "shards is fixed when the process starts"),
+        ("io_timeot=5", "did you mean `io_timeout`"),
+    ] {
+        let done = set(&pair, &["log=trace", change]);
+        assert_eq!(done.code(), Some(2), "{}{}", done.stdout, done.stderr);
+        assert!(done.stderr.contains(says), "{}", done.stderr);
+    }
+    std::thread::sleep(Duration::from_millis(1500)); // the kernel forgets names
+    assert!(!pair.client.log().contains("TRACE"), "the log has not changed");
+    pair.server.signal(Signal::STOP);
+    let waits = Program::start("early", &early, "exec stat $D/file");
+    waits.hangs();
+
+    let done = set(&pair, &["io_timeout=2", "log=debug", "shards=1"]);
+    assert!(done.success(), "{}{}", done.stdout, done.stderr);
+    assert_eq!(done.stdout, "io_timeout is 2\nlog is debug\n");
+    let began = Instant::now();
+    let error = fs::metadata(late.join("file")).expect_err("nobody answers");
+    assert_eq!(error.raw_os_error(), Some(5), "{error}");
+    assert!(began.elapsed() < Duration::from_secs(30), "after {:?}", began.elapsed());
+    waits.hangs();
+    // A mount logs warnings until it is told otherwise.
+    assert!(pair.client.log().contains("told while running"), "{}", pair.client.log());
+
+    pair.server.signal(Signal::CONT);
+    drop(waits);
+    goes_on(&mut pair);
+}
+
 /// After the silence the mount works, nothing is left open, and it can be ended.
 fn goes_on(pair: &mut Pair) {
     let after = pair.folder("after");

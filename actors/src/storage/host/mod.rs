@@ -17,9 +17,7 @@ use ::core::time::Duration;
 use std::rc::Rc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{
-    Actor, Addr, Ask, Bell, Cx, DiskError, DiskId, Me, Slot, Time, join_all,
-};
+use t3fs_runtime::{Actor, Addr, Ask, Bell, Cx, DiskError, DiskId, Me, Slot, Time, join_all};
 
 pub use self::core::{Book, Entry, Place, Wish};
 use self::core::{Content, Folder, HostCore, How, Inventory, Line, Step};
