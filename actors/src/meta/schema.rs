@@ -107,6 +107,11 @@ pub fn garbage_key(inode: InodeId) -> Bytes {
     key(b'G', inode.0, &[])
 }
 
+/// The garbage entries of all inodes from one to another.
+pub fn garbage_range(first: InodeId, last: InodeId) -> KeyRange {
+    KeyRange::new(garbage_key(first), key(b'G', last.0 + 1, &[]))
+}
+
 /// The key by which a garbage entry is found when it is due.
 pub fn due_key(due: DueV1, inode: InodeId) -> Bytes {
     let DueV1 { bucket, due_ns } = due;

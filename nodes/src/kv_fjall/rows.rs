@@ -9,7 +9,7 @@
 //! that has half of the limit, it becomes the old one and the rows of the old one are forgotten.
 
 use bytes::Bytes;
-use std::collections::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 /// What a row takes beside its bytes: map slot and buffer headers, roughly.
 const ROW_BYTES: usize = 160;
