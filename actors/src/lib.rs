@@ -9,7 +9,7 @@ pub mod features;
 pub mod layout;
 pub mod meta;
 pub mod mgmtd;
-pub mod planted;
+mod planted;
 pub mod storage;
 pub mod timing;
 
