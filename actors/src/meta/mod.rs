@@ -35,7 +35,7 @@ mod ops;
 mod orphans;
 mod over;
 mod place;
-pub mod schema;
+mod schema;
 #[cfg(test)]
 mod tests;
 

@@ -33,7 +33,7 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Time};
 
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
-pub use self::lease::usable;
+pub(crate) use self::lease::usable;
 use self::news::ToldVersions;
 use self::sessions::Wanted;
 use crate::meta::kv::KvError;

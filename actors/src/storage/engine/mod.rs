@@ -46,7 +46,7 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use index::INDEX_ROW_BYTES;
 pub use layout::{CHUNK_MAX, GRANULE, SUPERBLOCK};
-pub use opening::{advance, confirm};
+pub(super) use opening::{advance, confirm};
 pub use recover::{JOURNAL_BUFFERS_BYTES_MAX, identity};
 pub use row::{Recent, StoredVersion};
 pub use superblock::TargetIdentity;
