@@ -6,11 +6,11 @@
 pub mod agent;
 pub mod client;
 pub mod features;
-pub mod layout;
+mod layout;
 pub mod meta;
 pub mod mgmtd;
-pub mod planted;
+mod planted;
 pub mod storage;
-pub mod timing;
+mod timing;
 
 pub use t3fs_proto as proto;

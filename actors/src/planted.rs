@@ -1,10 +1,12 @@
 //! Mistakes that tests plant to see that the simulator finds them.
 //!
-//! One list for all actors. A configuration carries at most one; outside of tests it is `None`, and
-//! a planted mistake costs one branch on that.
+//! One list for all actors. A world has at most one, and what runs in it asks ([`Cx::planted`]);
+//! production has none, and a mistake costs one branch on that there.
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum PlantedBug {
+use t3fs_runtime::Cx;
+
+#[derive(Clone, Copy)]
+pub(crate) enum PlantedBug {
     /// Meta: an append is given the end of the file and does not move it.
     AppendAtKnownEnd,
     /// Client: an append goes where the client believes the end to be, although there are others.
@@ -84,4 +86,129 @@ pub enum PlantedBug {
     WaitIgnoresDeadline,
     /// Storage: chunks that are sent whole are cut at 64 KiB.
     WholeSendsCut,
+}
+
+impl PlantedBug {
+    /// Whether it is planted in the world behind this door.
+    pub(crate) fn is_in(self, cx: &Cx) -> bool {
+        self.is(cx.planted())
+    }
+
+    /// Whether it is the one that is planted, for a core without a door, which keeps what
+    /// [`Cx::planted`] said when the core was made.
+    pub(crate) fn is(self, planted: Option<&'static str>) -> bool {
+        planted.is_some_and(|name| name == self.name())
+    }
+
+    /// What `--mutant` of the simulator calls it.
+    fn name(self) -> &'static str {
+        match self {
+            PlantedBug::AppendAtKnownEnd => "append-at-known-end",
+            PlantedBug::AppendAtOwnEnd => "append-at-own-end",
+            PlantedBug::AppendGuardEnds => "append-guard-ends",
+            PlantedBug::AppendWaitsInside => "append-waits-inside",
+            PlantedBug::BarrierAnswersAtOnce => "barrier-at-once",
+            PlantedBug::BarrierForgetsVersion => "barrier-forgets",
+            PlantedBug::BornEmpty => "born-empty",
+            PlantedBug::CloseKeepsLength => "close-keeps-length",
+            PlantedBug::CommitBeforeSuccessor => "commit-early",
+            PlantedBug::DriveOnlySixteen => "drive-only-sixteen",
+            PlantedBug::FailedFlightIsSilent => "failed-flight-silent",
+            PlantedBug::FullWritersTableEvicts => "full-writers-table-evicts",
+            PlantedBug::GapCounts => "gap-counts",
+            PlantedBug::GrantToCondemned => "grant-to-condemned",
+            PlantedBug::HoldsIgnored => "holds-ignored",
+            PlantedBug::MissingDiskForgotten => "missing-disk-forgotten",
+            PlantedBug::NeededIsRemoved => "needed-is-removed",
+            PlantedBug::NoFence => "no-fence",
+            PlantedBug::NoLeaseCheck => "no-lease-check",
+            PlantedBug::NamesKeptThoughShared => "names-kept",
+            PlantedBug::OldCopyBegins => "old-copy-begins",
+            PlantedBug::OpenWithoutHold => "open-without-hold",
+            PlantedBug::PromiseForgotten => "promise-forgotten",
+            PlantedBug::ReadSkipsGranuleCheck => "read-skips-granule-check",
+            PlantedBug::RemoveChunksSaysNothingLeft => "remove-chunks-says-nothing-left",
+            PlantedBug::ReplacedBegins => "replaced-begins",
+            PlantedBug::ReportIgnoresTruncations => "report-ignores-cuts",
+            PlantedBug::ResyncDropsRecents => "resync-drops-recents",
+            PlantedBug::ResyncStopsAfterOnePage => "resync-stops-after-one-page",
+            PlantedBug::RoomWithoutReserve => "room-without-reserve",
+            PlantedBug::SaveGivesUp => "save-gives-up",
+            PlantedBug::SeenContentIgnored => "seen-ignored",
+            PlantedBug::ServeBeforeSync => "serve-before-sync",
+            PlantedBug::StaleReportIsTaken => "stale-report-taken",
+            PlantedBug::StoppedBegins => "stopped-begins",
+            PlantedBug::SuccessorNoSpaceIsDone => "successor-no-space-is-done",
+            PlantedBug::SwappedDiskForgotten => "swapped-disk-forgotten",
+            PlantedBug::WaitIgnoresDeadline => "wait-ignores-deadline",
+            PlantedBug::WholeSendsCut => "whole-sends-cut",
+        }
+    }
+}
+
+/// Worlds with mistakes, for tests of actors.
+#[cfg(test)]
+pub(crate) mod worlds {
+    use std::rc::Rc;
+
+    use t3fs_runtime::disk::{DiskId, DiskOp, DiskResult};
+    use t3fs_runtime::shard::{Backend, LocalTask, Parcel, Shard};
+    use t3fs_runtime::wire::Frame;
+    use t3fs_runtime::{Cx, NodeId, Slot, Time};
+
+    use super::PlantedBug;
+
+    /// Another shard on this thread, alone in a world with a mistake.
+    pub(crate) fn with(bug: PlantedBug, cx: &Cx) -> Cx {
+        let planted = Some(bug.name());
+        Shard::new(cx.node(), 0, 1, Rc::new(Planted { cx: cx.clone(), planted })).cx()
+    }
+
+    /// What is behind another door, and a mistake; without disks and other shards.
+    struct Planted {
+        cx: Cx,
+        planted: Option<&'static str>,
+    }
+
+    impl Backend for Planted {
+        fn now(&self) -> Time {
+            self.cx.now()
+        }
+
+        fn wall_us(&self) -> u64 {
+            self.cx.wall_us()
+        }
+
+        fn rand(&self) -> u64 {
+            self.cx.rand()
+        }
+
+        fn planted(&self) -> Option<&'static str> {
+            self.planted
+        }
+
+        fn spawn(&self, task: LocalTask) {
+            self.cx.spawn(task);
+        }
+
+        fn wake_at(&self, at: Time, done: Slot<()>) {
+            let cx = self.cx.clone();
+            self.cx.spawn(async move {
+                cx.sleep(at.since(cx.now())).await;
+                done.fill(());
+            });
+        }
+
+        fn disk(&self, _: DiskId, _: DiskOp, _: Slot<DiskResult>) {
+            panic!("this world has no disks");
+        }
+
+        fn send(&self, _: NodeId, _: Frame) -> Result<(), &'static str> {
+            Err("no other node")
+        }
+
+        fn pass(&self, _: u16, parcel: Parcel) -> Result<(), Parcel> {
+            Err(parcel)
+        }
+    }
 }

@@ -4,8 +4,8 @@
 //! two: [`glommio`] in production, and the simulator's (crate `t3fs-sim`). Start reading at
 //! `shard/cx.rs`.
 
-pub mod addr;
-pub mod ask;
+mod addr;
+mod ask;
 pub mod buf;
 mod caller;
 pub mod conformance;

@@ -64,7 +64,6 @@ async fn store(cx: Cx) {
         agent,
         disk,
         resync_page: RESYNC_PAGE,
-        planted_bug: None,
         watch: None,
     };
     let addr = Target::start(&cx, config).raw();

@@ -337,3 +337,17 @@ fn expired_requests_do_not_run_and_are_counted() {
     let expired = |shard| world.shard_stats(a, shard).expired;
     assert_eq!((expired(0), expired(1)), (1, 1));
 }
+
+/// Goal: a node makes the mistake that is planted when it starts, from its start to its end.
+#[test]
+fn a_node_makes_the_mistake_that_was_planted_before_it() {
+    let world = World::new(1);
+    let node = world.add_node(NodeSpec::new());
+    let planted = || world.block_on(node, |cx| async move { cx.planted() }).unwrap();
+    world.plant(Some("mistake"));
+    assert_eq!(planted(), None);
+    world.crash(node, Crash::Process);
+    world.restart(node);
+    world.plant(None);
+    assert_eq!(planted(), Some("mistake"));
+}

@@ -22,7 +22,7 @@ use t3fs_runtime::slot::before;
 use t3fs_runtime::{Actor, Addr, Ask, AskError, Cx, Handle, Me, RawAddr, Slot, Time};
 
 use self::core::{AskAgain, Core, Took};
-pub use self::space::{ClusterSpace, cluster_space};
+pub(crate) use self::space::{ClusterSpace, cluster_space};
 use self::watchers::Watchers;
 use crate::mgmtd::Timing;
 use crate::proto::agent::*;

@@ -64,10 +64,10 @@ impl Client {
                 if self.is_part(cx, file, append).await? {
                     return Ok(append.written);
                 }
-            } else if self.knows_ends(cx.now()) || self.has(PlantedBug::AppendAtOwnEnd) {
+            } else if self.knows_ends(cx.now()) || PlantedBug::AppendAtOwnEnd.is_in(cx) {
                 self.end_left_turn(cx, file).await?; // it may move the end
                 if self.hold_itself(cx, file).await?
-                    && self.knows_ends(cx.now()) | self.has(PlantedBug::AppendAtOwnEnd)
+                    && self.knows_ends(cx.now()) | PlantedBug::AppendAtOwnEnd.is_in(cx)
                     && file.core.borrow_mut().place(self.0.cluster.session())
                 {
                     let end = file.core.borrow().length();
@@ -185,7 +185,7 @@ impl Client {
         };
         let Some(op) = op else { return Ok(InTurn::Done(written)) };
         let append = Stored { written, op, failures };
-        if self.has(PlantedBug::AppendWaitsInside) {
+        if PlantedBug::AppendWaitsInside.is_in(cx) {
             self.report(cx, file, false).await?;
         }
         Ok(match self.is_part(cx, file, &append).await? {
@@ -218,7 +218,7 @@ impl Client {
             match store.await {
                 Ok(()) => {
                     stored = next;
-                    if self.has(PlantedBug::AppendGuardEnds) {
+                    if PlantedBug::AppendGuardEnds.is_in(cx) {
                         file.core.borrow_mut().end_append();
                     }
                 }

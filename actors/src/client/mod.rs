@@ -87,8 +87,6 @@ pub struct ClientConfig {
     pub read_bytes: usize,
     /// How long an operation waits for a cluster that does not answer; `None`: for ever.
     pub io_timeout: Option<Duration>,
-    /// `None` outside of tests.
-    pub planted_bug: Option<PlantedBug>,
 }
 
 impl ClientConfig {
@@ -100,7 +98,6 @@ impl ClientConfig {
             write_buffer_bytes: 1 << 20,
             read_bytes: 16 << 20,
             io_timeout: Some(IO_TIMEOUT),
-            planted_bug: None,
         }
     }
 }
@@ -221,7 +218,6 @@ struct Inner {
     /// A barrier in the background is under way.
     barrier: Cell<bool>,
     space: Cell<Option<(Time, FsSpace)>>,
-    planted_bug: Option<PlantedBug>,
 }
 
 /// A handle; a clone is the same client.
@@ -244,9 +240,9 @@ impl Client {
     pub async fn start(cx: &Cx, config: ClientConfig) -> Result<Client, FsError> {
         let cluster = ClusterSession::open(cx, config.agent, &config.label).await?;
         cluster.set_patience(config.io_timeout);
-        let room = match config.planted_bug {
-            Some(PlantedBug::RoomWithoutReserve) => Room::without_reserve,
-            _ => Room::new,
+        let room = match PlantedBug::RoomWithoutReserve.is_in(cx) {
+            true => Room::without_reserve,
+            false => Room::new,
         };
         let client = Client(Rc::new(Inner {
             cluster,
@@ -267,7 +263,6 @@ impl Client {
             reclaims: Cell::new(None),
             barrier: Cell::new(false),
             space: Cell::new(None),
-            planted_bug: config.planted_bug,
         }));
         if let Err(e) = client.join(cx).await {
             // Nobody is to wait for a session that never serves.
@@ -280,10 +275,6 @@ impl Client {
     /// The connection to the cluster, for checks and tools.
     pub fn cluster(&self) -> &ClusterSession {
         &self.0.cluster
-    }
-
-    fn has(&self, bug: PlantedBug) -> bool {
-        self.0.planted_bug == Some(bug)
     }
 
     fn file(&self, inode: InodeId) -> Option<Rc<File>> {

@@ -144,7 +144,7 @@ impl Client {
     ) -> Result<Option<(Attr, HandleId)>, FsError> {
         let had = self.file(inode).and_then(|f| f.core.borrow().hold);
         let enough = had.is_some_and(|h| self.is_good(h) && (h.write || !write));
-        let needed = (write || self.is_shared()) && !self.has(PlantedBug::OpenWithoutHold);
+        let needed = (write || self.is_shared()) && !PlantedBug::OpenWithoutHold.is_in(cx);
         // Each shard of a process has a session: one that holds the file already goes on doing so,
         // or its hold would outlive all descriptors.
         let own = had.map(|h| h.session).filter(|session| self.0.cluster.is_own(*session));
@@ -166,7 +166,7 @@ impl Client {
             attr = self.open_held(cx, inode, session, write).await?;
             hold = Some(session);
         }
-        if self.is_shared() && !needed && !enough && !self.has(PlantedBug::OpenWithoutHold) {
+        if self.is_shared() && !needed && !enough && !PlantedBug::OpenWithoutHold.is_in(cx) {
             return Ok(None);
         }
         let file = self.entry(attr);

@@ -196,7 +196,7 @@ impl Client {
                                 tracing::warn!("{dropped} bytes of {inode:?} were not written: {e}")
                             }
                         }
-                        if !client.has(PlantedBug::FailedFlightIsSilent) {
+                        if !PlantedBug::FailedFlightIsSilent.is_in(&task) {
                             core.fail_flight(e);
                         }
                     }
@@ -289,7 +289,7 @@ impl Client {
     pub(super) async fn landing(&self, cx: &Cx, file: &File, index: u32) -> Result<(), FsError> {
         let slot = file.core.borrow_mut().chunks.get_mut(&index).and_then(|c| c.landing());
         let long = cx.outlive();
-        let cx = if self.has(PlantedBug::WaitIgnoresDeadline) { &long } else { cx };
+        let cx = if PlantedBug::WaitIgnoresDeadline.is_in(cx) { &long } else { cx };
         match slot {
             Some(slot) => until_deadline(cx, slot, "bytes on their way to storage").await,
             None => Ok(()),

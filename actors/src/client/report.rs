@@ -105,7 +105,7 @@ impl Client {
         {
             self.heard(attr.as_of);
         }
-        let done = self.end_report(file, claim, turn, told).transpose()?;
+        let done = self.end_report(cx, file, claim, turn, told).transpose()?;
         if let (Some(stamp), false) = (done, durable) {
             self.note(cx, inode, stamp);
         }
@@ -115,6 +115,7 @@ impl Client {
     /// Takes the answer to a report; `None`: it has to be told again.
     fn end_report(
         &self,
+        cx: &Cx,
         file: &File,
         claim: Unreported,
         turn: Option<OverTurn>,
@@ -141,7 +142,7 @@ impl Client {
             Ok(Reported::Stale(attr)) => {
                 core.end_report(claim, false);
                 core.merge(attr);
-                if !self.has(PlantedBug::StaleReportIsTaken) {
+                if !PlantedBug::StaleReportIsTaken.is_in(cx) {
                     return None;
                 }
                 core.forget_unreported();
@@ -200,7 +201,7 @@ impl Client {
     }
 
     async fn report_if_needed(&self, cx: &Cx, file: &Rc<File>) -> Result<(), FsError> {
-        if !file.core.borrow().unreported() || self.has(PlantedBug::CloseKeepsLength) {
+        if !file.core.borrow().unreported() || PlantedBug::CloseKeepsLength.is_in(cx) {
             return Ok(());
         }
         self.report(cx, file, false).await.map(drop)

@@ -100,8 +100,8 @@ impl Client {
     }
 
     /// How long names and attributes that this client tells may be remembered.
-    pub fn cache_time(&self, now: Time) -> Duration {
-        match self.is_alone(now) || self.has(PlantedBug::NamesKeptThoughShared) {
+    pub fn cache_time(&self, cx: &Cx) -> Duration {
+        match self.is_alone(cx.now()) || PlantedBug::NamesKeptThoughShared.is_in(cx) {
             true => CACHE_TIME,
             false => Duration::ZERO,
         }

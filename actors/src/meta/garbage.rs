@@ -338,8 +338,8 @@ async fn remove(me: &Me<MetaServer>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<
     // As new as the call, and what sessions say is read after it: a session that has opened one of
     // these files without a hold did so before the last name went, so it is in the routing.
     fresh_view(me, cx).await?;
-    let (kv, view, bug) = me.with(|m| (m.kv, m.place.view.clone(), m.planted_bug));
-    let heeds = bug != Some(PlantedBug::HoldsIgnored);
+    let (kv, view) = me.with(|m| (m.kv, m.place.view.clone()));
+    let heeds = !PlantedBug::HoldsIgnored.is_in(cx);
     let trusts = |run| me.with(|m| m.collector.are_held_again(run, cx.now()));
     let (files, mut rest) = transact(&cx.within(TXN_LIMIT), kv, Durability::Now, async |txn| {
         if heeds && !holds::agree(txn, &view.sessions).await? {

@@ -13,7 +13,6 @@ use super::schema::*;
 use super::{
     MetaServer, Once, ended, fresh_view, garbage, holds, inode_id, layout, look, now_ns, once, run,
 };
-use crate::planted::PlantedBug;
 use crate::proto::ids::{InodeId, SessionId};
 use crate::proto::kv::{Barrier, Durability};
 use crate::proto::meta::*;
@@ -40,10 +39,6 @@ fn over(me: &Me<MetaServer>, cx: &Cx) -> impl Fn(SessionId) -> bool + use<> {
         m.over.look(cx.now(), &m.place.view);
         m.over.sessions()
     })
-}
-
-fn planted(me: &Me<MetaServer>) -> Option<PlantedBug> {
-    me.with(|m| m.planted_bug)
 }
 
 async fn make(
@@ -113,8 +108,8 @@ impl Handle<CountInodes> for MetaServer {
 
 impl Handle<SetAttr> for MetaServer {
     async fn handle(me: &Me<Self>, m: SetAttr, cx: &Cx) -> Result<Changed, MetaError> {
-        let (now_ns, over, bug) = (now_ns(cx), over(me, cx), planted(me));
-        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &over, bug).await;
+        let (now_ns, over) = (now_ns(cx), over(me, cx));
+        let body = async |txn: &mut Txn<'_>| attr::set_attr(txn, &m, now_ns, &over).await;
         let set = once(me, cx, m.op, body).await.map(changed)?;
         if m.length.is_some_and(|length| length.turn.is_some()) {
             Self::handle(me, SyncMeta { stamp: set.stamp }, cx).await?; // as with a report
@@ -128,10 +123,8 @@ impl Handle<ReportWrite> for MetaServer {
         // The end of a turn that came back would keep others waiting for one who has forgotten it.
         let durable = m.durable || m.turn.is_some();
         let durability = if durable { Durability::Now } else { Durability::Soon };
-        let (now_ns, over, bug) = (now_ns(cx), over(me, cx), planted(me));
-        let body = async |txn: &mut Txn<'_>| {
-            attr::report_write(txn, &m, now_ns, &over, bug).await //
-        };
+        let (now_ns, over) = (now_ns(cx), over(me, cx));
+        let body = async |txn: &mut Txn<'_>| attr::report_write(txn, &m, now_ns, &over).await;
         let (mut reported, stamp) = run(me, cx, durability, body).await?;
         match &mut reported {
             Reported::Taken(taken) | Reported::Passed(taken) => {
@@ -146,11 +139,11 @@ impl Handle<ReportWrite> for MetaServer {
 
 impl Handle<Append> for MetaServer {
     async fn handle(me: &Me<Self>, m: Append, cx: &Cx) -> Result<Appended, MetaError> {
-        let (over, bug) = (over(me, cx), planted(me));
+        let over = over(me, cx);
         let mut kept_by = None;
         let body = async |txn: &mut Txn<'_>| {
             kept_by = holds::kept_by(txn, &m).await?;
-            turns::append(txn, &m, &over, kept_by.is_some(), bug).await
+            turns::append(txn, &m, &over, kept_by.is_some()).await
         };
         // A place that the store loses would be given to another while bytes are on their way.
         let (mut appended, now) = run(me, cx, Durability::Now, body).await?;
@@ -177,8 +170,8 @@ impl Handle<BeginCut> for MetaServer {
 
 impl Handle<OpenFile> for MetaServer {
     async fn handle(me: &Me<Self>, m: OpenFile, cx: &Cx) -> Result<Changed, MetaError> {
-        let (now_ns, bug) = (now_ns(cx), planted(me));
-        let body = async |txn: &mut Txn<'_>| opens::open(txn, &m, now_ns, bug).await;
+        let now_ns = now_ns(cx);
+        let body = async |txn: &mut Txn<'_>| opens::open(txn, &m, now_ns).await;
         match m.hold {
             Some(_) => once(me, cx, m.op, body).await.map(changed),
             None => {

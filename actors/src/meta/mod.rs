@@ -14,7 +14,6 @@ use std::sync::Arc;
 use t3fs_runtime::{Actor, Addr, Bell, Cx, Me, Slot};
 
 use crate::features::{self, FeaturesV1};
-use crate::planted::PlantedBug;
 use crate::proto::agent::Agent;
 use crate::proto::ids::{InodeId, RequestId};
 use crate::proto::kv::Durability;
@@ -36,7 +35,7 @@ mod ops;
 mod orphans;
 mod over;
 mod place;
-pub mod schema;
+mod schema;
 #[cfg(test)]
 mod tests;
 
@@ -78,8 +77,6 @@ pub struct MetaConfig {
     pub orphans: OrphanTimes,
     /// How long targets of other processes serve without word from mgmtd, at most.
     pub node_lease: Duration,
-    /// `None` outside of tests.
-    pub planted_bug: Option<PlantedBug>,
 }
 
 /// See [`MetaConfig::keep_answers`].
@@ -106,7 +103,6 @@ impl MetaConfig {
             view: ClusterView::default(),
             orphans: OrphanTimes::default(),
             node_lease: Timing::default().node_lease,
-            planted_bug: None,
         }
     }
 }
@@ -128,7 +124,6 @@ pub struct MetaServer {
     refreshing: Option<Bell>,
     collector: Collector,
     orphans: Orphans,
-    planted_bug: Option<PlantedBug>,
 }
 
 impl Actor for MetaServer {
@@ -146,7 +141,7 @@ impl MetaServer {
 
     fn new(config: MetaConfig, outside: Rc<dyn Outside>) -> MetaServer {
         let MetaConfig { chunk_size, stripe, table, view, keep_answers, hold_again, .. } = config;
-        let MetaConfig { orphans, node_lease, planted_bug, .. } = config;
+        let MetaConfig { orphans, node_lease, .. } = config;
         MetaServer {
             kv: config.kv,
             outside,
@@ -159,7 +154,6 @@ impl MetaServer {
             refreshing: None,
             collector: Collector::new(keep_answers, hold_again),
             orphans: Orphans::new(orphans),
-            planted_bug,
         }
     }
 

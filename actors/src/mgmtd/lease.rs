@@ -149,7 +149,8 @@ pub(super) struct Lease {
     node_lease: Duration,
     /// Nobody else can reach the store: the lease is taken at once, for good.
     alone: bool,
-    bug: Option<PlantedBug>,
+    /// See [`Cx::planted`](t3fs_runtime::Cx::planted).
+    planted: Option<&'static str>,
     seen: Option<LeaseV3>,
     /// When this content was seen first, and last.
     changed: Time,
@@ -176,7 +177,7 @@ impl Lease {
         incarnation: u32,
         timing: &Timing,
         alone: bool,
-        bug: Option<PlantedBug>,
+        planted: Option<&'static str>,
     ) -> Lease {
         let zero = Time::from_us(0);
         Lease {
@@ -185,7 +186,7 @@ impl Lease {
             life: timing.mgmtd_lease,
             node_lease: timing.node_lease,
             alone,
-            bug,
+            planted,
             seen: None,
             changed: zero,
             looked: zero,
@@ -229,7 +230,7 @@ impl Lease {
     /// Takes note of the record and says what to do.
     pub(super) fn step(&mut self, record: Option<LeaseV3>, now: Time) -> LeaseStep {
         let changed = self.seen != record;
-        let gap = std::mem::take(&mut self.gap) && self.bug != Some(PlantedBug::GapCounts);
+        let gap = std::mem::take(&mut self.gap) && !PlantedBug::GapCounts.is(self.planted);
         if changed {
             self.changed = now;
             self.seen.clone_from(&record);
@@ -344,7 +345,7 @@ impl Lease {
                 return false; // the store is well
             }
         }
-        if self.bug != Some(PlantedBug::PromiseForgotten) {
+        if !PlantedBug::PromiseForgotten.is(self.planted) {
             let long = Duration::from_micros(m.for_us).min(BRIDGE_MAX);
             self.refrain = self.refrain.max(now + long);
         }

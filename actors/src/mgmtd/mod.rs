@@ -33,7 +33,7 @@ use t3fs_runtime::{Actor, Addr, Cx, Me, NodeId, Time};
 
 use self::core::{Live, State, condemned, settle};
 use self::lease::Lease;
-pub use self::lease::usable;
+pub(crate) use self::lease::usable;
 use self::news::ToldVersions;
 use self::sessions::Wanted;
 use crate::meta::kv::KvError;
@@ -62,8 +62,7 @@ pub struct MgmtdConfig {
     pub timing: Timing,
     /// No other process can reach the KV: this mgmtd leads at once and for good.
     pub alone: bool,
-    /// `None` outside of tests, like the next.
-    pub planted_bug: Option<PlantedBug>,
+    /// `None` outside of tests.
     pub watch: Option<Rc<dyn Fn(&MgmtdEvent<'_>)>>,
 }
 
@@ -74,7 +73,6 @@ impl MgmtdConfig {
             cluster: cluster.into(),
             timing: Timing::default(),
             alone: false,
-            planted_bug: None,
             watch: None,
         }
     }
@@ -127,8 +125,8 @@ impl Actor for MgmtdServer {
 impl MgmtdServer {
     /// Starts one; it leads when it can. Another cluster's store is never touched.
     pub fn start(cx: &Cx, config: MgmtdConfig) -> Addr<Mgmtd> {
-        let (timing, alone, bug) = (config.timing, config.alone, config.planted_bug);
-        let lease = |incarnation| Lease::new(cx.node(), incarnation, &timing, alone, bug);
+        let (timing, alone, planted) = (config.timing, config.alone, cx.planted());
+        let lease = |incarnation| Lease::new(cx.node(), incarnation, &timing, alone, planted);
         let (addr, me) = cx.start_with(MgmtdServer {
             incarnation: 0,
             lease: lease(0),
@@ -336,17 +334,14 @@ impl MgmtdServer {
         before: &State,
         after: &State,
     ) -> Result<(), String> {
-        let (kv, bug, mine) =
-            me.with(|m| (m.config.kv, m.config.planted_bug, m.lease.record(term, 0, Vec::new())));
+        let (kv, mine) = me.with(|m| (m.config.kv, m.lease.record(term, 0, Vec::new())));
         // A store that stands still is waited for: to give up would be to stop leading, and the
         // leases of all targets with it. Who has taken over meanwhile ends it (the fence).
-        let gives_up = bug == Some(PlantedBug::SaveGivesUp);
+        let gives_up = PlantedBug::SaveGivesUp.is_in(cx);
         let saved = loop {
-            let saved = match bug {
-                Some(PlantedBug::NoFence) => {
-                    store::save_unfenced(cx, kv, Some(before), after).await
-                }
-                _ => store::save(cx, kv, mine.clone(), Some(before), after).await,
+            let saved = match PlantedBug::NoFence.is_in(cx) {
+                true => store::save_unfenced(cx, kv, Some(before), after).await,
+                false => store::save(cx, kv, mine.clone(), Some(before), after).await,
             };
             match saved {
                 Err(Stop::Kv(e)) if e.is_retryable() && !gives_up => cx.sleep(SAVE_AGAIN).await,

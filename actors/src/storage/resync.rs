@@ -115,7 +115,7 @@ impl Target {
                 join_all(sent).await.into_iter().collect::<Result<(), _>>()?;
             }
             let Some(next) = next else { break };
-            if me.with(|s| s.planted_bug == Some(PlantedBug::ResyncStopsAfterOnePage)) {
+            if PlantedBug::ResyncStopsAfterOnePage.is_in(cx) {
                 break;
             }
             from = next;
@@ -267,7 +267,7 @@ impl Target {
             version: r.version,
         });
         let mut recents: Vec<_> = recents.collect();
-        if me.with(|s| s.planted_bug == Some(PlantedBug::ResyncDropsRecents)) {
+        if PlantedBug::ResyncDropsRecents.is_in(cx) {
             recents.clear();
         }
         if let Some(p) = info.pending {
@@ -277,12 +277,12 @@ impl Target {
             };
             // The successor is the last one: it commits.
             let (version, born) = (p.version, p.chain_version);
-            let data = Self::whole_data(me, data);
+            let data = Self::whole_data(cx, data);
             return Ok((Some(SyncContent { version, born, recents }), data));
         }
         let read = engine.read(cx, chunk, 0, u32::MAX).await?;
         let born = info.committed.map_or(ChainVersion(0), |c| c.chain_version);
-        let data = Self::whole_data(me, read.data);
+        let data = Self::whole_data(cx, read.data);
         Ok((Some(SyncContent { version: read.version, born, recents }), data))
     }
 
@@ -392,7 +392,7 @@ impl Handle<SyncStart> for Target {
         }
         me.with(|s| s.core.member.sync_start(m.chain_version, m.session))?;
         Self::quiesce(me, cx).await?;
-        if me.with(|s| s.planted_bug == Some(PlantedBug::ServeBeforeSync)) {
+        if PlantedBug::ServeBeforeSync.is_in(cx) {
             me.with(|s| {
                 s.tell.fill(());
                 s.core.member.sync_done(m.chain_version, m.session)

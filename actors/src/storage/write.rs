@@ -147,7 +147,7 @@ impl Target {
         version: ChunkVersion,
         cx: &Cx,
     ) -> Result<Updated, StorageError> {
-        let early = me.with(|s| s.planted_bug == Some(PlantedBug::CommitBeforeSuccessor));
+        let early = PlantedBug::CommitBeforeSuccessor.is_in(cx);
         let (engine, is_tail) =
             me.with(|s| (s.engine.clone(), matches!(s.core.member.next(), NextReplica::Tail(_))));
         let op = match u.kind {
@@ -256,9 +256,7 @@ impl Target {
             Ok(Ok(_)) => Attempt::Done,
             Ok(Err(StorageError::VersionGap { .. })) if !next.syncing => Attempt::Gap,
             Ok(Err(StorageError::StaleChain { .. })) => Attempt::Behind,
-            Ok(Err(StorageError::NoSpace))
-                if me.with(|s| s.planted_bug == Some(PlantedBug::SuccessorNoSpaceIsDone)) =>
-            {
+            Ok(Err(StorageError::NoSpace)) if PlantedBug::SuccessorNoSpaceIsDone.is_in(cx) => {
                 Attempt::Done
             }
             Ok(Err(
@@ -288,7 +286,7 @@ impl Target {
                 out.kind = UpdateKind::Remove;
                 if let Op::Replace { data } = p.op {
                     out.kind = UpdateKind::Replace;
-                    out.data = Bulk(Self::whole_data(me, data));
+                    out.data = Bulk(Self::whole_data(cx, data));
                 }
                 return Ok(out);
             }
@@ -301,13 +299,13 @@ impl Target {
             // Only a planted bug can have let a later one pass.
             return Err(StorageError::Failed(format!("{} has moved on", u.chunk)));
         }
-        (out.kind, out.data) = (UpdateKind::Replace, Bulk(Self::whole_data(me, read.data)));
+        (out.kind, out.data) = (UpdateKind::Replace, Bulk(Self::whole_data(cx, read.data)));
         Ok(out)
     }
 
     /// The content of a chunk that is sent whole.
-    pub(super) fn whole_data(me: &Me<Self>, mut data: Bytes) -> Bytes {
-        if me.with(|s| s.planted_bug == Some(PlantedBug::WholeSendsCut)) {
+    pub(super) fn whole_data(cx: &Cx, mut data: Bytes) -> Bytes {
+        if PlantedBug::WholeSendsCut.is_in(cx) {
             data.truncate(64 << 10);
         }
         data
@@ -453,7 +451,7 @@ impl Handle<RemoveChunks> for Target {
                 left.push(*inode);
             }
         }
-        if me.with(|s| s.planted_bug == Some(PlantedBug::RemoveChunksSaysNothingLeft)) {
+        if PlantedBug::RemoveChunksSaysNothingLeft.is_in(cx) {
             left.clear();
         }
         for some in take.chunks(REMOVE_WIDTH) {

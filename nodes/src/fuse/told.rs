@@ -16,7 +16,7 @@ const STORED_MAX: Duration = Duration::from_secs(1);
 
 /// How long the kernel may remember what it is told.
 pub fn ttl(here: &Here) -> Ttl {
-    Ttl::from(&here.client.cache_time(here.cx.now()))
+    Ttl::from(&here.client.cache_time(&here.cx))
 }
 
 /// Attributes for the kernel, with what a sparse file really takes. If storage does not say it now,

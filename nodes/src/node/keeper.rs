@@ -81,8 +81,7 @@ impl Keeper {
         on_shard(&self.remotes[0], "storage host", async move |cx: Cx| {
             let first = Slot::new();
             parts::expect_host(first.clone());
-            let (works, planted_bug) = (orders, None);
-            Host::start(&cx, HostConfig { cluster, disks, book, agent, works, first, planted_bug });
+            Host::start(&cx, HostConfig { cluster, disks, book, agent, works: orders, first });
         })?;
         std::thread::Builder::new()
             .name("t3fs-keeper".into())

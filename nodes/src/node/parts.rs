@@ -219,7 +219,6 @@ pub async fn start_target(
         agent,
         disk,
         resync_page: RESYNC_PAGE,
-        planted_bug: None,
         watch: None,
     };
     let addr = Target::start(cx, config).raw();

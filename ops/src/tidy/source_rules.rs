@@ -47,13 +47,14 @@ impl Source<'_> {
 
 type Rule = fn(&Source<'_>) -> Vec<Finding>;
 
-const RULES: [Rule; 12] = [
+const RULES: [Rule; 13] = [
     actors_one_door,
     actors_no_locks,
     agents_ask_mgmtd,
     glommio_one_place,
     transport_no_messages,
     protocols_one_place,
+    tests_no_parameter,
     unsafe_places,
     header,
     columns,
@@ -165,6 +166,43 @@ fn protocols_one_place(source: &Source<'_>) -> Vec<Finding> {
     let message = "messages stand in actors/proto, apart from those who send and serve them";
     let calls = source.macro_calls("protocol");
     calls.map(|line| source.finding("protocols-one-place", line, message)).collect()
+}
+
+/// What only tests use is no part of what everybody else sees. A mistake that tests plant comes
+/// through the hook of the world: `Cx::planted`.
+fn tests_no_parameter(source: &Source<'_>) -> Vec<Finding> {
+    let places = ["actors/src", "nodes/src", "runtime/src", "transport/src"];
+    let is_hook = source.is_below("runtime/src/shard/");
+    let is_test = source.path.iter().any(|part| part == "tests" || part == "tests.rs");
+    if !places.iter().any(|place| source.is_below(place)) || is_hook || is_test {
+        return Vec::new();
+    }
+    let for_tests = |name: &str| {
+        let mut words = name.split('_');
+        words.any(|word| ["bug", "mistake", "mutant", "planted"].contains(&word))
+            || name.contains("for_test")
+    };
+    let tests = lex::test_items(&source.tokens);
+    let text = |at: usize| source.tokens.get(at).map_or("", |token| token.text.as_str());
+    let mut findings = Vec::new();
+    for at in 0..source.tokens.len() {
+        if text(at) != "pub" || text(at + 1) == "(" || tests.iter().any(|item| item.contains(&at)) {
+            continue;
+        }
+        let words = ["async", "const", "fn", "mod", "unsafe"];
+        let name = (at + 1..).find(|at| !words.contains(&text(*at))).expect("an endless range");
+        let mut names = vec![name];
+        if text(name - 1) == "fn" {
+            let end = (name..source.tokens.len()).find(|at| ["{", ";"].contains(&text(*at)));
+            let parameters = name + 1..end.unwrap_or(source.tokens.len());
+            names.extend(parameters.filter(|at| text(at + 1) == ":"));
+        }
+        for at in names.into_iter().filter(|at| for_tests(text(*at))) {
+            let message = format!("`{}` is public for tests; see `Cx::planted`", text(at));
+            findings.push(source.finding("tests-no-parameter", source.tokens[at].line, message));
+        }
+    }
+    findings
 }
 
 fn unsafe_places(source: &Source<'_>) -> Vec<Finding> {
@@ -312,6 +350,21 @@ mod tests {
         good("actors/proto/src/meta.rs", "protocol! { Meta }\n");
         bad("sim/src/world.rs", "protocol! { Meta }\n", "protocols-one-place", 2);
         bad("actors/src/meta/mod.rs", "protocol! { Meta }\n", "protocols-one-place", 2);
+    }
+
+    #[test]
+    fn tests_no_parameter() {
+        let (path, rule) = ("actors/src/storage/a.rs", "tests-no-parameter");
+        good(path, "struct A {\n    planted: bool,\n    pub debug: bool,\n}\n");
+        good(path, "pub(super) fn new(planted: bool) -> A {}\npub fn a() { f(bug) }\n");
+        good(path, "#[cfg(test)]\nmod a {\n    pub fn planted() {}\n}\n");
+        good("actors/src/a/tests.rs", "pub fn planted() {}\n");
+        good("runtime/src/shard/cx.rs", "pub fn planted(&self) -> Option<&'static str> {}\n");
+        bad(path, "pub struct A {\n    pub planted_bug: Option<PlantedBug>,\n}\n", rule, 3);
+        bad(path, "pub async fn a(\n    cx: &Cx,\n    bug: Option<u8>,\n) {}\n", rule, 4);
+        bad(path, "pub fn start_planted(cx: &Cx) {}\n", rule, 2);
+        bad(path, "pub const fn clock_for_tests() {}\n", rule, 2);
+        bad("actors/src/lib.rs", "pub mod planted;\n", rule, 2);
     }
 
     #[test]

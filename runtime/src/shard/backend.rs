@@ -30,6 +30,11 @@ pub trait Backend {
     /// Microseconds since the Unix epoch, for timestamps that users see; may jump.
     fn wall_us(&self) -> u64;
     fn rand(&self) -> u64;
+    /// The mistake that what runs here is to make, by its name, so that tests can see that it is
+    /// found. A shard asks once, when it is made. Nobody plants any in production.
+    fn planted(&self) -> Option<&'static str> {
+        None
+    }
     /// Queues a task; never polls it inside the caller.
     fn spawn(&self, task: LocalTask);
     fn wake_at(&self, at: Time, done: Slot<()>);

@@ -43,6 +43,13 @@ impl Cx {
         self.shard.backend.rand()
     }
 
+    /// The mistake that tests have planted in this world, by its name; `None` in production. What
+    /// the names mean only the actors know.
+    #[inline]
+    pub fn planted(&self) -> Option<&'static str> {
+        self.shard.planted
+    }
+
     pub fn node(&self) -> NodeId {
         self.shard.node
     }

@@ -81,6 +81,8 @@ pub struct Shard {
     pub(crate) index: u16,
     epoch: u32,
     pub(crate) backend: Rc<dyn Backend>,
+    /// What the backend says of it; kept, for actors ask wherever there is something to do wrong.
+    pub(crate) planted: Option<&'static str>,
     actors: RefCell<Vec<Rc<dyn Host>>>,
     waiting: RefCell<FxHashMap<u64, Waiting>>,
     next_ask: Cell<u64>,
@@ -291,6 +293,7 @@ impl Shard {
             node,
             index,
             epoch,
+            planted: backend.planted(),
             backend,
             actors: RefCell::default(),
             waiting: RefCell::default(),

@@ -14,7 +14,6 @@ use t3fs_actors::client::{ClusterSession, FsError};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
-use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, ChunkId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport, TargetState};
@@ -23,7 +22,6 @@ use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIden
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
-use super::mutants::planted;
 use super::{Check, Run, bursts};
 use crate::faults::{Menu, Swarm};
 use crate::oracles::history::History;
@@ -108,7 +106,7 @@ fn fill_disks(sim: &Sim, rng: &Rng, servers: &[NodeId]) {
 }
 
 /// Starts a storage node: opens (or makes) its target, serves it, registers.
-async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<PlantedBug>) {
+async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>) {
     let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
     let disk = DiskId(0);
     let names = cx.disk(disk).list("target").await.unwrap_or_default();
@@ -133,7 +131,6 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
         agent,
         disk,
         resync_page: RESYNC_PAGE,
-        planted_bug: bug,
         watch: None,
     };
     let addr = Target::start(&cx, config).raw();
@@ -145,7 +142,6 @@ async fn storage_node(cx: Cx, target: TargetId, mgmtd: Addr<Mgmtd>, bug: Option<
 
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
-    let bug = planted(run.mutant);
     let manager = world.add_node(NodeSpec::new().boot(|b: &Boot| {
         let cx = b.cx.clone();
         b.cx.spawn(async move {
@@ -160,7 +156,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let servers: Vec<NodeId> = (1..=REPLICAS)
         .map(|i| {
             world.add_node(NodeSpec::new().disk(256 << 20).boot(move |b: &Boot| {
-                b.cx.spawn(storage_node(b.cx.clone(), TargetId(i), mgmtd, bug));
+                b.cx.spawn(storage_node(b.cx.clone(), TargetId(i), mgmtd));
             }))
         })
         .collect();

@@ -20,7 +20,6 @@ use t3fs_actors::storage::engine::{
 };
 use t3fs_runtime::{Cx, DiskId, join_all};
 
-use super::mutants::planted;
 use super::{Check, Run};
 use crate::disk::SimDisk;
 use crate::rng::Rng;
@@ -51,7 +50,7 @@ fn identity() -> TargetIdentity {
 }
 
 /// Small limits, so that segments, checkpoints, the overlay and files turn over quickly.
-fn config(rng: &Rng, mutant: Option<&str>) -> EngineConfig {
+fn config(rng: &Rng) -> EngineConfig {
     EngineConfig {
         overlay_bytes: *rng.pick(&[40 << 10, 256 << 10, 4 << 20]),
         checksum_cache_bytes: *rng.pick(&[0, 8 << 10, 1 << 20]),
@@ -61,7 +60,6 @@ fn config(rng: &Rng, mutant: Option<&str>) -> EngineConfig {
         reserve_bytes: 0,
         group_bytes: *rng.pick(&[16 << 10, 256 << 10]),
         writers_max: WRITERS_MAX,
-        planted_bug: planted(mutant),
     }
 }
 
@@ -615,8 +613,14 @@ struct Point {
 }
 
 /// One crash state of one point.
-fn explore(p: &Point, seed: u64, cfg: &EngineConfig) -> Result<(), String> {
+fn explore(
+    p: &Point,
+    seed: u64,
+    cfg: &EngineConfig,
+    planted: Option<&'static str>,
+) -> Result<(), String> {
     let world = World::new(seed);
+    world.plant(planted);
     let rng = world.rng(1);
     let mut disk = p.disk.clone();
     disk.faults = Default::default();
@@ -670,7 +674,7 @@ fn missing(why: &EngineError, model: &Model) -> bool {
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
     let rng = world.rng(1);
-    let cfg = config(&rng, run.mutant);
+    let cfg = config(&rng);
     let faulty = rng.below(5) == 0;
     let mut disk = SimDisk::new(0, DISK_BYTES);
     if faulty {
@@ -710,7 +714,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     for (i, p) in points.borrow().iter().enumerate() {
         for n in 0..2 {
             let seed = rng.fork(1000 + i as u64 * 10 + n).draw();
-            explore(p, seed, &cfg)
+            explore(p, seed, &cfg, world.planted())
                 .map_err(|why| format!("crash at disk event {}, state {seed}: {why}", p.number))?;
         }
     }

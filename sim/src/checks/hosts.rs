@@ -23,7 +23,6 @@ use t3fs_runtime::{Actor, Addr, Cx, Handle, Me, NodeId, Slot};
 
 use super::chain::engine_config;
 use super::hands::{DISKS, Hands, disks};
-use super::mutants::planted;
 use super::{Check, Run};
 use crate::rng::Rng;
 use crate::world::{Boot, NodeSpec};
@@ -482,7 +481,7 @@ fn run(run: &Run<'_>) -> Result<(), String> {
         host: Rc::default(),
         busy: Rc::default(),
     };
-    let (p, bug) = (play.clone(), planted(run.mutant));
+    let p = play.clone();
     let spec = (0..DISKS).fold(NodeSpec::new(), |spec, _| spec.disk(64 << 20));
     let node = world.add_node(spec.boot(move |b: &Boot| {
         let agent = b.cx.start(StandIn { truth: Rc::clone(&p.truth) });
@@ -495,7 +494,6 @@ fn run(run: &Run<'_>) -> Result<(), String> {
                 agent,
                 works: Works { truth: Rc::clone(&p.truth), hands: p.hands.clone() },
                 first: Slot::new(),
-                planted_bug: bug,
             },
         );
         p.host.set(Some(host));

@@ -18,7 +18,6 @@ use t3fs_actors::client::{ClusterSession, FsError};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer};
-use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::host::{HostTargetState, ListHostTargets, StorageHost};
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, ChunkId, TargetId};
@@ -31,7 +30,6 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Slot};
 
 use super::chain::engine_config;
 use super::hands::{DISKS, Hands};
-use super::mutants::planted;
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
 use crate::oracles::history::History;
@@ -132,7 +130,6 @@ struct Plan {
     kv: NodeId,
     mgmtds: Vec<NodeId>,
     chains: Vec<(ChainId, Vec<TargetId>)>,
-    bug: Option<PlantedBug>,
     resync_page: u32,
     cell_bytes: usize,
     engines: Engines,
@@ -188,7 +185,6 @@ impl Plan {
             agent,
             works: Works { plan: self.clone(), agent },
             first: first.clone(),
-            planted_bug: self.bug,
         };
         let host = Host::start(&cx, config);
         self.hosts.borrow_mut().insert(node, host);
@@ -269,7 +265,6 @@ impl HostWorks for Works {
             agent: self.agent,
             disk,
             resync_page: plan.resync_page,
-            planted_bug: plan.bug,
             watch: Some(Rc::new(move |seen: &TargetEvent| watch.borrow_mut().target(seen))),
         };
         Target::start(cx, config);
@@ -338,7 +333,6 @@ impl Cluster {
             kv,
             mgmtds,
             chains: chains.collect(),
-            bug: planted(run.mutant),
             resync_page: *sizes.pick(&[4, RESYNC_PAGE]),
             cell_bytes: *sizes.pick(&[2048, 2048, 2048, 16 << 10]),
             engines: Engines::default(),

@@ -21,7 +21,6 @@ use t3fs_actors::agent::{self, AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::mgmtd::{self, MgmtdConfig, MgmtdServer, Timing};
-use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
 use t3fs_actors::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{
@@ -230,14 +229,6 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
         disk.crash_keeping(lose.below(disk.batches_unsynced() as u64 + 1) as usize);
         KvServer::start(&b.cx, Box::new(disk.open())).expect("the store opens");
     }));
-    let bug = match run.mutant {
-        Some("no-fence") => Some(PlantedBug::NoFence),
-        Some("grant-to-condemned") => Some(PlantedBug::GrantToCondemned),
-        Some("promise-forgotten") => Some(PlantedBug::PromiseForgotten),
-        Some("gap-counts") => Some(PlantedBug::GapCounts),
-        Some("save-gives-up") => Some(PlantedBug::SaveGivesUp),
-        _ => None,
-    };
     for i in 0..MGMTDS {
         let (seen, sim) = (Rc::clone(members), world.handle());
         let pauses = rng.fork(20 + u64::from(i));
@@ -255,7 +246,6 @@ fn build(run: &Run<'_>, members: &Rc<Members>, sessions: &Rc<RefCell<BTreeMap<u3
             });
             let config = MgmtdConfig {
                 timing: timing(),
-                planted_bug: bug,
                 watch: Some(watch),
                 ..MgmtdConfig::new(first_actor(KV), "sim")
             };

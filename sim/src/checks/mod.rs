@@ -14,7 +14,6 @@ mod hosts;
 mod members;
 mod metas;
 mod mgmtd;
-mod mutants;
 
 use crate::trace::Sink;
 use crate::world::World;
@@ -40,15 +39,14 @@ impl Check {
 /// One seed of a check.
 pub struct Run<'a> {
     pub world: &'a World,
-    /// The deliberate bug to run with.
-    pub mutant: Option<&'a str>,
     /// What the check is to leave out of its faults and operations, by its own words.
     pub without: &'a [String],
 }
 
 impl Run<'_> {
+    /// Whether the run is to make this mistake, for those that the check itself makes.
     pub fn has(&self, mutant: &str) -> bool {
-        self.mutant == Some(mutant)
+        self.world.planted() == Some(mutant)
     }
 
     /// Whether the check is to do this.
@@ -96,10 +94,14 @@ pub fn run_part(
     log: Option<Sink>,
 ) -> Outcome {
     let world = World::new(seed);
+    world.plant(mutant.map(|mutant| {
+        let known = check.mutants.iter().copied().find(|known| *known == mutant);
+        known.unwrap_or_else(|| panic!("the check {} has no mutant {mutant}", check.name))
+    }));
     if let Some(sink) = log {
         world.log_to(sink);
     }
-    let result = (check.run)(&Run { world: &world, mutant, without });
+    let result = (check.run)(&Run { world: &world, without });
     Outcome {
         seed,
         result,

@@ -46,6 +46,10 @@ impl Backend for SimBackend {
         self.world.upgrade().map_or(0, |w| w.actors_rng.draw())
     }
 
+    fn planted(&self) -> Option<&'static str> {
+        self.world.upgrade().and_then(|w| w.planted.get())
+    }
+
     fn spawn(&self, task: LocalTask) {
         match self.alive() {
             Some(w) => w.tasks.spawn(self.owner, task),

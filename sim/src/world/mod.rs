@@ -98,6 +98,8 @@ pub(crate) const HARNESS: Owner = Owner { node: 0, run: 0 };
 
 pub(crate) struct Inner {
     seed: u64,
+    /// See [`Sim::plant`].
+    planted: Cell<Option<&'static str>>,
     pub(crate) now: Cell<u64>,
     pub(crate) tasks: Tasks,
     pub(crate) agenda: RefCell<Agenda<Event>>,
@@ -176,6 +178,7 @@ impl World {
     pub fn new(seed: u64) -> World {
         World(Sim(Rc::new(Inner {
             seed,
+            planted: Cell::new(None),
             now: Cell::new(0),
             tasks: Tasks::new(),
             agenda: RefCell::new(Agenda::new()),
@@ -271,6 +274,16 @@ impl Inner {
 impl Sim {
     pub fn seed(&self) -> u64 {
         self.0.seed
+    }
+
+    /// Whatever starts from here on makes this mistake, by the name that it has for `--mutant`.
+    pub fn plant(&self, mistake: Option<&'static str>) {
+        self.0.planted.set(mistake);
+    }
+
+    /// The mistake that is planted here.
+    pub fn planted(&self) -> Option<&'static str> {
+        self.0.planted.get()
     }
 
     /// True virtual time since the start, in microseconds.

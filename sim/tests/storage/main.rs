@@ -73,7 +73,6 @@ async fn start_target(cx: Cx) -> Engine {
         agent: Addr::<Agent>::from_raw(addr(TOYS, 0)),
         disk,
         resync_page: RESYNC_PAGE,
-        planted_bug: None,
         watch: None,
     };
     Target::start(&cx, config);

@@ -28,7 +28,6 @@ pub struct KvServer {
     syncs: Syncs,
     /// A task waits to release what leaves the window.
     expiring: bool,
-    planted_bug: Option<PlantedBug>,
 }
 
 /// What is not durable yet, and who waits for it.
@@ -77,17 +76,8 @@ impl Actor for KvServer {
 impl KvServer {
     /// Takes over `store` and serves it from this shard. An error is a sentence.
     pub fn start(cx: &Cx, store: Box<dyn Store>) -> Result<Addr<Kv>, String> {
-        KvServer::start_planted(cx, store, None)
-    }
-
-    /// The same with a mistake, for tests.
-    pub fn start_planted(
-        cx: &Cx,
-        store: Box<dyn Store>,
-        planted_bug: Option<PlantedBug>,
-    ) -> Result<Addr<Kv>, String> {
         let resolver = Resolver::open(store).map_err(|e| format!("the metadata store: {e}"))?;
-        let mut kv = KvServer { resolver, syncs: Syncs::default(), expiring: false, planted_bug };
+        let mut kv = KvServer { resolver, syncs: Syncs::default(), expiring: false };
         // The opening is a commit, which nobody may be told of before it is on its way.
         let start = kv.committed(cx.now());
         assert!(start, "nobody else has");
@@ -97,14 +87,14 @@ impl KvServer {
     }
 
     /// What a barrier waits for, if anything, or that what it stands for is gone.
-    fn barrier(&mut self, version: Version) -> Result<Option<Waiter>, KvError> {
-        let forgets = self.planted_bug == Some(PlantedBug::BarrierForgetsVersion);
+    fn barrier(&mut self, cx: &Cx, version: Version) -> Result<Option<Waiter>, KvError> {
+        let forgets = PlantedBug::BarrierForgetsVersion.is_in(cx);
         if version != Version(0) && !forgets && !self.resolver.survived(version) {
             return Err(KvError::Lost);
         }
-        match self.planted_bug {
-            Some(PlantedBug::BarrierAnswersAtOnce) => Ok(None),
-            _ => Ok(self.wait_durable()),
+        match PlantedBug::BarrierAnswersAtOnce.is_in(cx) {
+            true => Ok(None),
+            false => Ok(self.wait_durable()),
         }
     }
 
@@ -287,8 +277,8 @@ impl Handle<Commit> for KvServer {
 }
 
 impl Handle<Barrier> for KvServer {
-    async fn handle(me: &Me<Self>, m: Barrier, _: &Cx) -> Result<(), KvError> {
-        match me.with(|kv| kv.barrier(m.version))? {
+    async fn handle(me: &Me<Self>, m: Barrier, cx: &Cx) -> Result<(), KvError> {
+        match me.with(|kv| kv.barrier(cx, m.version))? {
             Some(waiter) => waiter.await,
             None => Ok(()),
         }

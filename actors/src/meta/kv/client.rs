@@ -8,6 +8,7 @@ use t3fs_runtime::{Addr, AskError, Cx};
 
 use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
 use crate::features::{self, FeaturesV1};
+use crate::planted::PlantedBug;
 use crate::proto::kv::Kv;
 use crate::proto::kv::*;
 use crate::proto::meta::Stamp;
@@ -33,6 +34,11 @@ pub struct Txn<'a> {
 impl<'a> Txn<'a> {
     pub fn new(cx: &'a Cx, kv: Addr<Kv>) -> Txn<'a> {
         Txn { cx, kv, version: None, buffer: TxnBuffer::new(), features: None }
+    }
+
+    /// Whether a body that runs in this transaction is to make this mistake.
+    pub(in crate::meta) fn is_planted(&self, bug: PlantedBug) -> bool {
+        bug.is_in(self.cx)
     }
 
     /// Which run of the store it reads from, if it has read.

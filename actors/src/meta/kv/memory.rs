@@ -70,7 +70,8 @@ impl MemoryDisk {
     }
 
     /// Syncs that wait.
-    pub fn syncs_held(&self) -> usize {
+    #[cfg(test)]
+    pub(in crate::meta) fn syncs_held(&self) -> usize {
         self.0.borrow().syncs.len()
     }
 

@@ -37,7 +37,7 @@ mod local;
 mod memory;
 mod mutate;
 mod resolver;
-pub mod serial;
+mod serial;
 mod spans;
 mod store;
 mod txn;

@@ -21,13 +21,7 @@ const SETGID: u32 = 0o2000;
 const GROUP_EXECUTE: u32 = 0o0010;
 
 /// Changes what is given; `ctime` also without being named.
-pub async fn set_attr(
-    txn: &mut Txn<'_>,
-    m: &SetAttr,
-    now_ns: i64,
-    over: IsOver<'_>,
-    bug: Option<PlantedBug>,
-) -> Done<Attr> {
+pub async fn set_attr(txn: &mut Txn<'_>, m: &SetAttr, now_ns: i64, over: IsOver<'_>) -> Done<Attr> {
     let (key, recent) = (inode_key(m.inode), recent_key(m.op));
     let (times, subdirs) = (times_key(m.inode), subdirs_key(m.inode));
     let [found, times, subdirs, recent] = txn.fetch([&key, &times, &subdirs, &recent]).await?;
@@ -40,7 +34,7 @@ pub async fn set_attr(
     inode.refresh(times.as_ref(), subdirs.as_ref())?;
     if let Some(length) = m.length {
         take_turn(txn, &mut inode.attr, length.turn, over).await?;
-        set_length(txn, &mut inode.attr, length, bug)?;
+        set_length(txn, &mut inode.attr, length)?;
         set_mtime(&mut inode, now_ns, false);
     }
     let at = |time: SetTime| match time {
@@ -99,14 +93,9 @@ fn written(inode: &mut Inode, mtime_ns: i64) {
     set_mtime(inode, mtime_ns.max(before), false);
 }
 
-fn set_length(
-    txn: &Txn<'_>,
-    attr: &mut Attr,
-    m: SetLength,
-    bug: Option<PlantedBug>,
-) -> Result<(), MetaError> {
+fn set_length(txn: &Txn<'_>, attr: &mut Attr, m: SetLength) -> Result<(), MetaError> {
     check_length(layout_of(attr)?, m.length)?;
-    if m.seen != SeenContent::of(attr) && bug != Some(PlantedBug::SeenContentIgnored) {
+    if m.seen != SeenContent::of(attr) && !txn.is_planted(PlantedBug::SeenContentIgnored) {
         return Err(MetaError::Changed);
     }
     attr.truncations = next_number(txn, attr.truncations);
@@ -149,7 +138,6 @@ pub async fn report_write(
     m: &ReportWrite,
     now_ns: i64,
     over: IsOver<'_>,
-    bug: Option<PlantedBug>,
 ) -> Done<Reported> {
     let key = inode_key(m.inode);
     let [found] = txn.read([&key]).await?;
@@ -157,7 +145,7 @@ pub async fn report_write(
     check_length(layout_of(&inode.attr)?, m.end)?;
     let mut end = m.end;
     if m.truncations < inode.attr.truncations || m.times_set < inode.attr.times_set {
-        if bug != Some(PlantedBug::ReportIgnoresTruncations) {
+        if !txn.is_planted(PlantedBug::ReportIgnoresTruncations) {
             return Ok(Reported::Stale(inode.attr));
         }
         end = if m.truncations < inode.attr.truncations { 0 } else { end };

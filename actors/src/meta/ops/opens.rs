@@ -8,13 +8,8 @@ use super::*;
 use crate::proto::meta::{DropHolds, OpenFile, ShareOpens};
 
 /// Opens a file. With a hold that is there already nothing is written.
-pub async fn open(
-    txn: &mut Txn<'_>,
-    m: &OpenFile,
-    now_ns: i64,
-    bug: Option<PlantedBug>,
-) -> Done<Attr> {
-    let Some(session) = m.hold.filter(|_| bug != Some(PlantedBug::OpenWithoutHold)) else {
+pub async fn open(txn: &mut Txn<'_>, m: &OpenFile, now_ns: i64) -> Done<Attr> {
+    let Some(session) = m.hold.filter(|_| !txn.is_planted(PlantedBug::OpenWithoutHold)) else {
         let attr = lookup::get_attr(txn, m.inode).await?;
         return if attr.nlink == 0 { Err(MetaError::Stale.into()) } else { Ok(attr) };
     };

@@ -234,13 +234,7 @@ async fn read(
 }
 
 /// Gives the sender the bytes behind the end. `kept`: a client that does not answer may append too.
-pub async fn append(
-    txn: &mut Txn<'_>,
-    m: &Append,
-    over: IsOver<'_>,
-    kept: bool,
-    bug: Option<PlantedBug>,
-) -> Done<Appended> {
+pub async fn append(txn: &mut Txn<'_>, m: &Append, over: IsOver<'_>, kept: bool) -> Done<Appended> {
     let earlier = m.instead_of.map(|op| (op, m.len));
     let (mut inode, mut turns) = read(txn, m.inode, m.op, earlier).await?;
     let at = |offset| Appended::At { offset, stamp: Stamp::default() };
@@ -252,7 +246,7 @@ pub async fn append(
         store(txn, &mut inode);
     }
     let mut from = inode.attr.length.max(turns.end());
-    if bug == Some(PlantedBug::AppendAtKnownEnd) {
+    if txn.is_planted(PlantedBug::AppendAtKnownEnd) {
         return Ok(at(inode.attr.length));
     }
     if m.truncations >= inode.attr.truncations {

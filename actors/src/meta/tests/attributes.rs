@@ -75,7 +75,7 @@ fn planted_mistakes_lose_data() {
     in_world(async |w| {
         let planted = async |bug| {
             let (disk, beside) = (MemoryDisk::new(), Rc::clone(&w.beside));
-            World::start_planted(w.cx.clone(), disk, beside, Some(bug)).await
+            World::start_on(worlds::with(bug, &w.cx), disk, beside).await
         };
         let v = planted(PlantedBug::SeenContentIgnored).await;
         let made = v.file(ROOT, "f").await.unwrap();

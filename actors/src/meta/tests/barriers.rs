@@ -6,9 +6,9 @@ async fn sync(w: &World, stamp: Stamp) -> Result<(), MetaError> {
     w.ask(SyncMeta { stamp }).await
 }
 
-/// Makes a file and loses it in a power failure, after one that stays; the world after, and both
-/// stamps.
-async fn crashed(w: World, bug: Option<PlantedBug>) -> (World, Stamp, Stamp) {
+/// Makes a file and loses it in a power failure, after one that stays; the world after, which is
+/// behind `next`, and both stamps.
+async fn crashed(w: World, next: Cx) -> (World, Stamp, Stamp) {
     let made = async |name| {
         let (entry, kind) = (w.entry(ROOT, name), FileType::File);
         w.ask(CreateFile { entry, kind, hold: None }).await.unwrap().stamp
@@ -20,8 +20,7 @@ async fn crashed(w: World, bug: Option<PlantedBug>) -> (World, Stamp, Stamp) {
     assert!(lost > kept);
     w.disk.crash();
     w.disk.hold_syncs(false);
-    let beside = Rc::clone(&w.beside);
-    let next = World::start_planted(w.cx.clone(), w.disk.clone(), beside, bug).await;
+    let next = World::start_on(next, w.disk.clone(), Rc::clone(&w.beside)).await;
     next.seq.set(w.seq.get());
     (next, kept, lost)
 }
@@ -31,7 +30,8 @@ async fn crashed(w: World, bug: Option<PlantedBug>) -> (World, Stamp, Stamp) {
 #[test]
 fn a_barrier_fails_for_what_was_lost() {
     in_world(async |w| {
-        let (w, kept, lost) = crashed(w, None).await;
+        let next = w.cx.clone();
+        let (w, kept, lost) = crashed(w, next).await;
         assert_eq!(sync(&w, lost).await, Err(MetaError::Lost));
         assert_eq!(sync(&w, kept).await, Ok(()));
         assert_eq!(sync(&w, Stamp(0)).await, Ok(()));
@@ -46,11 +46,11 @@ fn a_barrier_fails_for_what_was_lost() {
 #[test]
 fn planted_barriers_lie() {
     in_world(async |w| {
-        let bug = Some(PlantedBug::BarrierForgetsVersion);
-        let (w, _, lost) = crashed(w, bug).await;
+        let forgetful = worlds::with(PlantedBug::BarrierForgetsVersion, &w.cx);
+        let (w, _, lost) = crashed(w, forgetful).await;
         assert_eq!(sync(&w, lost).await, Ok(()));
-        let (bug, beside) = (Some(PlantedBug::BarrierAnswersAtOnce), Rc::clone(&w.beside));
-        let next = World::start_planted(w.cx.clone(), w.disk.clone(), beside, bug).await;
+        let hasty = worlds::with(PlantedBug::BarrierAnswersAtOnce, &w.cx);
+        let next = World::start_on(hasty, w.disk.clone(), Rc::clone(&w.beside)).await;
         next.seq.set(w.seq.get());
         // The first number waits for the disk, whatever the barrier does.
         next.file(ROOT, "first").await.unwrap();

@@ -17,7 +17,7 @@ use super::kv::MemoryDisk;
 use super::kv::actor::KvServer;
 use super::place::Outside;
 use super::{MetaConfig, MetaServer, OrphanTimes};
-use crate::planted::PlantedBug;
+use crate::planted::{PlantedBug, worlds};
 use crate::proto::ids::*;
 use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
@@ -195,16 +195,7 @@ impl World {
     }
 
     async fn start_on(cx: Cx, disk: MemoryDisk, beside: Rc<Beside>) -> World {
-        World::start_planted(cx, disk, beside, None).await
-    }
-
-    async fn start_planted(
-        cx: Cx,
-        disk: MemoryDisk,
-        beside: Rc<Beside>,
-        planted_bug: Option<PlantedBug>,
-    ) -> World {
-        let kv = KvServer::start_planted(&cx, Box::new(disk.open()), planted_bug).unwrap();
+        let kv = KvServer::start(&cx, Box::new(disk.open())).unwrap();
         let agent = Addr::from_raw(RawAddr::default());
         let keep_answers = Duration::ZERO;
         let hour = Duration::from_secs(3600);
@@ -215,7 +206,6 @@ impl World {
             hold_again: Duration::from_millis(20),
             orphans,
             node_lease: NODE_LEASE,
-            planted_bug,
             ..MetaConfig::new(kv, agent)
         };
         let meta = MetaServer::start_beside(&cx, config, Rc::clone(&beside) as _).await.unwrap();

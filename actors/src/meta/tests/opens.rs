@@ -109,7 +109,7 @@ fn an_open_and_a_condemnation_conflict() {
             w.unlink(ROOT, "f").await.unwrap();
             let m = OpenFile { inode: f, hold: Some(TWO), write: false, op: w.op() };
             let (mut one, mut two) = (Txn::new(&w.cx, w.kv), Txn::new(&w.cx, w.kv));
-            ops::opens::open(&mut one, &m, 1, None).await.unwrap();
+            ops::opens::open(&mut one, &m, 1).await.unwrap();
             let condemned = garbage::condemn(&mut two, &[f], &sessions, true).await.unwrap().0;
             assert_eq!(condemned.iter().map(|c| c.0).collect::<Vec<_>>(), [f]);
             let (first, second) = if open_first { (one, two) } else { (two, one) };
@@ -158,7 +158,7 @@ fn an_open_and_an_unlink_conflict() {
             let m = OpenFile { inode: f, hold: Some(TWO), write: true, op: w.op() };
             let unlink = Unlink { parent: ROOT, name: b"f".to_vec(), hold: None, op: w.op() };
             let (mut one, mut two) = (Txn::new(&w.cx, w.kv), Txn::new(&w.cx, w.kv));
-            ops::opens::open(&mut one, &m, 1, None).await.unwrap();
+            ops::opens::open(&mut one, &m, 1).await.unwrap();
             ops::remove::unlink(&mut two, &unlink, 1).await.unwrap();
             if open_first {
                 one.commit(Durability::Soon).await.unwrap();
@@ -303,7 +303,7 @@ fn planted_mistakes_remove_what_is_open() {
     for bug in [PlantedBug::HoldsIgnored, PlantedBug::OpenWithoutHold] {
         in_world(async move |w| {
             let (disk, beside) = (MemoryDisk::new(), Rc::clone(&w.beside));
-            let w = World::start_planted(w.cx.clone(), disk, beside, Some(bug)).await;
+            let w = World::start_on(worlds::with(bug, &w.cx), disk, beside).await;
             share(&w, ONE, &[]).await;
             share(&w, TWO, &[]).await;
             let f = w.file(ROOT, "f").await.unwrap().inode;

@@ -69,9 +69,7 @@ fn a_retry_after_an_unknown_outcome_gets_the_first_answer() {
 
         let seen = SeenContent::of(&w.attr(made.inode).await.unwrap());
         let set = super::posix::set_length(made.inode, 9, seen, w.op());
-        let set = async |txn: &mut Txn<'_>| {
-            ops::attr::set_attr(txn, &set, 5, &|_| true, None).await //
-        };
+        let set = async |txn: &mut Txn<'_>| ops::attr::set_attr(txn, &set, 5, &|_| true).await;
         assert_eq!(twice(&w, set).await.unwrap().length, 9);
 
         let rmdir = RemoveDir { parent: ROOT, name: b"d".to_vec(), op: w.op() };

@@ -15,6 +15,7 @@ use super::row::{Change, Recent, Row};
 use super::state::Inner;
 use super::superblock::{TargetIdentity, encode};
 use super::{Applied, ChunkInfo, EngineConfig, Op, Pending, Read, Space, Update};
+use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, SessionId};
 
 /// One open target. A clone is the same engine.
@@ -155,7 +156,13 @@ impl Engine {
         recents: Vec<Recent>,
         overwrite: bool,
     ) -> Result<Applied, EngineError> {
-        self.0.with(|s| s.begin(&u, overwrite, &self.0.cfg))?;
+        self.0.with(|s| match s.begin(&u, overwrite, &self.0.cfg) {
+            Err(EngineError::TooManyWriters) if PlantedBug::FullWritersTableEvicts.is_in(cx) => {
+                s.index.evict_writer(u.chunk);
+                s.begin(&u, overwrite, &self.0.cfg)
+            }
+            begun => begun,
+        })?;
         let done = Slot::new();
         let (inner, answer, cx) = (Rc::clone(&self.0), done.clone(), cx.outlive());
         cx.clone().spawn(async move {

@@ -46,12 +46,11 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use index::INDEX_ROW_BYTES;
 pub use layout::{CHUNK_MAX, GRANULE, SUPERBLOCK};
-pub use opening::{advance, confirm};
+pub(super) use opening::{advance, confirm};
 pub use recover::{JOURNAL_BUFFERS_BYTES_MAX, identity};
 pub use row::{Recent, StoredVersion};
 pub use superblock::TargetIdentity;
 
-use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, RequestId};
 
 /// Most sessions a chunk remembers the last update of, unless a test wants fewer.
@@ -89,8 +88,6 @@ pub struct EngineConfig {
     pub group_bytes: u64,
     /// Sessions that a chunk remembers the last update of; a new one is refused when it is full.
     pub writers_max: usize,
-    /// `None` outside of tests.
-    pub planted_bug: Option<PlantedBug>,
 }
 
 impl Default for EngineConfig {
@@ -104,7 +101,6 @@ impl Default for EngineConfig {
             reserve_bytes: RESERVE_BYTES,
             group_bytes: 4 << 20,
             writers_max: WRITERS_MAX,
-            planted_bug: None,
         }
     }
 }

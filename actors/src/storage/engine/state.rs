@@ -15,7 +15,6 @@ use super::layout::{CHUNK_MAX, Class, Extent};
 use super::pins::Pins;
 use super::record::Record;
 use super::{EngineConfig, Op, Update};
-use crate::planted::PlantedBug;
 use crate::proto::ids::{ChainVersion, ChunkId, ChunkVersion, INODE_END};
 
 /// What becomes of an update that needs overlay room.
@@ -252,10 +251,7 @@ impl EngineState {
             && row.writers().len() >= cfg.writers_max
             && row.writers().iter().all(|x| x.session != r.session)
         {
-            if cfg.planted_bug != Some(PlantedBug::FullWritersTableEvicts) {
-                return Err(EngineError::TooManyWriters);
-            }
-            self.index.evict_writer(u.chunk);
+            return Err(EngineError::TooManyWriters);
         }
         if (self.spare_refused || self.apply_refused) && !frees {
             return Err(EngineError::NoSpace);

@@ -138,7 +138,8 @@ pub enum Line {
 pub struct HostCore {
     node: NodeId,
     cluster: String,
-    planted_bug: Option<PlantedBug>,
+    /// See [`Cx::planted`](t3fs_runtime::Cx::planted).
+    planted: Option<&'static str>,
     view: ClusterView,
     book: Book,
     /// What is stored of it.
@@ -150,16 +151,16 @@ pub struct HostCore {
 }
 
 impl HostCore {
-    pub fn new(
+    pub(super) fn new(
         node: NodeId,
         cluster: &str,
         book: Book,
-        planted_bug: Option<PlantedBug>,
+        planted: Option<&'static str>,
     ) -> HostCore {
         HostCore {
             node,
             cluster: cluster.into(),
-            planted_bug,
+            planted,
             view: ClusterView::default(),
             stored: book.clone(),
             book,
@@ -170,7 +171,7 @@ impl HostCore {
     }
 
     fn has(&self, bug: PlantedBug) -> bool {
-        self.planted_bug == Some(bug)
+        bug.is(self.planted)
     }
 
     pub fn view(&self) -> &ClusterView {

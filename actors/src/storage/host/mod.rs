@@ -53,8 +53,6 @@ pub struct HostConfig<W> {
     /// Filled once all targets that are here run, or cannot yet, or are not to: from then on the
     /// node can announce what it has.
     pub first: Slot<()>,
-    /// `None` outside of tests.
-    pub planted_bug: Option<PlantedBug>,
 }
 
 /// The host of a storage node's targets.
@@ -63,7 +61,6 @@ pub struct Host<W> {
     works: Rc<W>,
     agent: Addr<Agent>,
     disks: Vec<DiskId>,
-    planted_bug: Option<PlantedBug>,
     first: Slot<()>,
     /// When the host did.
     began: Time,
@@ -104,13 +101,12 @@ type Again = Option<Duration>;
 
 impl<W: HostWorks> Host<W> {
     pub fn start(cx: &Cx, config: HostConfig<W>) -> Addr<StorageHost> {
-        let HostConfig { cluster, disks, book, agent, works, first, planted_bug } = config;
+        let HostConfig { cluster, disks, book, agent, works, first } = config;
         let host = Host {
-            core: HostCore::new(cx.node(), &cluster, book, planted_bug),
+            core: HostCore::new(cx.node(), &cluster, book, cx.planted()),
             works: Rc::new(works),
             agent,
             disks,
-            planted_bug,
             first,
             began: cx.now(),
             look: true,
@@ -258,7 +254,7 @@ impl<W: HostWorks> Host<W> {
             Ok(Ok(Some(claimed))) if claimed.len() == opened.len() => claimed,
             Ok(Ok(Some(_)) | Err(_)) | Err(_) => return false,
         };
-        let bug = me.with(|h| h.planted_bug == Some(PlantedBug::OldCopyBegins));
+        let bug = PlantedBug::OldCopyBegins.is_in(cx);
         let start = async |place: Place, opening, claimed| match claimed {
             Claimed::OldCopy { latest } if !bug => me.with(|h| h.core.is_old(place.target, latest)),
             _ => match Self::start_one(me, place, opening, cx).await {

@@ -32,7 +32,7 @@ impl Clients {
             let late = sim.rng(20 + u64::from(client)).below(stage.options.late_us + 1);
             cx.sleep(Duration::from_micros(late)).await;
         }
-        let door = Door::open(&cx, Mount { buffer, patience, deadline, bug: stage.bug }).await;
+        let door = Door::open(&cx, Mount { buffer, patience, deadline }).await;
         for number in 0..stage.options.users {
             let mut user = User::new(&stage, &door, (&cx, &sim), life, (client, number));
             let levers = Rc::clone(&levers);

@@ -10,11 +10,10 @@ use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::meta::{MetaConfig, MetaServer, OrphanTimes};
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
-use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::agent::Announce;
 use t3fs_actors::proto::ids::{ChainId, TargetId};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
-use t3fs_actors::storage::engine::{Engine, EngineConfig, EngineError, TargetIdentity};
+use t3fs_actors::storage::engine::{Engine, EngineError, TargetIdentity};
 use t3fs_actors::storage::{RESYNC_PAGE, StorageConfig, Target};
 use t3fs_runtime::{Addr, Cx, DiskId, NodeId, RawAddr};
 
@@ -34,42 +33,6 @@ const ORPHANS: OrphanTimes = OrphanTimes {
 };
 /// A client that has crashed is given up after this; longer than any client of a run is away.
 const SESSION_LEASE: Duration = Duration::from_secs(20);
-
-/// Deliberate bugs, by name: a line each.
-const MUTANTS: [(&str, PlantedBug); 17] = [
-    ("append-at-known-end", PlantedBug::AppendAtKnownEnd),
-    ("append-at-own-end", PlantedBug::AppendAtOwnEnd),
-    ("append-guard-ends", PlantedBug::AppendGuardEnds),
-    ("append-waits-inside", PlantedBug::AppendWaitsInside),
-    ("barrier-at-once", PlantedBug::BarrierAnswersAtOnce),
-    ("barrier-forgets", PlantedBug::BarrierForgetsVersion),
-    ("close-keeps-length", PlantedBug::CloseKeepsLength),
-    ("commit-early", PlantedBug::CommitBeforeSuccessor),
-    ("failed-flight-silent", PlantedBug::FailedFlightIsSilent),
-    ("holds-ignored", PlantedBug::HoldsIgnored),
-    ("names-kept", PlantedBug::NamesKeptThoughShared),
-    ("open-without-hold", PlantedBug::OpenWithoutHold),
-    ("report-ignores-cuts", PlantedBug::ReportIgnoresTruncations),
-    ("room-without-reserve", PlantedBug::RoomWithoutReserve),
-    ("seen-ignored", PlantedBug::SeenContentIgnored),
-    ("stale-report-taken", PlantedBug::StaleReportIsTaken),
-    ("wait-ignores-deadline", PlantedBug::WaitIgnoresDeadline),
-];
-
-/// The deliberate bug that a run was asked for.
-pub(super) fn mutant(run: &Run<'_>) -> Option<PlantedBug> {
-    MUTANTS.iter().find_map(|(name, bug)| run.has(name).then_some(*bug))
-}
-
-pub(super) const MUTANT_NAMES: &[&str] = &{
-    let mut names = [""; MUTANTS.len()];
-    let mut i = 0;
-    while i < names.len() {
-        names[i] = MUTANTS[i].0;
-        i += 1;
-    }
-    names
-};
 
 /// What a seed draws of the cluster.
 #[derive(Clone, Debug)]
@@ -103,7 +66,6 @@ pub(super) struct Plan {
     pub(super) sizes: Sizes,
     kv: NodeId,
     mgmtds: Vec<NodeId>,
-    bug: Option<PlantedBug>,
     /// Disks fail now and then: a target may not open at the first attempt.
     bad_disks: bool,
 }
@@ -131,7 +93,6 @@ impl Plan {
         let config = MetaConfig {
             chunk_size,
             stripe,
-            planted_bug: self.bug,
             orphans: ORPHANS,
             ..MetaConfig::new(first_actor(self.kv), agent)
         };
@@ -169,10 +130,9 @@ impl Plan {
         let engine = loop {
             let names = cx.disk(disk).list(&dir).await.unwrap_or_default();
             let made = names.iter().any(|n| n == "superblock");
-            let config = EngineConfig { planted_bug: self.bug, ..engine_config() };
             let opened = match made {
-                true => Engine::open(cx, disk, &dir, &identity, config).await,
-                false => Engine::create(cx, disk, &dir, &identity, config).await,
+                true => Engine::open(cx, disk, &dir, &identity, engine_config()).await,
+                false => Engine::create(cx, disk, &dir, &identity, engine_config()).await,
             };
             match opened {
                 Ok(engine) => break engine,
@@ -183,16 +143,14 @@ impl Plan {
                 Err(e) => panic!("target {target} does not open: {e}"),
             }
         };
-        let (planted_bug, watch) = (self.bug, None);
         let config = StorageConfig {
             engine,
             target,
             chain,
             agent,
             disk,
-            planted_bug,
             resync_page: RESYNC_PAGE,
-            watch,
+            watch: None,
         };
         Target::start(cx, config).raw()
     }
@@ -236,9 +194,9 @@ impl Cluster {
     {
         let world = run.world;
         let store = MemoryDisk::new();
-        let (disk, bug) = (store.clone(), mutant(run));
+        let disk = store.clone();
         let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            KvServer::start_planted(&b.cx, Box::new(disk.open()), bug).expect("a store");
+            KvServer::start(&b.cx, Box::new(disk.open())).expect("a store");
         }));
         let mgmtd = |_| {
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {
@@ -248,7 +206,7 @@ impl Cluster {
             }))
         };
         let mgmtds: Vec<NodeId> = (0..2).map(mgmtd).collect();
-        let plan = Plan { sizes, kv, mgmtds: mgmtds.clone(), bug, bad_disks };
+        let plan = Plan { sizes, kv, mgmtds: mgmtds.clone(), bad_disks };
         let meta = |_| {
             let p = plan.clone();
             world.add_node(NodeSpec::new().boot(move |b: &Boot| {

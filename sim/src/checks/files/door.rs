@@ -11,7 +11,6 @@ use t3fs_actors::client::{
     At, Client, ClientConfig, ClusterSession, DirEntry, FsError, HandleId, Owner, RenameMode,
     SetAttrs, Written,
 };
-use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::{ChainId, InodeId};
 use t3fs_actors::proto::meta::Attr;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
@@ -34,7 +33,6 @@ pub(super) struct Mount {
     pub(super) patience: Option<Duration>,
     /// How long a request that a program waits for may take.
     pub(super) deadline: Option<Duration>,
-    pub(super) bug: Option<PlantedBug>,
 }
 
 /// A running client, with what the kernel remembers.
@@ -57,7 +55,6 @@ impl Door {
     pub(super) async fn open(cx: &Cx, mount: Mount) -> Door {
         let config = ClientConfig {
             write_buffer_bytes: mount.buffer,
-            planted_bug: mount.bug,
             ..ClientConfig::new(first_actor(cx.node()), "sim")
         };
         loop {
@@ -111,7 +108,7 @@ impl Door {
         names.leave(&key);
         match made {
             Ok((attr, id)) => {
-                names.made(key, attr.inode, cx.now() + self.client.cache_time(cx.now()));
+                names.made(key, attr.inode, cx.now() + self.client.cache_time(cx));
                 let file = attr.inode;
                 Ok((attr, Handle { file, id }))
             }
@@ -162,7 +159,7 @@ impl Door {
         let (mut names, key) = (self.names.borrow_mut(), (dir, name.to_vec()));
         match found {
             Ok(attr) => {
-                names.looked(began, key, attr.inode, cx.now() + self.client.cache_time(cx.now()));
+                names.looked(began, key, attr.inode, cx.now() + self.client.cache_time(cx));
                 Ok((attr.inode, Some(attr)))
             }
             Err(e) => {

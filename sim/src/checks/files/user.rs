@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use t3fs_actors::client::FsError;
-use t3fs_actors::planted::PlantedBug;
 use t3fs_actors::proto::ids::InodeId;
 use t3fs_actors::proto::meta::{Attr, ROOT};
 use t3fs_runtime::Cx;
@@ -25,8 +24,6 @@ const OPEN_MAX: usize = 4;
 /// What all users of a run share.
 pub(super) struct Stage {
     pub(super) options: Options,
-    /// What clients do wrong on purpose.
-    pub(super) bug: Option<PlantedBug>,
     pub(super) files: RefCell<Files>,
     /// The second directory, once users may begin.
     pub(super) dir: Cell<Option<InodeId>>,
@@ -39,12 +36,11 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    pub(super) fn new(options: Options, bug: Option<PlantedBug>) -> Stage {
+    pub(super) fn new(options: Options) -> Stage {
         let left = (0..options.clients).map(|_| Cell::new(options.ops)).collect();
         Stage {
             files: RefCell::new(Files::new(options.excuses())),
             options,
-            bug,
             dir: Cell::new(None),
             calm: Cell::new(false),
             left,
