@@ -263,3 +263,40 @@ fn who_comes_alone_appends_behind_what_a_dead_writer_has_stored() {
     let stored = olds.len() + 5;
     assert!(stored > known, "the story is another one: {known} of {stored} bytes were known");
 }
+
+/// Regression: each update that met the end of its session opened another session, and one more
+/// each time it was tried; all of them stayed until the process ended. Goal: however many meet the
+/// end together, there is one session after it. Method: updates of many chunks under a session that
+/// ended while the client's way to mgmtd was cut.
+#[test]
+fn an_ended_session_is_asked_for_once_only() {
+    let (world, client, inode, handle) = cluster();
+    world.run_for(Duration::from_secs(3)).unwrap();
+    let ended = client.cluster().session();
+    world.part(&[CLIENT], &[NAMES]);
+    world.run_for(Duration::from_secs(100)).unwrap();
+    assert!(client.cluster().sessions().is_alive(ended), "it cannot have heard");
+    let chunk = u64::from(stored(&world, &client, inode).layout.unwrap().chunk_size);
+    for i in 0..16 {
+        let (client, data) = (client.clone(), Bytes::from_static(b"bytes"));
+        world.spawn(CLIENT, 0, move |cx| async move {
+            // What becomes of it the flush below says.
+            let _ = client.write(&cx, inode, At::Offset(i * chunk), data, false).await;
+        });
+    }
+    for _ in 0..4 {
+        let client = client.clone();
+        world.spawn(CLIENT, 0, move |cx| async move {
+            let _ = client.fsync(&cx, inode, Some(handle), false).await;
+        });
+    }
+    world.run_for(Duration::from_secs(20)).unwrap();
+    world.rejoin();
+    let other = client.clone();
+    let synced =
+        ask(&world, |cx| async move { other.fsync(&cx, inode, Some(handle), false).await });
+    world.run_for(Duration::from_secs(30)).unwrap();
+    let (now, sessions) = (client.cluster().session(), client.cluster().sessions());
+    assert_eq!((now.0, sessions.max), (ended.0 + 1, now), "{synced:?}");
+    assert_eq!(sessions.alive, [now]);
+}

@@ -100,6 +100,15 @@ pub enum Step {
     Clear(Place),
 }
 
+impl Step {
+    pub fn target(&self) -> TargetId {
+        match self {
+            Step::Begin(place, _) | Step::Clear(place) => place.target,
+            Step::Stop(target) => *target,
+        }
+    }
+}
+
 /// What this run of the host knows of a target.
 #[derive(Default)]
 struct Mark {
@@ -197,6 +206,11 @@ impl HostCore {
 
     pub fn stored(&mut self, book: Book) {
         self.stored = book;
+    }
+
+    /// Whether what the book says of a target is stored.
+    pub fn is_stored(&self, target: TargetId) -> bool {
+        self.book.get(&target) == self.stored.get(&target)
     }
 
     fn mark(&mut self, target: TargetId) -> &mut Mark {
@@ -596,8 +610,7 @@ impl HostCore {
 
     /// Whether nothing is left to be done for a target.
     pub fn is_done(&self, target: TargetId) -> bool {
-        let stored = self.book.get(&target) == self.stored.get(&target);
-        stored && matches!(self.judge(target), Verdict::Is(_))
+        self.is_stored(target) && matches!(self.judge(target), Verdict::Is(_))
     }
 }
 
