@@ -41,6 +41,11 @@ pub const IO_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long one update of a chunk is tried under one request id. Storage remembers the writers of a
 /// removed chunk for longer than this.
 pub const UPDATE_MAX: Duration = Duration::from_secs(240);
+/// How long meta keeps the answers to a session's operations after its end.
+pub const KEEP_ANSWERS: Duration = Duration::from_secs(600);
+/// How long after a session was known to live its operations are repeated without asking mgmtd
+/// whether it does.
+pub const REPEAT_MAX: Duration = Duration::from_secs(540);
 /// How often a client tells its agent that it lives.
 pub const EXTEND_EVERY: Duration = Duration::from_secs(10);
 /// A client of an agent's process that is silent for this long is gone, without having said so.
@@ -58,3 +63,5 @@ const _: () =
 // An agent stops naming a client before mgmtd would end its session for that.
 const _: () = assert!(is_longer(Timing::DEFAULT.session_lease, 1, SESSION_SILENCE));
 const _: () = assert!(is_longer(IO_TIMEOUT, 2, UPDATE_MAX));
+// What a client repeats finds the answer, also when it arrives late and clocks differ.
+const _: () = assert!(KEEP_ANSWERS.as_secs() >= REPEAT_MAX.as_secs() + 60);

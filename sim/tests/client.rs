@@ -16,8 +16,10 @@ use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::meta::{MetaConfig, MetaServer};
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer};
 use t3fs_actors::proto::agent::Announce;
-use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, TargetId};
-use t3fs_actors::proto::meta::{Attr, GetAttr, ROOT};
+use t3fs_actors::proto::ids::{ChainId, ChunkId, InodeId, RequestId, TargetId};
+use t3fs_actors::proto::meta::{
+    Attr, CreateFile, FileType, GetAttr, Lookup, NewEntry, ROOT, Unlink,
+};
 use t3fs_actors::proto::mgmtd::{CreateChains, TargetReport};
 use t3fs_actors::proto::storage::{ReadChunk, Retire, StorageError};
 use t3fs_actors::storage::engine::{Engine, EngineConfig, TargetIdentity};
@@ -261,4 +263,141 @@ fn who_comes_alone_appends_behind_what_a_dead_writer_has_stored() {
     assert!(olds.iter().all(|b| *b == b'a') && olds.len() % LINE == 0, "and the old before them");
     let stored = olds.len() + 5;
     assert!(stored > known, "the story is another one: {known} of {stored} bytes were known");
+}
+
+/// Regression: each update that met the end of its session opened another session, and one more
+/// each time it was tried; all of them stayed until the process ended. Goal: however many meet the
+/// end together, there is one session after it. Method: updates of many chunks under a session that
+/// ended while the client's way to mgmtd was cut.
+#[test]
+fn an_ended_session_is_asked_for_once_only() {
+    let (world, client, inode, handle) = cluster();
+    world.run_for(Duration::from_secs(3)).unwrap();
+    let ended = client.cluster().session();
+    world.part(&[CLIENT], &[NAMES]);
+    world.run_for(Duration::from_secs(100)).unwrap();
+    assert!(client.cluster().sessions().is_alive(ended), "it cannot have heard");
+    let chunk = u64::from(stored(&world, &client, inode).layout.unwrap().chunk_size);
+    for i in 0..16 {
+        let (client, data) = (client.clone(), Bytes::from_static(b"bytes"));
+        world.spawn(CLIENT, 0, move |cx| async move {
+            // What becomes of it the flush below says.
+            let _ = client.write(&cx, inode, At::Offset(i * chunk), data, false).await;
+        });
+    }
+    for _ in 0..4 {
+        let client = client.clone();
+        world.spawn(CLIENT, 0, move |cx| async move {
+            let _ = client.fsync(&cx, inode, Some(handle), false).await;
+        });
+    }
+    world.run_for(Duration::from_secs(20)).unwrap();
+    world.rejoin();
+    let other = client.clone();
+    let synced =
+        ask(&world, |cx| async move { other.fsync(&cx, inode, Some(handle), false).await });
+    world.run_for(Duration::from_secs(30)).unwrap();
+    let (now, sessions) = (client.cluster().session(), client.cluster().sessions());
+    assert_eq!((now.0, sessions.max), (ended.0 + 1, now), "{synced:?}");
+    assert_eq!(sessions.alive, [now]);
+}
+
+/// What a mkdir comes to whose answer is lost, and during which something happens. It is tried for
+/// ever.
+fn mkdir_while(
+    world: &World,
+    client: &Client,
+    happens: impl FnOnce(&World),
+) -> Result<InodeId, FsError> {
+    client.cluster().set_patience(None);
+    let made: Rc<Cell<Option<Result<InodeId, FsError>>>> = Rc::default();
+    let (told, other) = (Rc::clone(&made), client.clone());
+    world.cut(NAMES, CLIENT);
+    world.spawn(CLIENT, 0, move |cx| async move {
+        let owner = Owner { uid: 1, gid: 1, mode: 0o755 };
+        let made = other.mkdir(&cx, ROOT, b"directory", owner).await;
+        told.set(Some(made.map(|attr| attr.inode)));
+    });
+    world.run_for(Duration::from_secs(1)).unwrap();
+    let there = look_up(world, client);
+    happens(world);
+    world.rejoin();
+    let heard = Rc::clone(&made);
+    let is_told = move || {
+        let told = heard.take();
+        let is = told.is_some();
+        heard.set(told);
+        is
+    };
+    world.run_until(is_told, Duration::from_secs(60)).unwrap();
+    let told = made.take().expect("it is told");
+    assert_eq!(look_up(world, client), there, "nothing was done a second time");
+    told.inspect(|inode| assert_eq!(Some(*inode), there))
+}
+
+/// The directory that [`mkdir_while`] makes, as meta has it.
+fn look_up(world: &World, client: &Client) -> Option<InodeId> {
+    let meta = Addr::<Meta>::from_raw(client.cluster().routing().metas[0]);
+    let name = Lookup { parent: ROOT, name: b"directory".to_vec() };
+    let asked = world.block_on(STORE, |cx| async move { cx.ask(meta, name).await });
+    asked.unwrap().unwrap().ok().map(|attr| attr.inode)
+}
+
+/// For a time in which files are removed, as others do all day: with them goes what meta has
+/// answered to sessions that ended long ago.
+fn files_go(world: &World, client: &Client, minutes: u64) {
+    let meta = Addr::<Meta>::from_raw(client.cluster().routing().metas[0]);
+    for seq in 0..minutes {
+        world.run_for(Duration::from_secs(60)).unwrap();
+        let op = RequestId::default();
+        let (mode, uid, gid) = (0o644, 1, 1);
+        let entry = NewEntry { parent: ROOT, name: b"temporary".to_vec(), mode, uid, gid, op };
+        let gone = world.block_on(STORE, move |cx| async move {
+            let made = CreateFile { entry, kind: FileType::File, hold: None };
+            cx.ask(meta, made).await.unwrap().unwrap();
+            let name = b"temporary".to_vec();
+            cx.ask(meta, Unlink { parent: ROOT, name, hold: None, op }).await.unwrap().unwrap();
+        });
+        gone.unwrap_or_else(|h| panic!("minute {seq}: {h:?}"));
+    }
+}
+
+/// Regression: meta keeps what it has answered to a session for ten minutes after its end, and a
+/// client that tries for longer (`io_timeout`, `hard`) repeated a mkdir after that: it was carried
+/// out a second time, and failed with EEXIST because of its own success. Goal: as long as the
+/// answer is kept the client hears it; after that it says that nobody knows.
+#[test]
+fn what_nobody_remembers_is_not_repeated() {
+    let (world, client, ..) = cluster();
+    let soon = mkdir_while(&world, &client, |world| {
+        world.part(&[CLIENT], &[NAMES]);
+        files_go(world, &client, 8);
+    });
+    assert!(soon.is_ok(), "{soon:?}");
+
+    let (world, client, ..) = cluster();
+    let late = mkdir_while(&world, &client, |world| {
+        world.part(&[CLIENT], &[NAMES]);
+        files_go(world, &client, 15);
+    });
+    let Err(FsError::Unavailable(why)) = &late else { panic!("{late:?}") };
+    assert!(why.contains("has ended"), "{why}");
+}
+
+/// Goal: an operation of a session that lives is repeated however long it takes. Method: only the
+/// answers of meta are lost, not what mgmtd hears; and a cluster that stands still.
+#[test]
+fn what_is_remembered_is_repeated_for_ever() {
+    let (world, client, ..) = cluster();
+    let session = client.cluster().session();
+    let late = mkdir_while(&world, &client, |world| files_go(world, &client, 15));
+    assert!(late.is_ok(), "{late:?}");
+    assert_eq!(client.cluster().session(), session);
+
+    let (world, client, ..) = cluster();
+    let late = mkdir_while(&world, &client, |world| {
+        world.pause(NAMES, Duration::from_secs(900));
+        world.run_for(Duration::from_secs(901)).unwrap();
+    });
+    assert!(late.is_ok(), "{late:?}");
 }

@@ -77,7 +77,8 @@ pub enum HostError {
     Runs,
     /// The chain may need what the target has.
     Needed(ChainId),
-    /// It is noted, and will be done; or mgmtd, which has to be asked, does not answer. Ask again.
+    /// It is noted, and will be done; or mgmtd, which has to be asked, does not answer; or the host
+    /// has just started, and knows nothing of the cluster yet. Ask again.
     Unavailable(String),
 }
 

@@ -3,7 +3,7 @@
 use core::time::Duration;
 use std::collections::BTreeMap;
 
-use t3fs_runtime::{Addr, RawAddr, Time};
+use t3fs_runtime::{Addr, NodeId, RawAddr, Time};
 
 use super::{AgentConfig, ServerInfo};
 use crate::mgmtd::{Timing, usable};
@@ -221,7 +221,7 @@ impl Core {
         took
     }
 
-    /// An answer that gives nothing.
+    /// A heartbeat's answer that gives nothing.
     pub(super) fn refused(&mut self, by: Addr<Mgmtd>, e: MgmtdError) -> AskAgain {
         self.done(by);
         match e {
@@ -230,21 +230,7 @@ impl Core {
                 self.primary = Some(by);
                 AskAgain::Now
             }
-            MgmtdError::NotPrimary { hint } => {
-                let was = self.primary == Some(by);
-                if was {
-                    self.primary = None;
-                }
-                let known = hint.filter(|n| *n != by.raw().node);
-                if let Some(n) = known
-                    && self.primary.is_none()
-                    && was
-                {
-                    let named = |c: &&Candidate| c.addr.raw().node == n;
-                    self.primary = self.mgmtds.iter().find(named).map(|c| c.addr);
-                }
-                if was { AskAgain::Now } else { AskAgain::Wait }
-            }
+            MgmtdError::NotPrimary { hint } => self.does_not_lead(by, hint),
             MgmtdError::Refused(why) => {
                 if self.refusal.as_ref() != Some(&why) {
                     tracing::error!("{why}");
@@ -254,6 +240,17 @@ impl Core {
             }
             MgmtdError::OtherTerm { .. } | MgmtdError::Unavailable(_) => AskAgain::Wait,
         }
+    }
+
+    /// An mgmtd says so to whatever it was asked; `hint`: who it believes does.
+    pub(super) fn does_not_lead(&mut self, by: Addr<Mgmtd>, hint: Option<NodeId>) -> AskAgain {
+        if self.primary != Some(by) {
+            return AskAgain::Wait;
+        }
+        let hint = hint.filter(|n| *n != by.raw().node);
+        let named = |c: &&Candidate| Some(c.addr.raw().node) == hint;
+        self.primary = self.mgmtds.iter().find(named).map(|c| c.addr);
+        AskAgain::Now
     }
 
     pub(super) fn unanswered(&mut self, by: Addr<Mgmtd>) -> AskAgain {

@@ -207,21 +207,19 @@ impl NodeAgent {
         lives
     }
 
-    /// Asks the primary until it answers for good.
+    /// Passes a question on to the primary.
     async fn pass_on<M, T>(me: &Me<Self>, cx: &Cx, message: M) -> Result<T, MgmtdError>
     where
         M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,
     {
         let older = || MgmtdError::Unavailable("the primary is of an earlier build".into());
-        Self::pass_on_if_known(me, cx, message).await?.ok_or_else(older)
+        Self::ask_primary(me, cx, message).await?.ok_or_else(older)
     }
 
-    /// The same. `None`: the primary is of an earlier build, which does not know the message.
-    async fn pass_on_if_known<M, T>(
-        me: &Me<Self>,
-        cx: &Cx,
-        message: M,
-    ) -> Result<Option<T>, MgmtdError>
+    /// Asks the primary until it answers for good. `None`: it is of an earlier build, which does not
+    /// know the message. All that mgmtd is asked goes this way, heartbeats excepted: those look for
+    /// the primary.
+    async fn ask_primary<M, T>(me: &Me<Self>, cx: &Cx, message: M) -> Result<Option<T>, MgmtdError>
     where
         M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,
     {
@@ -234,11 +232,11 @@ impl NodeAgent {
                     Ok(Ok(value)) => return Ok(Some(value)),
                     Err(e) if e.receiver_is_older() => return Ok(None),
                     Ok(Err(e @ MgmtdError::Refused(_))) => return Err(e),
-                    Ok(Err(e @ MgmtdError::NotPrimary { .. })) => {
-                        if me.with(|a| a.core.refused(primary, e)) == AskAgain::Now {
-                            me.with(|a| a.hurry.fill(()));
+                    Ok(Err(MgmtdError::NotPrimary { hint })) => me.with(|a| {
+                        if a.core.does_not_lead(primary, hint) == AskAgain::Now {
+                            a.hurry.fill(());
                         }
-                    }
+                    }),
                     Ok(Err(e)) => why = e,
                     Err(e) => why = MgmtdError::Unavailable(e.to_string()),
                 }
@@ -355,7 +353,7 @@ impl Handle<ClaimTargets> for NodeAgent {
         m: ClaimTargets,
         cx: &Cx,
     ) -> Result<Option<Vec<Claimed>>, MgmtdError> {
-        Self::pass_on_if_known(me, cx, m).await
+        Self::ask_primary(me, cx, m).await
     }
 }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, AskError, Cx, RawAddr, Slot};
+use t3fs_runtime::{Addr, AskError, Cx, RawAddr, Slot, Time};
 
 use super::FsError;
 use super::retry::{Retry, Silence, Subject, Watchers};
@@ -31,7 +31,7 @@ use crate::proto::storage::{
     ChunkData, Extents, FileExtents, ReadAhead, ReadChunk, RemoveChunks, StorageError, UpdateChunk,
     UpdateKind, Updated,
 };
-use crate::timing::{EXTEND_EVERY, UPDATE_MAX, WATCH_MARGIN, is_longer};
+use crate::timing::{EXTEND_EVERY, REPEAT_MAX, UPDATE_MAX, WATCH_MARGIN, is_longer};
 
 /// A hundred years: longer than any process lives, and still a time that can be added to others.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -44,6 +44,8 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const FETCH_MAX: Duration = Duration::from_millis(500);
 /// A watcher that is answered as late was told nothing new.
 const FETCH_MARGIN: Duration = Duration::from_millis(120);
+/// How often mgmtd is asked whether the session lives, so that few who repeat a request have to.
+const CONFIRM_EVERY: Duration = Duration::from_secs(180);
 /// How often the routing is looked at while requests wait.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -52,6 +54,9 @@ const _: () = assert!(is_longer(ATTEMPT, 2, READ_ATTEMPT) && is_longer(UPDATE_MA
 // An agent that has no news answers a watcher so late that it is recognised.
 const _: () = assert!(is_longer(FETCH_MARGIN, 1, WATCH_MARGIN));
 const _: () = assert!(is_longer(FETCH_MAX, 2, FETCH_MARGIN));
+// With one answer lost, and one more round of the task that asks, it is still known.
+const _: () = assert!(is_longer(REPEAT_MAX, 2, CONFIRM_EVERY));
+const _: () = assert!(is_longer(CONFIRM_EVERY, 1, EXTEND_EVERY));
 
 struct State {
     agent: Addr<Agent>,
@@ -67,12 +72,24 @@ struct State {
     open: Cell<bool>,
     /// How long a request is tried before its user gets an error.
     patience: Cell<Duration>,
+    /// A session, and when mgmtd is known to have counted it as alive last.
+    lived: Cell<(SessionId, Time)>,
     /// Sessions of this process, and the number of this list.
     own: RefCell<(Vec<SessionId>, u64)>,
     /// The meta server that answered last.
     meta: Cell<Option<RawAddr>>,
     silence: Silence,
     watchers: Watchers,
+}
+
+/// What is known of the answer to an operation of meta that is tried again.
+struct KeptAnswer {
+    /// Under which it goes.
+    session: SessionId,
+    /// When it is known to have been alive last: meta keeps the answer for some time from then on.
+    lived: Option<Time>,
+    /// An attempt may have been carried out, and its answer is not known here.
+    doubtful: bool,
 }
 
 /// Shared by the client's parts, and by meta for the removal of chunks.
@@ -110,6 +127,7 @@ impl ClusterSession {
             op: Cell::new(1),
             open: Cell::new(true),
             patience: Cell::new(super::IO_TIMEOUT),
+            lived: Cell::new((SessionId(0), cx.now())),
             own: RefCell::default(),
             meta: Cell::new(None),
             silence: Silence::default(),
@@ -119,9 +137,11 @@ impl ClusterSession {
         let mut retry = Retry::new(cx, OPEN_MAX);
         loop {
             let ask = OpenSession { label: label.into(), nonce };
+            let asked = cx.now();
             match cx.ask(agent, ask).await {
                 Ok(Ok(s)) => {
                     cluster.0.session.set(s);
+                    cluster.0.lived.set((s, asked));
                     break;
                 }
                 other if !retry.again(cx, Slot::new()).await => {
@@ -157,7 +177,11 @@ impl ClusterSession {
                 if lives == Ok(false) {
                     cluster.reopen(&long, session).await;
                 }
-                cluster.refresh(&long).await;
+                let (_, lived) = cluster.0.lived.get();
+                match long.now().since(lived) < CONFIRM_EVERY {
+                    true => cluster.refresh(&long).await,
+                    false => drop(cluster.confirm(&long).await),
+                }
             }
         });
         Ok(cluster)
@@ -178,11 +202,13 @@ impl ClusterSession {
         };
         self.0.again.set((ended, nonce));
         let again = OpenSession { label: "again".into(), nonce };
+        let asked = cx.now();
         // No answer: whoever meets the ended session next comes here again.
         if let Ok(Ok(new)) = cx.ask(self.0.agent, again).await
             && self.0.session.get() == ended
         {
             self.0.session.set(new);
+            self.0.lived.set((new, asked));
         }
     }
 
@@ -238,10 +264,7 @@ impl ClusterSession {
         let mut have = self.version();
         let (_, mut own_number) = *self.0.own.borrow();
         if now {
-            let begun = cx.now();
-            self.fetch(cx, true).await;
-            // An agent that does not reach the primary tries until the end of the question.
-            if cx.now().since(begun) + FETCH_MARGIN >= FETCH_MAX {
+            if !self.confirm(cx).await {
                 return Err(FsError::Unavailable("no mgmtd leads, or it cannot be reached".into()));
             }
             (have, own_number) = (self.version(), u64::MAX);
@@ -316,6 +339,20 @@ impl ClusterSession {
         }
     }
 
+    /// Asks mgmtd for newer routing, and whether the session lives. `false`: no primary answers,
+    /// and what is known here may be old.
+    async fn confirm(&self, cx: &Cx) -> bool {
+        let begun = cx.now();
+        self.fetch(cx, true).await;
+        // An agent that does not reach the primary tries until the end of the question.
+        let answered = cx.now().since(begun) + FETCH_MARGIN < FETCH_MAX;
+        let session = self.session();
+        if answered && self.sessions().is_alive(session) {
+            self.0.lived.set((session, begun));
+        }
+        answered
+    }
+
     /// Sets how long requests are tried; `None`: for ever.
     pub fn set_patience(&self, patience: Option<Duration>) {
         self.0.patience.set(patience.unwrap_or(FOR_EVER));
@@ -369,26 +406,68 @@ impl ClusterSession {
     where
         M: t3fs_runtime::Ask<Meta, Reply = Result<T, MetaError>> + Clone,
     {
+        self.ask_meta(cx, message, None).await
+    }
+
+    /// The same with an operation that must not be carried out twice, by its [id](Self::op). It is
+    /// repeated only while meta knows what it has answered: after that, nobody can tell whether an
+    /// attempt without an answer was carried out, and the user is told so.
+    pub(super) async fn meta_once<M, T>(
+        &self,
+        cx: &Cx,
+        op: RequestId,
+        message: M,
+    ) -> Result<T, FsError>
+    where
+        M: t3fs_runtime::Ask<Meta, Reply = Result<T, MetaError>> + Clone,
+    {
+        let (of, lived) = self.0.lived.get();
+        let lived = (of == op.session).then_some(lived);
+        let kept = KeptAnswer { session: op.session, lived, doubtful: false };
+        self.ask_meta(cx, message, Some(kept)).await
+    }
+
+    async fn ask_meta<M, T>(
+        &self,
+        cx: &Cx,
+        message: M,
+        mut once: Option<KeptAnswer>,
+    ) -> Result<T, FsError>
+    where
+        M: t3fs_runtime::Ask<Meta, Reply = Result<T, MetaError>> + Clone,
+    {
         let mut retry = Retry::new(cx, self.0.patience.get());
         let began = cx.now();
         let mut failed = None;
         loop {
+            let may_go = match &mut once {
+                Some(kept) if kept.doubtful => self.may_repeat(cx, kept).await?,
+                Some(_) | None => true,
+            };
             let to = self.pick_meta(cx, failed);
             let news = self.watch(cx, Subject::Meta(to));
             let why = match to {
+                _ if !may_go => "no mgmtd says whether the session lives".to_owned(),
                 None => "no meta server is known".to_owned(),
                 Some(to) => {
                     let attempt = cx.within(ATTEMPT);
                     let ask = attempt.ask(Addr::<Meta>::from_raw(to), message.clone());
                     let gone = Err(AskError::Unknown("the meta server is gone"));
                     match before(ask, news.clone()).await.unwrap_or(gone) {
-                        Ok(Err(MetaError::Unavailable(why))) => why,
+                        Ok(Err(MetaError::Unavailable(why))) => {
+                            once.iter_mut().for_each(|kept| kept.doubtful = true);
+                            why
+                        }
                         Ok(reply) => {
                             self.0.meta.set(Some(to));
                             self.0.silence.end("meta");
                             return reply.map_err(FsError::from);
                         }
-                        Err(e @ (AskError::NotSent(_) | AskError::Unknown(_))) => e.to_string(),
+                        Err(e @ AskError::NotSent(_)) => e.to_string(),
+                        Err(e @ AskError::Unknown(_)) => {
+                            once.iter_mut().for_each(|kept| kept.doubtful = true);
+                            e.to_string()
+                        }
                     }
                 }
             };
@@ -399,6 +478,34 @@ impl ClusterSession {
             }
             self.refresh(cx).await;
         }
+    }
+
+    /// Whether meta surely has the answer to an earlier attempt, if there was one. `false`: whether
+    /// the session lives is not known now.
+    ///
+    /// # Errors
+    /// `Unavailable` when the session has ended so long ago that the answer may be gone.
+    async fn may_repeat(&self, cx: &Cx, kept: &mut KeptAnswer) -> Result<bool, FsError> {
+        let session = kept.session;
+        let (of, lived) = self.0.lived.get();
+        if of == session {
+            kept.lived = Some(lived);
+        }
+        if kept.lived.is_some_and(|lived| cx.now().since(lived) < REPEAT_MAX) {
+            return Ok(true);
+        }
+        let asked = cx.now();
+        if !self.confirm(cx).await {
+            return Ok(false);
+        }
+        if !self.sessions().is_alive(session) {
+            return Err(FsError::Unavailable(format!(
+                "meta: session {session} has ended, and whether this was carried out under it \
+                 nobody knows any more"
+            )));
+        }
+        kept.lived = Some(asked);
+        Ok(true)
     }
 
     /// The chain that holds chunk `index` of a file whose layout is known here

@@ -94,7 +94,8 @@ impl Client {
         let hold = (open && kind == FileType::File).then_some(session);
         let m = CreateFile { entry: self.new_entry(parent, name, owner), kind, hold };
         let asked = cx.now();
-        let mut attr = self.made(cx, parent, self.0.cluster.meta(cx, m).await?);
+        let op = m.entry.op;
+        let mut attr = self.made(cx, parent, self.0.cluster.meta_once(cx, op, m).await?);
         if hold.is_some() && cx.now().since(asked) >= LATE {
             // While the answer was on its way somebody here may have opened and closed the file,
             // and with that dropped the hold.
@@ -139,7 +140,8 @@ impl Client {
         owner: Owner,
     ) -> Result<Attr, FsError> {
         let m = MakeDir { entry: self.new_entry(parent, name, owner) };
-        Ok(self.made(cx, parent, self.0.cluster.meta(cx, m).await?))
+        let op = m.entry.op;
+        Ok(self.made(cx, parent, self.0.cluster.meta_once(cx, op, m).await?))
     }
 
     pub async fn symlink(
@@ -155,7 +157,8 @@ impl Client {
         }
         let entry = self.new_entry(parent, name, owner);
         let m = MakeSymlink { entry, target: target.to_vec() };
-        Ok(self.made(cx, parent, self.0.cluster.meta(cx, m).await?))
+        let op = m.entry.op;
+        Ok(self.made(cx, parent, self.0.cluster.meta_once(cx, op, m).await?))
     }
 
     pub async fn readlink(&self, cx: &Cx, inode: InodeId) -> Result<Vec<u8>, FsError> {
@@ -171,7 +174,7 @@ impl Client {
     ) -> Result<Attr, FsError> {
         let op = self.0.cluster.op();
         let m = MakeLink { inode, parent, name: name.to_vec(), op };
-        let attr = self.made(cx, parent, self.0.cluster.meta(cx, m).await?);
+        let attr = self.made(cx, parent, self.0.cluster.meta_once(cx, op, m).await?);
         Ok(self.with_mine(cx, attr).await)
     }
 
@@ -244,8 +247,9 @@ impl Client {
         known: Option<InodeId>,
     ) -> Result<Attr, FsError> {
         let Leaving { hold, guard } = self.leaving(cx, parent, name, known).await?;
-        let m = Unlink { parent, name: name.to_vec(), hold, op: self.0.cluster.op() };
-        let gone: Gone = self.0.cluster.meta(cx, m).await?;
+        let op = self.0.cluster.op();
+        let m = Unlink { parent, name: name.to_vec(), hold, op };
+        let gone: Gone = self.0.cluster.meta_once(cx, op, m).await?;
         let attr = gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))?;
         self.note(cx, parent, gone.stamp);
         drop(guard);
@@ -256,8 +260,8 @@ impl Client {
     /// What was removed, as it was last.
     pub async fn rmdir(&self, cx: &Cx, parent: InodeId, name: &[u8]) -> Result<Attr, FsError> {
         let op = self.0.cluster.op();
-        let gone: Gone =
-            self.0.cluster.meta(cx, RemoveDir { parent, name: name.to_vec(), op }).await?;
+        let m = RemoveDir { parent, name: name.to_vec(), op };
+        let gone: Gone = self.0.cluster.meta_once(cx, op, m).await?;
         self.note(cx, parent, gone.stamp);
         gone.removed.ok_or_else(|| FsError::Io("meta named no inode".into()))
     }
@@ -275,6 +279,7 @@ impl Client {
             RenameMode::Replace => self.leaving(cx, to.0, to.1, replaced).await?,
             RenameMode::NoReplace | RenameMode::Exchange => Leaving::default(),
         };
+        let op = self.0.cluster.op();
         let m = Rename {
             parent: from.0,
             name: from.1.to_vec(),
@@ -282,9 +287,9 @@ impl Client {
             new_name: to.1.to_vec(),
             mode,
             hold,
-            op: self.0.cluster.op(),
+            op,
         };
-        let gone: Gone = self.0.cluster.meta(cx, m).await?;
+        let gone: Gone = self.0.cluster.meta_once(cx, op, m).await?;
         self.note(cx, from.0, gone.stamp);
         self.note(cx, to.0, gone.stamp);
         if let Some(moved) = &gone.moved {

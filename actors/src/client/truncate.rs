@@ -39,7 +39,7 @@ impl Client {
             self.flush_all(cx, &file).await?;
         }
         let message = self.message(inode, &s, None);
-        let changed: Changed = self.0.cluster.meta(cx, message).await?;
+        let changed: Changed = self.0.cluster.meta_once(cx, message.op, message).await?;
         self.changed(cx, &changed);
         Ok(self.with_mine(cx, changed.attr).await)
     }
@@ -118,7 +118,7 @@ impl Client {
             self.cut_chunks(cx, inode, layout, length).await?;
             let to = SetLength { length, seen, turn };
             let message = self.message(inode, s, Some(to));
-            match self.0.cluster.meta(cx, message).await {
+            match self.0.cluster.meta_once(cx, message.op, message).await {
                 Ok(changed) => {
                     let changed: Changed = changed;
                     self.changed(cx, &changed);

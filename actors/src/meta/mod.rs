@@ -21,7 +21,7 @@ use crate::proto::kv::Kv;
 use crate::proto::meta::Meta;
 use crate::proto::meta::*;
 use crate::proto::mgmtd::{ClusterView, Sessions};
-use crate::timing::{IO_TIMEOUT, Timing, is_longer};
+use crate::timing::{KEEP_ANSWERS, Timing, is_longer};
 
 mod chains;
 mod ended;
@@ -63,8 +63,8 @@ pub struct MetaConfig {
     pub table: u32,
     /// Owner and group of the root directory when it is made.
     pub root_owner: (u32, u32),
-    /// How long the answers to a session's requests are kept after its end: longer than any client
-    /// tries.
+    /// How long the answers to a session's requests are kept after its end: longer than a client
+    /// repeats them without asking whether the session lives.
     pub keep_answers: Duration,
     /// How long nothing is removed after a restart of the store. After a loss of power it may lack
     /// holds of the last moments before. Their owners hear of that when they next ask anything,
@@ -79,12 +79,8 @@ pub struct MetaConfig {
     pub node_lease: Duration,
 }
 
-/// See [`MetaConfig::keep_answers`].
-const KEEP_ANSWERS: Duration = Duration::from_secs(600);
 /// See [`MetaConfig::hold_again`].
 const HOLD_AGAIN: Duration = Duration::from_secs(10);
-// A session ends after its lease. Whoever tries for longer than usual has opened another by then.
-const _: () = assert!(!is_longer(IO_TIMEOUT, 1, KEEP_ANSWERS));
 // Those whose holds are not known to be on stable storage ask at least every second.
 const _: () = assert!(is_longer(HOLD_AGAIN, 2, Duration::from_secs(1)));
 

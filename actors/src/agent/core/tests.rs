@@ -59,6 +59,19 @@ fn it_finds_the_primary() {
     assert_eq!(c.primary(), None);
 }
 
+/// Regression: an answer to a question that the agent passed on counted as one to a heartbeat, so
+/// more heartbeats were under way to one mgmtd than may be.
+#[test]
+fn a_question_is_no_heartbeat() {
+    let mut c = server();
+    asked(&mut c);
+    assert_eq!(c.does_not_lead(mgmtd(1), None), AskAgain::Wait);
+    assert_eq!(asked(&mut c), [], "all are asked already");
+    c.answered(mgmtd(2), reply(7, full(1)), &[], at(0));
+    assert_eq!(c.does_not_lead(mgmtd(2), Some(NodeId(2))), AskAgain::Now);
+    assert_eq!((c.primary(), asked(&mut c)), (None, vec![mgmtd(2)]), "its answer is here");
+}
+
 /// Goal: a lease is counted from the sending, for the targets that were named as alive, and
 /// never without the view that came with it.
 #[test]

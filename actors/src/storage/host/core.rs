@@ -100,6 +100,15 @@ pub enum Step {
     Clear(Place),
 }
 
+impl Step {
+    pub fn target(&self) -> TargetId {
+        match self {
+            Step::Begin(place, _) | Step::Clear(place) => place.target,
+            Step::Stop(target) => *target,
+        }
+    }
+}
+
 /// What this run of the host knows of a target.
 #[derive(Default)]
 struct Mark {
@@ -198,6 +207,11 @@ impl HostCore {
 
     pub fn stored(&mut self, book: Book) {
         self.stored = book;
+    }
+
+    /// Whether what the book says of a target is stored.
+    pub fn is_stored(&self, target: TargetId) -> bool {
+        self.book.get(&target) == self.stored.get(&target)
     }
 
     fn mark(&mut self, target: TargetId) -> &mut Mark {
@@ -519,7 +533,17 @@ impl HostCore {
         self.list().into_iter().find(|t| t.target == target)
     }
 
+    /// A host that has just started knows neither its chains nor, before its first look, its disks:
+    /// what it cannot judge it neither promises nor refuses for good.
+    fn is_informed(&self) -> Result<(), HostError> {
+        match self.view.version.0 {
+            0 => Err(HostError::Unavailable("nothing is known of the cluster yet".into())),
+            _ => Ok(()),
+        }
+    }
+
     pub fn want_made(&mut self, m: &MakeTarget) -> Result<(), HostError> {
+        self.is_informed()?;
         let MakeTarget { target, chain, disk } = *m;
         let disk = disk.map(DiskId);
         if let Some(disk) = disk.filter(|d| !self.inventory.disks.contains(d)) {
@@ -557,9 +581,10 @@ impl HostCore {
         Ok(())
     }
 
-    /// The view need not be the newest: one that is out of its chain and does not run here comes to
-    /// nothing of which this host had not heard.
+    /// There must be a view, which need not be the newest: a target that is out of its chain and
+    /// does not run here comes to nothing of which this host had not heard.
     pub fn want_removed(&mut self, target: TargetId) -> Result<(), HostError> {
+        self.is_informed()?;
         let known = self.known(target).ok_or(HostError::NoSuchTarget)?;
         // One that begins may have come to serve before it is ended again.
         let begins = matches!(self.judge(target), Verdict::Do(Step::Begin(..)));
@@ -586,8 +611,7 @@ impl HostCore {
 
     /// Whether nothing is left to be done for a target.
     pub fn is_done(&self, target: TargetId) -> bool {
-        let stored = self.book.get(&target) == self.stored.get(&target);
-        stored && matches!(self.judge(target), Verdict::Is(_))
+        self.is_stored(target) && matches!(self.judge(target), Verdict::Is(_))
     }
 }
 

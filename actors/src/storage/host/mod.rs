@@ -64,8 +64,9 @@ pub struct Host<W> {
     first: Slot<()>,
     /// When the host did.
     began: Time,
-    /// The folders have to be looked at (again).
+    /// The folders have to be looked at (again), now or, for disks that did not answer, then.
     look: bool,
+    look_again: Option<Time>,
     /// Filled to look for something to do now.
     hurry: Slot<()>,
     /// For those who wait for what was noted to be done.
@@ -110,6 +111,7 @@ impl<W: HostWorks> Host<W> {
             first,
             began: cx.now(),
             look: true,
+            look_again: None,
             hurry: Slot::new(),
             settled: Bell::default(),
         };
@@ -146,20 +148,26 @@ impl<W: HostWorks> Host<W> {
 
     /// Does what there is to do, and says what that has come to.
     async fn settle(me: &Me<Self>, cx: &Cx) -> Again {
-        // What cannot be done yet, and disks that do not answer.
-        let (mut settled, mut absent, mut pause) = (true, false, AGAIN);
+        // What cannot be done yet.
+        let (mut settled, mut pause) = (true, AGAIN);
         loop {
-            if me.with(|h| std::mem::take(&mut h.look)) {
+            let now = cx.now();
+            if me.with(|h| std::mem::take(&mut h.look) || h.look_again.is_some_and(|at| at <= now))
+            {
                 let disks = me.with(|h| h.disks.clone());
                 let (inventory, complete) = look(cx, &disks).await;
-                absent = !complete;
-                me.with(|h| h.core.found(inventory));
+                let again = (!complete).then(|| cx.now() + LOOK_AGAIN);
+                me.with(|h| {
+                    h.look_again = again;
+                    h.core.found(inventory);
+                });
             }
-            let steps = me.with(|h| h.core.plan());
-            // A wish is stored before anything is done for it.
+            let mut steps = me.with(|h| h.core.plan());
+            // A wish or a place is stored before anything is done for it. Other targets begin all
+            // the same.
             if !Self::store(me, cx).await {
                 (settled, pause) = (false, LOOK_AGAIN);
-                break;
+                me.with(|h| steps.retain(|step| h.core.is_stored(step.target())));
             }
             if steps.is_empty() {
                 break;
@@ -178,15 +186,12 @@ impl<W: HostWorks> Host<W> {
                     h.first.fill(());
                 }
             }
-            h.look |= absent;
             if settled {
                 h.settled.ring(());
             }
-        });
-        match absent {
-            true => Some(LOOK_AGAIN),
-            false => (!settled).then_some(pause),
-        }
+            let look = h.look_again.map(|at| at.since(now));
+            look.into_iter().chain((!settled).then_some(pause)).min()
+        })
     }
 
     /// `false`: the book cannot be stored.
@@ -235,13 +240,13 @@ impl<W: HostWorks> Host<W> {
 
     /// Begins targets: see the top of this file.
     async fn begin(me: &Me<Self>, targets: Vec<(Place, How)>, cx: &Cx) -> bool {
-        let mut opened = Vec::new();
-        for (place, how) in targets {
-            match Self::opening(me, place, how, cx).await {
-                Ok(claim) => opened.push((place, claim)),
-                Err(why) => me.with(|h| h.core.failed(place.target, why)),
-            }
-        }
+        // All at once: several on a disk that hangs cost the others no more than one.
+        let openings = targets.into_iter().map(async |(place, how)| {
+            let opening = Self::opening(me, place, how, cx).await;
+            let failed = |why| me.with(|h| h.core.failed(place.target, why));
+            Some((place, opening.map_err(failed).ok()?))
+        });
+        let opened: Vec<_> = join_all(openings).await.into_iter().flatten().collect();
         if opened.is_empty() {
             return true;
         }

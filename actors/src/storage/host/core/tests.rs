@@ -201,6 +201,23 @@ fn what_a_human_has_stopped_stays_so() {
     assert_eq!(core.plan(), [Step::Begin(at(1), How::Make { again: true })]);
 }
 
+/// Goal: a host that knows nothing of its chains removes nothing. Regression (check `hosts`, seed
+/// 1927): a host was asked for a removal in the moments after its start. Without a view no chain
+/// names the target, so the host noted the wish, and removed what its chain waited for.
+#[test]
+fn without_a_view_nothing_is_removed() {
+    let found = disks(&[0], vec![whole(0)]);
+    let mut core = host(book(0, Wish::Run), found, ClusterView::default());
+    let unknown = HostError::Unavailable("nothing is known of the cluster yet".into());
+    assert_eq!(core.want_removed(MINE), Err(unknown.clone()));
+    let make = MakeTarget { target: MINE, chain: ChainId(4), disk: Some(5) };
+    assert_eq!(core.want_made(&make), Err(unknown), "nor is its disk or its chain a wrong one");
+    assert_eq!(core.want_stopped(MINE), Ok(()), "a stop hurts nobody, and may be why it restarts");
+    core.adopt(pair(1, LastServing, Offline));
+    assert_eq!(core.want_removed(MINE), Err(HostError::Needed(CHAIN)));
+    assert_eq!((core.plan(), state(&core)), (vec![], HostTargetState::Stopped));
+}
+
 /// Goal: a human may say where a target goes before a chain names it.
 #[test]
 fn a_place_is_kept_for_one_that_is_to_come() {
