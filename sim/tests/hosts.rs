@@ -133,7 +133,6 @@ fn node() -> (World, Shared) {
             agent,
             works,
             first: first.clone(),
-            planted_bug: None,
         };
         let host = Some(Host::start(&b.cx, config));
         let story = &mut *story.borrow_mut();
@@ -173,8 +172,9 @@ fn set_speed(world: &World, speed: DiskSpeed) {
 }
 
 /// Regression (review): one look at all disks waited for each of them, so a disk that hung kept the
-/// targets of the whole node away; later, news of the cluster began the look anew. Goal: those of other disks begin when the disk is given up, the
-/// node announces itself, and the disk's own targets begin when it answers again.
+/// targets of the whole node away; later, news of the cluster began the look anew. Goal: those of
+/// other disks begin when the disk is given up, the node announces itself, and the disk's own
+/// targets begin when it answers again.
 #[test]
 fn a_disk_that_hangs_keeps_no_other_away() {
     let (world, shared) = node();

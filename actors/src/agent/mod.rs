@@ -216,9 +216,9 @@ impl NodeAgent {
         Self::ask_primary(me, cx, message).await?.ok_or_else(older)
     }
 
-    /// Asks the primary until it answers for good. `None`: it is of an earlier build, which does not
-    /// know the message. All that mgmtd is asked goes this way, heartbeats excepted: those look for
-    /// the primary.
+    /// Asks the primary until it answers for good. `None`: it is of an earlier build, which does
+    /// not know the message. All that mgmtd is asked goes this way, heartbeats excepted: those look
+    /// for the primary.
     async fn ask_primary<M, T>(me: &Me<Self>, cx: &Cx, message: M) -> Result<Option<T>, MgmtdError>
     where
         M: Ask<Mgmtd, Reply = Result<T, MgmtdError>> + Clone,

@@ -26,6 +26,7 @@ use t3fs_runtime::glommio::INBOX_BYTES;
 use t3fs_transport::{IDLE_PAYLOAD_BYTES_MAX, LinkLimits};
 
 use super::assembly::{Assembly, KvPlace};
+use crate::config::key;
 use crate::config::roles::Role;
 use crate::{door, fuse, kv_fjall};
 
@@ -70,7 +71,7 @@ struct Holding {
     lower: &'static str,
 }
 
-const FEWER_SHARDS: &str = "shards";
+const FEWER_SHARDS: &str = key::shards;
 const FEWER_TARGETS: &str = "the number of targets on this node";
 const NO_STORE: &str = "the number of roles (the metadata store elsewhere)";
 
@@ -128,7 +129,7 @@ impl Budget {
         let waiting = door::held_bytes_max(self.bytes_in_flight_max());
         let all = [
             pinned("disk I/O", shards * self.io_memory, FEWER_SHARDS),
-            pinned("RDMA", shards * self.rdma_memory, "rdma_memory"),
+            pinned("RDMA", shards * self.rdma_memory, key::rdma_memory),
             held("inboxes", shards * INBOX_BYTES, FEWER_SHARDS),
             held("received payloads to use again", shards * received, FEWER_SHARDS),
             held("FUSE requests", client(fuse::options::request_buffers_bytes()), FEWER_SHARDS),
