@@ -26,7 +26,7 @@ use t3fs_runtime::glommio::INBOX_BYTES;
 use t3fs_transport::{IDLE_PAYLOAD_BYTES_MAX, LinkLimits};
 
 use super::assembly::{Assembly, KvPlace};
-use crate::config::key;
+use crate::config::definitions::key;
 use crate::config::roles::Role;
 use crate::{door, fuse, kv_fjall};
 
