@@ -66,6 +66,43 @@ fn a_file_opened_with_a_hold_stays_when_another_takes_its_last_name() {
     });
 }
 
+/// Goal: of files whose holds go in one message, those without a name are collected at once, though
+/// more files without a name lie between them than one look takes.
+#[test]
+fn holds_that_go_together_leave_nothing_nameless_behind() {
+    in_world(async |w| {
+        share(&w, ONE, &[]).await;
+        share(&w, TWO, &[]).await;
+        let mut files = Vec::new();
+        for i in 0..8 {
+            let f = w.file(ROOT, &format!("f{i}")).await.unwrap().inode;
+            open(&w, f, TWO, false).await.unwrap();
+            files.push(f);
+        }
+        for i in 1..7 {
+            w.unlink(ROOT, &format!("f{i}")).await.unwrap();
+        }
+        let drop_holds = async |inodes: &[InodeId]| {
+            let inodes = inodes.to_vec();
+            w.ask(DropHolds { session: TWO, inodes, op: w.op() }).await.unwrap();
+        };
+        let is_gone = async |i: usize| w.attr(files[i]).await == Err(MetaError::Stale);
+        drop_holds(&[files[6], files[7], files[1]]).await;
+        for _ in 0..100 {
+            wait(&w).await;
+            if is_gone(1).await && is_gone(6).await {
+                break;
+            }
+        }
+        assert!(is_gone(1).await && is_gone(6).await);
+        assert_eq!(w.attr(files[2]).await.unwrap().nlink, 0, "it is held");
+        assert_eq!(w.attr(files[7]).await.unwrap().nlink, 1);
+        drop_holds(&files).await;
+        settle(&w).await;
+        assert!(is_gone(2).await && is_gone(5).await);
+    });
+}
+
 /// Goal: who has looked a name up can open what was there, though it was replaced meanwhile, but
 /// never a file whose content is going. Method: storage that removes nothing keeps the file
 /// condemned. Regression (issue 10): a reader that opened a file which another mount replaced again
