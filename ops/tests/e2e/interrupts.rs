@@ -18,7 +18,6 @@ use crate::harness::{
 };
 
 /// No other test listens here, and every Linux has it.
-const LISTEN: &str = "127.10.12.1";
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// What the issue promises.
 const GONE_MAX: Duration = Duration::from_secs(1);
@@ -53,7 +52,8 @@ impl Drop for Pair {
 }
 
 impl Pair {
-    fn new(name: &str) -> Pair {
+    /// `listen`: an address of this host that no other test uses, for tests run side by side.
+    fn new(name: &str, listen: &str) -> Pair {
         let site = Site::new(name);
         fs::write(site.path("secret"), "a secret for this test alone").expect("write");
         run(Command::new("chmod").arg("600").arg(site.path("secret")));
@@ -61,7 +61,7 @@ impl Pair {
             let mut command = Command::new(binary());
             command
                 .env("T3FS_CLUSTER_ID", "pair")
-                .env("T3FS_CLUSTER", format!("TCP://{LISTEN}:8000"))
+                .env("T3FS_CLUSTER", format!("TCP://{listen}:8000"))
                 .env("T3FS_SECRET_FILE", site.path("secret"))
                 .env("T3FS_SHARDS", "1")
                 .env("RUST_BACKTRACE", "1");
@@ -72,7 +72,7 @@ impl Pair {
             .arg("run")
             .env("T3FS_ROLES", "kv,mgmtd,meta,storage")
             .env("T3FS_NODE_ID", "1")
-            .env("T3FS_LISTEN", LISTEN)
+            .env("T3FS_LISTEN", listen)
             .env("T3FS_STATE", site.path("server"));
         let mut server = Process::start(serve, &site.path("server.log")).expect("t3fs-node");
         server.wait_for("serves cluster", START_LIMIT).expect("a server");
@@ -233,7 +233,7 @@ fn whoever_waits_for_a_silent_cluster_can_be_ended() {
     if skip_without(&["bash", "dd", "stat", "df", "mkfifo"]) {
         return;
     }
-    let mut pair = Pair::new("interrupts");
+    let mut pair = Pair::new("interrupts", "127.10.12.1");
     let signals = [("kill", Signal::KILL), ("int", Signal::INT)];
     let all = signals.map(|(tag, signal)| (signal, programs(&pair, tag)));
     let slow = pair.folder("slow");
@@ -293,7 +293,7 @@ fn a_mount_can_be_told_to_wait_less() {
     if skip_without(&["stat"]) {
         return;
     }
-    let mut pair = Pair::new("tuned");
+    let mut pair = Pair::new("tuned", "127.10.12.2");
     let (early, late) = (pair.folder("early"), pair.folder("late"));
     let set = |pair: &Pair, changes: &[&str]| {
         let mut set = Command::new(binary());
