@@ -17,7 +17,6 @@ use crate::harness::{
     COMMAND_LIMIT, Site, Watchdog, binary, detach, program_limit, run, skip_without,
 };
 
-/// No other test listens here, and every Linux has it.
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// What the issue promises.
 const GONE_MAX: Duration = Duration::from_secs(1);
