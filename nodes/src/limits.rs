@@ -4,14 +4,25 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// The control groups that this process can see; those of a container begin with its own.
+const GROUPS: &str = "/sys/fs/cgroup";
+
 /// Cores this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Memory this process may use, in bytes: the machine's, or what its control group, or one above
-/// that, may have if that is less.
-pub fn memory_bytes() -> u64 {
+/// Memory, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory {
+    /// Of the machine, or of the container if that has less. What is kept on disk may be counted by
+    /// it: it stays when somebody sets a limit for the service.
+    pub machine: u64,
+    /// What this process may use: less, if its control group or one above that says so.
+    pub allowed: u64,
+}
+
+pub fn memory() -> Memory {
     let info = rustix::system::sysinfo();
     #[allow(clippy::unnecessary_cast)] // the kernel's `unsigned long`, 32 bits on some machines
     let machine = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
@@ -20,14 +31,17 @@ pub fn memory_bytes() -> u64 {
         let text = std::fs::read_to_string(folder.join("memory.max")).ok()?;
         text.trim().parse::<u64>().ok() // "max" is none
     };
-    group_folders(&group).iter().filter_map(|folder| limit(folder)).fold(machine, u64::min)
+    let machine = limit(Path::new(GROUPS)).map_or(machine, |limit| limit.min(machine));
+    let folders = group_folders(&group);
+    let allowed = folders.iter().filter_map(|folder| limit(folder)).fold(machine, u64::min);
+    Memory { machine, allowed }
 }
 
 /// The folder of a process's control group and of all above it (cgroup v2), from
 /// `/proc/self/cgroup`.
 fn group_folders(text: &str) -> Vec<PathBuf> {
     let own = text.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let root = Path::new("/sys/fs/cgroup");
+    let root = Path::new(GROUPS);
     root.join(own).ancestors().take_while(|at| at.starts_with(root)).map(Path::to_owned).collect()
 }
 

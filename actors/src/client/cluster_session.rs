@@ -329,23 +329,25 @@ impl ClusterSession {
         self.fetch(cx, false).await;
     }
 
-    async fn fetch(&self, cx: &Cx, fresh: bool) {
+    /// Whether the agent has answered. If not, whoever needs newer routing comes back.
+    async fn fetch(&self, cx: &Cx, fresh: bool) -> bool {
         let have = self.version();
-        // No answer: whoever needs newer routing comes back.
-        if let Ok(Some(view)) =
-            cx.within(FETCH_MAX).ask(self.0.agent, GetView { have, fresh }).await
-        {
+        let answer = cx.within(FETCH_MAX).ask(self.0.agent, GetView { have, fresh }).await;
+        let answered = answer.is_ok();
+        if let Ok(Some(view)) = answer {
             self.adopt(view);
         }
+        answered
     }
 
     /// Asks mgmtd for newer routing, and whether the session lives. `false`: no primary answers,
     /// and what is known here may be old.
     async fn confirm(&self, cx: &Cx) -> bool {
         let begun = cx.now();
-        self.fetch(cx, true).await;
-        // An agent that does not reach the primary tries until the end of the question.
-        let answered = cx.now().since(begun) + FETCH_MARGIN < FETCH_MAX;
+        // An agent that does not reach the primary tries until the end of the question: only if
+        // that is not cut short by the asker's own deadline does an early answer mean anything.
+        let answered = self.fetch(&cx.outlive(), true).await;
+        let answered = answered && cx.now().since(begun) + FETCH_MARGIN < FETCH_MAX;
         let session = self.session();
         if answered && self.sessions().is_alive(session) {
             self.0.lived.set((session, begun));

@@ -197,23 +197,26 @@ impl Handle<DropHolds> for MetaServer {
 
 /// Those of these inodes that have lost their last name.
 ///
-/// Files that are closed mostly have one, and were mostly made in one go: one look at the range
-/// they lie in is cheaper than one for each.
+/// Files that are closed together were mostly made together and mostly have their names: one look
+/// at the range they lie in is cheaper than one for each. A wide range could hold any number of
+/// removed entries, which a look passes one by one.
 async fn nameless(txn: &mut Txn<'_>, inodes: &[InodeId]) -> Done<Vec<InodeId>> {
     let (Some(first), Some(last)) = (inodes.iter().min(), inodes.iter().max()) else {
         return Ok(Vec::new());
     };
-    let page = txn.fetch_range(&garbage_range(*first, *last), inodes.len(), false).await?;
     let mut nameless = inodes.to_vec();
-    if page.more {
-        let keys = inodes.iter().map(|inode| garbage_key(*inode)).collect();
-        let mut garbage = txn.fetch_all(keys).await?.into_iter();
-        nameless.retain(|_| garbage.next().expect("one value per key").is_some());
-    } else {
-        let found = page.rows.iter().filter_map(|(key, _)| split_key(key));
-        let found: Vec<u64> = found.map(|(inode, _)| inode).collect();
-        nameless.retain(|inode| found.binary_search(&inode.0).is_ok());
+    if last.0 - first.0 <= 8 * inodes.len() as u64 {
+        let page = txn.fetch_range(&garbage_range(*first, *last), inodes.len(), false).await?;
+        if !page.more {
+            let found = page.rows.iter().filter_map(|(key, _)| split_key(key));
+            let found: Vec<u64> = found.map(|(inode, _)| inode).collect();
+            nameless.retain(|inode| found.binary_search(&inode.0).is_ok());
+            return Ok(nameless);
+        }
     }
+    let keys = inodes.iter().map(|inode| garbage_key(*inode)).collect();
+    let mut garbage = txn.fetch_all(keys).await?.into_iter();
+    nameless.retain(|_| garbage.next().expect("one value per key").is_some());
     Ok(nameless)
 }
 

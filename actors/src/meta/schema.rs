@@ -109,7 +109,7 @@ pub fn garbage_key(inode: InodeId) -> Bytes {
 
 /// The garbage entries of all inodes from one to another.
 pub fn garbage_range(first: InodeId, last: InodeId) -> KeyRange {
-    KeyRange::new(garbage_key(first), key(b'G', last.0 + 1, &[]))
+    KeyRange::new(garbage_key(first), key(b'G', last.0, &[0]))
 }
 
 /// The key by which a garbage entry is found when it is due.

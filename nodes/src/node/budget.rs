@@ -28,6 +28,7 @@ use t3fs_transport::{IDLE_PAYLOAD_BYTES_MAX, LinkLimits};
 use super::assembly::{Assembly, KvPlace};
 use crate::config::definitions::key;
 use crate::config::roles::Role;
+use crate::limits::Memory;
 use crate::{door, fuse, kv_fjall};
 
 /// Bytes and counts this process may use.
@@ -76,14 +77,18 @@ const FEWER_TARGETS: &str = "the number of targets on this node";
 const NO_STORE: &str = "the number of roles (the metadata store elsewhere)";
 
 impl Budget {
-    /// For what the process is made of, on a machine with so many bytes of memory.
-    pub fn new(a: &Assembly, memory_bytes: u64) -> Budget {
+    /// For what the process is made of, and so much memory. Chunks that were taken once must not be
+    /// too many after somebody gave the service a limit, so their number goes by the machine.
+    pub fn new(a: &Assembly, memory: Memory) -> Budget {
+        let targets = a.targets_expected();
+        let by_machine = Budget::for_machine(memory.machine, a.shards, targets);
         Budget {
             is_client: a.roles.has(Role::Client),
             has_store: matches!(a.kv, KvPlace::Here(_)),
             is_linked: a.link.is_some(),
             rdma_memory: a.link.as_ref().map_or(0, |plan| plan.fabric.pinned_bytes()),
-            ..Budget::for_machine(memory_bytes, a.shards, a.targets_expected())
+            chunks_per_target: by_machine.chunks_per_target,
+            ..Budget::for_machine(memory.allowed, a.shards, targets)
         }
     }
 

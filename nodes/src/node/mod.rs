@@ -156,7 +156,7 @@ impl Node {
         if let Some(plan) = &a.link {
             tracing::info!("{}", plan.fabric.describe());
         }
-        let budget = Budget::new(&a, limits::memory_bytes());
+        let budget = Budget::new(&a, limits::memory());
         tracing::info!("{}", budget.report());
         if let Some(warning) = budget.warning() {
             tracing::warn!("{warning}");

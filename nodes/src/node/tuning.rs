@@ -37,15 +37,19 @@ impl Tuning {
         let next = now.change(&self.fixed, changes)?;
         logging::follow(next.log.as_deref())?;
         let patience = next.patience();
+        let mut told = Ok(());
         for remote in &self.remotes {
-            // A shard that does not answer is ending, and the process with it.
-            on_shard(remote, "settings", async move |_: Cx| {
+            // A shard that does not answer is ending, and the process with it; it is told all the
+            // same if it goes on.
+            let shard = on_shard(remote, "settings", async move |_: Cx| {
                 if let Some(client) = door::client() {
                     client.set_io_timeout(patience);
                 }
-            })?;
+            });
+            told = told.and(shard);
         }
         *now = next;
+        told?;
         // What is fixed is as it was, and may be a secret.
         let changes = changes.iter().filter(|(key, _)| find(key).is_some_and(|s| s.is_tunable));
         let lines: Vec<String> = changes.map(|(key, value)| format!("{key} is {value}")).collect();
