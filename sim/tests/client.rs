@@ -384,6 +384,30 @@ fn what_nobody_remembers_is_not_repeated() {
     assert!(why.contains("has ended"), "{why}");
 }
 
+/// Regression (review): an operation whose deadline came while it asked mgmtd took the early end of
+/// its question for an answer, so that all others of the client counted the session as alive.
+/// Method: operations in the same doubt, whose deadlines pass one shortly after another.
+#[test]
+fn a_deadline_is_no_answer_of_mgmtd() {
+    let (world, client, ..) = cluster();
+    let late = mkdir_while(&world, &client, |world| {
+        for i in 0..20u64 {
+            let other = client.clone();
+            world.spawn(CLIENT, 0, move |cx| async move {
+                let cx = cx.within(Duration::from_millis(14 * 60_000 + 50 * i));
+                let owner = Owner { uid: 1, gid: 1, mode: 0o755 };
+                let name = format!("other{i}");
+                assert!(other.mkdir(&cx, ROOT, name.as_bytes(), owner).await.is_err());
+            });
+        }
+        world.run_for(Duration::from_secs(1)).unwrap();
+        world.part(&[CLIENT], &[NAMES]);
+        files_go(world, &client, 15);
+    });
+    let Err(FsError::Unavailable(why)) = &late else { panic!("{late:?}") };
+    assert!(why.contains("has ended"), "{why}");
+}
+
 /// Goal: an operation of a session that lives is repeated however long it takes. Method: only the
 /// answers of meta are lost, not what mgmtd hears; and a cluster that stands still.
 #[test]
