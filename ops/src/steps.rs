@@ -113,10 +113,13 @@ fn warn_of_missing_tools() {
     }
 }
 
-/// The build before this one first: the binary that stays in its place is this one's.
+/// The build before this one first: the binary that stays in its place is this one's. Then all
+/// programs and tests by one command: dependencies of tests alone switch on features of others,
+/// which a command for programs alone would build without them, and tests build again.
 fn build() -> Result<(), Failure> {
     landed::build()?;
-    run(cargo(&["build", "--workspace", "--profile", PROFILE]).args(features()))
+    let all = ["build", "--workspace", "--profile", PROFILE, "--lib", "--bins", "--tests"];
+    run(cargo(&all).args(["--examples"]).args(features()))
 }
 
 /// Measures links between processes beside plain sockets, and beside perftest where there are RDMA

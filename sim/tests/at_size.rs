@@ -5,6 +5,7 @@ use core::time::Duration;
 use std::cell::Cell;
 use std::rc::Rc;
 
+use futures::future::join_all;
 use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
@@ -25,6 +26,8 @@ const TARGETS: u32 = 16;
 const REPLICAS: u32 = 3;
 const CHAINS: u32 = SERVERS * TARGETS / REPLICAS;
 const MOUNTS: u32 = 500;
+/// Of each mount, one for each shard.
+const SESSIONS: u32 = 4;
 /// Mounts come and go this often while they do.
 const CHANGES_PER_S: u64 = 20;
 const PHASE: Duration = Duration::from_secs(20);
@@ -89,19 +92,28 @@ fn boot_mount(b: &Boot, turn: &Rc<Cell<u32>>) {
     let (cx, turn) = (b.cx.clone(), Rc::clone(turn));
     b.cx.spawn(async move {
         loop {
-            let open = OpenSession { label: "mount".into(), nonce: cx.rand() };
-            let Ok(Ok(session)) = cx.ask(agent, open).await else { continue };
+            // The shards of a process begin at the same time.
+            let opens = (0..SESSIONS).map(|_| {
+                let open = OpenSession { label: "mount".into(), nonce: cx.rand() };
+                cx.ask(agent, open)
+            });
+            let opened = join_all(opens).await;
+            let sessions: Vec<_> = opened.into_iter().map(|s| s.unwrap().unwrap()).collect();
             let mut extended = cx.now();
             while turn.get() != cx.node().0 {
                 cx.sleep(Duration::from_millis(25)).await;
                 if cx.now() - extended > Duration::from_secs(10) {
                     extended = cx.now();
-                    let lives = cx.ask(agent, ExtendSession { session }).await;
-                    assert_eq!(lives, Ok(true));
+                    for session in &sessions {
+                        let session = *session;
+                        let lives = cx.ask(agent, ExtendSession { session }).await;
+                        assert_eq!(lives, Ok(true));
+                    }
                 }
             }
             turn.set(0);
-            let _ = cx.ask(agent, CloseSession { session }).await;
+            let closes = sessions.iter().map(|s| cx.ask(agent, CloseSession { session: *s }));
+            join_all(closes).await;
         }
     });
 }
@@ -177,7 +189,7 @@ fn costs(mounts: u32) -> Costs {
     }
     world.run_for(Duration::from_secs(15)).unwrap();
     let well = view(&world, first_mount);
-    assert_eq!(well.sessions.alive.len(), mounts as usize);
+    assert_eq!(well.sessions.alive.len(), (mounts * SESSIONS) as usize);
     assert_eq!(well.routing.chains.len(), CHAINS as usize);
     let serves = |t: TargetState| t == TargetState::Serving;
     let targets = || well.routing.chains.iter().flat_map(|c| &c.targets);
