@@ -53,15 +53,15 @@ async fn names(cx: Cx) {
     cx.ask(agent, Announce { metas: vec![meta.raw()], targets: Vec::new() }).await.unwrap();
 }
 
-async fn store(cx: Cx) {
-    let identity = TargetIdentity { cluster: "sim".into(), target: TARGET, chain: CHAIN };
+async fn store(cx: Cx, target: TargetId) {
+    let identity = TargetIdentity { cluster: "sim".into(), target, chain: CHAIN };
     let config = EngineConfig { reserve_bytes: 0, ..EngineConfig::default() };
     let disk = DiskId(0);
     let engine = Engine::create(&cx, disk, "target", &identity, config).await.unwrap();
     let agent = agent(&cx, true);
     let config = StorageConfig {
         engine,
-        target: TARGET,
+        target,
         chain: CHAIN,
         agent,
         disk,
@@ -69,24 +69,35 @@ async fn store(cx: Cx) {
         watch: None,
     };
     let addr = Target::start(&cx, config).raw();
-    let targets = vec![TargetReport::online(TARGET, addr)];
+    let targets = vec![TargetReport::online(target, addr)];
     cx.ask(agent, Announce { metas: Vec::new(), targets }).await.unwrap();
 }
 
 /// A cluster, a client, and a file of that client.
 fn cluster() -> (World, Client, InodeId, HandleId) {
+    cluster_of(&[(TARGET, STORE)])
+}
+
+/// The same with these replicas.
+fn cluster_of(replicas: &[(TargetId, NodeId)]) -> (World, Client, InodeId, HandleId) {
     let world = World::new(1);
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
         b.cx.spawn(names(b.cx.clone()));
     }));
-    world.add_node(NodeSpec::new().disk(1 << 30).boot(|b: &Boot| {
-        b.cx.spawn(store(b.cx.clone()));
-    }));
+    let replicas = replicas.to_vec();
+    let add_store = |(target, node)| {
+        let added = world.add_node(NodeSpec::new().disk(1 << 30).boot(move |b: &Boot| {
+            b.cx.spawn(store(b.cx.clone(), target));
+        }));
+        assert_eq!(added, node);
+    };
+    add_store(replicas[0]);
     world.add_node(NodeSpec::new().boot(|b: &Boot| {
         agent(&b.cx, false);
     }));
+    replicas[1..].iter().copied().for_each(add_store);
     let made = world.block_on(CLIENT, |cx| async move {
-        let chains = CreateChains { chains: vec![(CHAIN, vec![(TARGET, STORE)])] };
+        let chains = CreateChains { chains: vec![(CHAIN, replicas)] };
         while !matches!(cx.ask(actor::<Agent>(CLIENT, 0), chains.clone()).await, Ok(Ok(_))) {
             cx.sleep(Duration::from_millis(10)).await;
         }
@@ -209,6 +220,42 @@ fn a_retired_target_serves_no_more() {
         let after = cx.ask(target, read).await.unwrap();
         assert_eq!(after, Err(StorageError::WrongTarget));
     });
+}
+
+/// Regression (fault injection): a client reads each chunk from one replica, and when that one's
+/// bytes were rotten it asked it again instead of the other, and the program got EIO. Method: a disk
+/// from which no byte comes as it was stored, and chunks of which the client reads some from there.
+#[test]
+fn what_is_rotten_here_is_read_there() {
+    const SECOND: (TargetId, NodeId) = (TargetId(2), NodeId(4));
+    let (world, client, inode, handle) = cluster_of(&[(TARGET, STORE), SECOND]);
+    let chunk = u64::from(stored(&world, &client, inode).layout.unwrap().chunk_size);
+    // Whole chunks: of smaller pieces the newest stay in memory.
+    let (chunks, data) = (16, Bytes::from(vec![7; chunk as usize]));
+    for i in 0..chunks {
+        let (client, data) = (client.clone(), data.clone());
+        let at = At::Offset(i * chunk);
+        ask(&world, |cx| async move { client.write(&cx, inode, at, data, false).await }).unwrap();
+    }
+    let other = client.clone();
+    ask(&world, |cx| async move { other.fsync(&cx, inode, Some(handle), false).await }).unwrap();
+    for rotten in [STORE, SECOND.1] {
+        let rot = |node, ppm| {
+            world.with_disk(node, DiskId(0), |disk| disk.faults.flip_on_read_ppm = ppm);
+        };
+        rot(rotten, 1_000_000);
+        let before = world.with_disk(rotten, DiskId(0), |disk| disk.stats().flips);
+        for i in 0..chunks {
+            let client = client.clone();
+            let len = data.len() as u32;
+            let read =
+                ask(&world, |cx| async move { client.read(&cx, inode, i * chunk, len).await });
+            assert!(read.unwrap() == data, "chunk {i}, node {}", rotten.0);
+        }
+        let flips = world.with_disk(rotten, DiskId(0), |disk| disk.stats().flips);
+        assert!(flips > before, "no chunk was read from node {}", rotten.0);
+        rot(rotten, 0);
+    }
 }
 
 /// Regression (review): a program appended without rest, so what it wrote was stored and not

@@ -674,7 +674,7 @@ impl ClusterSession {
         len: u32,
     ) -> Result<Option<ChunkData>, FsError> {
         let any = |c: &Chain, not: &[RawAddr]| {
-            if not.is_empty() {
+            if !not.is_empty() {
                 let others: Vec<RawAddr> = serving(c).filter(|a| !not.contains(a)).collect();
                 if let Some(n) = (cx.rand() as usize).checked_rem(others.len()) {
                     return Some(others[n]);
