@@ -258,6 +258,42 @@ fn what_is_rotten_here_is_read_there() {
     }
 }
 
+/// Regression (fault injection): a change of a part of a chunk was refused by a successor whose bytes
+/// around it were rotten, and the head asked again for ever: nobody could write or read the chunk
+/// any more. It is sent whole, and with that the successor is sound again.
+#[test]
+fn a_successor_with_rotten_bytes_is_sent_the_whole_chunk() {
+    const SECOND: (TargetId, NodeId) = (TargetId(2), NodeId(4));
+    let (world, client, inode, handle) = cluster_of(&[(TARGET, STORE), SECOND]);
+    let chunk = stored(&world, &client, inode).layout.unwrap().chunk_size as usize;
+    let write_at = |at: u64, data: Bytes| {
+        let client = client.clone();
+        ask(&world, |cx| async move {
+            client.write(&cx, inode, At::Offset(at), data, false).await?;
+            let cx = cx.within(Duration::from_secs(10));
+            client.fsync(&cx, inode, Some(handle), false).await
+        })
+    };
+    let rot = |ppm| {
+        world.with_disk(SECOND.1, DiskId(0), |disk| disk.faults.flip_on_read_ppm = ppm);
+    };
+    let mut content = vec![7; chunk];
+    write_at(0, Bytes::from(content.clone())).unwrap();
+    rot(1_000_000);
+    write_at(100, Bytes::from_static(b"bytes")).unwrap();
+    content[100..105].copy_from_slice(b"bytes");
+    rot(0);
+    let chain = client.cluster().routing().chain(CHAIN).unwrap().clone();
+    for replica in &chain.targets {
+        let target = Addr::<Storage>::from_raw(replica.addr.unwrap());
+        let (offset, len, chain_version) = (0, chunk as u32, chain.version);
+        let read = ReadChunk { chunk: ChunkId { inode, index: 0 }, chain_version, offset, len };
+        let read = ask(&world, |cx| async move { cx.ask(target, read).await });
+        let read = read.unwrap().unwrap().unwrap();
+        assert!(read.data[..] == content[..], "target {}", replica.target);
+    }
+}
+
 /// Regression (review): a program appended without rest, so what it wrote was stored and not
 /// reported. Its host died; the next mount, alone from the start, took the length that meta knew
 /// for the end, and its appends destroyed what was there. They go behind that.

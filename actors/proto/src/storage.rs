@@ -26,6 +26,16 @@ pub enum UpdateKind {
     Replace,
 }
 
+impl UpdateKind {
+    /// Whether content that was there before stays.
+    pub fn is_partial(self) -> bool {
+        match self {
+            UpdateKind::Write { .. } | UpdateKind::Truncate { .. } => true,
+            UpdateKind::Remove | UpdateKind::Replace => false,
+        }
+    }
+}
+
 /// One update of one chunk.
 #[derive(Clone, PartialEq, Eq, Debug, Archive, Serialize, Deserialize)]
 pub struct UpdateChunk {

@@ -27,14 +27,16 @@ const _: () = assert!(is_longer(FULL_FOR, 2, RETRY_PAUSE_MAX));
 // An attempt whose answer is lost leaves time for others while its sender waits.
 const _: () = assert!(is_longer(<UpdateChunk as Ask<Storage>>::TIMEOUT, 1, ATTEMPT_MAX));
 const _: () = assert!(is_longer(DRIVE_MAX, 2, ATTEMPT_MAX));
+/// How often it is said that an update waits for a successor.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 /// Chunks removed side by side by one request.
 const REMOVE_WIDTH: usize = 16;
 
 /// What became of one attempt at the successor.
 enum Attempt {
     Done,
-    /// The successor lacks the version before.
-    Gap,
+    /// The successor lacks what a change of a part builds upon: the version before, or sound bytes.
+    Lacking,
     /// The successor will not take it for now, for a reason of its own.
     Refused(StorageError),
     /// The successor knows a later version of the chain.
@@ -205,6 +207,7 @@ impl Target {
         cx: &Cx,
     ) -> Result<(), StorageError> {
         let mut pause = Duration::from_millis(1);
+        let mut said: Option<Time> = None;
         u.version = Some(version);
         loop {
             let next = match me.with(|s| s.core.member.next()) {
@@ -215,7 +218,7 @@ impl Target {
             let mut behind = false;
             match Self::attempt(me, &mut u, next, cx).await {
                 Attempt::Done => return Ok(()),
-                Attempt::Gap => {
+                Attempt::Lacking => {
                     u = Self::whole(me, &u, cx).await?;
                     continue;
                 }
@@ -226,7 +229,10 @@ impl Target {
                         let said = (next.chain_version, cx.now());
                         me.with(|s| s.full_behind = Some(said));
                     }
-                    tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
+                    if said.is_none_or(|said| cx.now().since(said) >= SAY_EVERY) {
+                        said = Some(cx.now());
+                        tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
+                    }
                     pause = RETRY_PAUSE_MAX;
                 }
                 Attempt::Behind => behind = true,
@@ -254,7 +260,11 @@ impl Target {
         };
         match answer {
             Ok(Ok(_)) => Attempt::Done,
-            Ok(Err(StorageError::VersionGap { .. })) if !next.syncing => Attempt::Gap,
+            Ok(Err(StorageError::VersionGap { .. })) if !next.syncing => Attempt::Lacking,
+            // The bytes around the change are rotten there: the whole content needs none of them.
+            Ok(Err(StorageError::Corrupt(_))) if !next.syncing && u.kind.is_partial() => {
+                Attempt::Lacking
+            }
             Ok(Err(StorageError::StaleChain { .. })) => Attempt::Behind,
             Ok(Err(StorageError::NoSpace)) if PlantedBug::SuccessorNoSpaceIsDone.is_in(cx) => {
                 Attempt::Done
