@@ -158,11 +158,18 @@ async fn check_chain(
         totals.replicas += (page.same.len() * replicas.len()) as u64;
         for r in &replicas {
             for some in page.same.chunks(SCRUB) {
-                match scrub(cx, *r, some).await? {
-                    Ok(bytes) => totals.bytes += bytes,
-                    Err(why) => {
-                        let at = format!("chain {}, target {}: {why}", chain.id, r.target);
-                        difference(totals, tell, at);
+                if let Ok(bytes) = scrub(cx, *r, some).await? {
+                    totals.bytes += bytes;
+                    continue;
+                }
+                // It ended at the first that is damaged: all of them are wanted.
+                for chunk in some {
+                    match scrub(cx, *r, &[*chunk]).await? {
+                        Ok(bytes) => totals.bytes += bytes,
+                        Err(why) => {
+                            let at = format!("chain {}, target {}: {why}", chain.id, r.target);
+                            difference(totals, tell, at);
+                        }
                     }
                 }
             }

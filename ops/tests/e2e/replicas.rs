@@ -13,6 +13,8 @@ use crate::harness::{Mount, Site, finish, run, skip_without, t3fs};
 
 const MARKERS: u64 = 128;
 const PIECE: usize = 64 << 10;
+/// The default of a new file.
+const CHUNK: u64 = 1 << 20;
 
 /// A piece of file content that is found again on a disk by its first bytes.
 fn piece(number: u64) -> Vec<u8> {
@@ -121,10 +123,15 @@ fn a_damaged_copy_is_noticed_and_not_served() {
     let mut mount = filled("damage");
     let setup = mount.node().setup().clone();
     mount.down();
-    // All copies of one piece on one disk, in case it lies in a journal as well.
+    // Every second piece on one disk: clients choose by chunk which replica they read.
+    let on_disk = find_pieces(&mount.site.data(1));
+    let is_data = |path: &Path| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("data-"))
+    };
     let damaged: Vec<_> =
-        find_pieces(&mount.site.data(1)).into_iter().filter(|(number, ..)| *number == 17).collect();
-    assert!(!damaged.is_empty(), "piece 17 is on disk 1");
+        on_disk.into_iter().filter(|(number, path, _)| number % 2 == 1 && is_data(path)).collect();
+    assert!(damaged.len() as u64 >= MARKERS / 4, "many pieces are in data files of disk 1");
+    let numbers: BTreeSet<u64> = damaged.iter().map(|(number, ..)| *number).collect();
     for (_, path, offset) in damaged {
         let file = fs::File::options().read(true).write(true).open(path).expect("a data file");
         let mut byte = [0];
@@ -135,6 +142,9 @@ fn a_damaged_copy_is_noticed_and_not_served() {
     let done = finish(t3fs(["check"]).arg(mount.dir()));
     eprintln!("check said: {}{}", done.stdout, done.stderr);
     assert_eq!(done.code(), Some(1), "a damaged copy is an answer, not a failure to check");
+    let chunks: BTreeSet<u64> = numbers.iter().map(|n| n * PIECE as u64 / CHUNK).collect();
+    let said = format!(": {} differences", chunks.len());
+    assert!(done.stdout.contains(&said), "all that are damaged are told: {}", done.stdout);
     let bytes = fs::read(mount.path("pieces")).expect("two good copies are left");
     for number in 0..MARKERS {
         let start = number as usize * PIECE;
