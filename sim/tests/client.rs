@@ -223,8 +223,8 @@ fn a_retired_target_serves_no_more() {
 }
 
 /// Regression (fault injection): a client reads each chunk from one replica, and when that one's
-/// bytes were rotten it asked it again instead of the other, and the program got EIO. Method: a disk
-/// from which no byte comes as it was stored, and chunks of which the client reads some from there.
+/// bytes were rotten it asked it again instead of the other, and the program got EIO. Method: a
+/// disk from which no byte comes as it was stored, and chunks that the client reads from there.
 #[test]
 fn what_is_rotten_here_is_read_there() {
     const SECOND: (TargetId, NodeId) = (TargetId(2), NodeId(4));
@@ -258,9 +258,9 @@ fn what_is_rotten_here_is_read_there() {
     }
 }
 
-/// Regression (fault injection): a change of a part of a chunk was refused by a successor whose bytes
-/// around it were rotten, and the head asked again for ever: nobody could write or read the chunk
-/// any more. It is sent whole, and with that the successor is sound again.
+/// Regression (fault injection): a change of a part of a chunk was refused by a successor whose
+/// bytes around it were rotten, and the head asked again for ever: nobody could write or read the
+/// chunk any more. It is sent whole, and with that the successor is sound again.
 #[test]
 fn a_successor_with_rotten_bytes_is_sent_the_whole_chunk() {
     const SECOND: (TargetId, NodeId) = (TargetId(2), NodeId(4));

@@ -231,7 +231,8 @@ impl Target {
                     }
                     if said.is_none_or(|said| cx.now().since(said) >= SAY_EVERY) {
                         said = Some(cx.now());
-                        tracing::warn!("{} version {version} waits for a successor: {why}", u.chunk);
+                        let chunk = u.chunk;
+                        tracing::warn!("{chunk} version {version} waits for a successor: {why}");
                     }
                     pause = RETRY_PAUSE_MAX;
                 }
