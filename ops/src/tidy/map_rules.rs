@@ -30,8 +30,7 @@ pub fn check(text: &str, tree: &[PathBuf], sources: &[(PathBuf, String)]) -> Vec
                 }
                 _ => path_is_wrong(word, row, &tree),
             };
-            let finding =
-                |message| Finding { path: MAP.into(), line: at + 1, rule: RULE, message };
+            let finding = |message| Finding { path: MAP.into(), line: at + 1, rule: RULE, message };
             findings.extend(wrong.map(finding));
         }
     }
@@ -92,9 +91,9 @@ impl<'a> Source<'a> {
 
     fn defines(&self, of: &str, name: &str) -> bool {
         let has = |before: &[&str], word: &str| {
-            self.tokens.windows(2).any(|two| {
-                before.contains(&two[0].text.as_str()) && two[1].text == word
-            })
+            self.tokens
+                .windows(2)
+                .any(|two| before.contains(&two[0].text.as_str()) && two[1].text == word)
         };
         let names = |word: &str| self.tokens.iter().any(|token| token.text == word);
         let is_module = || {
