@@ -26,6 +26,8 @@ use crate::service::END_MAX;
 /// How long mgmtd may take to be found, and the nodes to register.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
+/// From then on it is said what is waited for.
+const SAY_AFTER: Duration = Duration::from_secs(2);
 
 /// A chain to be made: head first.
 pub type NewChain = (ChainId, Vec<(TargetId, NodeId)>);
@@ -78,6 +80,7 @@ fn make(node: &Node, settings: &Settings, nodes_min: usize) -> Result<(), Failur
 /// Storage nodes that live, once there are enough.
 fn registered(node: &Node, nodes_min: usize) -> Result<Vec<NodeLine>, Failure> {
     let began = Instant::now();
+    let mut said = String::new();
     loop {
         let answer = match node.ask_agent(ListNodes)? {
             Ok(all) => {
@@ -95,6 +98,11 @@ fn registered(node: &Node, nodes_min: usize) -> Result<Vec<NodeLine>, Failure> {
         if began.elapsed() > PATIENCE {
             let hint = node.trouble();
             return Err(failed(format!("after {} s: {answer}{hint}", PATIENCE.as_secs())));
+        }
+        // Whoever is just about to register needs no line.
+        if began.elapsed() > SAY_AFTER && said != answer {
+            tell(&format!("waiting: {answer}"));
+            said = answer;
         }
         std::thread::sleep(LOOK);
     }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::SettingArgs;
-use crate::config::definitions::{DESTROY, DOCTOR, MAKE_CHAINS, MOUNT, RUN, UP, key};
+use crate::config::definitions::{
+    DESTROY, DOCTOR, MAKE_CHAINS, MOUNT, RUN, UP, explain_tunables, key,
+};
 
 /// A t3fs file system: a whole cluster on this machine (`up`), or a part of one (`run`, `mount`).
 #[derive(Debug, Parser)]
@@ -30,7 +32,7 @@ pub enum Command {
     Mount(MountArgs),
     /// Makes chains over the storage nodes that have registered and have none
     MakeChains(MakeChainsArgs),
-    /// Flushes, unmounts and ends a running t3fs-node
+    /// Flushes, unmounts and ends a running t3fs-node, with a mount or without
     Down(DownArgs),
     /// Compares all replicas of all data, and checks names; status 1 when something is wrong
     Check(CheckArgs),
@@ -39,7 +41,8 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Prints what a process has handled so far: how often, how long, how many bytes
     Stats(StatsArgs),
-    /// Changes settings of a running process that may change while it runs
+    /// Changes settings of a running process that may change while it runs, or tells what they are
+    #[command(after_help = explain_tunables())]
     Set(SetArgs),
     /// Deletes the data of a cluster, after its name was typed
     Destroy(DestroyArgs),
@@ -97,8 +100,8 @@ pub struct MakeChainsArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct DownArgs {
-    /// The mount [default: the only one]
-    pub dir: Option<PathBuf>,
+    /// The mount, state or data folder of a running process [default: the only mount]
+    pub place: Option<PathBuf>,
     /// Takes the mount away from processes that still use it
     #[arg(long)]
     pub force: bool,
@@ -136,8 +139,9 @@ pub struct DoctorArgs {
 
 #[derive(Clone, Debug, Args)]
 pub struct SetArgs {
-    /// Settings with their new values, all of them or none; until the process ends
-    #[arg(required = true, value_name = "KEY=VALUE")]
+    /// Settings with their new values, all of them or none; until the process ends [without one:
+    /// tells what holds]
+    #[arg(value_name = "KEY=VALUE")]
     pub changes: Vec<String>,
     /// The mount, state or data folder of a running process [default: the only one]
     #[arg(long, value_name = "PLACE")]
@@ -231,6 +235,15 @@ mod tests {
     }
 
     #[test]
+    fn help_says_what_can_be_set() {
+        let said = Cli::try_parse_from(["t3fs-node", "set", "-h"]).unwrap_err().to_string();
+        for key in [key::log, key::io_timeout, key::hard] {
+            assert!(said.contains(&format!("\n  {key} ")), "{said}");
+        }
+        assert!(said.contains("for a silent cluster before EIO"), "{said}");
+    }
+
+    #[test]
     fn up_takes_several_data_folders() {
         let line = "t3fs-node up /mnt --data /a --data /b --replicas 2 --cluster-id x --detach";
         let Some(Command::Up(up)) = parse(line).command else {
@@ -238,7 +251,7 @@ mod tests {
         };
         let given = |key: &str| up.settings.given(key).cloned();
         assert_eq!(given(key::data), texts(&["/a", "/b"]));
-        assert_eq!((given(key::replicas), up.background.detach), (Some(Value::from(2u64)), true));
+        assert_eq!((given(key::replicas), up.background.detach), (Some(Value::from("2")), true));
         assert_eq!(given(key::cluster_id), Some("x".into()));
         assert_eq!((given(key::hard), given(key::log)), (None, None), "only what was given");
     }
@@ -268,12 +281,10 @@ mod tests {
     fn nonsense_is_refused() {
         for line in [
             "t3fs-node up",
-            "t3fs-node up /m --replicas x",
             "t3fs-node --roles meta up /m",
             "t3fs-node run --secret x",
             "t3fs-node doctor /m --cluster 10.0.0.1",
             "t3fs-node doctor --host --cluster 10.0.0.1",
-            "t3fs-node set",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

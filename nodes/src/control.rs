@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! client    down | down force | check | doctor | stats   one line
-//!           set [[KEY,VALUE],..]
+//!           set [[KEY,VALUE],..]                         of none: what holds
 //! server    say TEXT                                     any number of lines
 //!           end STATUS TEXT                              the last; STATUS 0, 1 or 2
 //! ```
@@ -174,7 +174,10 @@ fn answer(stream: UnixStream, inside: &Inside, on_down: &dyn Fn(DownRequest)) {
 fn set(mut reply: Reply, changes: &str, tuning: &Tuning) {
     let made = serde_json::from_str::<Vec<(String, String)>>(changes)
         .map_err(|e| refused(format!("no changes of settings: {e}")))
-        .and_then(|changes| tuning.change(&changes));
+        .and_then(|changes| match changes.is_empty() {
+            true => Ok(tuning.look()),
+            false => tuning.change(&changes),
+        });
     match made {
         Ok(remarks) => {
             remarks.iter().for_each(|remark| reply.say(remark));

@@ -53,7 +53,7 @@ pub fn run(args: &DestroyArgs) -> Result<(), Failure> {
             Ok(Tried::Locked(lock)) => locks.push(lock),
             Ok(Tried::Held(_) | Tried::None) => {
                 return Err(refused(format!(
-                    "{} is in use; end its t3fs-node first with `t3fs-node down`",
+                    "{0} is in use; end its t3fs-node first with `t3fs-node down {0}`",
                     path.display()
                 )));
             }

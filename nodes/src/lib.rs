@@ -27,6 +27,7 @@ pub mod kv_fjall;
 mod limits;
 mod logging;
 pub mod mount;
+mod nearest;
 mod node;
 mod registry;
 mod run;

@@ -8,9 +8,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::reload::Handle;
 
 use crate::failure::{Failure, failed, refused};
+use crate::nearest::nearest;
 
 /// A line for the user. A terminal or pipe that has gone is no reason to end a mount.
 pub fn tell(line: &str) {
@@ -28,17 +30,49 @@ pub fn say(line: &str) {
     }
 }
 
+/// A warning for the log, and for the user who waits for a start in the background.
+pub fn warn(line: &str) {
+    tracing::warn!("{line}");
+    if IN_FILES.load(Ordering::Relaxed) {
+        tell(line);
+    }
+}
+
 /// Log files that are kept, one per day.
 const FILES_MAX: usize = 14;
 
 fn filter(wanted: Option<&str>, default: &str) -> Result<EnvFilter, Failure> {
     let text = wanted.unwrap_or(default);
-    EnvFilter::try_new(text)
-        .map_err(|e| refused(format!("log filter {text:?} is wrong ({e}); try `info` or `debug`")))
+    EnvFilter::try_new(text).map_err(|e| {
+        refused(format!("log is {text:?}, which is no filter ({e}); try `info` or `debug`"))
+    })
+}
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Refuses what is no level where one is due. The library takes a bare word for a target of which
+/// all is logged, and would log nothing else, not even errors.
+fn check_levels(text: &str) -> Result<(), Failure> {
+    if text.contains('[') {
+        return Ok(()); // names a span, whose fields may hold anything
+    }
+    for directive in text.split(',').filter(|directive| !directive.is_empty()) {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if level.is_empty() || level.parse::<LevelFilter>().is_err() {
+            let (meant, _) = nearest(level, LEVELS.into_iter());
+            return Err(refused(format!(
+                "log is {text:?}, and {level:?} is no level; did you mean {meant}? Levels are {}; \
+                 a part of t3fs has one too, as in warn,t3fs_actors=debug",
+                LEVELS.join(", ")
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses a filter that cannot be understood.
 pub fn check(wanted: &str) -> Result<(), Failure> {
+    check_levels(wanted)?;
     filter(Some(wanted), "").map(drop)
 }
 
@@ -110,4 +144,31 @@ pub fn abort_on_panic() {
             writeln!(to, "t3fs-node: broken assertion in thread {name}: {info}; start it again");
         std::process::abort();
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression (a newcomer): `--log inf` silenced the whole log, errors included.
+    #[test]
+    fn a_word_that_is_no_level_is_refused() {
+        for right in
+            ["info", "off", "WARN,", "t3fs_actors=debug", "warn,t3fs_runtime::shard=trace", "a[b]"]
+        {
+            check(right).unwrap_or_else(|why| panic!("{right}: {why}"));
+        }
+        for (wrong, says) in [
+            ("inf", "\"inf\" is no level; did you mean info?"),
+            ("debg", "did you mean debug?"),
+            ("info,t3fs_actors=trce", "\"trce\" is no level; did you mean trace?"),
+            ("t3fs_actors", "t3fs_actors=debug"),
+            ("warn,t3fs_actors=", "\"\" is no level"),
+            ("x=y=z", "\"z\" is no level"),
+        ] {
+            let why = check(wrong).unwrap_err();
+            assert!(why.is_refusal() && why.line.contains(says), "{why}");
+            assert!(why.line.starts_with(&format!("log is {wrong:?}")), "{why}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::config::Settings;
 use crate::config::settings::default_folder;
 use crate::control;
-use crate::data::lock::{FolderLock, Tried};
+use crate::data::lock::{self, FolderLock, Tried};
 use crate::failure::{Failure, failed, refused};
 use crate::mount::{mountinfo, place};
 use crate::registry::{self, Instance};
@@ -17,12 +17,24 @@ pub fn home_of(place: &Path) -> Result<PathBuf, Failure> {
     if let Some(instance) = mounted {
         return Ok(instance.data);
     }
-    if is_served(place) {
-        return Ok(place.to_owned());
+    match find(Some(place))? {
+        FoundProcess::Mounted(i) => Ok(i.data),
+        FoundProcess::Server(home) => Ok(home),
+        FoundProcess::Left(dir) => Err(failed(format!("no t3fs-node serves {}", dir.display()))),
     }
-    home_of_mount(place).map_err(|why| {
-        failed(format!("{why}; {} is no folder of a running process either", place.display()))
-    })
+}
+
+/// The folder with the control socket of the process that has this state or data folder.
+fn home_of_folder(folder: &Path) -> Option<PathBuf> {
+    let Ok(Tried::Held(pid)) = FolderLock::try_existing(folder) else { return None };
+    if folder.join(control::NAME).exists() {
+        return Some(folder.to_owned());
+    }
+    // A data folder of a server: the process has the locks of all its folders open.
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid?)).ok()?;
+    let files = open.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let mut locks = files.filter(|file| file.file_name().is_some_and(|name| name == lock::NAME));
+    locks.find_map(|lock| lock.parent().filter(|home| is_served(home)).map(Path::to_owned))
 }
 
 /// Whether a process that runs has its control socket there.
@@ -54,28 +66,24 @@ pub fn only_home(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
     }
 }
 
-/// The folder of the process that serves a mount.
-fn home_of_mount(dir: &Path) -> Result<PathBuf, Failure> {
-    match find(Some(dir))? {
-        FoundMount::Running(i) => Ok(i.data),
-        FoundMount::Left(dir) => Err(failed(format!("no t3fs-node serves {}", dir.display()))),
-    }
-}
-
-/// A mount, and whether a process serves it.
-pub enum FoundMount {
-    Running(Instance),
+/// A process, by a mount or a folder.
+pub enum FoundProcess {
+    Mounted(Instance),
+    /// One without a mount: the folder with its control socket.
+    Server(PathBuf),
     /// A mount of t3fs that no process of this user serves.
     Left(PathBuf),
 }
 
-/// The process that serves a mount; without one, the only process with a mount.
-pub fn find(dir: Option<&Path>) -> Result<FoundMount, Failure> {
+/// The process that is meant; without a place, the only one with a mount.
+pub fn find(place: Option<&Path>) -> Result<FoundProcess, Failure> {
     let running = registry::running()?;
-    let Some(dir) = dir else {
+    let Some(place) = place else {
         return match running.as_slice() {
-            [] => Err(failed("no t3fs-node of this user is running")),
-            [one] => Ok(FoundMount::Running(one.clone())),
+            [] => Err(failed(
+                "no t3fs-node of this user has a mount; name a server by its state folder",
+            )),
+            [one] => Ok(FoundProcess::Mounted(one.clone())),
             many => {
                 let list: Vec<String> = many
                     .iter()
@@ -91,14 +99,19 @@ pub fn find(dir: Option<&Path>) -> Result<FoundMount, Failure> {
             }
         };
     };
-    let dir = place::resolve(dir)?;
-    if let Some(i) = running.into_iter().find(|i| i.mount_point == dir) {
-        return Ok(FoundMount::Running(i));
+    let dir = place::resolve(place)?;
+    if let Some(i) = running.iter().find(|i| i.mount_point == dir) {
+        return Ok(FoundProcess::Mounted(i.clone()));
     }
     let mounted = mountinfo::at(&dir)
         .map_err(|e| failed(format!("/proc/self/mountinfo cannot be read: {e}")))?;
-    match mounted {
-        Some(m) if m.is_ours() => Ok(FoundMount::Left(dir)),
-        _ => Err(failed(format!("{} is not a mount of t3fs", dir.display()))),
+    if mounted.is_some_and(|mount| mount.is_ours()) {
+        return Ok(FoundProcess::Left(dir));
     }
+    let home = home_of_folder(&dir).ok_or_else(|| {
+        let shown = dir.display();
+        failed(format!("{shown} is neither a mount of t3fs nor a folder of a running process"))
+    })?;
+    let mounted = running.into_iter().find(|i| i.data == home);
+    Ok(mounted.map_or(FoundProcess::Server(home), FoundProcess::Mounted))
 }

@@ -194,6 +194,7 @@ fn announce(node: &Node, cluster: &str, at: Option<&MountedAt>, detached: bool) 
         return say(&format!("serves cluster {cluster}{}", node.describe()));
     };
     let space = match node.space() {
+        Ok(s) if s.capacity == 0 => String::new(), // no target has said yet how full it is
         Ok(s) => format!(" ({} free)", bytes(s.free)),
         Err(e) => {
             tracing::warn!("free space is not known: {e}");

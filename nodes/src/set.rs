@@ -1,4 +1,5 @@
-//! `t3fs-node set KEY=VALUE ..`: changes settings of a running process. They hold until it ends.
+//! `t3fs-node set KEY=VALUE ..`: changes settings of a running process, which hold until it ends.
+//! Without a change: which may change, and what holds.
 
 use crate::cli::SetArgs;
 use crate::config;

@@ -24,8 +24,19 @@ pub fn run(args: &StatsArgs) -> Result<(), Failure> {
 
 /// A table of messages, and the stages below it.
 fn render(stats: &Stats) -> Vec<String> {
-    let head =
-        ["message", "handled", "failed", "late", "mean us", "p50 <", "p99 <", "max", "in", "out"];
+    // An answer that is an error is an answer all the same: a name that is not there, and so on.
+    let head = [
+        "message",
+        "handled",
+        "errors",
+        "late",
+        "mean us",
+        "p50 us <",
+        "p99 us <",
+        "max us",
+        "bytes in",
+        "bytes out",
+    ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(stats.messages.iter().map(|m| {
         let numbers = [

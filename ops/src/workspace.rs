@@ -49,6 +49,11 @@ pub fn golden_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     })
 }
 
+/// Every file of the members, likewise.
+pub fn files(root: &Path) -> io::Result<Vec<PathBuf>> {
+    member_files(root, |_| true)
+}
+
 fn member_files(root: &Path, wanted: impl Fn(&Path) -> bool) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for member in MEMBERS {

@@ -92,6 +92,17 @@ struct KeptAnswer {
     doubtful: bool,
 }
 
+/// What a cluster lacks that cannot be used yet, and what to do.
+fn incomplete(routing: &Routing) -> String {
+    let chains = "no chains (run `t3fs-node make-chains`)";
+    let lacks = match (routing.chains.is_empty(), routing.metas.is_empty()) {
+        (true, true) => format!("{chains}, and no meta server has registered"),
+        (true, false) => chains.to_owned(),
+        (false, _) => "no meta server".to_owned(),
+    };
+    format!("the cluster is not complete: it has {lacks}")
+}
+
 /// Shared by the client's parts, and by meta for the removal of chunks.
 #[derive(Clone)]
 pub struct ClusterSession(Rc<State>);
@@ -159,11 +170,7 @@ impl ClusterSession {
             }
             if !retry.again(cx, Slot::new()).await {
                 cluster.close(cx).await;
-                return Err(FsError::Unavailable(format!(
-                    "the cluster is not complete: {} chains, {} meta servers",
-                    r.chains.len(),
-                    r.metas.len()
-                )));
+                return Err(FsError::Unavailable(incomplete(&r)));
             }
         }
         let (state, long) = (Rc::downgrade(&cluster.0), cx.outlive());
@@ -760,4 +767,21 @@ fn serving(c: &Chain) -> impl Iterator<Item = RawAddr> + '_ {
 
 fn head(c: &Chain, _: &[RawAddr]) -> Option<RawAddr> {
     c.writers().next()?.addr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_cluster_lacks_is_said_with_what_to_do() {
+        let with = |chains: usize, metas: usize| {
+            let chain = Chain { id: ChainId(1), version: ChainVersion(1), targets: vec![] };
+            let (chains, metas) = (vec![chain; chains], vec![RawAddr::default(); metas]);
+            incomplete(&Routing { chains, metas, ..Routing::default() })
+        };
+        assert!(with(0, 1).ends_with("it has no chains (run `t3fs-node make-chains`)"));
+        assert!(with(1, 0).ends_with("it has no meta server"));
+        assert!(with(0, 0).contains("make-chains") && with(0, 0).contains("no meta server"));
+    }
 }

@@ -76,6 +76,10 @@ pub enum FsError {
     Io(String),
 }
 
+/// How long a client that ends waits for meta to hear that its files are closed. What meta has not
+/// heard, the end of the session tells.
+const GOODBYE_MAX: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     pub agent: Addr<Agent>,
@@ -293,10 +297,20 @@ impl Client {
         result
     }
 
-    /// `sync_all`, then ends the session.
+    /// `sync_all`, unless all that this client has changed is on stable storage already: one whose
+    /// users have only read waits for nobody.
+    pub async fn sync_own(&self, cx: &Cx) -> Result<(), FsError> {
+        let unreported = |file: &Rc<File>| file.core.borrow().is_busy();
+        let holds_changes = self.0.room.total() > 0
+            || !self.0.stamps.borrow().is_empty()
+            || self.0.files.borrow().values().any(unreported);
+        if holds_changes { self.sync_all(cx).await } else { Ok(()) }
+    }
+
+    /// `sync_own`, then ends the session.
     pub async fn stop(&self, cx: &Cx) -> Result<(), FsError> {
-        let synced = self.sync_all(cx).await;
-        self.drop_all_holds(cx).await;
+        let synced = self.sync_own(cx).await;
+        self.drop_all_holds(&cx.within(GOODBYE_MAX)).await;
         self.0.cluster.close(cx).await;
         synced
     }

@@ -47,6 +47,11 @@ impl Stamps {
         all
     }
 
+    /// Whether all changes that this client was told of are durable, or their users know better.
+    pub(super) fn is_empty(&self) -> bool {
+        self.newest.is_empty()
+    }
+
     /// The newest change of the oldest run that has any; what runs may have lost is left to fsync.
     pub(super) fn next_barrier(&self) -> Option<Stamp> {
         let whole = || self.newest.values().filter(|s| !self.lossy.contains(&s.run()));
@@ -97,6 +102,9 @@ mod tests {
         assert_eq!((of(&s, 1), s.next_barrier()), (vec![5], Some(Stamp(7))));
         s.durable(Stamp(5));
         assert_eq!((of(&s, 1), of(&s, 2)), (vec![], vec![7]));
+        assert!(!s.is_empty());
+        s.durable(Stamp(7));
+        assert!(s.is_empty());
     }
 
     /// Goal: a barrier that a later run of the store answered says nothing of an earlier run, which

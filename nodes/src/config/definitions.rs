@@ -15,13 +15,15 @@ use super::host::{Host, MgmtdPlace};
 use super::roles::Roles;
 use super::secret::Secret;
 use super::setting::DefaultValue::{Bytes, Number, Switch, Text, Told};
-use super::setting::{Form, Given, Setting, settings};
+use super::setting::{Form, Given, Setting, Shown, settings};
 use super::values::{
     Advertised, ListenAt, SHARDS_MAX, advertise, as_is, cluster_id, data, device_filter, fabric,
     kv, listen, log, mgmtds, mount_options, number, opt, roles, seconds, shards,
 };
+use super::written::{GivenSetting, Written};
 use crate::failure::Failure;
 use crate::mount::MountOptions;
+use crate::nearest;
 
 // The commands that take flags, as bits.
 pub const UP: u8 = 1;
@@ -122,7 +124,7 @@ settings! {
         /// Needed by all but up, also on 127.0.0.1. It is no flag: everybody on the machine can
         /// read a command line.
         secret: Option<String> => Option<Secret>, opt(Secret::of_text), {
-            .default(Told("none; up makes one"))
+            .default(Told("none; up makes one")).secret()
         }
         /// File that holds the secret, readable by its owner only.
         secret_file: Option<PathBuf> => Option<Secret>, opt(Secret::of_file), {
@@ -130,7 +132,7 @@ settings! {
         }
         /// Folder for data; several mean several disks.
         ///
-        /// In the environment with colons.
+        /// Each has a flag of its own; in the environment they stand with colons between them.
         data: Option<Vec<PathBuf>> => Option<Vec<PathBuf>>, opt(data), {
             .default(Told(
                 "up: /var/lib/t3fs/<cluster> as root, else ~/.local/share/t3fs/<cluster>; \
@@ -191,10 +193,15 @@ settings! {
         /// What waits already when this changes waits as long as it was to.
         io_timeout: u64 => Duration, seconds, {
             .default(Number(600)).limits(1, WEEK_S).on("SECONDS", MOUNTING | OPTION)
+            .of_mounts()
         }
         /// true: operations wait for the cluster for ever, and io_timeout means nothing.
-        hard: bool => bool, as_is, { .default(Switch(false)).on("", MOUNTING | OPTION) }
-        /// What to log: error, warn, info, debug, trace, or a tracing filter.
+        hard: bool => bool, as_is, {
+            .default(Switch(false)).on("", MOUNTING | OPTION).of_mounts()
+        }
+        /// What to log: off, error, warn, info, debug, trace, or a tracing filter.
+        ///
+        /// A filter has levels, and targets with levels, as in warn,t3fs_actors=debug.
         log: Option<String> => Option<String>, opt(log), {
             .default(Told("\"warn\" for up and mount in the foreground, else \"info\""))
             .on("FILTER", EVERYWHERE | OPTION)
@@ -221,23 +228,22 @@ pub fn taken_by(commands: u8) -> impl Iterator<Item = &'static Setting> {
     iter::once(&CONFIG).chain(SETTINGS).filter(move |setting| setting.is_for(commands))
 }
 
-/// The setting with the smallest edit distance (Levenshtein 1966), and that distance.
+fn defined(name: &str) -> &'static Setting {
+    find(name).expect("it is defined")
+}
+
+/// The setting with the nearest name, and how far that is.
 pub fn nearest(wrong: &str) -> (&'static Setting, usize) {
-    let wrong: Vec<char> = wrong.to_lowercase().replace('-', "_").chars().collect();
-    let distance = |to: &str| {
-        let mut row: Vec<usize> = (0..=wrong.len()).collect();
-        for (i, c) in to.chars().enumerate() {
-            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-            for (j, w) in wrong.iter().enumerate() {
-                let change = diagonal + usize::from(c != *w);
-                diagonal = row[j + 1];
-                row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
-            }
-        }
-        row[wrong.len()]
-    };
-    let all = SETTINGS.iter().map(|setting| (setting, distance(setting.name)));
-    all.min_by_key(|(_, distance)| *distance).expect("there are settings")
+    let names = SETTINGS.iter().map(|setting| setting.name);
+    let (name, distance) = nearest::nearest(&wrong.replace('-', "_"), names);
+    (defined(name), distance)
+}
+
+/// What `t3fs-node set` can change, for its help.
+pub fn explain_tunables() -> String {
+    let tunables = SETTINGS.iter().filter(|setting| setting.is_tunable);
+    let lines = tunables.map(|s| format!("  {:<10}  {}\n", s.name, s.meaning()));
+    format!("These can change:\n{}", lines.collect::<String>())
 }
 
 /// All settings, as the `config` command prints them: a commented file.

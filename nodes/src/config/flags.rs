@@ -80,8 +80,7 @@ impl<const COMMAND: u8> FromArgMatches for SettingArgs<COMMAND> {
 fn given(setting: &Setting, matches: &ArgMatches) -> Result<Option<Value>, Failure> {
     let name = setting.name;
     Ok(match setting.form {
-        Form::Text => matches.get_one::<String>(name).cloned().map(Value::from),
-        Form::Number => matches.get_one::<u64>(name).copied().map(Value::from),
+        Form::Text | Form::Number => matches.get_one::<String>(name).cloned().map(Value::from),
         Form::Switch => matches.get_flag(name).then(|| true.into()),
         Form::Path => matches
             .get_one::<PathBuf>(name)

@@ -14,15 +14,18 @@ pub mod setting;
 pub mod settings;
 mod tunables;
 pub mod values;
+pub mod written;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::iter;
 use std::path::{Path, PathBuf};
 
-use config::{FileFormat, Map, Source, Value};
+use config::{FileFormat, Source};
 
 use crate::failure::{Failure, refused};
-use setting::{key_of, one_line, wrong};
+use setting::{key_of, one_line};
+use written::{Origin, Written};
 
 pub use definitions::{Settings, Tunables};
 pub use flags::{Flags, SettingArgs};
@@ -39,82 +42,65 @@ pub(crate) fn load_from(
 ) -> Result<(Settings, Tunables), Failure> {
     // A variable that is not UTF-8 cannot be one of ours.
     let env = env.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-    let env = variables(env.filter(|(_, text)| !text.is_empty()).collect());
+    let env: BTreeMap<String, String> = env.filter(|(_, text)| !text.is_empty()).collect();
     check_env(&env)?;
-    let mut builder = config::Config::builder();
-    let set = "keys are plain words";
-    for setting in definitions::SETTINGS {
-        if let Some(value) = setting.default_value() {
-            builder = builder.set_default(setting.name, value).expect(set);
-        }
-    }
+    let mut written = Written::default();
     let file = env.get(&definitions::CONFIG.variable()).map(PathBuf::from);
     if let Some(path) = flags.config.or(file) {
-        builder = builder.add_source(read_file(&path)?);
+        read_file(&path, &mut written)?;
     }
-    builder = builder.add_source(Variables(env));
+    read_env(&env, &mut written);
     for (key, value) in flags.values {
-        builder = builder.set_override(key, value).expect(set);
+        let setting = definitions::find(key).expect("flags are of settings");
+        written.put(setting, value, Origin::Flag(setting.flag()));
     }
-    let raw: definitions::Raw =
-        builder.build().and_then(config::Config::try_deserialize).map_err(wrong)?;
-    let (settings, tunables) = raw.check()?;
+    let (settings, tunables) = definitions::read(&written)?;
     settings.check_together()?;
     Ok((settings, tunables))
 }
 
-/// Those of all variables that may be ours. What others have for a setting is read as ours if ours
-/// is not there.
-fn variables(mut all: BTreeMap<String, String>) -> BTreeMap<String, String> {
+/// What others have for a setting is read if ours is not there.
+fn read_env(env: &BTreeMap<String, String>, written: &mut Written) {
     for setting in definitions::SETTINGS {
-        if let Some(text) = setting.alias_name().and_then(|name| all.remove(name)) {
-            all.entry(setting.variable()).or_insert(text);
+        let names = iter::once(setting.variable()).chain(setting.alias_name().map(str::to_owned));
+        let mut given = names.filter_map(|name| env.get(&name).map(|text| (name, text)));
+        if let Some((name, text)) = given.next() {
+            written.put(setting, setting.value_of(text), Origin::Variable(name));
         }
     }
-    all.retain(|name, _| key_of(name).is_some());
-    all
 }
 
-/// The environment as a source of settings.
-#[derive(Clone, Debug)]
-struct Variables(BTreeMap<String, String>);
-
-impl Source for Variables {
-    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
-        Box::new(self.clone())
-    }
-
-    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
-        let given = |(name, text): (&String, &String)| {
-            let setting = definitions::find(&key_of(name)?)?;
-            Some((setting.name.to_owned(), setting.value_of(text)))
-        };
-        Ok(self.0.iter().filter_map(given).collect())
-    }
-}
-
-fn read_file(path: &Path) -> Result<config::File<config::FileSourceString, FileFormat>, Failure> {
+fn read_file(path: &Path, written: &mut Written) -> Result<(), Failure> {
     let shown = path.display();
     let text = std::fs::read_to_string(path)
         .map_err(|e| refused(format!("cannot read {shown}: {e}; check --config")))?;
-    let file = config::File::from_str(&text, FileFormat::Toml);
-    let values = file
+    let values = config::File::from_str(&text, FileFormat::Toml)
         .collect()
         .map_err(|e| refused(format!("{shown} is not TOML: {}", one_line(&e.to_string()))))?;
-    let mut unknown: Vec<&String> =
-        values.keys().filter(|k| definitions::find(k).is_none()).collect();
-    unknown.sort(); // the map's order differs per run, the message should not
-    if let Some(key) = unknown.first() {
-        let line = text
-            .lines()
-            .position(|l| l.trim_start().trim_start_matches(['[', '"']).starts_with(key.as_str()));
-        let place = line.map_or(String::new(), |n| format!(":{}", n + 1));
-        return Err(refused(format!(
-            "{shown}{place}: unknown key `{key}`; did you mean `{}`? `t3fs-node config` lists all",
-            definitions::nearest(key).0.name
-        )));
+    let values: BTreeMap<_, _> = values.into_iter().collect(); // the same refusal in every run
+    for (key, value) in values {
+        let line = line_of(&text, &key);
+        let Some(setting) = definitions::find(&key) else {
+            let place = line.map_or(String::new(), |n| format!(":{n}"));
+            return Err(refused(format!(
+                "{shown}{place}: unknown key `{key}`; did you mean `{}`? `t3fs-node config` lists \
+                 all",
+                definitions::nearest(&key).0.name
+            )));
+        };
+        written.put(setting, value, Origin::File { path: path.to_owned(), line });
     }
-    Ok(file)
+    Ok(())
+}
+
+/// The line of a file, counted from 1, that begins with a key, or with a table of this name.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let begins = |line: &str| {
+        let line = line.trim_start().trim_start_matches(['[', '"']);
+        let rest = line.strip_prefix(key);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    };
+    text.lines().position(begins).map(|at| at + 1)
 }
 
 /// A `T3FS_` variable close to a key but not one is a typing mistake that would go unseen.
@@ -179,7 +165,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named_with_its_place_and_the_nearest_one() {
         let said = line("# x\nreplicas = 1\nreplica = 2\n", &[]);
-        assert!(said.contains("t3fs.toml:3") || said.contains("t3fs.toml:2"), "{said}");
+        assert!(said.contains("t3fs.toml:3: "), "{said}");
         assert!(said.contains("`replica`") && said.contains("`replicas`"), "{said}");
         let said = line("[storage]\nx = 1\n", &[]);
         assert!(said.contains("`storage`"), "{said}");
@@ -203,6 +189,76 @@ mod tests {
         assert!(line("data = []\n", &[]).contains("data"));
         assert!(line("replicas = = 1\n", &[]).contains("TOML"));
         assert!(line("shards = 0\n", &[]).contains("shards"));
+    }
+
+    /// Goal: whoever wrote a wrong value is told where. Method: each way to write one.
+    #[test]
+    fn a_wrong_value_is_told_with_its_place() {
+        let seconds = "\"30s\", and must be a number of seconds, 1 to 604800";
+        let said = line("# x\nio_timeout = \"30s\"\n", &[]);
+        assert!(said.ends_with(&format!("t3fs.toml:2: io_timeout is {seconds}")), "{said}");
+        let said = line("io_timeout = 3\n", &[("T3FS_IO_TIMEOUT", "30s")]);
+        assert_eq!(said, format!("T3FS_IO_TIMEOUT is {seconds}"));
+        let flag = Flags::default().set("io_timeout", Some("30s"));
+        let said = with("", &[], flag).unwrap_err().line;
+        assert_eq!(said, format!("--io-timeout is {seconds}"));
+        for (file, says) in [
+            ("io_timeout = 99999999", "io_timeout is 99999999, and must be a number of seconds"),
+            ("io_timeout = true", "io_timeout is true, and must be a number"),
+            ("hard = \"perhaps\"", "hard is \"perhaps\", and must be true or false"),
+            ("data = \"/a\"", "data is \"/a\", and must be a list of paths, as in [\"/a\", "),
+            ("shards = -1", "shards is -1, and must be a number, 1 to 256"),
+            ("fabric = \"ib\"", "fabric is \"ib\"; it can be auto"),
+            ("[kv]\nx = 1", "kv is a table, and must be a text"),
+        ] {
+            let said = line(&format!("{file}\n"), &[]);
+            assert!(said.contains(&format!("t3fs.toml:1: {says}")), "{said}");
+        }
+        let said = line("", &[("DEVICE_FILTER", "x"), ("T3FS_LISTEN", "not here")]);
+        assert!(said.starts_with("T3FS_LISTEN is \"not here\";"), "{said}");
+        let said = line("", &[("T3FS_SECRET", "short")]);
+        assert!(said.starts_with("T3FS_SECRET holds 5 bytes"), "{said}");
+        let said = line("[secret]\nhidden = 1\n", &[]);
+        assert!(said.contains("secret is (not shown), and") && !said.contains("hidden"), "{said}");
+    }
+
+    #[test]
+    fn what_was_given_is_told_with_its_place_and_no_secret() {
+        let env = [("T3FS_SECRET", "0123456789012345"), ("DEVICE_FILTER", "a,b")];
+        let flags = Flags::default().set("cluster_id", Some("c"));
+        let s = with("shards = 3\nhard = true\n", &env, flags).unwrap();
+        let told: Vec<String> = s.given.iter().map(ToString::to_string).collect();
+        let told = told.join("; ");
+        for says in [
+            "cluster_id = \"c\" (--cluster-id)",
+            "device_filter = [\"a\", \"b\"] (DEVICE_FILTER)",
+            "t3fs.toml:2)",
+            "secret = (not shown) (T3FS_SECRET)",
+            "shards = 3 (",
+        ] {
+            assert!(told.contains(says), "{told}");
+        }
+        assert!(s.given.len() == 5 && !told.contains("0123456789"), "{told}");
+    }
+
+    /// Regression (a newcomer): `--data d1,d2` made a new cluster in a folder of that name.
+    #[test]
+    fn several_data_folders_in_one_word_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let with = |name: &str| {
+            let flags = Flags::default().set("data", Some(vec![path(name)]));
+            load_from(flags, std::iter::empty())
+        };
+        for wrong in ["d1,d2", "d1:d2", "d1,/mnt/d2"] {
+            let why = with(wrong).unwrap_err();
+            assert!(why.is_refusal() && why.line.contains("--data A --data B"), "{why}");
+            assert!(why.line.contains("T3FS_DATA=A:B") && why.line.contains(wrong), "{why}");
+        }
+        std::fs::create_dir(path("a,b:c")).unwrap();
+        for right in ["a,b:c", "a,b:c/new", "new"] {
+            with(right).unwrap();
+        }
     }
 
     #[test]
@@ -293,7 +349,7 @@ mod tests {
         let numbers = definitions::SETTINGS.iter().filter(|s| s.form == setting::Form::Number);
         for k in numbers {
             let said = line("", &[(&k.variable(), &u64::MAX.to_string())]);
-            let limits = said.split_once("; it can be ").expect("limits").1;
+            let limits = said.rsplit_once(", ").expect("limits").1;
             let (min, max) = limits.split_once(" to ").expect("two");
             for n in [min, max] {
                 // Of the times, which must fit together, some are refused.

@@ -5,10 +5,10 @@
 //! this file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, value_parser};
-use config::Value;
-use serde::de::DeserializeOwned;
+use config::{Value, ValueKind};
 
 use crate::failure::{Failure, refused};
 
@@ -31,8 +31,12 @@ pub enum Form {
 }
 
 /// A type that flags, variables and the file are read into; it decides the form.
-pub trait Given: DeserializeOwned {
+pub trait Given: Sized {
     const FORM: Form;
+
+    /// `None`: the value has another form. Variables have texts, of which numbers and so on are
+    /// read.
+    fn read(value: &Value) -> Option<Self>;
 
     /// The value, if it is a number and there is one.
     fn number(&self) -> Option<u64> {
@@ -42,10 +46,23 @@ pub trait Given: DeserializeOwned {
 
 impl Given for String {
     const FORM: Form = Form::Text;
+
+    fn read(value: &Value) -> Option<Self> {
+        value.clone().into_string().ok()
+    }
 }
 
 impl Given for u64 {
     const FORM: Form = Form::Number;
+
+    fn read(value: &Value) -> Option<Self> {
+        match &value.kind {
+            ValueKind::String(text) => text.parse().ok(),
+            // The library would make numbers of these too.
+            ValueKind::Boolean(_) | ValueKind::Float(_) => None,
+            _ => value.clone().into_uint().ok(),
+        }
+    }
 
     fn number(&self) -> Option<u64> {
         Some(*self)
@@ -54,25 +71,73 @@ impl Given for u64 {
 
 impl Given for bool {
     const FORM: Form = Form::Switch;
+
+    fn read(value: &Value) -> Option<Self> {
+        value.clone().into_bool().ok()
+    }
 }
 
 impl Given for PathBuf {
     const FORM: Form = Form::Path;
+
+    fn read(value: &Value) -> Option<Self> {
+        String::read(value).map(PathBuf::from)
+    }
 }
 
 impl Given for Vec<String> {
     const FORM: Form = Form::List;
+
+    fn read(value: &Value) -> Option<Self> {
+        value.clone().into_array().ok()?.iter().map(String::read).collect()
+    }
 }
 
 impl Given for Vec<PathBuf> {
     const FORM: Form = Form::Paths;
+
+    fn read(value: &Value) -> Option<Self> {
+        value.clone().into_array().ok()?.iter().map(PathBuf::read).collect()
+    }
 }
 
 impl<G: Given> Given for Option<G> {
     const FORM: Form = G::FORM;
 
+    fn read(value: &Value) -> Option<Self> {
+        match value.kind {
+            ValueKind::Nil => Some(None),
+            _ => G::read(value).map(Some),
+        }
+    }
+
     fn number(&self) -> Option<u64> {
         self.as_ref().and_then(Given::number)
+    }
+}
+
+/// The value of a setting that may change, for people.
+pub trait Shown {
+    /// `None`: it is not set, and what holds follows from other things.
+    fn shown(&self) -> Option<String>;
+}
+
+impl Shown for bool {
+    fn shown(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
+impl Shown for Duration {
+    /// In seconds, as it is written.
+    fn shown(&self) -> Option<String> {
+        Some(self.as_secs().to_string())
+    }
+}
+
+impl Shown for Option<String> {
+    fn shown(&self) -> Option<String> {
+        self.clone()
     }
 }
 
@@ -118,6 +183,10 @@ pub struct Setting {
     pub form: Form,
     /// Whether it may change while the process runs.
     pub is_tunable: bool,
+    /// Whether nobody but a mount uses it.
+    pub is_of_mounts: bool,
+    /// Whether its value is never shown.
+    is_secret: bool,
     /// Lines of a doc comment: up to the first empty one they are the short form.
     meaning: &'static [&'static str],
     default: DefaultValue,
@@ -144,6 +213,8 @@ impl Setting {
             name,
             form,
             is_tunable,
+            is_of_mounts: false,
+            is_secret: false,
             meaning,
             default: DefaultValue::Told("none"),
             limits: None,
@@ -169,6 +240,14 @@ impl Setting {
 
     pub const fn short(self, short: char) -> Setting {
         Setting { short: Some(short), ..self }
+    }
+
+    pub const fn of_mounts(self) -> Setting {
+        Setting { is_of_mounts: true, ..self }
+    }
+
+    pub const fn secret(self) -> Setting {
+        Setting { is_secret: true, ..self }
     }
 
     pub const fn alias(self, variable: &'static str) -> Setting {
@@ -220,29 +299,62 @@ impl Setting {
         }
     }
 
-    /// Its value among several that are given, within its limits.
-    pub fn value_in<G: Given>(&self, given: &config::Config) -> Result<G, Failure> {
-        let given: G = given.get(self.name).map_err(wrong)?;
-        self.check_limits(&given)?;
-        Ok(given)
+    /// Its value, if it has the form of the setting and, being a number, is within the limits.
+    pub fn read<G: Given>(&self, value: &Value) -> Result<G, Failure> {
+        let within = |n: u64| self.limits.is_none_or(|(min, max)| (min..=max).contains(&n));
+        let given = G::read(value).filter(|given| given.number().is_none_or(within));
+        given.ok_or_else(|| {
+            let (name, shown) = (self.name, self.shown(value));
+            refused(format!("{name} is {shown}, and must be {}", self.form_told()))
+        })
     }
 
-    /// Refuses a number beyond the limits.
-    pub fn check_limits(&self, given: &impl Given) -> Result<(), Failure> {
-        match (self.limits, given.number()) {
-            (Some((min, max)), Some(n)) if !(min..=max).contains(&n) => {
-                Err(refused(format!("{} is {n}; it can be {min} to {max}", self.name)))
+    /// A value for people, unless it is a secret.
+    pub fn shown(&self, value: &Value) -> String {
+        match &value.kind {
+            _ if self.is_secret => "(not shown)".to_owned(),
+            // Variables and flags have no numbers, only texts of some.
+            ValueKind::String(n) if self.form == Form::Number && n.parse::<i128>().is_ok() => {
+                n.clone()
             }
-            _ => Ok(()),
+            ValueKind::String(text) => format!("{text:?}"),
+            ValueKind::Array(all) => {
+                let all: Vec<String> = all.iter().map(|one| self.shown(one)).collect();
+                format!("[{}]", all.join(", "))
+            }
+            ValueKind::Table(_) => "a table".to_owned(),
+            other => other.to_string(),
         }
+    }
+
+    /// How its value is to be written.
+    fn form_told(&self) -> String {
+        let of = match self.value_name {
+            "" | "N" => String::new(),
+            unit => format!(" of {}", unit.to_ascii_lowercase()),
+        };
+        let limits = self.limits.map_or(String::new(), |(min, max)| format!(", {min} to {max}"));
+        match self.form {
+            Form::Text => "a text".to_owned(),
+            Form::Number => format!("a number{of}{limits}"),
+            Form::Switch => "true or false".to_owned(),
+            Form::Path => "a path".to_owned(),
+            Form::List => "a list, as in [\"a\", \"b\"]".to_owned(),
+            Form::Paths => "a list of paths, as in [\"/a\", \"/b\"]".to_owned(),
+        }
+    }
+
+    /// What holds where it is not given, for people.
+    pub fn default_told(&self) -> String {
+        self.default.text()
     }
 
     /// The flag.
     pub fn arg(&self) -> Arg {
         let arg = Arg::new(self.name).long(self.flag_name());
         let arg = match self.form {
-            Form::Text => arg,
-            Form::Number => arg.value_parser(value_parser!(u64)),
+            // What is no number is refused by our sentence, which says the limits.
+            Form::Text | Form::Number => arg,
             Form::Switch => arg.action(ArgAction::SetTrue),
             Form::Path => arg.value_parser(value_parser!(PathBuf)),
             Form::List => arg.action(ArgAction::Append).value_delimiter(','),
@@ -268,7 +380,7 @@ impl Setting {
         lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
     }
 
-    fn meaning(&self) -> String {
+    pub fn meaning(&self) -> String {
         let lines = self.meaning.iter().map(|line| line.trim()).filter(|line| !line.is_empty());
         lines.collect::<Vec<_>>().join(" ")
     }
@@ -300,11 +412,6 @@ pub fn key_of(variable: &str) -> Option<String> {
     variable.strip_prefix(ENV_PREFIX).map(str::to_ascii_lowercase)
 }
 
-/// A value that is not of the form that its setting has.
-pub fn wrong(e: config::ConfigError) -> Failure {
-    refused(format!("a setting is wrong: {}", one_line(&e.to_string())))
-}
-
 /// Parser errors come as a drawing over several lines; the first and the last say it.
 pub fn one_line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
@@ -315,8 +422,8 @@ pub fn one_line(text: &str) -> String {
     }
 }
 
-/// Makes of all definitions: [`Setting`]s, a constant with the name of each, `Raw` (what is given),
-/// `Settings` and `Tunables` (what the values mean), and how one becomes the other.
+/// Makes of all definitions: [`Setting`]s, a constant with the name of each, `Settings` and
+/// `Tunables` (what the values mean), and how they are read from what is written.
 ///
 /// A definition has a doc comment, the name, the type that is read, the type that it becomes, the
 /// function from one to the other (which refuses what is wrong; a number is within its limits when
@@ -347,18 +454,12 @@ macro_rules! settings {
             $(pub const $hot: &str = stringify!($hot);)*
         }
 
-        /// As flags, environment and file have it.
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        pub(super) struct Raw {
-            $($key: $given,)*
-            $($hot: $hot_given,)*
-        }
-
         /// What is fixed when a process starts.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct Settings {
             $(pub $key: $value,)*
+            /// All that was given, in words.
+            pub given: Vec<GivenSetting>,
         }
 
         /// What may change while a process runs.
@@ -367,40 +468,43 @@ macro_rules! settings {
             $(pub $hot: $hot_value,)*
         }
 
-        impl Raw {
-            /// Each value by itself; what must fit together, others look at.
-            pub(super) fn check(self) -> Result<(Settings, Tunables), Failure> {
-                let defined = |name| find(name).expect("it is defined");
-                $(defined(key::$key).check_limits(&self.$key)?;)*
-                $(defined(key::$hot).check_limits(&self.$hot)?;)*
-                let settings = Settings { $($key: ($by)(self.$key)?,)* };
-                let tunables = Tunables { $($hot: ($hot_by)(self.$hot)?,)* };
-                Ok((settings, tunables))
-            }
+        /// Each value by itself; what must fit together, others look at.
+        pub(super) fn read(written: &Written) -> Result<(Settings, Tunables), Failure> {
+            let settings = Settings {
+                $($key: written.read::<$given, _>(defined(key::$key), $by)?,)*
+                given: written.told(),
+            };
+            let tunables = Tunables {
+                $($hot: written.read::<$hot_given, _>(defined(key::$hot), $hot_by)?,)*
+            };
+            Ok((settings, tunables))
         }
 
         impl Tunables {
-            /// Takes the value that `given` has for this setting. Of one that is fixed, only the
+            /// Takes the value that is written for this setting. Of one that is fixed, only the
             /// value that it has: `false` if it is another.
             pub(super) fn take(
                 &mut self,
                 fixed: &Settings,
                 setting: &Setting,
-                given: &::config::Config,
+                written: &Written,
             ) -> Result<bool, Failure> {
                 match setting.name {
                     $(key::$key => {
-                        let given: $given = setting.value_in(given)?;
-                        let value: $value = ($by)(given)?;
+                        let value: $value = written.read::<$given, _>(setting, $by)?;
                         return Ok(value == fixed.$key);
                     })*
                     $(key::$hot => {
-                        let given: $hot_given = setting.value_in(given)?;
-                        self.$hot = ($hot_by)(given)?;
+                        self.$hot = written.read::<$hot_given, _>(setting, $hot_by)?;
                     })*
                     name => unreachable!("{name} is defined"),
                 }
                 Ok(true)
+            }
+
+            /// Each with the value that holds.
+            pub fn shown(&self) -> Vec<(&'static Setting, Option<String>)> {
+                vec![$((defined(key::$hot), self.$hot.shown()),)*]
             }
         }
     };

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::definitions::Settings;
+use super::definitions::{Settings, find, key};
 use super::secret::Secret;
 use crate::failure::{Failure, refused};
 
@@ -21,6 +21,7 @@ impl Settings {
         if self.secret.is_some() && self.secret_file.is_some() {
             return Err(refused("secret and secret_file are both set; leave one"));
         }
+        self.data.iter().flatten().try_for_each(|folder| check_one_folder(folder))?;
         let (heartbeat, lease) = (self.heartbeat_ms, self.node_lease_ms);
         // A server stops at two thirds of its lease; one lost heartbeat must not end it.
         if lease / 3 < heartbeat {
@@ -65,6 +66,24 @@ impl Settings {
             }
         }
     }
+}
+
+/// Refuses what is likely several folders in one word: of what is not there yet, no name may have
+/// the marks that stand between the parts of lists.
+fn check_one_folder(folder: &Path) -> Result<(), Failure> {
+    let there = folder.ancestors().find(|above| above.exists());
+    let new = there.map_or(folder, |above| folder.strip_prefix(above).expect("it is above"));
+    if !new.to_string_lossy().contains([',', ':']) {
+        return Ok(());
+    }
+    let data = find(key::data).expect("it is defined");
+    Err(refused(format!(
+        "data names {folder:?}, which is no folder; several are {flag} A {flag} B, {variable}=A:B, \
+         or {name} = [\"A\", \"B\"] in the file (make one with , or : in its name before)",
+        flag = data.flag(),
+        variable = data.variable(),
+        name = data.name
+    )))
 }
 
 /// Where data of this name goes by default.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::definitions::{Settings, Tunables, find, nearest};
-use super::setting::wrong;
+use super::written::{Origin, Written};
 use crate::failure::{Failure, refused};
 
 impl Tunables {
@@ -32,11 +32,9 @@ impl Tunables {
                     nearest(key).0.name
                 ))
             })?;
-            let given = config::Config::builder()
-                .set_override(setting.name, setting.value_of(text))
-                .and_then(|builder| builder.build())
-                .map_err(wrong)?;
-            if !changed.take(fixed, setting, &given)? {
+            let mut written = Written::default();
+            written.put(setting, setting.value_of(text), Origin::Change);
+            if !changed.take(fixed, setting, &written)? {
                 return Err(refused(format!(
                     "{key} is fixed when the process starts; another value takes a restart"
                 )));
@@ -77,16 +75,30 @@ mod tests {
     #[test]
     fn what_is_wrong_is_refused_with_the_sentence_of_the_start() {
         for (key, value, says) in [
-            ("io_timeout", "0", "io_timeout is 0; it can be 1 to 604800"),
-            ("io_timeout", "soon", "a setting is wrong"),
-            ("hard", "perhaps", "a setting is wrong"),
-            ("log", "x=y=z", "log filter"),
+            ("io_timeout", "0", "io_timeout is 0, and must be a number of seconds, 1 to 604800"),
+            ("io_timeout", "soon", "io_timeout is \"soon\", and must be"),
+            ("hard", "perhaps", "hard is \"perhaps\", and must be true or false"),
+            ("log", "x=y=z", "log is"),
+            ("log", "debg", "did you mean debug?"),
             ("io_timeot", "1", "did you mean `io_timeout`"),
-            ("shards", "many", "a setting is wrong"),
+            ("shards", "many", "shards is \"many\", and must be a number"),
         ] {
             let why = changed(&[("log", "debug"), (key, value)]).unwrap_err();
             assert!(why.is_refusal() && why.line.contains(says), "{why}");
         }
+    }
+
+    #[test]
+    fn what_holds_is_shown_and_not_what_was_written() {
+        let shown = |changes| {
+            let now = changed(changes).unwrap().shown();
+            now.into_iter().map(|(s, value)| (s.name, value)).collect::<Vec<_>>()
+        };
+        let of = |text: &str| Some(text.to_owned());
+        let log = [("log", None), ("hard", of("false")), ("io_timeout", of("600"))];
+        assert!(log.iter().all(|one| shown(&[]).contains(one)), "{:?}", shown(&[]));
+        let now = shown(&[("hard", "yes"), ("log", "warn")]);
+        assert!(now.contains(&("hard", of("true"))) && now.contains(&("log", of("warn"))));
     }
 
     #[test]

@@ -147,10 +147,19 @@ pub fn replace(folder: &Path, name: &str, text: &str) -> Result<(), Failure> {
 
 /// Free bytes of the file system that holds, or will hold, the folder.
 pub fn free_bytes(folder: &Path) -> Result<u64, Failure> {
+    file_system(folder).map(|s| s.f_bavail.saturating_mul(s.f_frsize))
+}
+
+/// Whether that file system has room for anything at all; those of the kernel itself have none.
+pub fn keeps_files(folder: &Path) -> Result<bool, Failure> {
+    file_system(folder).map(|s| s.f_blocks > 0)
+}
+
+fn file_system(folder: &Path) -> Result<rustix::fs::StatVfs, Failure> {
     let mut at = folder;
     loop {
         match rustix::fs::statvfs(at) {
-            Ok(s) => return Ok(s.f_bavail.saturating_mul(s.f_frsize)),
+            Ok(found) => return Ok(found),
             Err(rustix::io::Errno::NOENT) => match at.parent() {
                 Some(parent) => at = parent,
                 None => return Err(refused(format!("{} does not exist", folder.display()))),
@@ -192,5 +201,7 @@ mod tests {
     fn free_space_of_a_folder_to_come_is_that_of_its_place() {
         let dir = tempfile::tempdir().unwrap();
         assert!(free_bytes(&dir.path().join("a/b/c")).unwrap() > 0);
+        assert!(keeps_files(&dir.path().join("a/b/c")).unwrap());
+        assert!(!keeps_files(Path::new("/proc/none")).unwrap());
     }
 }

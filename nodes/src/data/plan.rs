@@ -16,6 +16,8 @@ use super::incarnation;
 use super::lock::{FolderLock, Tried};
 use crate::failure::{Failure, failed, refused};
 
+/// What people call a folder of a disk.
+pub(super) const DATA_FOLDER: &str = "data folder";
 /// Space that a new data folder must have.
 const FREE_BYTES_MIN: u64 = 256 << 20;
 // A new target can make its journal and still has room for chunks.
@@ -126,7 +128,7 @@ fn take_locks(folders: &[PathBuf]) -> Result<Vec<(PathBuf, FolderLock)>, Failure
     for f in folders {
         match FolderLock::try_existing(f) {
             Ok(Tried::Locked(lock)) => locks.push((f.clone(), lock)),
-            Ok(Tried::Held(pid)) => return Err(in_use(f, pid)),
+            Ok(Tried::Held(pid)) => return Err(in_use(DATA_FOLDER, f, pid)),
             Ok(Tried::None) => {}
             Err(e) => {
                 return Err(refused(format!("the lock in {} cannot be taken: {e}", f.display())));
@@ -136,12 +138,10 @@ fn take_locks(folders: &[PathBuf]) -> Result<Vec<(PathBuf, FolderLock)>, Failure
     Ok(locks)
 }
 
-pub(super) fn in_use(folder: &Path, pid: Option<u32>) -> Failure {
+pub(super) fn in_use(what: &str, folder: &Path, pid: Option<u32>) -> Failure {
     let who = pid.map_or("another process".into(), |p| format!("process {p}"));
-    refused(format!(
-        "data folder {} is in use by {who}; end it with `t3fs-node down`",
-        folder.display()
-    ))
+    let shown = folder.display();
+    refused(format!("{what} {shown} is in use by {who}; end it with `t3fs-node down {shown}`"))
 }
 
 fn check_names(cluster: &str, folders: &[PathBuf], found: &[Found]) -> Result<(), Failure> {
@@ -180,6 +180,12 @@ pub(super) fn check_space(folder: &Path) -> Result<(), Failure> {
     let free = folder::free_bytes(folder)?;
     if free >= FREE_BYTES_MIN {
         return Ok(());
+    }
+    if !folder::keeps_files(folder)? {
+        return Err(refused(format!(
+            "{} is on a file system that keeps no files, such as /proc; give another --data",
+            folder.display()
+        )));
     }
     Err(refused(format!(
         "no space at {}: {} MiB are free, a new data folder needs {} MiB; free some, or give \
@@ -363,7 +369,7 @@ impl Plan {
                 let cannot = |e| failed(format!("cannot lock {}: {e}", path.display()));
                 match FolderLock::try_create(path).map_err(cannot)? {
                     Tried::Locked(lock) => locks.push((path.clone(), lock)),
-                    Tried::Held(pid) => return Err(in_use(path, pid)),
+                    Tried::Held(pid) => return Err(in_use(DATA_FOLDER, path, pid)),
                     Tried::None => unreachable!("it was created"),
                 }
                 // Between the look and the lock another process may have been here.

@@ -24,7 +24,7 @@ use super::folder;
 use super::identity::{self, DiskFile, IdentityError, new_uuid};
 use super::incarnation;
 use super::lock::{FolderLock, Tried};
-use super::plan::Disk;
+use super::plan::{self, Disk};
 use crate::failure::{Failure, failed, refused};
 
 /// The only data folder, below the state folder, where none is given.
@@ -204,7 +204,7 @@ pub fn look(wanted: &Wanted<'_>) -> Result<Found, Failure> {
     for path in std::iter::once(&state).chain(&data) {
         match FolderLock::try_existing(path) {
             Ok(Tried::Locked(lock)) => locks.push((path.clone(), lock)),
-            Ok(Tried::Held(pid)) => return Err(super::plan::in_use(path, pid)),
+            Ok(Tried::Held(pid)) => return Err(in_use(&state, path, pid)),
             Ok(Tried::None) => {}
             Err(e) => {
                 let shown = path.display();
@@ -350,6 +350,12 @@ fn check_places(state: &Path, data: &[PathBuf], mount: Option<&Path>) -> Result<
     Ok(())
 }
 
+/// `path` is the state folder or one of a disk.
+fn in_use(state: &Path, path: &Path, pid: Option<u32>) -> Failure {
+    let what = if path == state { "state folder" } else { plan::DATA_FOLDER };
+    plan::in_use(what, path, pid)
+}
+
 impl Found {
     /// Creates what is new and counts this start.
     pub fn commit(self) -> Result<Server, Failure> {
@@ -360,7 +366,7 @@ impl Found {
                 let cannot = |e| failed(format!("cannot lock {}: {e}", path.display()));
                 match FolderLock::try_create(path).map_err(cannot)? {
                     Tried::Locked(lock) => locks.push((path.clone(), lock)),
-                    Tried::Held(pid) => return Err(super::plan::in_use(path, pid)),
+                    Tried::Held(pid) => return Err(in_use(&state, path, pid)),
                     Tried::None => unreachable!("it was created"),
                 }
             }

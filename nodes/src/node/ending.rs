@@ -79,10 +79,11 @@ pub(super) fn not_flushed(e: impl std::fmt::Display) -> Failure {
 }
 
 impl Node {
-    /// Hands everything that clients hold to stable storage; all go on.
+    /// Hands everything that clients hold to stable storage, and waits for nobody if they hold
+    /// nothing; all go on.
     pub fn sync(&self, until: Until<'_>) -> Result<(), Failure> {
         on_all(&self.shards.remotes, "flush", until, async |cx: Cx| match door::client() {
-            Some(client) => client.sync_all(&cx).await.map_err(not_flushed),
+            Some(client) => client.sync_own(&cx).await.map_err(not_flushed),
             None => Ok(()),
         })
     }

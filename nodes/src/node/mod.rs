@@ -34,9 +34,10 @@ use t3fs_runtime::{Addr, Ask, Cx, NodeId, RawAddr};
 use t3fs_transport::Peers;
 
 use crate::config::host::Host;
+use crate::config::roles::Role;
 use crate::door::{self, Door};
 use crate::failure::{Failure, failed};
-use crate::limits;
+use crate::{limits, logging};
 pub use assembly::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
 use budget::Budget;
 use link::Trouble;
@@ -51,10 +52,13 @@ const STEP_MAX: Duration = Duration::from_secs(120);
 const SPIN: Duration = Duration::from_micros(30);
 /// Between two attempts to reach what is not there yet.
 const RETRY: Duration = Duration::from_millis(200);
-/// For one attempt of a client to begin.
+/// For the first attempt of a client to begin, after which is said what it waits for, and for the
+/// longest.
+const ATTEMPT_MIN: Duration = Duration::from_secs(2);
 const ATTEMPT: Duration = Duration::from_secs(15);
 /// How often it is said that something is still waited for.
 const REMIND: Duration = Duration::from_secs(10);
+const _: () = assert!(ATTEMPT_MIN.as_millis() < ATTEMPT.as_millis());
 const _: () = assert!(ATTEMPT.as_millis() < STEP_MAX.as_millis());
 const _: () = assert!(RETRY.as_millis() < REMIND.as_millis());
 
@@ -110,7 +114,7 @@ fn until_done<T>(
         };
         go_on().map_err(|stop| failed(format!("{what}: {why} ({stop})")))?;
         if said.is_none_or(|at| at.elapsed() > REMIND) {
-            tracing::warn!("waiting for {what}: {why}");
+            logging::warn(&format!("waiting for {what}: {why}"));
             said = Some(Instant::now());
         }
         std::thread::sleep(RETRY);
@@ -155,6 +159,11 @@ impl Node {
         let a = Arc::new(assembly);
         if let Some(plan) = &a.link {
             tracing::info!("{}", plan.fabric.describe());
+        }
+        let given: Vec<String> = a.settings.given.iter().map(ToString::to_string).collect();
+        match given.is_empty() {
+            true => tracing::info!("all settings have their defaults"),
+            false => tracing::info!("settings that were given: {}", given.join(", ")),
         }
         let budget = Budget::new(&a, limits::memory());
         tracing::info!("{}", budget.report());
@@ -225,8 +234,9 @@ impl Node {
     /// To change settings, from other threads. Of one process there is one.
     pub fn tuning(&self) -> tuning::Tuning {
         let remotes = self.shards.remotes.clone();
-        let Assembly { settings, tunables, .. } = &*self.assembly;
-        tuning::Tuning::new(settings.clone(), tunables.clone(), remotes)
+        let Assembly { settings, tunables, roles, .. } = &*self.assembly;
+        let mounts = roles.has(Role::Client);
+        tuning::Tuning::new(settings.clone(), tunables.clone(), remotes, mounts)
     }
 
     /// What its shards have counted, from other threads.

@@ -13,8 +13,10 @@ use super::ending::{Until, not_flushed, on_all};
 use super::keeper::Keeper;
 use super::link::{self, Addresses};
 use super::{
-    ATTEMPT, GoOn, Node, STEP_MAX, names, on_shard, parts, reach, until_answered, until_done,
+    ATTEMPT, ATTEMPT_MIN, GoOn, Node, STEP_MAX, names, on_shard, parts, reach, until_answered,
+    until_done,
 };
+use crate::config::definitions::{find, key};
 use crate::config::roles::Role;
 use crate::door;
 use crate::failure::{Failure, failed};
@@ -143,8 +145,15 @@ fn listen(node: &mut Node, _: GoOn<'_>) -> Result<(), Failure> {
         }
     }
     if let Some(at) = plan.listen {
-        let bound =
-            on_shard(node.first_shard(), "listening", async move |_: Cx| link::listen(at))??;
+        let bound = on_shard(node.first_shard(), "listening", async move |_: Cx| link::listen(at))?
+            .map_err(|why| match why.line.contains("in use") {
+                true => failed(format!(
+                    "{why}; another process listens there, end it or say another address with \
+                     {}",
+                    find(key::listen).expect("it is defined").flag()
+                )),
+                false => why,
+            })?;
         let served = plan.advertise.iter().filter(|a| a.fabric == Fabric::Rdma);
         let also: String = served.map(|a| format!(" and {a}")).collect();
         node.about += &format!(", node {}, at TCP://{bound}{also}", a.node.0);
@@ -216,11 +225,14 @@ fn start_clients(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
         false => go_on(),
     };
     for (index, remote) in node.shards.remotes.iter().enumerate() {
+        let mut attempt = ATTEMPT_MIN;
         until_done("the cluster", &go_on, || {
             let (label, budget) = (format!("{} shard {index}", a.label), node.budget);
             let io_timeout = a.tunables.patience();
+            let within = attempt;
+            attempt = (attempt * 2).min(ATTEMPT);
             let started = on_shard(remote, "client", async move |cx: Cx| {
-                let cx = cx.within(ATTEMPT);
+                let cx = cx.within(within);
                 parts::start_client(&cx, agent, &label, io_timeout, &budget).await
             })?;
             // A user whose process finds no mgmtd need not hear what that has led to.

@@ -3,14 +3,16 @@
 //! Each rule has a name, a reason, and one test with a GOOD and a BAD sample. Rules about text look
 //! at tokens (`lex`), so comments never trigger them, and strings only that about settings. Rules
 //! about layers read the manifests, the one about circles (`circles`) reads all files of a crate
-//! together, the one about settings where they are defined, and the one about goldens the golden
-//! files. `check` never writes. Next: `source_rules.rs`, `manifest_rules.rs`, `golden_rules.rs` and
-//! `setting_rules.rs`, the rules themselves.
+//! together, the one about settings where they are defined, the one about goldens the golden files,
+//! and the one about the map (`map_rules`) ARCHITECTURE.md. `check` never writes. Next:
+//! `source_rules.rs`, `manifest_rules.rs`, `golden_rules.rs`, `setting_rules.rs` and
+//! `map_rules.rs`, the rules themselves.
 
 mod circles;
 mod golden_rules;
 pub mod lex;
 mod manifest_rules;
+mod map_rules;
 mod reflow;
 mod setting_rules;
 mod source_rules;
@@ -57,6 +59,8 @@ pub fn check(root: &Path) -> io::Result<Vec<Finding>> {
     }
     findings.extend(circles::check(&files));
     findings.extend(setting_rules::check(&files));
+    let map = fs::read_to_string(root.join(map_rules::MAP))?;
+    findings.extend(map_rules::check(&map, &workspace::files(root)?, &files));
     for member in workspace::MEMBERS {
         let path = Path::new(member).join("Cargo.toml");
         let text = fs::read_to_string(root.join(&path))?;

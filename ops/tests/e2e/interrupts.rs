@@ -300,7 +300,7 @@ fn a_mount_can_be_told_to_wait_less() {
         command::finish(&mut set, COMMAND_LIMIT).expect("set ends")
     };
     for (change, says) in [
-        ("io_timeout=0", "io_timeout is 0; it can be 1 to 604800"),
+        ("io_timeout=0", "io_timeout is 0, and must be a number of seconds, 1 to 604800"),
         ("shards=2", "shards is fixed when the process starts"),
         ("io_timeot=5", "did you mean `io_timeout`"),
     ] {

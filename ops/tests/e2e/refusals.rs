@@ -2,14 +2,17 @@
 //! each wrong input of the issue, and what is on disk and mounted afterwards.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use t3fs_ops::mounts;
 use t3fs_ops::node::{Node, Setup};
+use t3fs_ops::process::Process;
 
 use crate::harness::{
-    Mount, Site, Watchdog, assert_refused, binary, built, finish, run, skip_without,
+    COMMAND_LIMIT, Mount, Site, Watchdog, assert_refused, binary, built, finish, run, skip_without,
     skip_without_root, t3fs,
 };
 
@@ -153,6 +156,113 @@ fn a_configuration_with_an_unknown_key() {
     assert_eq!(listing(&site.data(0)).lines().count(), 1, "nothing is made");
     let setup = site.setup(1).arg("--config").arg(site.path("absent.toml"));
     assert_refused(&mut t3fs(&setup.args), &["absent.toml"]);
+}
+
+/// Regression (a newcomer): `--data d1,d2` made a new cluster in a folder of that name.
+#[test]
+fn several_data_folders_in_one_word() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("oneword");
+    for word in ["d1,d2", "d1:d2"] {
+        let mut up = t3fs(["up"]);
+        up.arg(site.mount_point()).arg("--data").arg(site.path(word));
+        assert_refused(&mut up, &["--data A --data B", "T3FS_DATA=A:B", word]);
+        assert!(!site.path(word).exists(), "nothing is made");
+    }
+    let mut up = t3fs(["up"]);
+    up.arg(site.mount_point()).args(["--data", "/proc/t3fs"]);
+    assert_refused(&mut up, &["keeps no files"]);
+}
+
+/// Goal: whoever wrote a wrong value is told where, and the log is not silenced by a wrong word.
+#[test]
+fn a_wrong_value_is_told_with_its_place() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("places");
+    let config = site.path("c.toml");
+    fs::write(&config, "# seconds\nio_timeout = \"30s\"\n").expect("write");
+    let seconds = "\"30s\", and must be a number of seconds, 1 to 604800";
+    let from_file = site.setup(1).arg("--config").arg(&config);
+    let said = format!("c.toml:2: io_timeout is {seconds}");
+    assert_refused(&mut t3fs(&from_file.args), &[&said]);
+    let setup = site.setup(1);
+    let said = format!("T3FS_IO_TIMEOUT is {seconds}");
+    assert_refused(t3fs(&setup.args).env("T3FS_IO_TIMEOUT", "30s"), &[&said]);
+    let setup = site.setup(1).arg("--io-timeout").arg("30s");
+    assert_refused(&mut t3fs(&setup.args), &[&format!("--io-timeout is {seconds}")]);
+    let setup = site.setup(1).arg("--log").arg("inf");
+    assert_refused(&mut t3fs(&setup.args), &["--log is \"inf\"", "did you mean info?"]);
+    assert_eq!(listing(&site.data(0)).lines().count(), 1, "nothing is made");
+}
+
+/// Goal: a server without a mount is a place that commands know, by any of its folders; a mount
+/// says at once what it waits for, and one that has only read ends without its cluster.
+#[test]
+fn a_server_is_named_by_its_folders() {
+    if skip_without(&[]) {
+        return;
+    }
+    let site = Site::new("byfolder");
+    let _watchdog = Watchdog::start(site.mount_point());
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
+    let (state, disk) = (site.path("state"), site.path("disk"));
+    let with_env = |args: &[&str]| {
+        let mut command = t3fs(args);
+        command.env("T3FS_SECRET", "0123456789abcdef").env("T3FS_CLUSTER_ID", "byfolder");
+        command.env("T3FS_CLUSTER", format!("TCP://{port}"));
+        command
+    };
+    let server = |state: &Path| {
+        let mut command = with_env(&["--roles", "storage,kv,meta,mgmtd", "--node-id", "5"]);
+        command.args(["--listen", &port.to_string()]).arg("--state").arg(state);
+        command
+    };
+    let start = || {
+        let mut command = server(&state);
+        command.arg("--data").arg(&disk);
+        let mut process = Process::start(command, &site.path("log")).expect("t3fs-node");
+        process.wait_for("serves cluster", COMMAND_LIMIT).expect("it serves");
+        process
+    };
+    let mut first = start();
+    let log = first.log();
+    assert!(log.contains("secret = (not shown) (T3FS_SECRET)"), "{log}");
+    assert!(log.contains("node_id = 5 (--node-id)"), "{log}");
+    let hint = format!("state folder {0} is in use", state.display());
+    let end = format!("t3fs-node down {}", state.display());
+    assert_refused(&mut server(&state), &[&hint, &end]);
+    let done = finish(&mut server(&site.path("other")));
+    assert!(!done.success() && done.stderr.contains("--listen"), "{}", done.stderr);
+
+    let set = |args: &[&str]| run(t3fs(["set"]).args(args).arg("--of").arg(&state));
+    let held = set(&[]);
+    for line in ["io_timeout is 600 (default); only", "hard is false (default)", "log is not set"] {
+        assert!(held.contains(line), "{held}");
+    }
+    let said = set(&["hard=yes"]);
+    assert!(said.starts_with("hard is true; only processes with a mount"), "{said}");
+    assert!(set(&[]).contains("hard is true (set while running)"));
+
+    let mut mount = with_env(&["mount"]);
+    mount.arg(site.mount_point()).arg("--state").arg(site.path("mount.state"));
+    let mut mount = Process::start(mount, &site.path("mount.log")).expect("t3fs-node");
+    mount.wait_for("run `t3fs-node make-chains`", Duration::from_secs(15)).expect("said at once");
+    run(&mut with_env(&["make-chains", "--replicas", "1"]));
+    mount.wait_for("mounted hf3fs", COMMAND_LIMIT).expect("it mounts");
+    assert!(!mount.log().contains("(0 B free)"), "{}", mount.log());
+    assert_eq!(fs::read_dir(site.mount_point()).expect("a listing").count(), 0);
+
+    run(t3fs(["down"]).arg(&disk));
+    let ended = first.wait(COMMAND_LIMIT).expect("it ends");
+    assert!(ended.success(), "{ended}: {}", first.log());
+    let said = run(t3fs(["down"]).arg(site.mount_point()));
+    assert!(said.contains("is unmounted"), "{said}");
+    let ended = mount.wait(COMMAND_LIMIT).expect("it ends");
+    assert!(ended.success() && !mount.log().contains("not everything"), "{}", mount.log());
 }
 
 #[test]
