@@ -23,7 +23,7 @@ pub(super) struct State {
     pub(super) version: ViewVersion,
     /// Shared with states before and after that differ in something else.
     pub(super) routing: Arc<Routing>,
-    pub(super) sessions: Rc<BTreeMap<SessionId, SessionV2>>,
+    pub(super) sessions: Rc<BTreeMap<SessionId, Rc<SessionV2>>>,
     /// The largest number that was given to a session.
     pub(super) session_max: SessionId,
     /// The latest opening of every target that has said so.

@@ -108,7 +108,7 @@ impl State {
                 by.node.0, by.incarnation
             ));
         }
-        let same = |s: &SessionV2| s.nonce == m.open.nonce && s.label == m.open.label;
+        let same = |s: &Rc<SessionV2>| s.nonce == m.open.nonce && s.label == m.open.label;
         if let Some((id, _)) = self.sessions.iter().find(|(_, s)| same(s)) {
             return Ok(*id);
         }
@@ -123,7 +123,7 @@ impl State {
         self.session_max = id;
         let (label, nonce) = (m.open.label.clone(), m.open.nonce);
         let session = SessionV2 { label, nonce, process: Some(by) };
-        Rc::make_mut(&mut self.sessions).insert(id, session);
+        Rc::make_mut(&mut self.sessions).insert(id, Rc::new(session));
         Ok(id)
     }
 }

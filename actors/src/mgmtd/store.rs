@@ -150,8 +150,8 @@ fn table_row(t: &ChainTable) -> (Bytes, Vec<u8>) {
     (key("table", &id), seal(TABLE, 1, &TableV1 { chains: t.chains.clone() }))
 }
 
-fn session_row((id, s): (&SessionId, &SessionV2)) -> (Bytes, Vec<u8>) {
-    (key("session", &id.0.to_be_bytes()), seal(SESSION, 2, s))
+fn session_row((id, s): (&SessionId, &Rc<SessionV2>)) -> (Bytes, Vec<u8>) {
+    (key("session", &id.0.to_be_bytes()), seal(SESSION, 2, &**s))
 }
 
 fn session(key: &[u8], value: &[u8]) -> Result<SessionV2, String> {
@@ -278,7 +278,7 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
             routing.tables.push(ChainTable { id, version, chains: t.chains });
         } else if k.starts_with(b"M/session/") {
             let id = u64::from(u32_at(k, 10)?) << 32 | u64::from(u32_at(k, 14)?);
-            sessions.insert(SessionId(id), session(k, v)?);
+            sessions.insert(SessionId(id), Rc::new(session(k, v)?));
         } else if k.starts_with(b"M/node/") {
             let n = node(k, v)?;
             routing.nodes.push(NodeInfo {
@@ -456,7 +456,7 @@ mod tests {
         let s = State {
             version: ViewVersion(9),
             routing: Arc::new(routing),
-            sessions: Rc::new([(SessionId(1 << 40), session)].into()),
+            sessions: Rc::new([(SessionId(1 << 40), Rc::new(session))].into()),
             session_max: SessionId(1 << 40),
             openings: Rc::new([(TargetId(5), Opening { number: 3, nonce: 4 })].into()),
         };
