@@ -11,9 +11,14 @@ use super::{Lead, MgmtdServer};
 use crate::proto::agent::{Agent, ViewChanged};
 use crate::proto::ids::ViewVersion;
 use crate::proto::mgmtd::ViewUpdate;
+use crate::timing::is_longer;
 
-/// Between two times that sessions alone are told.
+/// Between two times that sessions alone are told: at least, for each client that is told, and at
+/// most. So what they cost the primary has a limit, however many there are and come and go.
 const SESSIONS_PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_FOR_EACH: Duration = Duration::from_millis(1);
+const SESSIONS_PAUSE_MAX: Duration = Duration::from_secs(1);
+const _: () = assert!(is_longer(SESSIONS_PAUSE_MAX, 1, SESSIONS_PAUSE));
 
 /// Up to where agents were told, and when.
 #[derive(Clone, Copy, Debug)]
@@ -34,11 +39,13 @@ impl ToldVersions {
 impl Lead {
     /// How long from now the others are to be told. `None`: there is nothing, or it is planned.
     fn plan(&mut self, now: Time) -> Option<Duration> {
+        let clients = self.live.agents.values().filter(|h| h.report.is_none()).count() as u32;
         let told = &mut self.told;
         if told.clients >= self.state.version {
             return None;
         }
-        let pause = SESSIONS_PAUSE.saturating_sub(now.since(told.at));
+        let pause = (PAUSE_FOR_EACH * clients).clamp(SESSIONS_PAUSE, SESSIONS_PAUSE_MAX);
+        let pause = pause.saturating_sub(now.since(told.at));
         if pause.is_zero() || self.live.routing_changed(told.clients) {
             return Some(Duration::ZERO);
         }
