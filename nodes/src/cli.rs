@@ -63,7 +63,7 @@ pub struct UpArgs {
 /// Going on behind the command that started it.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Background {
-    /// Returns when it serves and goes on in the background; logs to files
+    /// Returns when it serves, or waits for mgmtd, and goes on in the background; logs to files
     #[arg(long)]
     pub detach: bool,
     /// The background half of --detach

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use t3fs_transport::LinkLimits;
 
 use crate::control::{self, DownRequest};
 use crate::data::lock::FolderLock;
 use crate::detach;
-use crate::failure::{Failure, failed};
+use crate::failure::{Failure, failed, refused};
 use crate::fuse::kernel::Session;
 use crate::fuse::{Fs, options, told};
 use crate::inbox::{EventInbox, MainEvent, Patience};
 use crate::logging::{say, tell};
 use crate::mount::{self, MountOptions, NotUnmounted, holders, mountinfo, place};
-use crate::node::{Assembly, Node};
+use crate::node::{Assembly, GoOn, Membership, Node};
 use crate::registry::{self, Instance};
 
 /// After a signal, how often the mount is tried while somebody uses it.
@@ -35,6 +36,21 @@ pub const END_MAX: Duration = Duration::from_secs(120);
 // The flush that counts may take longer than the one before; the session's end is part of it.
 const _: () = assert!(SYNC_MAX.as_millis() < END_MAX.as_millis());
 const _: () = assert!(SESSION_END_MAX.as_millis() < END_MAX.as_millis());
+
+/// How long the start of a server waits for word of an mgmtd, before it says that it waits.
+const WORD_MAX: Duration = Duration::from_secs(2);
+/// How long a refusal may last, besides two node leases, before it ends the start in the
+/// background: a process of the same number that has just gone is taken for living until its links
+/// and its lease are over.
+const REFUSED_MAX: Duration = Duration::from_secs(5);
+/// How often it is looked whether there is word.
+const WORD_LOOK: Duration = Duration::from_millis(50);
+// Links that are silent, and a pause between two attempts.
+const _: () = assert!(
+    REFUSED_MAX.as_millis()
+        > LinkLimits::DEFAULT.dead_after.as_millis() + LinkLimits::DEFAULT.backoff_max.as_millis()
+);
+const _: () = assert!(WORD_MAX.as_millis() < REFUSED_MAX.as_millis());
 
 /// What a process does until it is told to end.
 pub struct ServiceJob {
@@ -62,6 +78,7 @@ pub fn serve(job: ServiceJob) -> Result<(), Failure> {
     watch_signals(events.clone())?;
     let ServiceJob { assembly, mount, home, lock: _lock, detached, patience } = job;
     let (cluster, how) = (assembly.cluster.clone(), assembly.mount_options);
+    let refused_max = detached.then_some(REFUSED_MAX + 2 * assembly.leases.node);
     if detached {
         detach::watch_starter(events.clone());
     }
@@ -75,8 +92,15 @@ pub fn serve(job: ServiceJob) -> Result<(), Failure> {
         _ => Ok(()),
     };
     let node = Node::start(assembly, &go_on)?;
-    let served = match begin(&node, &cluster, mount, how, &home, events) {
-        Ok(served) => served,
+    // A mount that is there has found its cluster.
+    let word = match mount {
+        Some(_) => Ok(Membership::Member),
+        None => first_word(&node, refused_max, &go_on),
+    };
+    let begun =
+        word.and_then(|word| Ok((word, begin(&node, &cluster, mount, how, &home, events)?)));
+    let (word, served) = match begun {
+        Ok(begun) => begun,
         Err(e) => {
             let until = Instant::now() + END_MAX;
             if let Err(stop) = node.stop(&mut || until) {
@@ -85,7 +109,7 @@ pub fn serve(job: ServiceJob) -> Result<(), Failure> {
             return Err(e);
         }
     };
-    announce(&node, &cluster, served.at.as_ref(), detached);
+    announce(&node, &cluster, served.at.as_ref(), &word, detached);
     if detached && let Err(e) = detach::ready() {
         tracing::warn!("{e}"); // whoever waited for it has gone
     }
@@ -101,6 +125,37 @@ pub fn serve(job: ServiceJob) -> Result<(), Failure> {
     }
     tracing::info!("ended");
     ended
+}
+
+/// How the process stands with its cluster once there is word of that, or none for a moment.
+/// `refused_max`: a refusal that lasts longer ends the start.
+fn first_word(
+    node: &Node,
+    refused_max: Option<Duration>,
+    go_on: GoOn<'_>,
+) -> Result<Membership, Failure> {
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        let (word, waited) = (node.membership(), began.elapsed());
+        match (&word, refused_max) {
+            (Membership::Member, _) => return Ok(word),
+            (Membership::Refused(why), Some(max)) if waited >= max => {
+                return Err(refused(format!("the cluster refuses this process: {why}")));
+            }
+            (Membership::Refused(why), Some(_)) => {
+                if waited >= WORD_MAX && !told {
+                    say(&format!("refused so far, trying again for a few seconds: {why}"));
+                    told = true;
+                }
+            }
+            (Membership::Unanswered(_), _) if node.serves_alone() => return Ok(word),
+            _ if waited >= WORD_MAX => return Ok(word),
+            _ => {}
+        }
+        go_on()?;
+        std::thread::sleep(WORD_LOOK);
+    }
 }
 
 /// Takes away what a killed process left at the mount point, and looks again at what was below it.
@@ -189,9 +244,19 @@ fn begin(
     }
 }
 
-fn announce(node: &Node, cluster: &str, at: Option<&MountedAt>, detached: bool) {
+fn announce(node: &Node, cluster: &str, at: Option<&MountedAt>, word: &Membership, detached: bool) {
     let Some(MountedAt { dir, .. }) = at else {
-        return say(&format!("serves cluster {cluster}{}", node.describe()));
+        let serves = format!("serves cluster {cluster}{}", node.describe());
+        let why = match word {
+            Membership::Refused(why) | Membership::Unanswered(why) => why,
+            Membership::Member => return say(&serves),
+            Membership::Unknown => "no answer yet",
+        };
+        if node.serves_alone() && !matches!(word, Membership::Refused(_)) {
+            return say(&serves);
+        }
+        say(&format!("waits for mgmtd at {}{}: {why}", node.mgmtds(), node.describe()));
+        return node.say_as_member(serves);
     };
     let space = match node.space() {
         Ok(s) if s.capacity == 0 => String::new(), // no target has said yet how full it is

@@ -1,6 +1,8 @@
 //! Goal: what the simulator puts between shards keeps the promises that real links keep, and no
 //! more than those. Method: the suite of `t3fs_runtime::conformance` in worlds of many seeds, with
-//! a calm network, and with one that repeats, delays and reorders as far as a network may.
+//! a calm network, and with one that repeats, delays and reorders as far as a network may. Two
+//! processes of one number are not in it: a node of a world is one process at a time, and there are
+//! no handshakes (`transport/tests/conformance.rs` has them).
 
 use core::time::Duration;
 use std::cell::RefCell;

@@ -81,7 +81,7 @@ pub async fn accept(
     peers: &Peers,
 ) -> Result<(NodeId, u16, u16), Option<HandshakeRefusal>> {
     let mut talk = Talk::new(stream);
-    let guest = handshake::greet(&mut talk, peers).await.map_err(Some)?;
+    let guest = handshake::greet(&mut talk, peers).await.map_err(|away| Some(away.why))?;
     handshake::welcome(&mut talk, peers, &guest).await.map_err(|_| None)?;
     Ok((guest.node, guest.from_shard, guest.to_shard))
 }
@@ -97,7 +97,7 @@ pub async fn dial(
     match handshake::dial(&mut talk, peers, 0, to_shard, wanted).await {
         Ok((known, _version)) => Ok(known),
         Err(DialError::Io(_)) => Err(None),
-        Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(Some(why)),
+        Err(DialError::RefusedHere(why) | DialError::RefusedThere(why, _)) => Err(Some(why)),
     }
 }
 
@@ -164,7 +164,7 @@ impl Device {
         match agree::dialed(&mut talk, SPOKEN_MAX, self.half(wanted), ENDS).await {
             Ok(agreed) => Ok(Carried { agreed, land: talk.land }),
             Err(DialError::Io(_)) => Err(None),
-            Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(Some(why)),
+            Err(DialError::RefusedHere(why) | DialError::RefusedThere(why, _)) => Err(Some(why)),
         }
     }
 

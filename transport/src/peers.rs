@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use t3fs_runtime::inbox::{Inbox, InboxReader, inbox};
 use t3fs_runtime::{NodeId, Time};
@@ -163,9 +164,62 @@ pub struct PeerState {
 struct Entry {
     addresses: Vec<Address>,
     avoided: Avoided,
+    /// Of the process that made the last connection.
     incarnation: Option<u32>,
+    /// What the cluster says it is, 0 while that is not known.
+    registered: u32,
+    /// Connections that are up, of all shards, by the peer's incarnation.
+    linked: BTreeMap<u32, usize>,
+    /// When a process of this number was refused because another one has connections.
+    knocked: Option<Instant>,
     card: Option<KnownNode>,
     links: BTreeMap<(u16, u16), LinkStats>,
+}
+
+/// How the process behind a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Fine,
+    /// Another process wants to be that node, so whether this one lives is to be found out soon.
+    Doubted,
+    /// Another process is that node now.
+    Outdated,
+}
+
+impl Entry {
+    /// Whether a process of this number may have a connection:
+    /// 1. none that is earlier than the one which the cluster knows;
+    /// 2. while another one has connections, only the one which the cluster knows.
+    ///
+    /// Connections of a process that ended end at once, those of a host that lost power when it is
+    /// silent ([`Standing::Doubted`]). Which of two is the later says nothing: incarnations are
+    /// clock time, and whoever starts a second process under a used number is the later one.
+    fn judge(&mut self, incarnation: u32, now: Instant) -> Result<(), HandshakeRefusal> {
+        if incarnation < self.registered {
+            return Err(HandshakeRefusal::Incarnation);
+        }
+        let holder = self.incarnation.filter(|held| self.linked.contains_key(held));
+        match holder {
+            Some(held) if held != incarnation && incarnation != self.registered => {
+                self.knocked = Some(now);
+                Err(match held < incarnation {
+                    true => HandshakeRefusal::NumberInUse,
+                    false => HandshakeRefusal::Incarnation,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn standing(&self, incarnation: u32, now: Instant, patience: Duration) -> Standing {
+        if incarnation < self.registered || self.incarnation != Some(incarnation) {
+            return Standing::Outdated;
+        }
+        match self.knocked {
+            Some(at) if now.saturating_duration_since(at) < patience => Standing::Doubted,
+            _ => Standing::Fine,
+        }
+    }
 }
 
 /// Peers without an address (clients) whose incarnation is remembered after their links are gone.
@@ -244,6 +298,12 @@ impl Peers {
         let entry = book.entry(node).or_default();
         entry.addresses = addresses.into_iter().map(Into::into).collect();
         entry.avoided.keep(&entry.addresses);
+    }
+
+    /// Which process the cluster knows by a node's number: one that is earlier is not let in any more,
+    /// and connections of it are ended.
+    pub fn set_incarnation(&self, node: NodeId, incarnation: u32) {
+        self.book().entry(node).or_default().registered = incarnation;
     }
 
     /// The node has left the cluster: no new link is made to it.
@@ -393,23 +453,45 @@ impl Peers {
         self.0.card.lock().expect("no panic while held").clone()
     }
 
-    /// Takes note of a peer that has proved itself. `Err` when a later incarnation is known.
+    /// Whether a peer that has proved itself may go on to make a connection.
     pub(crate) fn admit(&self, node: NodeId, incarnation: u32) -> Result<(), HandshakeRefusal> {
         let mut book = self.book();
         if !book.contains_key(&node) && book.len() >= STRANGERS_MAX {
-            book.retain(|_, e| !e.addresses.is_empty() || !e.links.is_empty());
+            let is_known = |e: &Entry| !e.addresses.is_empty() || !e.links.is_empty();
+            book.retain(|_, e| is_known(e) || !e.linked.is_empty());
         }
+        book.entry(node).or_default().judge(incarnation, Instant::now())
+    }
+
+    /// A connection is made, if it still may be: since [`Peers::admit`] another process of that
+    /// number may have come. It counts until [`Peers::leave`].
+    pub(crate) fn join(&self, node: NodeId, incarnation: u32) -> Result<(), HandshakeRefusal> {
+        let mut book = self.book();
         let entry = book.entry(node).or_default();
-        if entry.incarnation.is_some_and(|known| incarnation < known) {
-            return Err(HandshakeRefusal::Incarnation);
-        }
+        entry.judge(incarnation, Instant::now())?;
         entry.incarnation = Some(incarnation);
+        *entry.linked.entry(incarnation).or_default() += 1;
         Ok(())
     }
 
-    /// Whether a later incarnation of the node is known.
-    pub(crate) fn outdated(&self, node: NodeId, incarnation: u32) -> bool {
-        self.book().get(&node).and_then(|e| e.incarnation).is_some_and(|i| incarnation < i)
+    /// A connection has ended.
+    pub(crate) fn leave(&self, node: NodeId, incarnation: u32) {
+        let mut book = self.book();
+        let linked = &mut book.get_mut(&node).expect("who has joined is kept").linked;
+        let count = linked.get_mut(&incarnation).expect("it has joined");
+        *count -= 1;
+        if *count == 0 {
+            linked.remove(&incarnation);
+        }
+    }
+
+    /// How the process behind a connection that is up stands.
+    pub(crate) fn standing(&self, node: NodeId, incarnation: u32) -> Standing {
+        let book = self.book();
+        let entry = book.get(&node).expect("who has joined is kept");
+        // A silent one is given up within this long, and the other one has knocked again by then.
+        let patience = 2 * self.config().limits.dead_after;
+        entry.standing(incarnation, Instant::now(), patience)
     }
 
     pub(crate) fn learn(&self, known: KnownNode) {
@@ -504,19 +586,73 @@ mod tests {
         assert!(Peers::new(LinkConfig { node: NodeId(0), ..config() }).is_err());
     }
 
-    /// Goal: only the latest incarnation of a node is let in; many strangers do not fill memory.
+    const TWO: NodeId = NodeId(2);
+
+    /// Regression: a second process under a used number, which is the later one by its clock, pushed
+    /// the links of the first out. Goal: while one process of a number has a connection, on
+    /// whatever shard, no other gets any; once it has none the other is let in, be it the earlier.
     #[test]
-    fn the_book_keeps_the_latest_incarnation() {
+    fn who_lives_keeps_the_number() {
         let p = Peers::new(config()).unwrap();
-        assert_eq!(p.admit(NodeId(2), 5), Ok(()));
-        assert_eq!(p.admit(NodeId(2), 4), Err(HandshakeRefusal::Incarnation));
-        assert_eq!(p.admit(NodeId(2), 6), Ok(()));
-        assert!(p.outdated(NodeId(2), 5) && !p.outdated(NodeId(2), 6));
-        p.set_addresses(NodeId(2), vec!["TCP://127.0.0.1:1".parse::<Address>().unwrap()]);
+        assert_eq!((p.admit(TWO, 5), p.join(TWO, 5), p.join(TWO, 5)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(p.standing(TWO, 5), Standing::Fine);
+        assert_eq!(p.admit(TWO, 6), Err(HandshakeRefusal::NumberInUse));
+        assert_eq!(p.standing(TWO, 5), Standing::Doubted, "does it live?");
+        assert_eq!(p.admit(TWO, 4), Err(HandshakeRefusal::Incarnation));
+        assert_eq!(p.admit(TWO, 5), Ok(()), "further connections of the one that lives");
+        p.leave(TWO, 5);
+        assert_eq!(p.join(TWO, 6), Err(HandshakeRefusal::NumberInUse), "it has another one");
+        p.leave(TWO, 5);
+        assert_eq!((p.admit(TWO, 6), p.admit(TWO, 5)), (Ok(()), Ok(())), "who is first");
+        assert_eq!((p.join(TWO, 6), p.join(TWO, 5)), (Ok(()), Err(HandshakeRefusal::Incarnation)));
+        p.leave(TWO, 6);
+        assert_eq!(p.join(TWO, 5), Ok(()), "one that has gone locks nobody out");
+    }
+
+    /// Goal: what the cluster says decides. An earlier process than the one it knows is not let in,
+    /// also while no other has a connection; the one it knows displaces one it does not know.
+    #[test]
+    fn the_one_that_the_cluster_knows_is_the_node() {
+        let p = Peers::new(config()).unwrap();
+        p.join(TWO, 6).unwrap();
+        p.set_incarnation(TWO, 5);
+        assert_eq!(p.join(TWO, 4), Err(HandshakeRefusal::Incarnation));
+        assert_eq!((p.join(TWO, 5), p.standing(TWO, 5)), (Ok(()), Standing::Fine));
+        assert_eq!(p.standing(TWO, 6), Standing::Outdated);
+        p.leave(TWO, 6);
+        p.leave(TWO, 5);
+        // A restart: its successor comes before the cluster knows of it.
+        p.join(TWO, 7).unwrap();
+        p.set_incarnation(TWO, 7);
+        p.leave(TWO, 7);
+        assert_eq!(p.admit(TWO, 5), Err(HandshakeRefusal::Incarnation), "late words of the old");
+        // This process had a link to the old one, and hears of the new one by the cluster.
+        p.join(TWO, 7).unwrap();
+        p.set_incarnation(TWO, 8);
+        assert_eq!(p.standing(TWO, 7), Standing::Outdated);
+        assert_eq!(p.join(TWO, 8), Ok(()));
+    }
+
+    #[test]
+    fn doubt_ends_by_itself() {
+        let (mut e, now, patience) = (Entry::default(), Instant::now(), Duration::from_secs(6));
+        (e.incarnation, e.linked) = (Some(5), BTreeMap::from([(5, 1)]));
+        assert_eq!(e.judge(6, now), Err(HandshakeRefusal::NumberInUse));
+        assert_eq!(e.standing(5, now + patience / 2, patience), Standing::Doubted);
+        assert_eq!(e.standing(5, now + patience, patience), Standing::Fine);
+    }
+
+    #[test]
+    fn many_strangers_do_not_fill_memory() {
+        let p = Peers::new(config()).unwrap();
+        p.set_addresses(TWO, vec!["TCP://127.0.0.1:1".parse::<Address>().unwrap()]);
+        p.set_incarnation(TWO, 5);
+        p.join(NodeId(3), 5).unwrap();
         for i in 0..2 * STRANGERS_MAX as u32 {
             p.admit(NodeId(1 << 31 | i), 1).unwrap();
         }
         assert!(p.book().len() <= STRANGERS_MAX);
-        assert_eq!(p.admit(NodeId(2), 5), Err(HandshakeRefusal::Incarnation));
+        assert_eq!(p.admit(TWO, 4), Err(HandshakeRefusal::Incarnation));
+        assert_eq!(p.admit(NodeId(3), 6), Err(HandshakeRefusal::NumberInUse));
     }
 }

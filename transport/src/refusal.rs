@@ -30,10 +30,14 @@ pub enum HandshakeRefusal {
     Full = 10,
     /// The peer is this very process, which has dialled one of its own addresses.
     Myself = 11,
+    /// Another process has the peer's number, and lives.
+    NumberInUse = 12,
+    /// A reason that only later builds know. Nobody sends it.
+    LaterBuild = 13,
 }
 
 impl HandshakeRefusal {
-    pub(crate) const COUNT: usize = 12;
+    pub(crate) const COUNT: usize = 14;
     pub(crate) const ALL: [HandshakeRefusal; HandshakeRefusal::COUNT] = [
         HandshakeRefusal::Garbage,
         HandshakeRefusal::Silent,
@@ -47,10 +51,22 @@ impl HandshakeRefusal {
         HandshakeRefusal::NoShard,
         HandshakeRefusal::Full,
         HandshakeRefusal::Myself,
+        HandshakeRefusal::NumberInUse,
+        HandshakeRefusal::LaterBuild,
     ];
 
-    pub(crate) fn from_code(code: u8) -> Option<HandshakeRefusal> {
-        HandshakeRefusal::ALL.get(usize::from(code)).copied()
+    pub(crate) fn from_code(code: u8) -> HandshakeRefusal {
+        let known = HandshakeRefusal::ALL.get(usize::from(code)).copied();
+        known.unwrap_or(HandshakeRefusal::LaterBuild)
+    }
+
+    /// One line of this kind is enough in this long.
+    fn quiet(self) -> Duration {
+        match self {
+            // A process under a number that is in use tries again and again, whoever it dials.
+            HandshakeRefusal::NumberInUse => Duration::from_secs(60),
+            _ => QUIET,
+        }
     }
 }
 
@@ -69,14 +85,21 @@ impl fmt::Display for HandshakeRefusal {
             HandshakeRefusal::NoShard => "no such shard",
             HandshakeRefusal::Full => "too many connections",
             HandshakeRefusal::Myself => "this process itself lives there",
+            HandshakeRefusal::NumberInUse => {
+                "another process has the same number and lives; start one of them under another \
+                 number, or end it"
+            }
+            HandshakeRefusal::LaterBuild => {
+                "for a reason that this build does not know; see the other side's log"
+            }
         })
     }
 }
 
-/// At most one line per kind in this long.
+/// At most one line per kind in this long, for most kinds.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Says each kind of refusal at most once in [`QUIET`], with how many went unsaid.
+/// Says each kind of refusal now and then only, with how many went unsaid.
 pub(crate) struct RefusalLog {
     what: &'static str,
     said: RefCell<[(Option<Time>, u64); HandshakeRefusal::COUNT]>,
@@ -91,16 +114,17 @@ impl RefusalLog {
         RefusalLog { what: "no link to", said: RefCell::default() }
     }
 
-    pub(crate) fn say(&self, now: Time, why: HandshakeRefusal, from: impl fmt::Display) {
+    /// `line`: who, and why in full.
+    pub(crate) fn say(&self, now: Time, why: HandshakeRefusal, line: fmt::Arguments<'_>) {
         if let Some(unsaid) = self.due(now, why) {
-            tracing::warn!("{} {from}: {why} ({unsaid} more before it)", self.what);
+            tracing::warn!("{} {line} ({unsaid} more before it)", self.what);
         }
     }
 
     fn due(&self, now: Time, why: HandshakeRefusal) -> Option<u64> {
         let mut all = self.said.borrow_mut();
         let (last, unsaid) = &mut all[why as usize];
-        if last.is_some_and(|l| now.since(l) < QUIET) {
+        if last.is_some_and(|l| now.since(l) < why.quiet()) {
             *unsaid += 1;
             return None;
         }
@@ -123,9 +147,13 @@ mod tests {
         }
         assert_eq!(log.due(at(2), HandshakeRefusal::Garbage), Some(0));
         assert_eq!(log.due(at(7), HandshakeRefusal::Secret), Some(1000));
+        assert_eq!(log.due(at(7), HandshakeRefusal::NumberInUse), Some(0));
+        assert_eq!(log.due(at(66), HandshakeRefusal::NumberInUse), None);
+        assert_eq!(log.due(at(67), HandshakeRefusal::NumberInUse), Some(1));
         for (code, r) in HandshakeRefusal::ALL.iter().enumerate() {
-            assert_eq!(HandshakeRefusal::from_code(code as u8), Some(*r));
+            assert_eq!(HandshakeRefusal::from_code(code as u8), *r);
             assert_eq!(*r as usize, code);
         }
+        assert_eq!(HandshakeRefusal::from_code(255), HandshakeRefusal::LaterBuild);
     }
 }

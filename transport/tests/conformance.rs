@@ -5,13 +5,16 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use common::pair::{self, Pair};
 use common::*;
 use t3fs_runtime::conformance::{Fault, Pair as _};
-use t3fs_runtime::{Addr, AskError, Cx};
+use t3fs_runtime::{Addr, AskError, Cx, RawAddr};
+use t3fs_transport::rdma::Nics;
+use t3fs_transport::{Address, HandshakeRefusal};
 
 mod local {
     use super::Pair;
@@ -177,22 +180,115 @@ fn looking_each_other_up_breaks_no_link() {
     assert_eq!(slow.recv_timeout(Duration::from_secs(20)).unwrap(), Ok(4_000_000));
 }
 
+/// What a second process under a used number is told, and what tells of it.
+const IN_USE: (&str, HandshakeRefusal) = ("another process", HandshakeRefusal::NumberInUse);
+
+/// Looks an address up from a shard, and asks who is there, so that both have the link. Who it is,
+/// or why there is nobody.
+fn look(from: &Node, shard: usize, at: SocketAddr) -> Result<u32, String> {
+    from.on(shard, move |cx| async move {
+        let known = links().resolve(at).await.map_err(|e| e.why)?;
+        let (node, epoch) = (known.node, known.incarnation);
+        let to = Addr::<Echo>::from_raw(RawAddr { node, shard: 0, slot: 0, epoch });
+        cx.ask(to, Ping { n: 3 }).await.map_err(|e| e.to_string())?;
+        Ok(known.incarnation)
+    })
+}
+
+/// The same until it works.
+fn look_until_found(from: &Node, at: SocketAddr, limit: Duration) -> Result<u32, String> {
+    let since = Instant::now();
+    loop {
+        let found = look(from, 0, at);
+        if found.is_ok() || since.elapsed() > limit {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+fn is_asked(by: &Node, who: &Node, shard: u16) -> Result<u64, AskError> {
+    let to = who.addr(shard);
+    by.on(0, move |cx| async move { cx.ask(to, Ping { n: 3 }).await })
+}
+
+/// Regression: a second process under a used number, later by its clock, pushed out the links of
+/// the first, which nobody could reach any more. Goal: while the first one has a link, be it of
+/// another shard, the second is refused with words that help; once the first has ended it is let
+/// in, and the first, were it still there, is told that it is late. Method: with every carrier.
 #[test]
-fn a_newer_incarnation_replaces_the_older() {
+fn a_second_process_under_a_used_number_waits_for_the_end_of_the_first() {
+    for nics in [Nics::None, pair::stand_in()] {
+        let start = |id, incarnation, shards, listen| {
+            node(pair::with_nics(config(id, incarnation, shards), &nics), listen)
+        };
+        let b = start(2, 1, 1, true);
+        let at = b.at.unwrap();
+        let mut old = start(1, 5, 2, false);
+        let lives_at: Address = "TCP://127.0.0.1:9".parse().unwrap();
+        b.peers.set_addresses(old.id, vec![lives_at]);
+        assert_eq!(look(&old, 1, at), Ok(1));
+        let to_old = old.addr(1);
+        let slow =
+            b.begin(0, move |cx| async move { cx.ask(to_old, Slow { us: 2_000_000 }).await });
+        let new = start(1, 6, 1, false);
+        let why = look(&new, 0, at).unwrap_err();
+        assert!(why.contains(IN_USE.0) && why.contains(&lives_at.to_string()), "{why}");
+        assert_eq!(slow.recv_timeout(Duration::from_secs(20)).unwrap(), Ok(2_000_000));
+        assert_eq!((look(&old, 0, at), is_asked(&b, &old, 0)), (Ok(1), Ok(3)), "a further link");
+        assert_eq!(b.peers.refused(), [(IN_USE.1, 1)]);
+
+        old.stop();
+        assert_eq!(look_until_found(&new, at, Duration::from_secs(10)), Ok(1));
+        assert_eq!(is_asked(&b, &new, 0), Ok(3));
+        let late = start(1, 5, 1, false);
+        assert!(look(&late, 0, at).unwrap_err().contains("later incarnation"));
+    }
+}
+
+/// Goal: the same where the second process is the one that is found at an address.
+#[test]
+fn a_second_process_that_is_dialled_is_not_taken_for_the_first() {
+    let b = node(config(2, 1, 1), false);
+    let (old, new) = (node(config(1, 5, 1), true), node(config(1, 6, 1), true));
+    assert_eq!(look(&b, 0, old.at.unwrap()), Ok(5));
+    let why = look(&b, 0, new.at.unwrap()).unwrap_err();
+    assert!(why.contains(IN_USE.0), "{why}");
+    assert_eq!(is_asked(&b, &old, 0), Ok(3));
+}
+
+/// Goal: a process that was started on a host that lost its power does not wait for the end of the
+/// patience with links that nobody needs. Method: the first process's link is held up, and idle.
+#[test]
+fn a_silent_process_does_not_keep_its_number_for_long() {
     let b = node(config(2, 1, 1), true);
-    let (at, back) = (b.at.unwrap(), move |n: &Node| n.addr(0));
     let old = node(config(1, 5, 1), false);
-    old.on(0, move |_| async move { links().resolve(at).await.map(drop) }).unwrap();
-    let to_old = back(&old);
-    let slow = b.begin(0, move |cx| async move { cx.ask(to_old, Slow { us: 20_000_000 }).await });
-    std::thread::sleep(Duration::from_millis(50));
+    let proxy = Proxy::before(b.at.unwrap(), old.id);
+    assert_eq!(look(&old, 0, proxy.at), Ok(1));
+    proxy.faults.hold.store(true, Ordering::Relaxed);
     let new = node(config(1, 6, 1), false);
-    new.on(0, move |_| async move { links().resolve(at).await.map(drop) }).unwrap();
-    let r = slow.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert_eq!(r, Err(AskError::Unknown("link lost")));
-    let to_new = back(&new);
-    assert_eq!(b.on(0, move |cx| async move { cx.ask(to_new, Ping { n: 3 }).await }), Ok(3));
-    let refused = old.on(0, move |_| async move { links().resolve(at).await });
-    assert!(refused.unwrap_err().why.contains("later incarnation"));
-    assert_eq!(b.peers.refused(), [(t3fs_transport::HandshakeRefusal::Incarnation, 1)]);
+    assert!(look(&new, 0, b.at.unwrap()).unwrap_err().contains(IN_USE.0));
+    let limit = places::usually(Duration::from_secs(10));
+    assert!(limit < new.peers.config().limits.idle_dead_after);
+    assert_eq!(look_until_found(&new, b.at.unwrap(), limit), Ok(1));
+    proxy.cut();
+}
+
+/// Goal: a second process that came where nobody knew the first gives way to it, once the cluster
+/// has said which one is the node.
+#[test]
+fn the_process_that_the_cluster_knows_displaces_another() {
+    let b = node(config(2, 1, 1), true);
+    let at = b.at.unwrap();
+    let (real, other) = (node(config(1, 5, 1), false), node(config(1, 6, 1), false));
+    assert_eq!(look(&other, 0, at), Ok(1));
+    assert!(look(&real, 0, at).unwrap_err().contains("later incarnation"));
+    b.peers.set_incarnation(real.id, 5);
+    assert_eq!((look(&real, 0, at), is_asked(&b, &real, 0)), (Ok(1), Ok(3)));
+    let lost = Instant::now() + Duration::from_secs(10);
+    while look(&other, 0, at).is_ok() {
+        assert!(Instant::now() < lost, "the other one has a link");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(is_asked(&b, &real, 0), Ok(3));
 }

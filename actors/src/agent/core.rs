@@ -52,6 +52,9 @@ struct Session {
     ended: bool,
 }
 
+/// How often it is said that the primary refuses this process.
+const REFUSAL_QUIET: Duration = Duration::from_secs(60);
+
 /// Heartbeats that may wait for an answer of the same primary: one lost costs no lease.
 const ASKED_MAX: u8 = 3;
 
@@ -76,8 +79,8 @@ pub(super) struct Core {
     /// Grows with every change of the list of sessions that have not ended.
     own_number: u64,
     lease: Time,
-    /// Why the primary refuses us; said once.
-    refusal: Option<String>,
+    /// When it was said last that the primary refuses this process.
+    refusal_said: Option<Time>,
 }
 
 /// Targets that a heartbeat says are alive: those that its answer gives a lease.
@@ -106,7 +109,7 @@ impl Core {
             sessions: BTreeMap::new(),
             own_number: 0,
             lease: Time::from_us(0),
-            refusal: None,
+            refusal_said: None,
         };
         core.set_mgmtds(config.mgmtds);
         core
@@ -202,7 +205,6 @@ impl Core {
         sent: Time,
     ) -> Took {
         self.done(by);
-        self.refusal = None;
         if r.term >= self.term {
             self.term = r.term;
             self.primary = self.mgmtds.iter().any(|c| c.addr == by).then_some(by);
@@ -222,7 +224,7 @@ impl Core {
     }
 
     /// A heartbeat's answer that gives nothing.
-    pub(super) fn refused(&mut self, by: Addr<Mgmtd>, e: MgmtdError) -> AskAgain {
+    pub(super) fn refused(&mut self, by: Addr<Mgmtd>, e: MgmtdError, now: Time) -> AskAgain {
         self.done(by);
         match e {
             MgmtdError::OtherTerm { term } if term > self.term => {
@@ -232,9 +234,9 @@ impl Core {
             }
             MgmtdError::NotPrimary { hint } => self.does_not_lead(by, hint),
             MgmtdError::Refused(why) => {
-                if self.refusal.as_ref() != Some(&why) {
-                    tracing::error!("{why}");
-                    self.refusal = Some(why);
+                if self.refusal_said.is_none_or(|at| now.since(at) >= REFUSAL_QUIET) {
+                    tracing::error!("mgmtd refuses this process: {why}");
+                    self.refusal_said = Some(now);
                 }
                 AskAgain::Wait
             }

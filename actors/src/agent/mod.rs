@@ -52,6 +52,8 @@ pub enum AgentEvent<'a> {
         targets: &'a [TargetId],
         until: Time,
     },
+    /// The primary has taken a heartbeat, or says why it never takes one of this process as it is.
+    Heartbeat(Result<(), &'a str>),
 }
 
 #[derive(Clone)]
@@ -162,13 +164,20 @@ impl NodeAgent {
         let named = core::named(&message);
         let reply = cx.within(patience).ask(to, message).await;
         me.with(|a| {
+            if let Some(watch) = &a.watch {
+                match &reply {
+                    Ok(Ok(_)) => watch(&AgentEvent::Heartbeat(Ok(()))),
+                    Ok(Err(MgmtdError::Refused(why))) => watch(&AgentEvent::Heartbeat(Err(why))),
+                    _ => {}
+                }
+            }
             let next = match reply {
                 Ok(Ok(r)) => {
                     let took = a.core.answered(to, r, &named, sent);
                     a.tell(cx, took);
                     AskAgain::Wait
                 }
-                Ok(Err(e)) => a.core.refused(to, e),
+                Ok(Err(e)) => a.core.refused(to, e, cx.now()),
                 Err(AskError::NotSent(_) | AskError::Unknown(_)) => a.core.unanswered(to),
             };
             if next == AskAgain::Now {

@@ -7,17 +7,18 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use t3fs_actors::proto::agent::Agent;
 
 use t3fs_actors::proto::agent::SetMgmtds;
-use t3fs_actors::proto::mgmtd::Routing;
+use t3fs_actors::proto::mgmtd::{NodeInfo, Routing};
 use t3fs_runtime::glommio::Start;
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr, Shard};
 use t3fs_transport::{Address, LinkConfig, NodeLinks, Peers};
 
 use super::assembly::{Assembly, LinkPlan};
+use super::contact::Contact;
 use super::names::Names;
 use super::role_names::RoleNames;
 use crate::failure::{Failure, failed, refused};
@@ -109,27 +110,6 @@ fn together(whys: Vec<Failure>) -> Failure {
     }
 }
 
-/// Why mgmtds were not found the last time.
-#[derive(Clone, Default)]
-pub(super) struct Trouble(Arc<Mutex<Option<Failure>>>);
-
-impl Trouble {
-    /// For people: in brackets, or nothing.
-    pub(super) fn hint(&self) -> String {
-        let why = self.0.lock().expect("no panic while held");
-        why.as_ref().map_or_else(String::new, |why| format!(" ({})", why.line))
-    }
-
-    /// Somebody answered, and will not have us: time does not mend that.
-    pub(super) fn is_refusal(&self) -> bool {
-        self.0.lock().expect("no panic while held").as_ref().is_some_and(Failure::is_refusal)
-    }
-
-    fn note(&self, why: Option<Failure>) {
-        *self.0.lock().expect("no panic while held") = why;
-    }
-}
-
 /// Tells the agent where mgmtds are, for ever: also those that start later or move. On the first
 /// shard.
 pub(super) fn keep_finding_mgmtds(
@@ -139,7 +119,7 @@ pub(super) fn keep_finding_mgmtds(
     peers: Peers,
     mgmtds: Names,
     own_addresses: Vec<Address>,
-    trouble: Trouble,
+    contact: Contact,
 ) {
     let is_own = move |at: &SocketAddr| own_addresses.iter().any(|own| own.socket == *at);
     if mgmtds.now().iter().all(|k| !k.addresses.is_empty() && k.addresses.iter().all(&is_own)) {
@@ -189,7 +169,7 @@ pub(super) fn keep_finding_mgmtds(
             if !whys.is_empty() {
                 mgmtds.look_again();
             }
-            trouble.note((!whys.is_empty()).then(|| together(whys)));
+            contact.note_look((!whys.is_empty()).then(|| together(whys)));
             if all != told {
                 match cx.ask(agent, SetMgmtds { mgmtds: all.clone() }).await {
                     Ok(_) => told = all,
@@ -201,11 +181,11 @@ pub(super) fn keep_finding_mgmtds(
     });
 }
 
-/// Takes addresses out of the routing.
+/// Takes out of the routing where nodes are, and which processes they are.
 pub(super) struct Addresses {
     peers: Peers,
     roles: RoleNames,
-    known: RefCell<Vec<(NodeId, Vec<String>)>>,
+    known: RefCell<Vec<(NodeId, u32, Vec<String>)>>,
 }
 
 impl Addresses {
@@ -215,13 +195,15 @@ impl Addresses {
 
     pub(super) fn learn(&self, routing: &Routing) {
         self.roles.learn(routing);
-        let all: Vec<_> = routing.nodes.iter().map(|n| (n.node, n.addresses.clone())).collect();
+        let told = |n: &NodeInfo| (n.node, n.incarnation, n.addresses.clone());
+        let all: Vec<_> = routing.nodes.iter().map(told).collect();
         let mut known = self.known.borrow_mut();
         if *known == all {
             return;
         }
-        for (node, texts) in &all {
-            if known.iter().any(|(n, t)| n == node && t == texts) {
+        for (node, incarnation, texts) in &all {
+            self.peers.set_incarnation(*node, *incarnation);
+            if known.iter().any(|(n, _, t)| n == node && t == texts) {
                 continue;
             }
             // Addresses that this build cannot speak to are left out.
@@ -237,7 +219,7 @@ impl Addresses {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use t3fs_actors::proto::mgmtd::{NodeInfo, NodeStatus};
+    use t3fs_actors::proto::mgmtd::NodeStatus;
 
     /// Goal: of what a node announces the understood part is used; a node that announces nothing
     /// of it keeps what was known. Method: routings with addresses of three kinds.

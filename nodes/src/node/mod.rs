@@ -9,6 +9,7 @@
 mod assembly;
 pub mod budget;
 pub mod check;
+mod contact;
 pub mod doctor;
 pub mod ending;
 mod keeper;
@@ -40,7 +41,8 @@ use crate::failure::{Failure, failed};
 use crate::{limits, logging};
 pub use assembly::{ALONE, Assembly, KvPlace, LinkPlan, Targets};
 use budget::Budget;
-use link::Trouble;
+use contact::Contact;
+pub use contact::Membership;
 pub use parts::DISKS_TAG;
 use role_names::RoleNames;
 use roles::Part;
@@ -83,7 +85,7 @@ pub struct Node {
     mgmtd: Option<Addr<Mgmtd>>,
     agent: Option<Addr<Agent>>,
     metas: Vec<RawAddr>,
-    trouble: Trouble,
+    contact: Contact,
     role_names: RoleNames,
     reach: Option<reach::Watch>,
     /// How it introduces itself when it serves.
@@ -192,7 +194,7 @@ impl Node {
             mgmtd: None,
             agent: None,
             metas: Vec::new(),
-            trouble: Trouble::default(),
+            contact: Contact::default(),
             role_names: RoleNames::default(),
             reach: None,
             about: format!(" as {}", a.roles),
@@ -251,7 +253,28 @@ impl Node {
 
     /// Why mgmtds cannot be reached, if so, in brackets.
     pub fn trouble(&self) -> String {
-        self.trouble.hint()
+        self.contact.hint()
+    }
+
+    /// How it stands with its cluster.
+    pub fn membership(&self) -> Membership {
+        self.contact.membership()
+    }
+
+    /// Whether it needs no mgmtd to do what it is there for.
+    pub fn serves_alone(&self) -> bool {
+        self.assembly.link.is_none() || self.assembly.roles.has(Role::Kv)
+    }
+
+    /// Where its mgmtds should be, for people.
+    pub fn mgmtds(&self) -> String {
+        let named = self.assembly.link.iter().flat_map(|plan| &plan.mgmtds);
+        named.map(|place| place.host.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Says this once it has become a member of its cluster.
+    pub fn say_as_member(&self, line: String) {
+        self.contact.keep(line);
     }
 
     /// Asks this process's agent.

@@ -33,6 +33,7 @@ use t3fs_runtime::{Addr, AskError, Cx, DiskError, DiskId, RawAddr, Slot};
 
 use super::assembly::{Assembly, Targets};
 use super::budget::Budget;
+use super::contact::Contact;
 use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
@@ -137,10 +138,15 @@ pub fn start_agent(
     a: &Assembly,
     mgmtd: Option<Addr<Mgmtd>>,
     addresses: Option<Addresses>,
+    contact: Contact,
 ) -> Addr<Agent> {
     let told = a.roles.has(Role::Mgmtd).then(News::default);
     let watch = move |seen: &AgentEvent<'_>| {
-        let AgentEvent::View(view) = seen else { return };
+        let view = match seen {
+            AgentEvent::View(view) => view,
+            AgentEvent::Heartbeat(answer) => return contact.note_heartbeat(*answer),
+            AgentEvent::Lease { .. } => return,
+        };
         if let Some(told) = &told {
             told.tell(view);
         }

@@ -2,7 +2,9 @@
 //! are back: whoever waits for an operation finds there what it waits for.
 //!
 //! A thread looks at the links. A server that this process had a link to and has none any more is
-//! tried; what does not answer is told once, and tried until it does.
+//! tried; what does not answer is told once, and tried until it does. Until this process is a
+//! member of its cluster there is nobody but the mgmtds that it was told of: why none of them has
+//! it is told as long as that lasts.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -12,9 +14,11 @@ use t3fs_runtime::NodeId;
 use t3fs_runtime::glommio::Remote;
 use t3fs_transport::{Address, Fabric, LinkState, PeerState, Peers};
 
+use super::contact::{Contact, Membership};
 use super::role_names::RoleNames;
 use super::{ending, link};
 use crate::config::host::Host;
+use crate::logging::say;
 
 /// How often the links are looked at.
 const LOOK: Duration = Duration::from_millis(500);
@@ -22,6 +26,11 @@ const LOOK: Duration = Duration::from_millis(500);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 /// How long one attempt may take: a connection that nobody answers, and its handshake.
 const TRY_MAX: Duration = Duration::from_secs(4);
+
+/// Until this long after the start a cluster that starts as well is not missed.
+const FIRST_LOOKS: Duration = Duration::from_secs(2);
+/// How often it is told why this process is no member of its cluster.
+const REMIND: Duration = Duration::from_secs(60);
 
 /// Ends its thread when dropped.
 pub(super) struct Watch(#[expect(dead_code, reason = "its end is what is heard")] Sender<()>);
@@ -32,9 +41,11 @@ pub(super) fn watch(
     roles: RoleNames,
     remote: Remote,
     named: Option<(NodeId, Host)>,
+    contact: Contact,
 ) -> Watch {
     let (leash, end) = channel();
-    let mut watcher = Watcher { peers, roles, remote, named, away: BTreeMap::new() };
+    let (away, joining) = (BTreeMap::new(), Joining::new(Instant::now()));
+    let mut watcher = Watcher { peers, roles, remote, named, contact, joining, away };
     let run = move || watcher.run(&end);
     if let Err(e) = std::thread::Builder::new().name("t3fs-reach".into()).spawn(run) {
         tracing::error!("nobody will say who cannot be reached: {e}");
@@ -47,6 +58,8 @@ struct Watcher {
     roles: RoleNames,
     remote: Remote,
     named: Option<(NodeId, Host)>,
+    contact: Contact,
+    joining: Joining,
     /// The servers that were reported as away, and when each was tried last.
     away: BTreeMap<NodeId, Instant>,
 }
@@ -54,6 +67,12 @@ struct Watcher {
 impl Watcher {
     fn run(&mut self, end: &Receiver<()>) {
         while end.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            if let Some(line) = self.joining.look(&self.contact.membership(), Instant::now()) {
+                tracing::warn!("{line}");
+            }
+            if let Some(line) = self.contact.due() {
+                say(&line);
+            }
             let peers = self.peers.snapshot();
             self.away.retain(|node, _| peers.iter().any(|p| p.node == *node));
             for peer in peers.iter().filter(|p| !p.addresses.is_empty()) {
@@ -116,6 +135,34 @@ impl Watcher {
     }
 }
 
+/// What is told of a process that is not yet a member of its cluster.
+struct Joining {
+    since: Instant,
+    told: Option<Instant>,
+}
+
+impl Joining {
+    fn new(since: Instant) -> Joining {
+        Joining { since, told: None }
+    }
+
+    /// The line that is due.
+    fn look(&mut self, membership: &Membership, now: Instant) -> Option<String> {
+        let line = match membership {
+            Membership::Member | Membership::Unknown => return None,
+            Membership::Refused(why) => format!("the cluster refuses this process: {why}"),
+            Membership::Unanswered(why) => {
+                format!("no mgmtd answers; what this process is to do waits: {why}")
+            }
+        };
+        let due = self.told.map_or(self.since + FIRST_LOOKS, |told| told + REMIND);
+        (now >= due).then(|| {
+            self.told = Some(now);
+            line
+        })
+    }
+}
+
 /// Whether a server is to be tried: one that there was a link to and none is, or that was away when
 /// it was tried some time ago.
 fn is_due(peer: &PeerState, told: Option<Instant>, now: Instant) -> bool {
@@ -156,6 +203,22 @@ mod tests {
         };
         let links = links.iter().map(link).collect();
         PeerState { node: NodeId(2), incarnation: None, addresses: Vec::new(), links }
+    }
+
+    /// Regression: a process that never found an mgmtd said nothing of it. Goal: it does within
+    /// seconds, and goes on once in a while.
+    #[test]
+    fn why_it_is_no_member_is_told() {
+        let start = Instant::now();
+        let (mut joining, alone) = (Joining::new(start), Membership::Unanswered("a: b".into()));
+        let mut told = |m: &Membership, seconds| {
+            joining.look(m, start + Duration::from_secs(seconds)).unwrap_or_default()
+        };
+        assert_eq!(told(&alone, 0), "", "it may start at the same time");
+        assert!(told(&alone, 2).contains("a: b"));
+        assert_eq!(told(&Membership::Refused("c".into()), 3), "");
+        assert!(told(&Membership::Refused("c".into()), 62).contains("refuses this process: c"));
+        assert_eq!(told(&Membership::Member, 200), "");
     }
 
     /// Goal: only servers that there was a need for and that are lost are tried, and those that

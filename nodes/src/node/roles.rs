@@ -124,9 +124,9 @@ fn store_of(node: &Node) -> Addr<Kv> {
 
 fn start_agent(node: &mut Node, _: GoOn<'_>) -> Result<(), Failure> {
     let addresses = node.peers.clone().map(|p| Addresses::new(p, node.role_names.clone()));
-    let (a, mgmtd) = (Arc::clone(&node.assembly), node.mgmtd);
+    let (a, mgmtd, contact) = (Arc::clone(&node.assembly), node.mgmtd, node.contact.clone());
     let started = on_shard(node.first_shard(), "agent", async move |cx: Cx| {
-        parts::start_agent(&cx, &a, mgmtd, addresses)
+        parts::start_agent(&cx, &a, mgmtd, addresses, contact)
     });
     node.agent = Some(started?);
     Ok(())
@@ -159,13 +159,14 @@ fn listen(node: &mut Node, _: GoOn<'_>) -> Result<(), Failure> {
         node.about += &format!(", node {}, at TCP://{bound}{also}", a.node.0);
     }
     let mgmtds = names::Names::start(plan.mgmtds.iter().map(|p| p.host.clone()).collect());
-    let (own, trouble, to) = (plan.advertise.clone(), node.trouble.clone(), peers.clone());
+    let (own, contact, to) = (plan.advertise.clone(), node.contact.clone(), peers.clone());
     on_shard(node.first_shard(), "mgmtd", async move |cx: Cx| {
-        link::keep_finding_mgmtds(&cx, agent, mgmtd, to, mgmtds, own, trouble);
+        link::keep_finding_mgmtds(&cx, agent, mgmtd, to, mgmtds, own, contact);
     })?;
     if !a.roles.is_empty() {
         let (roles, named) = (node.role_names.clone(), node.kv_named.take());
-        node.reach = Some(reach::watch(peers, roles, node.first_shard().clone(), named));
+        let (remote, contact) = (node.first_shard().clone(), node.contact.clone());
+        node.reach = Some(reach::watch(peers, roles, remote, named, contact));
     }
     Ok(())
 }
@@ -219,8 +220,8 @@ fn announce(node: &mut Node, _: GoOn<'_>) -> Result<(), Failure> {
 }
 
 fn start_clients(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
-    let (a, agent, trouble) = (&node.assembly, node.agent(), &node.trouble);
-    let go_on = || match trouble.is_refusal() && !a.roles.is_server() {
+    let (a, agent, contact) = (&node.assembly, node.agent(), &node.contact);
+    let go_on = || match contact.is_refusal() && !a.roles.is_server() {
         true => Err(failed("not trying again")),
         false => go_on(),
     };
@@ -236,7 +237,7 @@ fn start_clients(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
                 parts::start_client(&cx, agent, &label, io_timeout, &budget).await
             })?;
             // A user whose process finds no mgmtd need not hear what that has led to.
-            started.map_err(|e| match trouble.hint() {
+            started.map_err(|e| match contact.hint() {
                 why if why.is_empty() => e,
                 why => failed(format!("no mgmtd can be used{why}")),
             })

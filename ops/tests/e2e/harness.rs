@@ -308,12 +308,20 @@ impl Parts {
         run(&mut self.command(["make-chains", "--replicas", "1"]));
     }
 
+    /// Starts what is not storage, in one process.
+    pub fn all_but_storage(&mut self) {
+        let mut command = self.command(["--roles", "kv,mgmtd,meta", "--node-id", "5"]);
+        command.arg("--listen").arg(self.addresses[0].to_string());
+        self.serve("server", command, &self.site.path("server.state"));
+    }
+
     fn serve(&mut self, name: &str, mut command: Command, state: &Path) {
         command.arg("--state").arg(state);
         self.start(name, command, "serves cluster");
     }
 
-    fn start(&mut self, name: &str, command: Command, words: &str) {
+    /// Starts a process and waits until it says `words`.
+    pub fn start(&mut self, name: &str, command: Command, words: &str) {
         let log = self.site.path(&format!("{name}.log"));
         let mut process = Process::start(command, &log).expect("t3fs-node");
         process.wait_for(words, COMMAND_LIMIT).unwrap_or_else(|why| panic!("{name}: {why}"));

@@ -15,6 +15,7 @@ mod crash;
 mod fabric;
 mod hosts;
 mod interrupts;
+mod joining;
 mod large;
 mod lifecycle;
 mod load;

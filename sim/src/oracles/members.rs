@@ -104,6 +104,7 @@ impl Members {
                 let mut s = self.state.borrow_mut();
                 s.leases.extend(targets.iter().map(|t| ((node, *t), until)));
             }
+            agent::AgentEvent::Heartbeat(_) => {}
         }
     }
 

@@ -17,7 +17,7 @@ use t3fs_runtime::{Shard, Slot, Time};
 
 use super::Shared;
 use super::agree::{self, Agreed};
-use super::handshake::{Talk, greet, refuse, welcome};
+use super::handshake::{Talk, TurnedAway, greet, refuse, welcome};
 use crate::arrival::{Arrival, Guest};
 use crate::rdma::Ends;
 use crate::refusal::HandshakeRefusal;
@@ -129,17 +129,18 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
     cx.clone().spawn(async move {
         let Ok(stream) = me.net.adopt(socket) else {
             me.handshakes.done(id);
-            return note(&me, HandshakeRefusal::Left, from); // closed before we looked
+            return note(&me, HandshakeRefusal::Left.into(), from); // closed before we looked
         };
         let mut talk = Talk::new(stream);
         let greeted = before(greet(&mut talk, &me.peers), end).await;
         me.handshakes.done(id);
         match greeted {
-            None => note(&me, why.get(), from),
-            Some(Err(HandshakeRefusal::Myself)) => tell(&mut talk, HandshakeRefusal::Myself).await,
-            Some(Err(why)) => {
-                note(&me, why, from);
-                tell(&mut talk, why).await;
+            None => note(&me, why.get().into(), from),
+            Some(Err(away)) => {
+                if away.why != HandshakeRefusal::Myself {
+                    note(&me, away, from);
+                }
+                tell(&me, &mut talk, away).await;
             }
             Some(Ok(guest)) if guest.to_shard == me.index => {
                 arrive(&me, talk, guest, from).await;
@@ -150,28 +151,37 @@ fn shake_hands(me: &Rc<Shared>, shard: &Rc<Shard>, socket: Socket, from: SocketA
 }
 
 /// Strangers and those who have left are told nothing.
-async fn tell(talk: &mut Talk, why: HandshakeRefusal) {
-    if !matches!(why, HandshakeRefusal::Garbage | HandshakeRefusal::Silent | HandshakeRefusal::Left)
-    {
-        refuse(talk, why).await;
-    }
+async fn tell(me: &Shared, talk: &mut Talk, away: TurnedAway) {
+    let lives_at = match (away.why, away.node) {
+        (HandshakeRefusal::Garbage | HandshakeRefusal::Silent | HandshakeRefusal::Left, _) => {
+            return;
+        }
+        // Only who knows the secret is told where others are.
+        (HandshakeRefusal::NumberInUse, Some(node)) => me.peers.addresses(node).first().copied(),
+        _ => None,
+    };
+    refuse(talk, away.why, lives_at).await;
 }
 
-fn note(me: &Shared, why: HandshakeRefusal, from: SocketAddr) {
-    me.peers.count_refused(why);
-    if let Some(shard) = me.shard.upgrade() {
-        me.log.say(shard.cx().now(), why, from);
+fn note(me: &Shared, away: TurnedAway, from: SocketAddr) {
+    me.peers.count_refused(away.why);
+    let Some(shard) = me.shard.upgrade() else { return };
+    let now = shard.cx().now();
+    let why = away.why;
+    match away.node {
+        Some(node) => me.log.say(now, why, format_args!("{from}, node {}: {why}", node.0)),
+        None => me.log.say(now, why, format_args!("{from}: {why}")),
     }
 }
 
 async fn hand_over(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr) {
     let Ok(socket) = talk.stream.hand_over() else {
-        return note(me, HandshakeRefusal::Full, from); // no descriptor left
+        return note(me, HandshakeRefusal::Full.into(), from); // no descriptor left
     };
     let door = me.peers.door(guest.to_shard).expect("the hello was judged");
     if door.push(Arrival { guest, socket, from }).is_err() {
-        note(me, HandshakeRefusal::Full, from);
-        tell(&mut talk, HandshakeRefusal::Full).await;
+        note(me, HandshakeRefusal::Full.into(), from);
+        tell(me, &mut talk, HandshakeRefusal::Full.into()).await;
     }
 }
 
@@ -186,7 +196,7 @@ pub(super) fn take_arrivals(me: &Rc<Shared>, shard: &Rc<Shard>) {
             cx.spawn(async move {
                 match me.net.adopt(socket) {
                     Ok(stream) => arrive(&me, Talk::new(stream), guest, from).await,
-                    Err(_) => note(&me, HandshakeRefusal::Left, from), // closed on the way
+                    Err(_) => note(&me, HandshakeRefusal::Left.into(), from), // closed on the way
                 }
             });
         }
@@ -196,19 +206,19 @@ pub(super) fn take_arrivals(me: &Rc<Shared>, shard: &Rc<Shard>) {
 /// Welcomes a proved guest on the shard it came for.
 async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr) {
     let Some(shard) = me.shard.upgrade() else { return };
-    let refused = match me.link(guest.node, guest.from_shard) {
-        None => Err(HandshakeRefusal::Full),
-        Some(_) if me.peers.outdated(guest.node, guest.incarnation) => {
-            Err(HandshakeRefusal::Incarnation)
-        }
+    let away = |why| TurnedAway { why, node: Some(guest.node) };
+    let admitted = me.peers.admit(guest.node, guest.incarnation);
+    let refused = match (me.link(guest.node, guest.from_shard), admitted) {
+        (None, _) => Err(HandshakeRefusal::Full),
+        (_, Err(why)) => Err(why),
         // The guest knows by its own link that this one is not needed.
-        Some(link) if me.yields(&link, guest.incarnation, false, shard.cx().now()) => return,
-        Some(link) => Ok(link),
+        (Some(link), _) if me.yields(&link, guest.incarnation, false, shard.cx().now()) => return,
+        (Some(link), _) => Ok(link),
     };
     match refused {
         Err(why) => {
-            note(me, why, from);
-            tell(&mut talk, why).await;
+            note(me, away(why), from);
+            tell(me, &mut talk, away(why)).await;
         }
         Ok(link) => {
             let (cx, limit) = (shard.cx(), me.peers.config().limits.handshake);
@@ -218,9 +228,13 @@ async fn arrive(me: &Rc<Shared>, mut talk: Talk, guest: Guest, from: SocketAddr)
             match agreed.unwrap_or(Err(HandshakeRefusal::Silent)) {
                 // Which address of ours it knows is not known here.
                 Ok(agreed) => {
-                    me.install(&link, talk, agreed, from.into(), guest.incarnation, false)
+                    let at = from.into();
+                    let made = me.install(&link, talk, agreed, at, guest.incarnation, false);
+                    if let Err(why) = made {
+                        note(me, away(why), from);
+                    }
                 }
-                Err(why) => note(me, why, from),
+                Err(why) => note(me, away(why), from),
             }
         }
     }

@@ -168,7 +168,7 @@ async fn expect(talk: &mut Talk, kind: u8) -> Result<Bytes, HandshakeRefusal> {
     match talk.receive().await {
         Ok((found, body)) if found == kind => Ok(body),
         Ok(_) => Err(HandshakeRefusal::Garbage),
-        Err(DialError::RefusedHere(why) | DialError::RefusedThere(why)) => Err(why),
+        Err(DialError::RefusedHere(why) | DialError::RefusedThere(why, _)) => Err(why),
         Err(DialError::Io(_)) => Err(HandshakeRefusal::Left),
     }
 }

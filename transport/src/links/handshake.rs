@@ -11,7 +11,8 @@
 //!                  [services u16][{service u16, shard u16, slot u16} ...]
 //!                  [BLAKE3 keyed, over "acceptor" and all bytes so far]
 //! 5, 6, 7          what carries the frames: `agree.rs`, since version 2
-//! 9 refusal   <-   [reason u8], in place of 2 or 4
+//! 9 refusal   <-   [reason u8][where the other process of the dialer's number lives, UTF-8, if that
+//!                  is the reason and known], in place of 2 or 4
 //! ```
 //!
 //! The dialer proves itself first, so one who merely reaches the port gets nothing to guess the
@@ -29,6 +30,7 @@ use t3fs_runtime::NodeId;
 use t3fs_runtime::net::Stream;
 use t3fs_runtime::wire::{SPOKEN_MAX, SPOKEN_MIN};
 
+use crate::address::Address;
 use crate::arrival::Guest;
 use crate::peers::{CLUSTER_MAX, KnownNode, Peers, SERVICES_MAX, ServiceCard};
 use crate::refusal::HandshakeRefusal;
@@ -55,8 +57,8 @@ pub(crate) const ACCEPTOR: &[u8] = b"acceptor";
 #[derive(Debug)]
 pub(crate) enum DialError {
     Io(io::Error),
-    /// The acceptor said so.
-    RefusedThere(HandshakeRefusal),
+    /// The acceptor said so. With [`HandshakeRefusal::NumberInUse`]: where the other one lives.
+    RefusedThere(HandshakeRefusal, Option<Address>),
     /// We found so.
     RefusedHere(HandshakeRefusal),
 }
@@ -65,7 +67,12 @@ impl std::fmt::Display for DialError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             DialError::Io(e) => write!(f, "{e}"),
-            DialError::RefusedThere(why) => write!(f, "refused there: {why}"),
+            DialError::RefusedThere(HandshakeRefusal::NumberInUse, lives_at) => {
+                f.write_str("refused there: another process has this one's number and lives")?;
+                lives_at.map_or(Ok(()), |at| write!(f, " at {at}"))?;
+                f.write_str("; start this one under another number, or end that one first")
+            }
+            DialError::RefusedThere(why, _) => write!(f, "refused there: {why}"),
             DialError::RefusedHere(why) => write!(f, "refused here: {why}"),
         }
     }
@@ -316,18 +323,40 @@ async fn expect(talk: &mut Talk, kind: u8) -> Result<Bytes, DialError> {
     match talk.receive().await? {
         (found, body) if found == kind => Ok(body),
         (REFUSE, body) => {
-            let why = body.first().and_then(|code| HandshakeRefusal::from_code(*code));
-            Err(DialError::RefusedThere(why.unwrap_or(HandshakeRefusal::Garbage)))
+            let (why, lives_at) = decode_refusal(&body);
+            Err(DialError::RefusedThere(why, lives_at))
         }
         _ => Err(DialError::RefusedHere(HandshakeRefusal::Garbage)),
     }
 }
 
+/// Who says it may be anybody: nothing of it is used but a known reason and an address.
+fn decode_refusal(body: &[u8]) -> (HandshakeRefusal, Option<Address>) {
+    let Some((code, rest)) = body.split_first() else { return (HandshakeRefusal::Garbage, None) };
+    let why = HandshakeRefusal::from_code(*code);
+    let lives_at = str::from_utf8(rest).ok().and_then(|text| text.parse().ok());
+    (why, lives_at.filter(|_| why == HandshakeRefusal::NumberInUse))
+}
+
+/// A guest that is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TurnedAway {
+    pub(crate) why: HandshakeRefusal,
+    /// Who it has proved to be.
+    pub(crate) node: Option<NodeId>,
+}
+
+impl From<HandshakeRefusal> for TurnedAway {
+    fn from(why: HandshakeRefusal) -> Self {
+        TurnedAway { why, node: None }
+    }
+}
+
 /// The acceptor's side up to the proof. What is refused here has cost one small buffer.
-pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, HandshakeRefusal> {
+pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, TurnedAway> {
     let (kind, body) = receive(talk).await?;
     if kind != HELLO {
-        return Err(HandshakeRefusal::Garbage);
+        return Err(HandshakeRefusal::Garbage.into());
     }
     let hello = Hello::decode(body)?;
     let version = judge(&hello, peers)?;
@@ -337,15 +366,16 @@ pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, Hands
     let right = talk.proof(peers.key(), DIALER);
     let (kind, body) = receive(talk).await?;
     if kind != PROVE || body.len() != PROOF {
-        return Err(HandshakeRefusal::Garbage);
+        return Err(HandshakeRefusal::Garbage.into());
     }
     if blake3::Hash::from_slice(&body).expect("32 bytes") != right {
-        return Err(HandshakeRefusal::Secret);
+        return Err(HandshakeRefusal::Secret.into());
     }
     if !talk.land.is_empty() {
-        return Err(HandshakeRefusal::Garbage); // it may not speak before it is welcome
+        return Err(HandshakeRefusal::Garbage.into()); // it may not speak before it is welcome
     }
-    peers.admit(hello.node, hello.incarnation)?;
+    let node = Some(hello.node);
+    peers.admit(hello.node, hello.incarnation).map_err(|why| TurnedAway { why, node })?;
     Ok(Guest {
         node: hello.node,
         incarnation: hello.incarnation,
@@ -358,7 +388,7 @@ pub(crate) async fn greet(talk: &mut Talk, peers: &Peers) -> Result<Guest, Hands
 
 async fn receive(talk: &mut Talk) -> Result<(u8, Bytes), HandshakeRefusal> {
     talk.receive().await.map_err(|e| match e {
-        DialError::RefusedHere(why) | DialError::RefusedThere(why) => why,
+        DialError::RefusedHere(why) | DialError::RefusedThere(why, _) => why,
         DialError::Io(_) => HandshakeRefusal::Left,
     })
 }
@@ -394,10 +424,13 @@ pub(crate) async fn welcome(talk: &mut Talk, peers: &Peers, guest: &Guest) -> io
     talk.send(WELCOME, &body).await
 }
 
-/// Tells the other side why, once, without waiting for room.
-pub(crate) async fn refuse(talk: &mut Talk, why: HandshakeRefusal) {
+/// Tells the other side why, once, without waiting for room. `lives_at`: where another process of
+/// its number is.
+pub(crate) async fn refuse(talk: &mut Talk, why: HandshakeRefusal, lives_at: Option<Address>) {
+    let mut body = vec![why as u8];
+    body.extend(lives_at.iter().flat_map(|at| at.to_string().into_bytes()));
     // A peer that has left needs no answer; another hears of it by the end of the stream.
-    let _ = talk.send(REFUSE, &[why as u8]).await;
+    let _ = talk.send(REFUSE, &body).await;
 }
 
 #[cfg(test)]
@@ -462,6 +495,20 @@ mod tests {
         }
     }
 
+    /// Goal: builds that know other reasons than this one are understood as far as possible.
+    #[test]
+    fn a_refusal_is_understood() {
+        let at: Address = "TCP://10.0.0.5:8002".parse().unwrap();
+        let in_use = [&[12], at.to_string().as_bytes()].concat();
+        assert_eq!(decode_refusal(&in_use), (HandshakeRefusal::NumberInUse, Some(at)));
+        assert_eq!(decode_refusal(&[12]), (HandshakeRefusal::NumberInUse, None));
+        assert_eq!(decode_refusal(b"\x0c\x1b[2J"), (HandshakeRefusal::NumberInUse, None));
+        let secret = [&[5], at.to_string().as_bytes()].concat();
+        assert_eq!(decode_refusal(&secret), (HandshakeRefusal::Secret, None));
+        assert_eq!(decode_refusal(&[200]), (HandshakeRefusal::LaterBuild, None));
+        assert_eq!(decode_refusal(&[]), (HandshakeRefusal::Garbage, None));
+    }
+
     #[test]
     fn proofs_differ_by_key_role_and_transcript() {
         let p = prove(&[1; 32], DIALER, &[2; 32]);
@@ -480,6 +527,7 @@ mod tests {
                 }
                 let _ = Hello::decode(b.clone().into());
                 let _ = decode_welcome(b.clone().into());
+                let _ = decode_refusal(&b);
                 let _ = check_welcome(&[0; 32], &[0; 32], b.into());
             }
         }

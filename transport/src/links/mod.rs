@@ -34,7 +34,7 @@ use crate::address::{Address, Fabric};
 use crate::choice::FabricUse;
 use crate::flow::yield_now;
 use crate::limits::LinkLimits;
-use crate::peers::{KnownNode, Peers, RdmaMemory};
+use crate::peers::{KnownNode, Peers, RdmaMemory, Standing};
 use crate::pool::HeapPool;
 use crate::rdma::{self, Broken, Ends, Half, Ports};
 use crate::refusal::{HandshakeRefusal, RefusalLog};
@@ -140,9 +140,11 @@ impl NodeLinks {
         let fabric = if me.peers.reaches(at.ip()) { Fabric::Rdma } else { Fabric::Tcp };
         let address = Address { fabric, socket: at };
         let (talk, known, agreed) = match me.dial(address, 0, None).await {
-            Err(DialError::RefusedThere(HandshakeRefusal::Myself)) => return Ok(me.peers.myself()),
+            Err(DialError::RefusedThere(HandshakeRefusal::Myself, _)) => {
+                return Ok(me.peers.myself());
+            }
             Err(e) => {
-                let refused_there = matches!(e, DialError::RefusedThere(_));
+                let refused_there = matches!(e, DialError::RefusedThere(..));
                 return Err(Unreached { refused_there, why: format!("{at}: {e}") });
             }
             Ok(dialed) => dialed,
@@ -152,7 +154,11 @@ impl NodeLinks {
             || Unreached { refused_there: false, why: "this shard has too many links".into() };
         let link = me.link(known.node, 0).ok_or_else(too_many)?;
         link.answered.set(Some((at, known.incarnation)));
-        me.install(&link, talk, agreed, address, known.incarnation, true);
+        let made = me.install(&link, talk, agreed, address, known.incarnation, true);
+        made.map_err(|why| {
+            let why = format!("{at}: {}", DialError::RefusedHere(why));
+            Unreached { refused_there: false, why }
+        })?;
         Ok(known)
     }
 
@@ -351,15 +357,19 @@ impl Shared {
             match self.dial(address, link.traffic.shard, Some(link.traffic.node)).await {
                 Ok((talk, known, agreed)) => {
                     link.answered.set(Some((at, known.incarnation)));
-                    self.peers.note_worked(link.traffic.node, address, &failed, cx.now());
-                    return self.install(link, talk, agreed, address, known.incarnation, true);
+                    let made = self.install(link, talk, agreed, address, known.incarnation, true);
+                    let Err(why) = made else {
+                        let node = link.traffic.node;
+                        return self.peers.note_worked(node, address, &failed, cx.now());
+                    };
+                    last = format!("{address}: {}", DialError::RefusedHere(why));
                 }
                 Err(e) => {
                     self.say_not_connected(&e, link.traffic.node, at);
                     last = format!("{address}: {e}");
-                    failed.push(address);
                 }
             }
+            failed.push(address);
         }
         let Some(shard) = self.shard.upgrade() else { return };
         if !matches!(*link.state.borrow(), LinkPhase::Connecting) {
@@ -373,13 +383,14 @@ impl Shared {
 
     /// A refusal is somebody's mistake and deserves a line; an unreachable node is everyday.
     fn say_not_connected(&self, e: &DialError, node: NodeId, at: SocketAddr) {
-        let (DialError::RefusedHere(why) | DialError::RefusedThere(why)) = e else {
+        let (DialError::RefusedHere(why) | DialError::RefusedThere(why, _)) = e else {
             return tracing::debug!("node {} at {at}: {e}", node.0);
         };
         if let Some(shard) = self.shard.upgrade()
             && *why != HandshakeRefusal::Left
         {
-            self.dial_log.say(shard.cx().now(), *why, format_args!("node {} at {at}", node.0));
+            let now = shard.cx().now();
+            self.dial_log.say(now, *why, format_args!("node {} at {at}: {e}", node.0));
         }
     }
 
@@ -406,7 +417,8 @@ impl Shared {
         })
     }
 
-    /// A connection has passed its handshake: it is the link's from now on.
+    /// A connection has passed its handshake: it is the link's from now on, unless a connection of
+    /// another process of that number came first.
     fn install(
         self: &Rc<Self>,
         link: &Rc<Link>,
@@ -415,12 +427,17 @@ impl Shared {
         at: Address,
         incarnation: u32,
         dialed: bool,
-    ) {
-        let Some(shard) = self.shard.upgrade() else { return };
+    ) -> Result<(), HandshakeRefusal> {
+        let Some(shard) = self.shard.upgrade() else { return Ok(()) };
         let cx = shard.cx();
         let link = &self.still_known(link);
         if self.stopped.get() || self.yields(link, incarnation, dialed, cx.now()) {
-            return talk.stream.shutdown();
+            talk.stream.shutdown();
+            return Ok(());
+        }
+        if let Err(why) = self.peers.join(link.traffic.node, incarnation) {
+            talk.stream.shutdown();
+            return Err(why);
         }
         if let Some(old) = link.connection() {
             self.lose(link, &old, "replaced by a newer connection");
@@ -446,6 +463,7 @@ impl Shared {
         self.note_carrier(link, agreed.why_not_rdma);
         self.start_carrier(link, &connection, at, talk.land, &cx);
         self.tick();
+        Ok(())
     }
 
     /// Tells once why there is no queue pair where one was wanted.
@@ -541,6 +559,7 @@ impl Shared {
         if !connection.end() {
             return;
         }
+        self.peers.leave(link.traffic.node, connection.incarnation);
         let Some(shard) = self.shard.upgrade() else { return };
         let now = shard.cx().now();
         link.keep_counts(connection);
@@ -602,8 +621,9 @@ impl Shared {
                 }
                 continue;
             };
-            if self.peers.outdated(link.traffic.node, connection.incarnation) {
-                self.lose(&link, &connection, "a later incarnation of the node is known");
+            let standing = self.peers.standing(link.traffic.node, connection.incarnation);
+            if standing == Standing::Outdated {
+                self.lose(&link, &connection, "another process is that node now");
                 continue;
             }
             if let Carrier::Rdma(rdma) = &connection.carrier {
@@ -615,8 +635,9 @@ impl Shared {
                     continue;
                 }
             }
-            let waited_for =
-                asked.contains(&(link.traffic.node, link.traffic.shard)) || !connection.is_idle();
+            let waited_for = asked.contains(&(link.traffic.node, link.traffic.shard))
+                || !connection.is_idle()
+                || standing == Standing::Doubted;
             let signs = connection.signs_of_life();
             let verdict = connection.silence.borrow_mut().judge(signs, TICK, waited_for, limits);
             match verdict {

@@ -9,7 +9,8 @@ use crate::limits::LinkLimits;
 pub(super) struct Silence {
     signs: u64,
     silent: Duration,
-    pinged: bool,
+    /// How long the silence was when the peer was pinged.
+    pinged: Option<Duration>,
 }
 
 /// What silence calls for.
@@ -39,14 +40,18 @@ impl Silence {
             true => (limits.ping_after, limits.dead_after),
             false => (limits.idle_ping_after, limits.idle_dead_after),
         };
-        if self.silent >= dead && self.pinged {
-            return SilenceVerdict::Dead;
+        match self.pinged {
+            // Also where the limits became shorter during the silence, a ping has time to be
+            // answered.
+            Some(pinged) if self.silent >= dead && self.silent - pinged >= dead - ping => {
+                SilenceVerdict::Dead
+            }
+            None if self.silent >= ping => {
+                self.pinged = Some(self.silent);
+                SilenceVerdict::Ping
+            }
+            _ => SilenceVerdict::Fine,
         }
-        if self.silent >= ping && !self.pinged {
-            self.pinged = true;
-            return SilenceVerdict::Ping;
-        }
-        SilenceVerdict::Fine
     }
 }
 
@@ -73,6 +78,16 @@ mod tests {
         };
         assert_eq!(after(true), (1, limits.dead_after));
         assert_eq!(after(false), (1, limits.idle_dead_after));
+        // Somebody begins to wait after a long silence: the ping has its time all the same.
+        let mut s = Silence::default();
+        let quiet = (0..36).all(|_| s.judge(0, tick, false, &limits) == SilenceVerdict::Fine);
+        assert!(quiet, "9 s are nothing while nobody waits");
+        assert_eq!(s.judge(0, tick, true, &limits), SilenceVerdict::Ping);
+        let mut ticks = 1;
+        while s.judge(0, tick, true, &limits) == SilenceVerdict::Fine {
+            ticks += 1;
+        }
+        assert_eq!(tick * ticks, limits.dead_after - limits.ping_after);
         let mut s = Silence::default();
         for i in 0..100 {
             assert_ne!(s.judge(i / 4, tick, true, &limits), SilenceVerdict::Dead);

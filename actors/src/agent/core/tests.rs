@@ -44,8 +44,8 @@ fn it_finds_the_primary() {
     assert_eq!(asked(&mut c), [mgmtd(1), mgmtd(2), mgmtd(3)]);
     assert_eq!(asked(&mut c), [], "nobody is asked twice while nobody leads");
     let other = MgmtdError::NotPrimary { hint: Some(NodeId(2)) };
-    assert_eq!(c.refused(mgmtd(1), other.clone()), AskAgain::Wait);
-    assert_eq!(c.refused(mgmtd(2), MgmtdError::OtherTerm { term: 7 }), AskAgain::Now);
+    assert_eq!(c.refused(mgmtd(1), other.clone(), at(0)), AskAgain::Wait);
+    assert_eq!(c.refused(mgmtd(2), MgmtdError::OtherTerm { term: 7 }, at(0)), AskAgain::Now);
     assert_eq!(asked(&mut c), [mgmtd(2)]);
     c.answered(mgmtd(2), reply(7, full(1)), &[], at(0));
     assert_eq!((c.primary(), c.term), (Some(mgmtd(2)), 7));
@@ -53,10 +53,24 @@ fn it_finds_the_primary() {
     c.answered(mgmtd(1), reply(6, None), &[], at(0));
     assert_eq!(c.primary(), Some(mgmtd(2)));
     let gone = MgmtdError::NotPrimary { hint: Some(NodeId(3)) };
-    assert_eq!(c.refused(mgmtd(2), gone), AskAgain::Now);
+    assert_eq!(c.refused(mgmtd(2), gone, at(0)), AskAgain::Now);
     assert_eq!(c.primary(), Some(mgmtd(3)));
     assert_eq!(c.unanswered(mgmtd(3)), AskAgain::Now);
     assert_eq!(c.primary(), None);
+}
+
+/// Regression: a process that is refused with changing words filled its log, a line a second.
+#[test]
+fn a_refusal_is_said_once_in_a_while() {
+    let mut c = server();
+    let mut said = |ms, why: &str| {
+        let before = c.refusal_said;
+        c.refused(mgmtd(1), MgmtdError::Refused(why.into()), at(ms));
+        c.refusal_said != before
+    };
+    assert!(said(1, "another server lives"));
+    assert!(!said(1001, "another server lives") && !said(2001, "a later one is known"));
+    assert!(said(60_001, "another server lives"));
 }
 
 /// Regression: an answer to a question that the agent passed on counted as one to a heartbeat, so
