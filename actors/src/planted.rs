@@ -7,6 +7,8 @@ use t3fs_runtime::Cx;
 
 #[derive(Clone, Copy)]
 pub(crate) enum PlantedBug {
+    /// Mgmtd and meta: whatever metadata store answers is used.
+    AnyStoreIsTaken,
     /// Meta: an append is given the end of the file and does not move it.
     AppendAtKnownEnd,
     /// Client: an append goes where the client believes the end to be, although there are others.
@@ -103,6 +105,7 @@ impl PlantedBug {
     /// What `--mutant` of the simulator calls it.
     fn name(self) -> &'static str {
         match self {
+            PlantedBug::AnyStoreIsTaken => "any-store-is-taken",
             PlantedBug::AppendAtKnownEnd => "append-at-known-end",
             PlantedBug::AppendAtOwnEnd => "append-at-own-end",
             PlantedBug::AppendGuardEnds => "append-guard-ends",

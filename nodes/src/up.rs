@@ -130,6 +130,7 @@ fn assembly(
         leases: settings.leases(),
         link,
         kv: KvPlace::Here(data.first.join(KV_FOLDER)),
+        state: data.first.clone(),
         targets: Targets::Local(Arc::new(data)),
         label: label(dir),
         mount_options: settings.mount_options,

@@ -15,6 +15,7 @@ mod exec;
 pub mod faults;
 pub mod oracles;
 pub mod rng;
+mod store_memories;
 pub mod trace;
 pub mod workloads;
 pub mod world;
@@ -22,6 +23,7 @@ pub mod world;
 pub use disk::{DiskFaults, DiskSpeed, SimDisk};
 pub use faults::{Menu, Swarm};
 pub use rng::{Rng, Stream};
+pub use store_memories::StoreMemories;
 pub use world::{
     Boot, Crash, DiskEvent, Go, Halt, NetFaults, NetSpeed, NetStats, NodeCost, NodeSpec, Phase,
     ScheduleFaults, Sim, World, WorldStats,

@@ -1,12 +1,14 @@
-//! The checks of chains and their members can fail.
+//! The checks of chains, their members and meta servers can fail.
 
 use t3fs_sim::checks::{ALL, run_seed};
 
 /// Goal: what the checks promise to find, they find. Method: each deliberate bug of a storage
-/// target or its engine, within 500 seeds.
+/// target, its engine, or those who use the metadata store, within 500 seeds.
 #[test]
-fn deliberate_bugs_of_a_target_are_found() {
-    for check in ALL.iter().filter(|c| ["chain", "engine", "hosts", "members"].contains(&c.name)) {
+fn deliberate_bugs_are_found() {
+    for check in
+        ALL.iter().filter(|c| ["chain", "engine", "hosts", "members", "metas"].contains(&c.name))
+    {
         for mutant in check.mutants {
             let found = (1..=500).find(|seed| {
                 let run = || run_seed(check, *seed, Some(mutant), None).result.is_err();

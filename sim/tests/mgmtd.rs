@@ -15,12 +15,12 @@ use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdEvent, MgmtdServer, Timing};
 use t3fs_actors::proto::agent::{Announce, GetView, WatchView};
 use t3fs_actors::proto::ids::{ChainId, SessionId, TargetId, ViewVersion};
 use t3fs_actors::proto::mgmtd::{
-    ClusterView, CreateChains, ExtendSession, Heartbeat, ListNodes, MgmtdError, NodeStatus,
+    Chain, ClusterView, CreateChains, ExtendSession, Heartbeat, ListNodes, MgmtdError, NodeStatus,
     OpenSession, Role, Routing, TargetReport, TargetState,
 };
 use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 use t3fs_sim::checks::{ALL, run_seed};
-use t3fs_sim::{Boot, Crash, NodeSpec, World};
+use t3fs_sim::{Boot, Crash, NodeSpec, StoreMemories, World};
 
 const KV: NodeId = NodeId(1);
 const MGMTDS: [NodeId; 2] = [NodeId(2), NodeId(3)];
@@ -38,14 +38,19 @@ fn agent_config(server: bool) -> AgentConfig {
 
 /// A KV, two mgmtds, a server with one target, a process of clients. Every term that began.
 fn cluster() -> (World, Rc<RefCell<Vec<u64>>>) {
-    let world = World::new(1);
-    let disk = MemoryDisk::new();
+    cluster_over(1, Rc::default())
+}
+
+/// The same over whatever disk the KV finds at each start.
+fn cluster_over(seed: u64, disk: Rc<RefCell<MemoryDisk>>) -> (World, Rc<RefCell<Vec<u64>>>) {
+    let world = World::new(seed);
     world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        KvServer::start(&b.cx, Box::new(disk.open())).unwrap();
+        KvServer::start(&b.cx, Box::new(disk.borrow().open())).unwrap();
     }));
     let terms: Rc<RefCell<Vec<u64>>> = Rc::default();
+    let memories = StoreMemories::default();
     for _ in MGMTDS {
-        let terms = Rc::clone(&terms);
+        let (terms, memories) = (Rc::clone(&terms), memories.clone());
         world.add_node(NodeSpec::new().boot(move |b: &Boot| {
             let terms = Rc::clone(&terms);
             let watch = Rc::new(move |what: &MgmtdEvent<'_>| {
@@ -53,8 +58,10 @@ fn cluster() -> (World, Rc<RefCell<Vec<u64>>>) {
                     terms.borrow_mut().push(*term);
                 }
             });
-            let config = MgmtdConfig::new(first(KV), "sim");
-            let mgmtd = MgmtdServer::start(&b.cx, MgmtdConfig { watch: Some(watch), ..config });
+            let store = memories.of(b.node, first(KV));
+            let config = MgmtdConfig::new(store.kv(), "sim");
+            let config = MgmtdConfig { watch: Some(watch), store, ..config };
+            let mgmtd = MgmtdServer::start(&b.cx, config);
             let (roles, mgmtd) = (vec![Role::Mgmtd], Some(mgmtd.raw()));
             let server = Some(ServerInfo { roles, mgmtd, ..ServerInfo::default() });
             let agent = NodeAgent::start(&b.cx, AgentConfig { server, ..agent_config(false) });
@@ -247,6 +254,53 @@ fn the_kv_is_away() {
         cx.ask(first::<Agent>(CLIENT), m).await
     });
     assert!(matches!(opened, Ok(Ok(_))), "{opened:?}");
+}
+
+/// Goal: a store that is not the one that was used is as good as one that is away.
+///
+/// Regression (a newcomer): the KV came back with a mistyped folder, or with its disk not mounted,
+/// and mgmtd led an empty cluster. Method: an empty disk, and that of another cluster of the same
+/// name, in the place of the right one, while mgmtds run and while one of them starts anew.
+#[test]
+fn another_store_answers() {
+    let disk: Rc<RefCell<MemoryDisk>> = Rc::default();
+    let (world, terms) = cluster_over(1, Rc::clone(&disk));
+    world.run_for(secs(2)).unwrap();
+    let (right, other): (_, Rc<RefCell<MemoryDisk>>) = (disk.borrow().clone(), Rc::default());
+    cluster_over(2, Rc::clone(&other));
+    let put = |content: MemoryDisk| {
+        world.crash(KV, Crash::Process);
+        disk.replace(content);
+        world.restart(KV);
+    };
+    let open = |nonce| {
+        ask(&world, move |cx| async move {
+            let m = OpenSession { label: "x".into(), nonce };
+            cx.ask(first::<Agent>(CLIENT), m).await
+        })
+    };
+    let members = |routing: &Routing| {
+        let of = |c: &Chain| c.targets.iter().map(|t| (c.id, t.target, t.node)).collect::<Vec<_>>();
+        routing.chains.iter().flat_map(of).collect::<Vec<_>>()
+    };
+    let before = members(&routing(&world));
+    let other = other.borrow().clone();
+    for (nonce, wrong) in [(1, MemoryDisk::new()), (2, other)] {
+        let led = terms.borrow().len();
+        put(wrong);
+        world.run_for(secs(10)).unwrap();
+        world.crash(MGMTDS[0], Crash::Process);
+        world.restart(MGMTDS[0]);
+        world.run_for(secs(60)).unwrap();
+        let refused = open(nonce);
+        assert!(!matches!(refused, Ok(Ok(_))), "{refused:?}");
+        assert_eq!(terms.borrow().len(), led, "nobody leads over another store");
+        put(right.clone());
+        world.run_for(secs(20)).unwrap();
+        let opened = open(nonce);
+        assert!(matches!(opened, Ok(Ok(_))), "{opened:?}");
+        assert_eq!(members(&routing(&world)), before);
+    }
 }
 
 /// Goal: a mount that was killed: its session ends after its lease, and routing says so; one whose

@@ -432,7 +432,9 @@ pub struct ClaimTargets {
 pub enum Claimed {
     /// It is the latest, and stored as that.
     Latest,
-    /// The latest is another, which the data does not know: it is an old copy.
+    /// The latest is another, which the data does not know: it is an old copy. Number 0: the data
+    /// has begun before, and the target never has as far as mgmtd's store knows, so the data is of
+    /// another store.
     OldCopy { latest: Opening },
 }
 

@@ -80,12 +80,12 @@ pub(super) fn are_left(m: &MetaServer, sessions: &Sessions) -> bool {
 
 /// Goes through all holds and `S` records once. Some may have to be left: when to try again.
 async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, sessions: &Sessions) -> Done<Option<Duration>> {
-    let (kv, over, fence) = me.with(|m| (m.kv, m.over.sessions(), m.over.fence()));
+    let (store, over, fence) = me.with(|m| (m.store.clone(), m.over.sessions(), m.over.fence()));
     let mut range = all(b'H');
     let mut left = BTreeSet::new();
     loop {
         let page_cx = cx.within(TXN_LIMIT);
-        let page = Txn::new(&page_cx, kv).fetch_range(&range, PAGE, false).await?;
+        let page = Txn::new(&page_cx, &store).fetch_range(&range, PAGE, false).await?;
         let (mut readers, mut writers) = (Vec::new(), Vec::new());
         for (key, value) in &page.rows {
             let Some((inode, session)) = split_hold(key) else { continue };
@@ -112,7 +112,7 @@ async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, sessions: &Sessions) -> Done<O
             }
         }
         if !readers.is_empty() {
-            transact(&cx.within(TXN_LIMIT), kv, Durability::Soon, async |txn| -> Done<()> {
+            transact(&cx.within(TXN_LIMIT), &store, Durability::Soon, async |txn| -> Done<()> {
                 readers.iter().for_each(|key| txn.clear(key.clone()));
                 Ok(())
             })
@@ -124,7 +124,7 @@ async fn clear_dead(me: &Me<MetaServer>, cx: &Cx, sessions: &Sessions) -> Done<O
         range.begin = page.covered.end;
     }
     let txn_cx = cx.within(TXN_LIMIT);
-    let records = transact(&txn_cx, kv, Durability::Soon, async |txn| {
+    let records = transact(&txn_cx, &store, Durability::Soon, async |txn| {
         let shares = Shares::read(txn, sessions).await?;
         let stays = |s: &SessionId| left.contains(s) || shares.is_awaited(*s);
         let (stay, go): (Vec<_>, Vec<_>) = shares.ended.iter().copied().partition(stays);
@@ -147,10 +147,10 @@ async fn end_writer(
     session: SessionId,
     over: IsOver<'_>,
 ) -> Done<bool> {
-    let kv = me.with(|m| m.kv);
+    let store = me.with(|m| m.store.clone());
     loop {
         let page_cx = cx.within(TXN_LIMIT);
-        let [found] = Txn::new(&page_cx, kv).fetch([&inode_key(inode)]).await?;
+        let [found] = Txn::new(&page_cx, &store).fetch([&inode_key(inode)]).await?;
         let seen = found.as_deref().map(|bytes| Inode::open(inode, bytes)).transpose()?;
         let seen = seen.map(|inode| inode.attr).filter(|attr| attr.nlink > 0);
         let mut end = 0;
@@ -169,7 +169,7 @@ async fn end_writer(
         let truncations = seen.map_or(u64::MAX, |attr| attr.truncations);
         let now_ns = now_ns(cx);
         let txn_cx = cx.within(TXN_LIMIT);
-        let settled = transact(&txn_cx, kv, Durability::Soon, async |txn| {
+        let settled = transact(&txn_cx, &store, Durability::Soon, async |txn| {
             attr::end_writer(txn, inode, session, end, truncations, over, now_ns).await
         });
         match settled.await? {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use t3fs_runtime::{Addr, Cx};
 
 use super::kv::client::{Stop, Txn};
+use super::kv::known::KnownStore;
 use super::kv::{KeyRange, KvError};
 use super::schema::*;
 use crate::proto::ids::{InodeId, SessionId};
@@ -49,14 +50,15 @@ struct Known {
 
 struct Check<'a> {
     cx: &'a Cx,
-    kv: Addr<Kv>,
+    store: KnownStore,
     inodes: BTreeMap<u64, Known>,
     report: FsckReport,
 }
 
 /// Checks a store at rest. An error means that it could not be read.
 pub async fn fsck(cx: &Cx, kv: Addr<Kv>) -> Result<FsckReport, Stop<MetaError>> {
-    let mut check = Check { cx, kv, inodes: BTreeMap::new(), report: FsckReport::default() };
+    let mut check =
+        Check { cx, store: kv.into(), inodes: BTreeMap::new(), report: FsckReport::default() };
     check.inodes().await?;
     check.entries().await?;
     check.garbage().await?;
@@ -82,7 +84,7 @@ impl Check<'_> {
     ) -> Result<(), KvError> {
         let mut range = all(prefix);
         loop {
-            let page = Txn::new(self.cx, self.kv).fetch_range(&range, 0, false).await?;
+            let page = Txn::new(self.cx, &self.store).fetch_range(&range, 0, false).await?;
             for (key, value) in &page.rows {
                 match split_key(key) {
                     Some((number, rest)) => step(self, number, rest, value),
@@ -232,7 +234,7 @@ impl Check<'_> {
             }
         }
         for keys in missing.chunks(1024) {
-            let values = Txn::new(self.cx, self.kv).fetch_all(keys.to_vec()).await?;
+            let values = Txn::new(self.cx, &self.store).fetch_all(keys.to_vec()).await?;
             for (key, _) in keys.iter().zip(values).filter(|(_, value)| value.is_none()) {
                 self.problem(format!("{}: no count of subdirectories", key.escape_ascii()));
             }
@@ -292,8 +294,8 @@ impl Check<'_> {
     }
 
     async fn numbers(&mut self) -> Result<(), Stop<MetaError>> {
-        let [alloc] = Txn::new(self.cx, self.kv).fetch([&alloc_key()]).await?;
-        let parts = Txn::new(self.cx, self.kv).fetch_range(&all(b'C'), 0, false).await?;
+        let [alloc] = Txn::new(self.cx, &self.store).fetch([&alloc_key()]).await?;
+        let parts = Txn::new(self.cx, &self.store).fetch_range(&all(b'C'), 0, false).await?;
         let counted = sum(parts.rows.iter().map(|(_, part)| part));
         let found = self.inodes.len() as u64;
         if counted != found {

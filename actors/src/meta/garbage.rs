@@ -293,12 +293,12 @@ async fn collector(me: Me<MetaServer>, cx: Cx) {
 
 /// Goes through all garbage entries once.
 async fn look(me: &Me<MetaServer>, cx: &Cx) -> Done<Rest> {
-    let kv = me.with(|m| m.kv);
+    let store = me.with(|m| m.store.clone());
     let KeyRange { mut begin, end } = all(b'G');
     let mut rest = Rest::None;
     loop {
         let page_cx = cx.within(TXN_LIMIT);
-        let mut txn = Txn::new(&page_cx, kv);
+        let mut txn = Txn::new(&page_cx, &store);
         let page = txn.fetch_range(&KeyRange::new(begin, end.clone()), PAGE, false).await?;
         drop(txn);
         let (now_ns, hurries) = (now_ns(cx), me.with(|m| m.collector.hurries(cx.now())));
@@ -338,10 +338,10 @@ async fn remove(me: &Me<MetaServer>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<
     // As new as the call, and what sessions say is read after it: a session that has opened one of
     // these files without a hold did so before the last name went, so it is in the routing.
     fresh_view(me, cx).await?;
-    let (kv, view) = me.with(|m| (m.kv, m.place.view.clone()));
+    let (store, view) = me.with(|m| (m.store.clone(), m.place.view.clone()));
     let heeds = !PlantedBug::HoldsIgnored.is_in(cx);
     let trusts = |run| me.with(|m| m.collector.are_held_again(run, cx.now()));
-    let (files, mut rest) = transact(&cx.within(TXN_LIMIT), kv, Durability::Now, async |txn| {
+    let (files, mut rest) = transact(&cx.within(TXN_LIMIT), &store, Durability::Now, async |txn| {
         if heeds && !holds::agree(txn, &view.sessions).await? {
             return Ok((Vec::new(), Rest::Unsure));
         }
@@ -360,7 +360,7 @@ async fn remove(me: &Me<MetaServer>, cx: &Cx, mut inodes: Vec<InodeId>) -> Done<
     for inodes in empty.chunks(FORGET) {
         let cx = cx.within(TXN_LIMIT);
         let forget = async |txn: &mut Txn<'_>| forget(txn, inodes).await;
-        transact(&cx, kv, Durability::Soon, forget).await?;
+        transact(&cx, &store, Durability::Soon, forget).await?;
     }
     Ok(rest)
 }
@@ -457,7 +457,8 @@ async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
     if me.with(|m| m.place.view.version) == ViewVersion::default() {
         refresh_view(me, cx).await;
     }
-    let (kv, view, swept) = me.with(|m| (m.kv, m.place.view.clone(), m.collector.swept));
+    let (store, view, swept) =
+        me.with(|m| (m.store.clone(), m.place.view.clone(), m.collector.swept));
     if view.version == swept && me.with(|m| m.collector.dead.is_empty()) {
         return Ok(());
     }
@@ -465,7 +466,7 @@ async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
     let mut kept = BTreeSet::new();
     loop {
         let cx = cx.within(TXN_LIMIT);
-        let page = Txn::new(&cx, kv).fetch_range(&recent_from(from), 1, false).await?;
+        let page = Txn::new(&cx, &store).fetch_range(&recent_from(from), 1, false).await?;
         let Some((session, _)) = page.rows.first().and_then(|(key, _)| split_key(key)) else {
             break;
         };
@@ -473,7 +474,7 @@ async fn sweep_sessions(me: &Me<MetaServer>, cx: &Cx) -> Done<()> {
         kept.insert(session);
         let now = cx.now();
         if !view.sessions.is_alive(session) && me.with(|m| m.collector.forgettable(session, now)) {
-            transact(&cx, kv, Durability::Soon, async |txn| -> Done<()> {
+            transact(&cx, &store, Durability::Soon, async |txn| -> Done<()> {
                 txn.clear_range(recent_range(session));
                 Ok(())
             })

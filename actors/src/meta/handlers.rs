@@ -348,12 +348,25 @@ impl Handle<SyncMeta> for MetaServer {
     async fn handle(me: &Me<Self>, m: SyncMeta, cx: &Cx) -> Result<(), MetaError> {
         let failed = |why: String| MetaError::Unavailable(format!("the metadata store: {why}"));
         let barrier = Barrier { version: Version(m.stamp.0) };
-        match cx.ask(me.with(|m| m.kv), barrier).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(KvError::Lost)) => Err(MetaError::Lost),
-            Ok(Err(e)) => Err(failed(e.to_string())),
-            Err(e) => Err(failed(e.to_string())),
+        let store = me.with(|m| m.store.clone());
+        for _ in 0..2 {
+            let run = store.run();
+            let answer = cx.ask(store.kv(), barrier).await;
+            // A barrier does not say which store has answered. If the known one is afterwards in
+            // the run in which it was before, no other was in its place meanwhile.
+            let mut txn = Txn::new(cx, &store);
+            txn.identity().await.map_err(|e| failed(e.to_string()))?;
+            if txn.run() != run {
+                continue;
+            }
+            return match answer {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(KvError::Lost)) => Err(MetaError::Lost),
+                Ok(Err(e)) => Err(failed(e.to_string())),
+                Err(e) => Err(failed(e.to_string())),
+            };
         }
+        Err(failed("it has just started again".into()))
     }
 }
 

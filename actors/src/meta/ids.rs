@@ -4,14 +4,14 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use t3fs_runtime::{Addr, Bell, Cx, Slot};
+use t3fs_runtime::{Bell, Cx, Slot};
 
 use super::kv::client::transact;
+use super::kv::known::KnownStore;
 use super::ops::Done;
 use super::schema::{INODE_MIN, alloc_key, open_alloc, seal_alloc};
 use crate::proto::ids::{INODE_END, InodeId};
 use crate::proto::kv::Durability;
-use crate::proto::kv::Kv;
 use crate::proto::meta::MetaError;
 
 /// Numbers reserved at a time.
@@ -57,8 +57,8 @@ impl InodeIds {
 }
 
 /// Reserves a batch. One whose commit is unknown is left unused.
-pub async fn reserve(cx: &Cx, kv: Addr<Kv>) -> Done<Range<u64>> {
-    transact(cx, kv, Durability::Now, async |txn| {
+pub async fn reserve(cx: &Cx, store: &KnownStore) -> Done<Range<u64>> {
+    transact(cx, store, Durability::Now, async |txn| {
         let [stored] = txn.read([&alloc_key()]).await?;
         let start = stored.as_deref().map(open_alloc).transpose()?.unwrap_or(INODE_MIN);
         if start > INODE_END - BATCH {

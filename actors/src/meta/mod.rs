@@ -43,6 +43,7 @@ use garbage::Collector;
 use ids::InodeIds;
 use kv::KvError;
 use kv::client::{Stop, Txn, transact, transact_at};
+use kv::known::KnownStore;
 use ops::{Done, keep_refusal};
 pub use orphans::OrphanTimes;
 use orphans::Orphans;
@@ -53,7 +54,7 @@ use schema::*;
 /// What a meta server is started with.
 #[derive(Clone, Debug)]
 pub struct MetaConfig {
-    pub kv: Addr<Kv>,
+    pub store: KnownStore,
     pub agent: Addr<Agent>,
     /// Bytes; of new files.
     pub chunk_size: u32,
@@ -88,7 +89,7 @@ impl MetaConfig {
     /// With 1 MiB chunks on one chain of table 1, a root of uid 0, and routing to be asked for.
     pub fn new(kv: Addr<Kv>, agent: Addr<Agent>) -> MetaConfig {
         MetaConfig {
-            kv,
+            store: KnownStore::new(kv),
             agent,
             chunk_size: 1 << 20,
             stripe: 1,
@@ -105,7 +106,7 @@ impl MetaConfig {
 
 /// A metadata server.
 pub struct MetaServer {
-    kv: Addr<Kv>,
+    store: KnownStore,
     outside: Rc<dyn Outside>,
     ids: InodeIds,
     place: Placement,
@@ -139,7 +140,7 @@ impl MetaServer {
         let MetaConfig { chunk_size, stripe, table, view, keep_answers, hold_again, .. } = config;
         let MetaConfig { orphans, node_lease, .. } = config;
         MetaServer {
-            kv: config.kv,
+            store: config.store,
             outside,
             ids: InodeIds::default(),
             place: Placement::new(view, chunk_size, stripe, table),
@@ -160,7 +161,7 @@ impl MetaServer {
         outside: Rc<dyn Outside>,
     ) -> Result<Addr<Meta>, Stop<String>> {
         let now_ns = now_ns(cx);
-        transact(cx, config.kv, Durability::Now, async |txn| {
+        transact(cx, &config.store, Durability::Now, async |txn| {
             make_root(txn, config.root_owner, now_ns).await
         })
         .await
@@ -233,8 +234,8 @@ async fn run<T>(
     durability: Durability,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
 ) -> Result<(T, Stamp), MetaError> {
-    let kv = me.with(|m| m.kv);
-    let (done, version) = transact_at(cx, kv, durability, body).await?;
+    let store = me.with(|m| m.store.clone());
+    let (done, version) = transact_at(cx, &store, durability, body).await?;
     Ok((done, version.into()))
 }
 
@@ -262,20 +263,20 @@ async fn once<T>(
     op: RequestId,
     mut body: impl AsyncFnMut(&mut Txn<'_>) -> Done<T>,
 ) -> Result<Once<T>, MetaError> {
-    let kv = me.with(|m| m.kv);
+    let store = me.with(|m| m.store.clone());
     let mut kept = false;
     let mut body = async |txn: &mut Txn<'_>| {
         let done = body(txn).await;
         kept = txn.buffer().is_read_only();
         done
     };
-    let (done, version) = match transact_at(cx, kv, Durability::Soon, &mut body).await {
+    let (done, version) = match transact_at(cx, &store, Durability::Soon, &mut body).await {
         Err(Stop::Refused(why)) if op != RequestId::default() => {
             let refused = async |txn: &mut Txn<'_>| keep_refusal(txn, op, &why).await;
-            if transact(cx, kv, Durability::Soon, refused).await? {
+            if transact(cx, &store, Durability::Soon, refused).await? {
                 return Err(why);
             }
-            transact_at(cx, kv, Durability::Soon, &mut body).await?
+            transact_at(cx, &store, Durability::Soon, &mut body).await?
         }
         other => other?,
     };
@@ -298,9 +299,9 @@ async fn inode_id(me: &Me<MetaServer>, cx: &Cx) -> Result<InodeId, MetaError> {
         if take.reserve {
             let (me, cx) =
                 (me.clone(), cx.outlive().within(<CreateFile as t3fs_runtime::Ask<Meta>>::TIMEOUT));
-            let kv = me.with(|m| m.kv);
+            let store = me.with(|m| m.store.clone());
             cx.clone().spawn(async move {
-                let batch = ids::reserve(&cx, kv).await;
+                let batch = ids::reserve(&cx, &store).await;
                 me.with(|m| m.ids.reserved(batch.map_err(MetaError::from)));
             });
         }

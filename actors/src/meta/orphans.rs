@@ -25,14 +25,14 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use t3fs_runtime::slot::before;
-use t3fs_runtime::{Addr, Cx, Me, Slot, Time};
+use t3fs_runtime::{Cx, Me, Slot, Time};
 
 use super::chains::{inodes_on, remove_from};
 use super::kv::client::{Stop, Txn};
+use super::kv::known::KnownStore;
 use super::schema::*;
 use super::{MetaServer, refresh_view};
 use crate::proto::ids::{ChainId, InodeId};
-use crate::proto::kv::Kv;
 use crate::proto::meta::MetaError;
 
 /// Files in one listing.
@@ -118,12 +118,12 @@ pub(super) async fn watch(me: Me<MetaServer>, cx: Cx) {
 /// What holds content and is not in the answer belongs to a file.
 pub async fn without_inode(
     cx: &Cx,
-    kv: Addr<Kv>,
+    store: &KnownStore,
     inodes: &[InodeId],
 ) -> Result<Vec<InodeId>, Stop<MetaError>> {
     let mut keys = vec![alloc_key()];
     keys.extend(inodes.iter().map(|inode| inode_key(*inode)));
-    let mut found = Txn::new(cx, kv).fetch_all(keys).await?.into_iter();
+    let mut found = Txn::new(cx, store).fetch_all(keys).await?.into_iter();
     let next = found.next().flatten().map(|bytes| open_alloc(&bytes)).transpose()?;
     let given = INODE_MIN..next.unwrap_or(INODE_MIN);
     let missing = inodes.iter().zip(found).filter(|(_, stored)| stored.is_none());
@@ -167,12 +167,12 @@ async fn look(
     chain: ChainId,
     most: usize,
 ) -> Result<Vec<InodeId>, String> {
-    let kv = me.with(|m| m.kv);
+    let store = me.with(|m| m.store.clone());
     let (mut from, mut suspects) = (InodeId(0), Vec::new());
     while suspects.len() < most {
         let page_cx = cx.within(PAGE_LIMIT);
         let listed = inodes_on(me, &page_cx, chain, from, PAGE).await?;
-        let missing = without_inode(&page_cx, kv, &listed).await.map_err(|e| e.to_string())?;
+        let missing = without_inode(&page_cx, &store, &listed).await.map_err(|e| e.to_string())?;
         suspects.extend(missing.into_iter().take(most - suspects.len()));
         let Some(last) = listed.last().filter(|_| listed.len() >= PAGE as usize) else { break };
         from = InodeId(last.0 + 1);
@@ -188,7 +188,7 @@ async fn look_again(
     chain: ChainId,
     suspects: &[InodeId],
 ) -> Result<(), String> {
-    let kv = me.with(|m| m.kv);
+    let store = me.with(|m| m.store.clone());
     let mut listed = Vec::new();
     for inode in suspects {
         let page_cx = cx.within(PAGE_LIMIT);
@@ -197,7 +197,7 @@ async fn look_again(
         );
     }
     let page_cx = cx.within(PAGE_LIMIT);
-    let orphans = without_inode(&page_cx, kv, &listed).await.map_err(|e| e.to_string())?;
+    let orphans = without_inode(&page_cx, &store, &listed).await.map_err(|e| e.to_string())?;
     if orphans.is_empty() {
         return Ok(());
     }

@@ -6,6 +6,7 @@
 //!
 //! ```text
 //! 'F'                             FeaturesV1  which formats are used (see `crate::features`)
+//! 'B'                             StoreIdentityV1  which store it is (see `kv::known`)
 //! 'I' [inode u64]                 InodeV2     attributes (InodeV1 is read, InodeV3 written where
 //!                                             it says more)
 //! 'D' [parent u64] [name ...]     DirentV1    a directory's entries, in byte order of names

@@ -121,10 +121,17 @@ impl State {
     /// Targets have been opened. Data that knows the latest opening of its target, as the one in
     /// which it began last or as one that it has tried since, is the latest, and its opening is the
     /// latest from here on. All else is a copy of earlier data, whatever its chain has come to.
+    ///
+    /// Data that has begun before, of a target that was never made as far as this store knows, is
+    /// of another store: it is told so by a latest opening of number 0, of which there is none.
     pub(super) fn claim(&mut self, m: &ClaimTargets) -> Vec<Claimed> {
         let mut out = Vec::with_capacity(m.claims.len());
         for c in &m.claims {
             let latest = self.openings.get(&c.target).copied();
+            if latest.is_none() && c.confirmed.number > 0 && self.is_unmade(c.target) {
+                out.push(Claimed::OldCopy { latest: Opening::default() });
+                continue;
+            }
             let known = latest.is_none_or(|latest| {
                 // A primary of an earlier build has stored nothing of what began meanwhile.
                 let later = c.confirmed.number > latest.number;
@@ -139,6 +146,12 @@ impl State {
             }
         }
         out
+    }
+
+    /// A chain names it, and its node has not had it yet.
+    fn is_unmade(&self, t: TargetId) -> bool {
+        let mut members = self.routing.chains.iter().flat_map(|c| &c.targets);
+        members.any(|m| m.target == t && !m.made)
     }
 
     fn holder(&self, t: TargetId) -> Option<ChainId> {

@@ -56,7 +56,7 @@ impl MgmtdServer {
     async fn attempt(me: &Me<Self>, cx: &Cx) -> Result<(), Failed> {
         let sent = cx.now();
         let key = Bytes::from_static(lease::KEY);
-        let mut txn = Txn::new(cx, me.with(|m| m.config.kv));
+        let mut txn = Txn::new(cx, me.with(|m| m.config.store.clone()));
         let read = txn.read([&key]).await.map_err(|e: KvError| e.to_string());
         let record = read.and_then(|[r]| r.map(|r| LeaseV3::decode(&r)).transpose());
         let record = record.map_err(|why| {

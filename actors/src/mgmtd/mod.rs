@@ -37,7 +37,8 @@ pub(crate) use self::lease::usable;
 use self::news::ToldVersions;
 use self::sessions::Wanted;
 use crate::meta::kv::KvError;
-use crate::meta::kv::client::Stop;
+use crate::meta::kv::client::{Stop, Txn};
+use crate::meta::kv::known::KnownStore;
 use crate::planted::PlantedBug;
 use crate::proto::ids::ViewVersion;
 use crate::proto::mgmtd::*;
@@ -57,7 +58,7 @@ pub enum MgmtdEvent<'a> {
 
 #[derive(Clone)]
 pub struct MgmtdConfig {
-    pub kv: Addr<Kv>,
+    pub store: KnownStore,
     pub cluster: String,
     pub timing: Timing,
     /// No other process can reach the KV: this mgmtd leads at once and for good.
@@ -69,7 +70,7 @@ pub struct MgmtdConfig {
 impl MgmtdConfig {
     pub fn new(kv: Addr<Kv>, cluster: &str) -> MgmtdConfig {
         MgmtdConfig {
-            kv,
+            store: KnownStore::new(kv),
             cluster: cluster.into(),
             timing: Timing::default(),
             alone: false,
@@ -152,8 +153,16 @@ impl MgmtdServer {
     }
 
     /// Whether the store is new or this cluster's, and this build may use it; a sentence if not.
-    pub async fn check_store(cx: &Cx, kv: Addr<Kv>, cluster: &str) -> Result<(), Stop<String>> {
-        match store::load(cx, kv).await? {
+    pub async fn check_store(
+        cx: &Cx,
+        store: impl Into<KnownStore>,
+        cluster: &str,
+    ) -> Result<(), Stop<String>> {
+        let mut store = store.into();
+        if store.identity().is_none() {
+            store = KnownStore::new(store.kv()); // one of another cluster is not remembered
+        }
+        match store::load(cx, &store).await? {
             Some(s) => fits(&s, cluster).map_err(Stop::Refused),
             None => Ok(()),
         }
@@ -188,19 +197,31 @@ impl MgmtdServer {
     }
 
     async fn load(me: &Me<Self>, term: u64, cx: &Cx) -> Result<State, Stop<String>> {
-        let (kv, cluster, mine) = me
-            .with(|m| (m.config.kv, m.config.cluster.clone(), m.lease.record(term, 0, Vec::new())));
-        if let Some(state) = store::load(cx, kv).await? {
-            fits(&state, &cluster).map_err(Stop::Refused)?;
-            return Ok(state);
+        let (store, cluster, mine) = me.with(|m| {
+            let mine = m.lease.record(term, 0, Vec::new());
+            (m.config.store.clone(), m.config.cluster.clone(), mine)
+        });
+        let loaded = store::load(cx, &store).await?;
+        if let Some(state) = &loaded {
+            fits(state, &cluster).map_err(Stop::Refused)?;
         }
-        let state = State::new(&cluster);
-        match store::save(cx, kv, mine, None, &state).await {
-            Ok(()) => Ok(state),
-            Err(Stop::Kv(e)) => Err(Stop::Kv(e)),
+        let begun = match loaded {
+            Some(state) if store.identity().is_some() => return Ok(state),
+            // Of a build that gave stores no identity.
+            Some(state) => store::identify(cx, &store, mine).await.map(|()| state),
+            None => {
+                let state = State::new(&cluster);
+                store::save(cx, &store, mine, None, &state).await.map(|()| state)
+            }
+        };
+        let state = begun.map_err(|stop| match stop {
+            Stop::Kv(e) => Stop::Kv(e),
             // The mgmtd that deposed us has begun it: the next term loads that.
-            Err(Stop::Refused(store::Deposed)) => Err(Stop::Kv(KvError::Conflict)),
-        }
+            Stop::Refused(store::Deposed) => Stop::Kv(KvError::Conflict),
+        })?;
+        // Which store it is, is remembered here before this mgmtd leads over it.
+        Txn::new(cx, &store).identity().await?;
+        Ok(state)
     }
 
     /// For those who check it: what they see costs nothing while nobody looks.
@@ -334,14 +355,15 @@ impl MgmtdServer {
         before: &State,
         after: &State,
     ) -> Result<(), String> {
-        let (kv, mine) = me.with(|m| (m.config.kv, m.lease.record(term, 0, Vec::new())));
+        let (store, mine) =
+            me.with(|m| (m.config.store.clone(), m.lease.record(term, 0, Vec::new())));
         // A store that stands still is waited for: to give up would be to stop leading, and the
         // leases of all targets with it. Who has taken over meanwhile ends it (the fence).
         let gives_up = PlantedBug::SaveGivesUp.is_in(cx);
         let saved = loop {
             let saved = match PlantedBug::NoFence.is_in(cx) {
-                true => store::save_unfenced(cx, kv, Some(before), after).await,
-                false => store::save(cx, kv, mine.clone(), Some(before), after).await,
+                true => store::save_unfenced(cx, &store, Some(before), after).await,
+                false => store::save(cx, &store, mine.clone(), Some(before), after).await,
             };
             match saved {
                 Err(Stop::Kv(e)) if e.is_retryable() && !gives_up => cx.sleep(SAVE_AGAIN).await,

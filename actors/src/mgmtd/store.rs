@@ -27,7 +27,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize};
 use t3fs_runtime::wire::{Wire, envelope, open, seal};
-use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
+use t3fs_runtime::{Cx, NodeId, RawAddr};
 
 use super::core::{State, derive};
 use super::frozen::{NodeStatusV1, RoleV1, TargetStateV1};
@@ -35,10 +35,10 @@ use super::lease::{self, LeaseV3};
 use super::session_record::SessionV2;
 use crate::features;
 use crate::meta::kv::KeyRange;
-use crate::meta::kv::client::{Stop, transact};
+use crate::meta::kv::client::{Stop, Txn, transact};
+use crate::meta::kv::known::{self, KnownStore, StoreIdentityV1};
 use crate::proto::ids::{ChainId, ChainVersion, SessionId, TargetId, ViewVersion};
 use crate::proto::kv::Durability;
-use crate::proto::kv::Kv;
 use crate::proto::mgmtd::{Chain, ChainTable, ChainTarget, NodeInfo, Opening, Role, Routing};
 
 const STATE: u16 = 0x1101;
@@ -307,8 +307,8 @@ pub(super) fn from_rows(rows: &[(Bytes, Bytes)]) -> Result<Option<State>, String
 }
 
 /// Everything stored, or `None` in a new store.
-pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<State>, Stop<String>> {
-    let rows = transact(cx, kv, Durability::Soon, async |txn| {
+pub(super) async fn load(cx: &Cx, store: &KnownStore) -> Result<Option<State>, Stop<String>> {
+    let rows = transact(cx, store, Durability::Soon, async |txn| {
         let found = txn.features().await?;
         features::STORE.check(&found).map_err(Stop::Refused)?;
         let mut rows = Vec::new();
@@ -334,10 +334,11 @@ pub(super) async fn load(cx: &Cx, kv: Addr<Kv>) -> Result<Option<State>, Stop<St
 pub(super) struct Deposed;
 
 /// Writes what differs between two states; on stable storage when it returns. After an error that
-/// is retryable it may have been written, and the same call again says whether it was.
+/// is retryable it may have been written, and the same call again says whether it was. With the
+/// first state a store gets its identity.
 pub(super) async fn save(
     cx: &Cx,
-    kv: Addr<Kv>,
+    store: &KnownStore,
     mine: LeaseV3,
     before: Option<&State>,
     after: &State,
@@ -345,10 +346,9 @@ pub(super) async fn save(
     let changes = changes(before, after);
     let from = before.map(|s| s.version);
     let state_key = Bytes::from_static(STATE_KEY);
-    transact(cx, kv, Durability::Now, async |txn| {
+    transact(cx, store, Durability::Now, async |txn| {
         let [record, state] = txn.read([&Bytes::from_static(lease::KEY), &state_key]).await?;
-        let record = record.as_ref().and_then(|r| LeaseV3::decode(r).ok());
-        let holds = record.is_some_and(|r| r.is_of(&mine));
+        let holds = is_of(record.as_ref(), &mine);
         let found = match &state {
             None => None,
             Some(v) => Some(
@@ -362,8 +362,40 @@ pub(super) async fn save(
             return Ok(()); // by an attempt that got no answer
         }
         assert_eq!(found, from, "the lease is ours, and the state is another's");
+        if before.is_none() {
+            give_identity(txn, cx).await?;
+        }
         write(txn, &changes);
         Ok::<_, Stop<Deposed>>(())
+    })
+    .await
+}
+
+fn is_of(record: Option<&Bytes>, mine: &LeaseV3) -> bool {
+    record.and_then(|r| LeaseV3::decode(r).ok()).is_some_and(|r| r.is_of(mine))
+}
+
+/// A store has one identity for good: what is there stays.
+async fn give_identity(txn: &mut Txn<'_>, cx: &Cx) -> Result<(), Stop<Deposed>> {
+    if txn.identity().await?.is_none() {
+        txn.depend(&known::key());
+        txn.set(known::key(), StoreIdentityV1::draw(cx).seal());
+    }
+    Ok(())
+}
+
+/// Gives a store that holds a state an identity, if it has none; on stable storage when it returns.
+pub(super) async fn identify(
+    cx: &Cx,
+    store: &KnownStore,
+    mine: LeaseV3,
+) -> Result<(), Stop<Deposed>> {
+    transact(cx, store, Durability::Now, async |txn| {
+        let [record] = txn.read([&Bytes::from_static(lease::KEY)]).await?;
+        match is_of(record.as_ref(), &mine) {
+            true => give_identity(txn, cx).await,
+            false => Err(Stop::Refused(Deposed)),
+        }
     })
     .await
 }
@@ -371,12 +403,12 @@ pub(super) async fn save(
 /// The planted bug: writes as if nobody else could have taken over.
 pub(super) async fn save_unfenced(
     cx: &Cx,
-    kv: Addr<Kv>,
+    store: &KnownStore,
     before: Option<&State>,
     after: &State,
 ) -> Result<(), Stop<Deposed>> {
     let changes = changes(before, after);
-    transact(cx, kv, Durability::Now, async |txn| {
+    transact(cx, store, Durability::Now, async |txn| {
         write(txn, &changes);
         Ok::<_, Stop<Deposed>>(())
     })
@@ -387,7 +419,7 @@ pub(super) fn changes(before: Option<&State>, after: &State) -> RowChanges {
     before.map_or_else(|| (rows(after), Vec::new()), |before| differences(before, after))
 }
 
-fn write(txn: &mut crate::meta::kv::client::Txn<'_>, (set, cleared): &RowChanges) {
+fn write(txn: &mut Txn<'_>, (set, cleared): &RowChanges) {
     cleared.iter().for_each(|k| txn.clear(k.clone()));
     set.iter().for_each(|(k, v)| txn.set(k.clone(), v.clone()));
 }

@@ -29,8 +29,18 @@ impl Found {
 
 /// Names that t3fs makes in a data folder.
 pub fn is_ours(name: &str) -> bool {
-    const LATER: [&str; 8] =
-        ["targets", "kv", "starts", "starts.new", "control", "log", "secret", ClusterFile::NAME];
+    const LATER: [&str; 10] = [
+        "targets",
+        "kv",
+        "starts",
+        "starts.new",
+        "control",
+        "log",
+        "secret",
+        ClusterFile::NAME,
+        "t3fs-store.toml",
+        "t3fs-store.toml.new",
+    ];
     is_early(name) || LATER.contains(&name)
 }
 

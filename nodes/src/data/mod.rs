@@ -13,6 +13,7 @@
 //!   starts             the incarnation of the last start
 //!   secret             what other processes must know to join            (crate::config::secret)
 //!   kv/                the embedded metadata store
+//!   t3fs-store.toml    which metadata store was used first, and is used for good  ([`store_file`])
 //!   control            socket of the running process               (crate::control)
 //!   log/               log files of a detached process
 //! ```
@@ -25,6 +26,7 @@ pub mod incarnation;
 pub mod lock;
 pub mod plan;
 pub mod server;
+pub mod store_file;
 
 pub use identity::{ClusterFile, DiskRecord};
 pub use plan::{Data, Plan, Wanted};

@@ -6,6 +6,7 @@
 //!   t3fs-node.toml     which server of which cluster, and its disks
 //!   lock, starts       as in a data folder
 //!   kv/                the store of the role kv
+//!   t3fs-store.toml    of a mgmtd or meta: which store it has used ([`super::store_file`])
 //!   disk/              the only data folder, if none is given
 //!   control, log/      as in a data folder
 //! ```

@@ -8,7 +8,7 @@ use t3fs_runtime::NodeId;
 use t3fs_transport::Address;
 
 use crate::config::host::{Host, MgmtdPlace};
-use crate::config::roles::Roles;
+use crate::config::roles::{Role, Roles};
 use crate::config::secret::Secret;
 use crate::config::{Leases, Settings, Tunables};
 use crate::data::Data;
@@ -32,6 +32,8 @@ pub struct Assembly {
     /// `None`: a cluster in one process.
     pub link: Option<LinkPlan>,
     pub kv: KvPlace,
+    /// Where it remembers which store it has used.
+    pub state: PathBuf,
     pub targets: Targets,
     /// For people: host name and mount point.
     pub label: String,
@@ -77,6 +79,11 @@ pub enum Targets {
 }
 
 impl Assembly {
+    /// Whether something here uses the metadata store.
+    pub(super) fn uses_store(&self) -> bool {
+        self.roles.has(Role::Mgmtd) || self.roles.has(Role::Meta)
+    }
+
     /// The folder of each disk; those of missing ones are named but never opened.
     pub fn folders(&self) -> Vec<PathBuf> {
         match &self.targets {

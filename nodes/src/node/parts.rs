@@ -16,6 +16,8 @@ use t3fs_actors::agent::{AgentConfig, AgentEvent, NodeAgent, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, SetAttrs};
 use t3fs_actors::meta::kv::actor::KvServer;
 use t3fs_actors::meta::kv::client::Stop;
+use t3fs_actors::meta::kv::known::KnownStore;
+use t3fs_actors::meta::kv::{KEYS_END, RangeLimit, Store};
 use t3fs_actors::meta::{MetaConfig, MetaServer};
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer, Timing};
 use t3fs_actors::proto::agent::{Announce, GetView, ReportTarget};
@@ -38,6 +40,7 @@ use super::link::Addresses;
 use super::news::News;
 use crate::config::roles::Role;
 use crate::data::Data;
+use crate::data::store_file::StoreFile;
 use crate::door;
 use crate::failure::{Failure, failed, refused};
 use crate::kv_fjall::FjallStore;
@@ -58,6 +61,8 @@ thread_local! {
     static TAKEN: RefCell<BTreeSet<TargetId>> = const { RefCell::new(BTreeSet::new()) };
     /// On the first shard of a server: filled once its host has begun what it can.
     static FIRST: Cell<Option<Slot<()>>> = const { Cell::new(None) };
+    /// On the first shard: the store that this process uses.
+    static STORE: RefCell<Option<KnownStore>> = const { RefCell::new(None) };
 }
 
 /// The right to open a target, given back when dropped.
@@ -90,33 +95,53 @@ struct Running {
     in_cluster: bool,
 }
 
-/// The store of this process.
-pub fn start_kv(cx: &Cx, folder: &Path) -> Result<Addr<Kv>, Failure> {
-    let store = FjallStore::open(folder)
-        .map_err(|e| failed(format!("the metadata store does not open: {e}")))?;
-    KvServer::start(cx, Box::new(store)).map_err(failed)
+/// The store of this process, and whether there is nothing in it.
+pub fn start_kv(cx: &Cx, folder: &Path) -> Result<(Addr<Kv>, bool), Failure> {
+    let cannot = |e| failed(format!("the metadata store does not open: {e}"));
+    let store = FjallStore::open(folder).map_err(cannot)?;
+    let one = RangeLimit { rows: 1, bytes: usize::MAX };
+    let first = store.snapshot().range(b"", KEYS_END, one, false).map_err(cannot)?;
+    let kv = KvServer::start(cx, Box::new(store)).map_err(failed)?;
+    Ok((kv, first.rows.is_empty()))
+}
+
+/// On the first shard: which store it is that mgmtd and meta use, as the folder says, and shall say.
+pub fn know_store(kv: Addr<Kv>, at: String, state: &Path) -> Result<(), Failure> {
+    let file = StoreFile::new(state);
+    let known = file.read()?;
+    STORE.set(Some(KnownStore::remembered(kv, at, known, Box::new(file))));
+    Ok(())
+}
+
+fn known_store() -> KnownStore {
+    STORE.with_borrow(|store| store.clone()).expect("known before anybody uses it")
 }
 
 /// Whether the store is this cluster's.
-pub async fn check_store(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Result<(), Failure> {
-    MgmtdServer::check_store(&cx.within(Duration::from_secs(10)), kv, &a.cluster)
+pub async fn check_store(cx: &Cx, a: &Assembly) -> Result<(), Failure> {
+    let store = known_store();
+    MgmtdServer::check_store(&cx.within(Duration::from_secs(10)), &store, &a.cluster)
         .await
-        .map_err(stopped)
+        .map_err(|stop| stopped(&store, stop))
 }
 
 /// A refusal is final; what the store did not do may be tried again.
-fn stopped(stop: Stop<String>) -> Failure {
+fn stopped(store: &KnownStore, stop: Stop<String>) -> Failure {
     match stop {
         Stop::Refused(why) => refused(why),
-        Stop::Kv(e) => failed(format!("the metadata store: {e}")),
+        Stop::Kv(e) => {
+            failed(store.trouble().unwrap_or_else(|| format!("the metadata store: {e}")))
+        }
     }
 }
 
-pub fn start_mgmtd(cx: &Cx, a: &Assembly, kv: Addr<Kv>) -> Addr<Mgmtd> {
+pub fn start_mgmtd(cx: &Cx, a: &Assembly) -> Addr<Mgmtd> {
     // Without a link nobody else can be primary.
     let alone = a.link.is_none();
     let timing = timing(a);
-    MgmtdServer::start(cx, MgmtdConfig { alone, timing, ..MgmtdConfig::new(kv, &a.cluster) })
+    let store = known_store();
+    let config = MgmtdConfig { alone, timing, ..MgmtdConfig::new(store.kv(), &a.cluster) };
+    MgmtdServer::start(cx, MgmtdConfig { store, ..config })
 }
 
 fn timing(a: &Assembly) -> Timing {
@@ -181,13 +206,14 @@ pub const DISKS_TAG: &str = "disks";
 
 pub async fn start_meta(
     cx: &Cx,
-    kv: Addr<Kv>,
     agent: Addr<Agent>,
     node_lease: Duration,
 ) -> Result<RawAddr, Failure> {
-    let (chunk_size, stripe) = (CHUNK_SIZE, STRIPE);
-    let config = MetaConfig { chunk_size, stripe, node_lease, ..MetaConfig::new(kv, agent) };
-    Ok(MetaServer::start(cx, config).await.map_err(stopped)?.raw())
+    let (chunk_size, stripe, store) = (CHUNK_SIZE, STRIPE, known_store());
+    let config = MetaConfig::new(store.kv(), agent);
+    let config = MetaConfig { chunk_size, stripe, node_lease, store: store.clone(), ..config };
+    let meta = MetaServer::start(cx, config).await;
+    Ok(meta.map_err(|stop| stopped(&store, stop))?.raw())
 }
 
 /// What came of the wish to start a target.

@@ -71,12 +71,19 @@ fn stop_links(node: &mut Node, until: Until<'_>) -> Result<(), Failure> {
 
 /// The store of this process, or the one to use.
 fn start_store(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
-    match node.assembly.kv.clone() {
+    let shown = match node.assembly.kv.clone() {
         KvPlace::Here(folder) => {
-            let kv = on_shard(node.first_shard(), "metadata store", async move |cx: Cx| {
-                parts::start_kv(&cx, &folder)
-            })??;
+            let shown = folder.display().to_string();
+            let (kv, empty) =
+                on_shard(node.first_shard(), "metadata store", async move |cx: Cx| {
+                    parts::start_kv(&cx, &folder)
+                })??;
             (node.kv, node.store) = (Some(kv), Some(kv));
+            // A mistyped folder, or one whose disk is not mounted, is empty too.
+            if empty && node.assembly.link.is_some() {
+                node.about += &format!(", new, empty store in {shown}");
+            }
+            shown
         }
         KvPlace::There(at) => {
             let what = format!("the metadata store at t3fs-kv://{at}");
@@ -87,12 +94,20 @@ fn start_store(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
                 })?
             })?;
             node.role_names.note(found.node, "kv");
+            let shown = format!("t3fs-kv://{at}");
             node.kv_named = Some((found.node, at));
             node.store = Some(Addr::from_raw(found));
+            shown
         }
-        KvPlace::Unused => {}
+        KvPlace::Unused => return Ok(()),
+    };
+    if !node.assembly.uses_store() {
+        return Ok(());
     }
-    Ok(())
+    let (kv, state) = (store_of(node), node.assembly.state.clone());
+    on_shard(node.first_shard(), "metadata store", async move |_: Cx| {
+        parts::know_store(kv, shown, &state)
+    })?
 }
 
 /// After everyone who could still ask it.
@@ -104,16 +119,15 @@ fn close_store(node: &mut Node, until: Until<'_>) -> Result<(), Failure> {
 }
 
 fn start_mgmtd(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
-    let kv = store_of(node);
     until_answered("the metadata store", go_on, || {
         let a = Arc::clone(&node.assembly);
         on_shard(node.first_shard(), "mgmtd", async move |cx: Cx| {
-            parts::check_store(&cx, &a, kv).await
+            parts::check_store(&cx, &a).await
         })?
     })?;
     let a = Arc::clone(&node.assembly);
     let started =
-        on_shard(node.first_shard(), "mgmtd", async move |cx: Cx| parts::start_mgmtd(&cx, &a, kv));
+        on_shard(node.first_shard(), "mgmtd", async move |cx: Cx| parts::start_mgmtd(&cx, &a));
     node.mgmtd = Some(started?);
     Ok(())
 }
@@ -202,10 +216,10 @@ fn close_targets(node: &mut Node, until: Until<'_>) -> Result<(), Failure> {
 }
 
 fn start_meta(node: &mut Node, go_on: GoOn<'_>) -> Result<(), Failure> {
-    let (kv, agent, lease) = (store_of(node), node.agent(), node.assembly.leases.node);
+    let (agent, lease) = (node.agent(), node.assembly.leases.node);
     let meta = until_answered("the metadata store", go_on, || {
         on_shard(node.first_shard(), "meta", async move |cx: Cx| {
-            parts::start_meta(&cx.within(STEP_MAX / 4), kv, agent, lease).await
+            parts::start_meta(&cx.within(STEP_MAX / 4), agent, lease).await
         })?
     })?;
     node.metas.push(meta);
@@ -283,6 +297,7 @@ mod tests {
             leases: Leases { heartbeat: SECOND, node: SECOND, mgmtd: SECOND },
             link: None,
             kv,
+            state: "/nowhere".into(),
             targets: Targets::None,
             label: "here".into(),
             mount_options: MountOptions::default(),

@@ -301,11 +301,17 @@ impl Parts {
 
     /// Starts what is not kv, and gives the cluster its chains.
     pub fn all_but_kv(&mut self) {
+        self.all_but_kv_say("serves cluster");
+        run(&mut self.command(["make-chains", "--replicas", "1"]));
+    }
+
+    /// Starts what is not kv, until it says this.
+    pub fn all_but_kv_say(&mut self, words: &str) {
         let mut command = self.command(["--roles", "mgmtd,meta,storage", "--node-id", "5"]);
         command.arg("--listen").arg(self.addresses[0].to_string());
         command.arg("--kv").arg(format!("t3fs-kv://{}", self.addresses[1]));
-        self.serve("server", command, &self.site.path("server.state"));
-        run(&mut self.command(["make-chains", "--replicas", "1"]));
+        command.arg("--state").arg(self.site.path("server.state"));
+        self.start("server", command, words);
     }
 
     /// Starts what is not storage, in one process.

@@ -30,6 +30,7 @@ mod refusals;
 mod replicas;
 mod rolling;
 mod space;
+mod stores;
 mod strangers;
 mod tools;
 mod trees;

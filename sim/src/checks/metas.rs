@@ -2,6 +2,9 @@
 //! another one, and whichever gets a request and its retries, it acts once. At the end the tree is
 //! whole, and is what the clients made it.
 //!
+//! In half of the runs the host of the store comes back with an empty disk for a while (a mistyped
+//! folder, a disk that is not mounted): nobody uses that, and all goes on when the right one is back.
+//!
 //! Each client has names of its own in directories that all share, so it knows what each operation
 //! has to answer: a create that acted twice says `Exists`, a removal `NotFound`.
 
@@ -15,8 +18,8 @@ use t3fs_actors::proto::mgmtd::Mgmtd;
 use t3fs_actors::agent::{AgentConfig, NodeAgent, ServerInfo};
 use t3fs_actors::client::{Client, ClientConfig, FsError, Owner, RenameMode};
 use t3fs_actors::meta::fsck::fsck;
-use t3fs_actors::meta::kv::MemoryDisk;
 use t3fs_actors::meta::kv::actor::KvServer;
+use t3fs_actors::meta::kv::{KEYS_END, MemoryDisk, RangeLimit, Store};
 use t3fs_actors::meta::{MetaConfig, MetaServer};
 use t3fs_actors::mgmtd::{MgmtdConfig, MgmtdServer};
 use t3fs_actors::proto::agent::Announce;
@@ -28,13 +31,14 @@ use t3fs_runtime::{Addr, Cx, NodeId, RawAddr};
 use super::{Check, Run};
 use crate::faults::{Menu, Swarm};
 use crate::rng::Rng;
-use crate::world::{Boot, NodeSpec};
+use crate::store_memories::StoreMemories;
+use crate::world::{Boot, Crash, NodeSpec, Sim};
 
 pub(super) const CHECK: Check = Check {
     name: "metas",
     about: "operations on names act once, whichever meta server gets them",
     run,
-    mutants: &[],
+    mutants: &["any-store-is-taken"],
 };
 
 const MGMTDS: u32 = 2;
@@ -48,6 +52,47 @@ const OWNER: Owner = Owner { uid: 1, gid: 1, mode: 0o755 };
 
 fn first_actor<A>(node: NodeId) -> Addr<A> {
     Addr::from_raw(RawAddr { node, shard: 0, slot: 0, epoch: RawAddr::ANY_EPOCH })
+}
+
+/// The disk of the store's host, and one that is not the cluster's.
+#[derive(Default)]
+struct StoreDisks {
+    right: MemoryDisk,
+    wrong: MemoryDisk,
+    is_wrong: Cell<bool>,
+}
+
+impl StoreDisks {
+    fn present(&self) -> &MemoryDisk {
+        if self.is_wrong.get() { &self.wrong } else { &self.right }
+    }
+
+    /// The wrong one is in the place of the right one for a part of the storm, if all who use the
+    /// store know it by then.
+    fn swap(self: &Rc<Self>, sim: &Sim, kv: NodeId, rng: &Rng, know: impl Fn() -> bool + 'static) {
+        let (at, long) = (rng.below(5_000_000), 100_000 + rng.below(4_000_000));
+        let disks = Rc::clone(self);
+        sim.at(sim.now_us() + at, move |sim| {
+            if !know() {
+                return;
+            }
+            disks.put(sim, kv, true);
+            sim.at(sim.now_us() + long, move |sim| disks.put(sim, kv, false));
+        });
+    }
+
+    fn put(&self, sim: &Sim, kv: NodeId, is_wrong: bool) {
+        sim.crash(kv, Crash::Process);
+        self.is_wrong.set(is_wrong);
+        sim.restart(kv);
+        sim.note(&[u64::from(is_wrong)], format_args!("the store's disk is wrong: {is_wrong}"));
+    }
+
+    fn is_wrong_empty(&self) -> bool {
+        let limit = RangeLimit { rows: 1, bytes: usize::MAX };
+        let rows = self.wrong.open().snapshot().range(b"", KEYS_END, limit, false);
+        rows.expect("a disk of memory does not fail").rows.is_empty()
+    }
 }
 
 /// What a client has under one of its names.
@@ -64,11 +109,13 @@ fn agent(cx: &Cx, mgmtds: &[NodeId], server: Option<ServerInfo>) -> Addr<Agent> 
     NodeAgent::start(cx, AgentConfig { server, ..AgentConfig::new("sim", mgmtds) })
 }
 
-async fn meta_node(cx: Cx, kv: NodeId, mgmtds: Vec<NodeId>) {
+async fn meta_node(cx: Cx, kv: NodeId, mgmtds: Vec<NodeId>, memories: StoreMemories) {
     let agent = agent(&cx, &mgmtds, Some(ServerInfo::default()));
+    let store = memories.of(cx.node(), first_actor(kv));
     let meta = loop {
         let limit = cx.within(Duration::from_secs(5));
-        match MetaServer::start(&limit, MetaConfig::new(first_actor(kv), agent)).await {
+        let config = MetaConfig::new(store.kv(), agent);
+        match MetaServer::start(&limit, MetaConfig { store: store.clone(), ..config }).await {
             Ok(meta) => break meta,
             Err(_) => cx.sleep(Duration::from_millis(50)).await,
         }
@@ -81,20 +128,25 @@ async fn meta_node(cx: Cx, kv: NodeId, mgmtds: Vec<NodeId>) {
 
 fn run(run: &Run<'_>) -> Result<(), String> {
     let world = run.world;
-    let disk = MemoryDisk::new();
+    let disks = Rc::new(StoreDisks::default());
+    let there = Rc::clone(&disks);
     let kv = world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-        KvServer::start(&b.cx, Box::new(disk.open())).expect("a store");
+        KvServer::start(&b.cx, Box::new(there.present().open())).expect("a store");
     }));
+    let memories = StoreMemories::default();
     let mgmtd = |_| {
+        let memories = memories.clone();
         world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            MgmtdServer::start(&b.cx, MgmtdConfig::new(first_actor(kv), "sim"));
+            let store = memories.of(b.node, first_actor(kv));
+            let config = MgmtdConfig::new(store.kv(), "sim");
+            MgmtdServer::start(&b.cx, MgmtdConfig { store, ..config });
         }))
     };
     let mgmtds: Vec<NodeId> = (0..MGMTDS).map(mgmtd).collect();
     let meta = |_| {
-        let mgmtds = mgmtds.clone();
+        let (mgmtds, memories) = (mgmtds.clone(), memories.clone());
         world.add_node(NodeSpec::new().boot(move |b: &Boot| {
-            b.cx.spawn(meta_node(b.cx.clone(), kv, mgmtds.clone()));
+            b.cx.spawn(meta_node(b.cx.clone(), kv, mgmtds.clone(), memories.clone()));
         }))
     };
     let metas: Vec<NodeId> = (0..METAS).map(meta).collect();
@@ -137,6 +189,12 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let mut swarm = Swarm::draw(&rng, &menu);
     swarm.crash_every_us *= 4;
     world.unleash(swarm, menu, STORM);
+    let rng = world.rng(8);
+    if rng.coin() {
+        let all = (MGMTDS + METAS) as usize;
+        let users_know = move || memories.count() == all;
+        disks.swap(&world.handle(), kv, &rng, users_know);
+    }
     let finished = || done.get() == CLIENTS || wrong.borrow().is_some();
     if let Err(h) = world.run_until(finished, STORM)
         && h != crate::world::Halt::Late
@@ -153,7 +211,11 @@ fn run(run: &Run<'_>) -> Result<(), String> {
     let tree = trees.borrow().clone();
     world
         .block_on(clients[0], move |cx| async move { compare(&cx, kv, &tree).await })
-        .map_err(|h| format!("the comparison ended with {h:?}"))?
+        .map_err(|h| format!("the comparison ended with {h:?}"))??;
+    match disks.is_wrong_empty() {
+        true => Ok(()),
+        false => Err("something was written to a store that is not the cluster's".into()),
+    }
 }
 
 async fn open(cx: &Cx) -> Result<Client, String> {

@@ -4,12 +4,12 @@ use core::time::Duration;
 use std::fmt;
 
 use bytes::Bytes;
-use t3fs_runtime::{Addr, AskError, Cx};
+use t3fs_runtime::{AskError, Cx};
 
+use super::known::{self, KnownStore, StoreIdentityV1};
 use super::{CommitRequest, KeyRange, KvError, MergedPage, TxnBuffer, Version};
 use crate::features::{self, FeaturesV1};
 use crate::planted::PlantedBug;
-use crate::proto::kv::Kv;
 use crate::proto::kv::*;
 use crate::proto::meta::Stamp;
 
@@ -19,21 +19,29 @@ use crate::proto::meta::Stamp;
 /// fail with [`KvError::Conflict`] if another commit writes it in between; [`Txn::depend`] turns
 /// the first into the second.
 ///
-/// The first message for keys brings the store's feature record as well: no transaction reads what
-/// its build would misread, and each that writes depends on the record, whatever else it reads.
+/// The first message brings the store's feature record and its identity as well: no transaction
+/// reads what its build would misread, nor from another store than the one that is known ([`known`]);
+/// and each that writes depends on the record, whatever else it reads.
 pub struct Txn<'a> {
     cx: &'a Cx,
-    kv: Addr<Kv>,
+    store: KnownStore,
     /// Taken by the first read.
     version: Option<Version>,
     buffer: TxnBuffer,
-    /// The store's, once it was read.
-    features: Option<FeaturesV1>,
+    /// What the store says of itself, once it was read.
+    about: Option<AboutStore>,
+}
+
+#[derive(Clone, Copy)]
+struct AboutStore {
+    features: FeaturesV1,
+    identity: Option<StoreIdentityV1>,
 }
 
 impl<'a> Txn<'a> {
-    pub fn new(cx: &'a Cx, kv: Addr<Kv>) -> Txn<'a> {
-        Txn { cx, kv, version: None, buffer: TxnBuffer::new(), features: None }
+    pub fn new(cx: &'a Cx, store: impl Into<KnownStore>) -> Txn<'a> {
+        let (store, buffer) = (store.into(), TxnBuffer::new());
+        Txn { cx, store, version: None, buffer, about: None }
     }
 
     /// Whether a body that runs in this transaction is to make this mistake.
@@ -51,8 +59,8 @@ impl<'a> Txn<'a> {
         &mut self,
         keys: [&Bytes; N],
     ) -> Result<[Option<Bytes>; N], KvError> {
-        // With room for the feature record.
-        let mut asked = Vec::with_capacity(N + 1);
+        // With room for what the store says of itself.
+        let mut asked = Vec::with_capacity(N + 2);
         asked.extend(keys.into_iter().cloned());
         let values = self.fetch_all(asked).await?;
         Ok(values.try_into().expect("one value per key"))
@@ -98,9 +106,10 @@ impl<'a> Txn<'a> {
         limit: usize,
         reverse: bool,
     ) -> Result<MergedPage, KvError> {
+        self.about().await?;
         let rows = u32::try_from(limit).unwrap_or(0);
         let message = GetRange { at: self.version, range: range.clone(), limit: rows, reverse };
-        let page = self.cx.ask(self.kv, message).await.map_err(not_read)??;
+        let page = self.cx.ask(self.store.kv(), message).await.map_err(not_read)??;
         self.version = Some(page.version);
         Ok(self.buffer.merge_range(range, page.page, limit, reverse))
     }
@@ -140,12 +149,21 @@ impl<'a> Txn<'a> {
     }
 
     /// The store's feature record, whatever it says; a message of its own only if nothing was read
-    /// by key.
+    /// yet.
     pub async fn features(&mut self) -> Result<FeaturesV1, KvError> {
-        if self.features.is_none() {
+        Ok(self.about().await?.features)
+    }
+
+    /// Which store it is; `None`: no mgmtd that gives it an identity has led over it yet.
+    pub async fn identity(&mut self) -> Result<Option<StoreIdentityV1>, KvError> {
+        Ok(self.about().await?.identity)
+    }
+
+    async fn about(&mut self) -> Result<AboutStore, KvError> {
+        if self.about.is_none() {
             self.get_keys(Vec::new()).await?;
         }
-        Ok(self.features.expect("read with the first keys"))
+        Ok(self.about.expect("read with the first keys"))
     }
 
     /// Commits what was written, if anything was; with the version of the commit, or without one
@@ -160,7 +178,7 @@ impl<'a> Txn<'a> {
             self.buffer.add_read_conflict(&features::key());
         }
         let request: CommitRequest = self.buffer.into_commit(self.version.unwrap_or_default());
-        match self.cx.ask(self.kv, Commit { request, durability }).await {
+        match self.cx.ask(self.store.kv(), Commit { request, durability }).await {
             Ok(committed) => committed.map(|committed| committed.version),
             Err(AskError::NotSent(_)) => Err(KvError::Throttled),
             Err(AskError::Unknown(_)) => Err(KvError::Unknown),
@@ -168,18 +186,21 @@ impl<'a> Txn<'a> {
     }
 
     async fn get_keys(&mut self, mut keys: Vec<Bytes>) -> Result<Vec<Option<Bytes>>, KvError> {
-        let (looks, reads) = (self.features.is_none(), !keys.is_empty());
+        let (looks, reads) = (self.about.is_none(), !keys.is_empty());
         if looks {
-            keys.push(features::key());
+            keys.extend([features::key(), known::key()]);
         }
         let message = GetKeys { at: self.version, keys };
-        let mut read = self.cx.ask(self.kv, message).await.map_err(not_read)??;
-        self.version = Some(read.version);
+        let mut read = self.cx.ask(self.store.kv(), message).await.map_err(not_read)??;
         if looks {
+            let identity = read.values.pop().flatten();
             let record = read.values.pop().flatten();
-            self.features = Some(FeaturesV1::open(record.as_deref()).map_err(KvError::Store)?);
+            let identity = self.store.admit(self.cx, identity.as_ref(), read.version).await?;
+            let features = FeaturesV1::open(record.as_deref()).map_err(KvError::Store)?;
+            self.about = Some(AboutStore { features, identity });
         }
-        if let Some(features) = self.features.filter(|_| reads) {
+        self.version = Some(read.version);
+        if let Some(AboutStore { features, .. }) = self.about.filter(|_| reads) {
             features::STORE.check_reading(&features).map_err(KvError::Store)?;
         }
         Ok(read.values)
@@ -229,26 +250,27 @@ const SILENT_MAX: Duration = Duration::from_millis(1500);
 /// should return the first answer.
 pub async fn transact<T, E>(
     cx: &Cx,
-    kv: Addr<Kv>,
+    store: impl Into<KnownStore>,
     durability: Durability,
     body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
 ) -> Result<T, Stop<E>> {
-    Ok(transact_at(cx, kv, durability, body).await?.0)
+    Ok(transact_at(cx, store, durability, body).await?.0)
 }
 
 /// The same, with the version that a later [`Barrier`] can name: of the commit, or of what was read
 /// when nothing was written.
 pub async fn transact_at<T, E>(
     cx: &Cx,
-    kv: Addr<Kv>,
+    store: impl Into<KnownStore>,
     durability: Durability,
     mut body: impl AsyncFnMut(&mut Txn<'_>) -> Result<T, Stop<E>>,
 ) -> Result<(T, Version), Stop<E>> {
+    let store = store.into();
     let mut limit = PAUSE_MIN;
     let mut unknown = false;
     let mut silent_since = None;
     loop {
-        let mut txn = Txn::new(cx, kv);
+        let mut txn = Txn::new(cx, &store);
         let error = match body(&mut txn).await {
             Ok(value) => match txn.commit(durability).await {
                 Ok(version) => return Ok((value, version)),

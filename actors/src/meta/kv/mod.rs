@@ -33,6 +33,7 @@ pub mod client;
 mod conflicts;
 pub mod conformance;
 mod ends;
+pub mod known;
 mod local;
 mod memory;
 mod mutate;

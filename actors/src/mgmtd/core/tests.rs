@@ -77,6 +77,14 @@ impl Primary {
         self.change(at(0), |s| s.create_chains(&CreateChains { chains })).unwrap();
     }
 
+    fn set_made(&mut self, target: u32, made: bool) {
+        self.change(at(0), |s| {
+            let chains = &mut Arc::make_mut(&mut s.routing).chains;
+            let mut members = chains.iter_mut().flat_map(|c| &mut c.targets);
+            members.find(|t| t.target == TargetId(target)).expect("a member").made = made;
+        });
+    }
+
     fn message(&mut self, node: u32, epoch: u32, actors: Option<Actors>) -> Heartbeat {
         self.number += 1;
         Heartbeat {
@@ -570,4 +578,31 @@ fn an_old_copy_of_a_target_is_known() {
     let before = p.state.version;
     assert_eq!(claim(&mut p, 99, first, none, &[]), Claimed::Latest, "no chain names it");
     assert_eq!(p.state.version, before, "nothing is kept of it");
+}
+
+/// Goal: what another store's targets hold is known for that: it has begun, and this store's target
+/// never has. Regression (a newcomer): mgmtd led over an empty store, and new chains took over the
+/// folders of old targets with the same numbers.
+#[test]
+fn data_of_another_store_is_known() {
+    let mut p = Primary::new();
+    p.chains(1);
+    let claim = |p: &mut Primary, number, confirmed| {
+        let opening = |number| Opening { number, nonce: number };
+        let (opening, confirmed) = (opening(number), opening(confirmed));
+        let claims = vec![TargetClaim { target: TargetId(11), opening, confirmed, tried: vec![] }];
+        p.change(at(0), |s| s.claim(&ClaimTargets { claims })).remove(0)
+    };
+    let other = Claimed::OldCopy { latest: Opening::default() };
+    p.set_made(11, false);
+    for number in [5, 6] {
+        assert_eq!(claim(&mut p, number, 4), other);
+    }
+    assert!(p.state.openings.is_empty(), "nothing is kept of it");
+    // It was made under a build that stored no openings.
+    p.set_made(11, true);
+    assert_eq!(claim(&mut p, 7, 4), Claimed::Latest);
+    // Its node has made it just now, and was not heard of since its claim.
+    p.set_made(11, false);
+    assert_eq!(claim(&mut p, 8, 7), Claimed::Latest);
 }

@@ -113,7 +113,8 @@ impl Step {
 #[derive(Default)]
 struct Mark {
     runs: bool,
-    /// This is the latest opening of it, and the data here is of an earlier one.
+    /// This is the latest opening of it, and the data here is of an earlier one. Number 0: mgmtd
+    /// knows of none, and the data is of another store.
     old: Option<Opening>,
     /// It could not be opened. Tried again when a human asks, or in the next run.
     failed: Option<String>,
@@ -245,7 +246,7 @@ impl HostCore {
         self.marks.get(&target)?.opening.clone()
     }
 
-    /// mgmtd knows a later opening of a target than that of the data here.
+    /// mgmtd knows a later opening of a target than that of the data here, or of none (number 0).
     pub fn is_old(&mut self, target: TargetId, latest: Opening) {
         let mark = self.mark(target);
         (mark.old, mark.opening) = (Some(latest), None);
@@ -358,6 +359,11 @@ impl HostCore {
         let place = Place { target, chain: chain.id, disk };
         match mark.and_then(|m| m.old) {
             None => Verdict::Do(Step::Begin(place, How::Open)),
+            Some(Opening { number: 0, .. }) => match t.made {
+                // The store that knows this data is back.
+                true => Verdict::Do(Step::Begin(place, How::Open)),
+                false => Verdict::Is(StaysAway(OTHER_STORE.into())),
+            },
             Some(latest) => match self.birth(chain, t) {
                 Birth::New | Birth::Again => Verdict::Do(Step::Begin(place, How::Again { latest })),
                 Birth::NotYet => Verdict::Is(Waits(OLD_WAITS.into())),
@@ -522,6 +528,9 @@ impl HostCore {
 const GONE_WAITS: &str = "its data is gone; its chain has not settled yet";
 const GONE_STAYS: &str = "its data is gone, and its chain waits for it as the last that served; \
                           restore its folder, or give its chain up";
+const OTHER_STORE: &str = "its data was written under another metadata store, in which this chain \
+                           was made before; start the kv with the --state (or disk) of that store. \
+                           To begin anew, take this folder away";
 const OLD_WAITS: &str = "its data is an old copy; its chain has not settled yet";
 const OLD_STAYS: &str = "its data is an old copy, and its chain waits for the latest as the last \
                          that served; restore that, or give its chain up";

@@ -117,6 +117,21 @@ fn other_folders_are_refused() {
     assert_eq!(host.plan(), [Step::Begin(at(0), How::Make { again: true })]);
 }
 
+/// Goal: data of another metadata store is left alone, and begins when its own store is back.
+#[test]
+fn data_of_another_store_stays_away() {
+    let there = disks(&[0], vec![whole(0)]);
+    let unmade = |version| view(version, vec![target(11, 1, Serving, false)]);
+    let mut host = host(book(0, Wish::Run), there, unmade(1));
+    assert_eq!(host.plan(), [Step::Begin(at(0), How::Open)]);
+    host.is_old(MINE, Opening::default());
+    assert_eq!(host.plan(), []);
+    let HostTargetState::StaysAway(why) = state(&host) else { panic!("it is not for this store") };
+    assert!(why.contains("another metadata store"), "{why}");
+    host.adopt(pair(2, LastServing, Offline));
+    assert_eq!(host.plan(), [Step::Begin(at(0), How::Open)]);
+}
+
 /// Goal: an old copy is as good as no data.
 #[test]
 fn an_old_copy_begins_as_if_it_were_empty() {
